@@ -1,0 +1,261 @@
+"""The contract: what a client may ask, what a model can do, and what a job says of itself.
+
+Every limit and default lives here. `GenerateRequest` is validated once, at the gateway's door; `resolve` then fills
+in the model's defaults and refuses what the model can't do, so that everything behind the door works with a
+`ResolvedRequest` and never asks again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, HttpUrl, StrictInt, StrictStr
+
+MAX_STEPS = 1000
+MAX_IMAGES = 64
+MAX_PROMPT_LENGTH = 2_000
+MAX_SEED = 2**63 - 1
+MAX_SCALE = 100.0
+MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
+
+
+class GuidanceMode(StrEnum):
+    """Where the guidance comes from."""
+
+    NONE = "none"
+    CLASSIFIER = "classifier"
+    CLASSIFIER_FREE = "classifier_free"
+    COMBINED = "combined"
+
+
+class ClassifierBase(StrEnum):
+    """What the classifier's gradient is added to."""
+
+    CONDITIONAL = "conditional"
+    UNCONDITIONAL = "unconditional"
+
+
+class Priority(StrEnum):
+    """Turn in the queue: every waiting `high` job starts before the first `normal` one."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class JobStatus(StrEnum):
+    """States of a job: `queued → running → succeeded | failed | cancelled`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError("the interval's start must not lie after its end")
+    return interval
+
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False)]
+Interval = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered_interval)]
+Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
+
+
+class GenerateRequest(BaseModel):
+    """What to draw and how. A field left out takes the model's default; an unknown field is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"class_label": "sneaker", "guidance_mode": "classifier_free", "guidance_scale": 3, "num_images": 4},
+                {"class_label": 8, "guidance_mode": "classifier", "scale": 5, "sampler": "ddim", "steps": 50, "seed": 7},
+            ]
+        },
+    )
+
+    model: str | None = Field(None, max_length=200, description="Name from GET /models; the first model by default.")
+    class_label: StrictInt | Annotated[StrictStr, Field(max_length=200)] | None = Field(
+        None,
+        description="Class by index or name: what a class-conditional model draws, or what the classifier steers to.",
+    )
+    prompt: str | None = Field(None, max_length=MAX_PROMPT_LENGTH, description="What to draw; for text models.")
+    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT_LENGTH, description="What to steer away from.")
+    guidance_mode: GuidanceMode | None = Field(None, description="Where guidance comes from; the model's default.")
+    guidance_scale: Scale | None = Field(
+        None,
+        validation_alias=AliasChoices("guidance_scale", "scale"),
+        description=(
+            "Scale of the mode. classifier_free and combined: w as in Stable Diffusion, 0 ignores the label or prompt, "
+            "1 is plain conditional (the paper's w is this one minus 1). classifier: s as in guided-diffusion's "
+            "classifier_scale, 0 is no guidance. Negative values steer away."
+        ),
+    )
+    classifier_scale: Scale | None = Field(
+        None, description="The classifier's s in `combined`, where guidance_scale is the classifier-free w."
+    )
+    classifier_base: ClassifierBase | None = Field(
+        None, description="What the classifier's gradient is added to; `conditional` where the model can."
+    )
+    guidance_interval: Interval = Field(
+        (0.0, 1.0), description="Guide only in this part of the trajectory: 0 is pure noise, 1 the finished picture."
+    )
+    guidance_rescale: Fraction = Field(
+        0.0, description="Pull the guided prediction's contrast back by this much (Lin et al. 2023, phi)."
+    )
+    sampler: str | None = Field(None, max_length=100, description="Name from the model's card.")
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
+        None, validation_alias=AliasChoices("steps", "num_inference_steps"), description="Sampling steps."
+    )
+    eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None, description="Image i of a job uses (seed, i). Drawn, and returned, where it is left out."
+    )
+    num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="Pictures to draw.")
+    width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
+    height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
+    init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG or JPEG.")
+    strength: Fraction | None = Field(None, description="How far to depart from init_image.")
+    mask_image: Base64Image | None = Field(None, description="White where init_image is redrawn: base64 PNG or JPEG.")
+    profile: str | None = Field(None, max_length=100, description="Set of conventions to follow; from the card.")
+    clip: bool | None = Field(None, description="Clip the predicted picture to its range at every step.")
+    dynamic_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="Quantile for dynamic thresholding of the predicted picture (Saharia et al. 2022: 0.995)."
+    )
+    use_cache: bool = Field(True, description="An identical seeded request may be answered from earlier results.")
+    preview_every: int = Field(0, ge=0, le=MAX_STEPS, description="Send a preview every so many steps; 0 for none.")
+    priority: Priority = Field(Priority.NORMAL, description="Turn in the queue.")
+    webhook_url: HttpUrl | None = Field(None, description="Called, signed, when the job is finished.")
+
+
+class ResolvedRequest(GenerateRequest):
+    """A request with everything decided: it can be posted again as it stands and gives the same picture."""
+
+    model: str
+    class_label: StrictInt | None = None
+    guidance_mode: GuidanceMode
+    sampler: str
+    steps: int
+    seed: int
+    width: int
+    height: int
+    profile: str
+    clip: bool
+
+
+class ModelDefaults(BaseModel):
+    """What a model uses for fields that a request leaves out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    guidance_mode: GuidanceMode = Field(description="Used when the request has a class label or prompt.")
+    guidance_scale: float = Field(description="Classifier-free w.")
+    classifier_scale: float | None = Field(None, description="Classifier s, where the model has a classifier.")
+    sampler: str
+    steps: int
+    profile: str
+    clip: bool
+
+
+class ModelCard(BaseModel):
+    """What a model can do. Workers publish it; the gateway decides by it alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    family: str = Field(description="Kind of denoiser, such as `unet2d`.")
+    labels: tuple[str, ...] = Field(description="Class names; the position is the class index.")
+    guidance_modes: tuple[GuidanceMode, ...]
+    classifier_bases: tuple[ClassifierBase, ...] = Field((), description="First one is the default.")
+    samplers: tuple[str, ...]
+    eta_samplers: tuple[str, ...] = Field((), description="Samplers that take `eta`.")
+    profiles: tuple[str, ...]
+    width: int
+    height: int
+    max_steps: int = Field(description="Largest number of steps: the training timesteps.")
+    max_images: int = MAX_IMAGES
+    takes_prompt: bool = False
+    defaults: ModelDefaults
+    digest: str = Field(description="SHA-256 over the pack's weights and configuration.")
+    num_parameters: int
+    license: str | None = None
+
+
+class ImageInfo(BaseModel):
+    """One finished picture of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    url: str
+    seed: int = Field(description="The job's seed; with `index` it determines the picture's noise.")
+    sha256: str
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+
+
+class JobLinks(BaseModel):
+    """Where the job's parts are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    self: str
+    images: tuple[str, ...] = ()
+
+
+class Job(BaseModel):
+    """A job as the API shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    queue_position: int | None = Field(None, description="Jobs that start before this one; null once it has started.")
+    progress: float = Field(ge=0, le=1)
+    step: int = Field(description="Network evaluations done, over all pictures of the job.")
+    steps: int = Field(description="Network evaluations to do, over all pictures of the job.")
+    attempt: int = Field(description="How often a worker has taken the job.")
+    request: ResolvedRequest
+    images: tuple[ImageInfo, ...] = ()
+    error: JobError | None = None
+    links: JobLinks
+
+
+class ModelList(BaseModel):
+    """GET /models."""
+
+    models: tuple[ModelCard, ...]
+
+
+class Problem(BaseModel):
+    """An error answer (RFC 9457)."""
+
+    type: str = Field(description="URI reference of the kind of problem; its documentation.")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable machine-readable name.")
+    field: str | None = Field(None, description="The request field at fault.")
+    errors: list[dict[str, Any]] | None = Field(None, description="All faults, where there are several.")

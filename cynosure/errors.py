@@ -1,0 +1,174 @@
+"""Everything that Cynosure refuses or fails, as one tree.
+
+    CynosureError
+    ├── InvalidRequest            422  the request is well-formed but can't be served as it stands; names the field
+    │   ├── UnknownModel          422  no worker holds a model of that name
+    │   ├── UnknownLabel          422  the model has no such class
+    │   ├── UnknownSampler        422  the model has no such sampler
+    │   └── UnsupportedField      422  the field means nothing to this model or mode
+    ├── MalformedBody             400  not JSON, or not a JSON object
+    ├── BodyTooLarge              413  the body is over the limit
+    ├── JobNotFound               404
+    │   └── ImageNotFound         404  the job has no image of that index (yet)
+    ├── IdempotencyConflict       409  the key was used before, with another request
+    ├── JobExpired                410  the job is finished and its result is no longer kept
+    ├── JobFailed                 500  a waited-for picture could not be made; carries the job's own error
+    ├── JobCancelled              409  a waited-for picture was cancelled
+    ├── QueueFull                 429  too many jobs wait already
+    ├── NoWorker                  503  no worker is up to serve the request
+    └── StoreUnavailable          503  the job store does not answer
+
+`code` is part of the API: it is written here, never derived from a class name, and never changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class CynosureError(Exception):
+    """Base of the tree.
+
+    Attributes:
+        code: stable machine-readable name.
+        status: HTTP status.
+        title: the problem's kind, the same at every occurrence.
+        field: the request field at fault, where there is one.
+        retry_after_s: seconds after which another try makes sense, where that is known.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, field: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(CynosureError):
+    """The request can't be served as it stands; `field` names what to change."""
+
+    code, status, title = "invalid_request", 422, "Invalid request"
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"Did you mean '{close[0]}'? " if close else ""
+
+
+class UnknownModel(InvalidRequest):
+    """No live worker holds the model that was asked for."""
+
+    code, title = "unknown_model", "Unknown model"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"No model '{name}' here. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="model"
+        )
+
+
+class UnknownLabel(InvalidRequest):
+    """The model has no such class."""
+
+    code, title = "unknown_label", "Unknown class label"
+
+    def __init__(self, label: int | str, known: Sequence[str]) -> None:
+        if isinstance(label, int):
+            detail = f"Class {label} is out of range: this model has classes 0 to {len(known) - 1}."
+        else:
+            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            detail = f"No class '{label}'. {_did_you_mean(label, known)}Known: {shown}."
+        super().__init__(detail, field="class_label")
+
+
+class UnknownSampler(InvalidRequest):
+    """The model has no such sampler."""
+
+    code, title = "unknown_sampler", "Unknown sampler"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"No sampler '{name}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler")
+
+
+class UnsupportedField(InvalidRequest):
+    """The field means nothing to this model, mode or deployment."""
+
+    code, title = "unsupported_field", "Unsupported field"
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail, field=field)
+
+
+class MalformedBody(CynosureError):
+    """The body is not a JSON object."""
+
+    code, status, title = "malformed_body", 400, "Malformed body"
+
+
+class BodyTooLarge(CynosureError):
+    """The body is over the limit."""
+
+    code, status, title = "body_too_large", 413, "Body too large"
+
+
+class JobNotFound(CynosureError):
+    """No job of that id was ever accepted here."""
+
+    code, status, title = "job_not_found", 404, "Job not found"
+
+
+class ImageNotFound(JobNotFound):
+    """The job has no image of that index, or not yet."""
+
+    code, title = "image_not_found", "Image not found"
+
+
+class IdempotencyConflict(CynosureError):
+    """The idempotency key was used before, with another request."""
+
+    code, status, title = "idempotency_conflict", 409, "Idempotency key reused"
+
+
+class JobExpired(CynosureError):
+    """The job is finished and its result is no longer kept."""
+
+    code, status, title = "job_expired", 410, "Job expired"
+
+
+class JobFailed(CynosureError):
+    """A waited-for picture could not be made; `job_code` is the job's own error code."""
+
+    code, status, title = "job_failed", 500, "Job failed"
+
+    def __init__(self, detail: str, *, job_code: str) -> None:
+        super().__init__(detail)
+        self.job_code = job_code
+
+
+class JobCancelled(CynosureError):
+    """A waited-for picture was cancelled before it was made."""
+
+    code, status, title = "job_cancelled", 409, "Job cancelled"
+
+
+class QueueFull(CynosureError):
+    """Too many jobs wait already."""
+
+    code, status, title = "queue_full", 429, "Queue full"
+
+
+class NoWorker(CynosureError):
+    """No worker is up to serve the request."""
+
+    code, status, title = "no_worker", 503, "No worker"
+
+
+class StoreUnavailable(CynosureError):
+    """The job store does not answer."""
+
+    code, status, title = "store_unavailable", 503, "Job store unavailable"

@@ -1,0 +1,121 @@
+"""The noise-aware classifier p(y | xₜ, t), and its gradient: what classifier guidance steers by."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.loading import Pack
+
+
+class AttentionPool(nn.Module):
+    """Pools a feature map by attention from its mean (Dhariwal & Nichol 2021, section 4; Radford et al. 2021)."""
+
+    def __init__(self, channels: int, positions: int, heads: int, out_features: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(positions + 1, channels) / channels**0.5)
+        self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
+        self.project = nn.Linear(channels, out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = features.flatten(2).transpose(1, 2)  # (B,HW,C)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1) + self.positional_embedding  # (B,1+HW,C)
+
+        def split(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B,heads,N,C/heads)
+
+        pooled = functional.scaled_dot_product_attention(
+            split(self.query(tokens[:, :1])), split(self.key(tokens)), split(self.value(tokens))
+        )
+        return self.project(pooled.transpose(1, 2).flatten(1))
+
+
+class NoiseAwareClassifier(ModelMixin, ConfigMixin):
+    """ADM's classifier shape: the UNet's encoder and middle with timestep embedding, then attention pooling."""
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 14,
+        in_channels: int = 4,
+        num_classes: int = 10,
+        block_out_channels: tuple[int, ...] = (64, 128),
+        down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D"),
+        layers_per_block: int = 1,
+        attention_head_dim: int = 32,
+    ) -> None:
+        super().__init__()
+        first, last = block_out_channels[0], block_out_channels[-1]
+        embedding = first * 4
+        self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(first, embedding)
+        self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for level, channels in enumerate(block_out_channels):
+            self.down_blocks.append(
+                get_down_block(
+                    down_block_types[level],
+                    num_layers=layers_per_block,
+                    in_channels=block_out_channels[max(level - 1, 0)],
+                    out_channels=channels,
+                    temb_channels=embedding,
+                    add_downsample=level < len(block_out_channels) - 1,
+                    resnet_eps=1e-5,
+                    resnet_act_fn="silu",
+                    resnet_groups=32,
+                    attention_head_dim=attention_head_dim,
+                    downsample_padding=1,
+                    resnet_time_scale_shift="scale_shift",
+                    downsample_type="conv",
+                )
+            )
+        self.mid_block = UNetMidBlock2D(
+            in_channels=last,
+            temb_channels=embedding,
+            resnet_time_scale_shift="scale_shift",
+            attention_head_dim=attention_head_dim,
+            resnet_groups=32,
+            attn_groups=32,
+        )
+        side = sample_size // 2 ** (len(block_out_channels) - 1)
+        self.norm_out = nn.GroupNorm(32, last)
+        self.pool = AttentionPool(last, side * side, last // attention_head_dim, num_classes)
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,)."""
+        embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
+        features = self.conv_in(x)
+        for block in self.down_blocks:
+            features, _ = block(hidden_states=features, temb=embedding)
+        features = functional.silu(self.norm_out(self.mid_block(features, embedding)))
+        return self.pool(features)
+
+
+def log_probability_gradient(
+    classifier: NoiseAwareClassifier, x: Tensor, timesteps: Tensor, labels: Tensor
+) -> Tensor:
+    """∇ₓ log p(y | xₜ, t), shape of `x` (B,C,H,W); each row's own label, each row's own timestep.
+
+    Rows do not mix: the gradient of the sum over rows is each row's own gradient.
+    """
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_(True)
+        log_probabilities = functional.log_softmax(classifier(x, timesteps).float(), dim=-1)
+        selected = log_probabilities.gather(1, labels[:, None]).sum()
+        return torch.autograd.grad(selected, x)[0]
+
+
+def load_classifier(pack: Pack, device: torch.device) -> NoiseAwareClassifier | None:
+    """The pack's classifier in float32 with frozen parameters, or `None` where it has none."""
+    if not pack.has_classifier:
+        return None
+    classifier = NoiseAwareClassifier.from_pretrained(
+        pack.component("classifier"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    return classifier.to(device).eval().requires_grad_(False)

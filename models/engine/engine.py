@@ -1,0 +1,267 @@
+"""The engine: one thread, a loop of ticks, and a handle for everyone who waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.classifiers import load_classifier
+from models.denoisers import load_denoiser
+from models.engine.runner import Runner
+from models.engine.schedule import Sample, Schedule
+from models.loading import Pack, open_pack
+from models.spec import InvalidSpec, SampleSpec
+
+Image = NDArray[np.uint8]
+"""A finished picture: (H, W, C)."""
+Preview = Callable[[int, Image], None]
+ROW_BUDGET = 48
+
+
+class SampleFailed(RuntimeError):
+    """One picture could not be made; its neighbours were not touched."""
+
+
+class SampleCancelled(SampleFailed):
+    """The picture was cancelled."""
+
+
+class DeadlineExceeded(SampleFailed):
+    """The picture was not done in time."""
+
+
+class EngineDied(SampleFailed):
+    """The engine's thread is gone, and with it everything that was on its way."""
+
+
+class Handle:
+    """What `Engine.submit` returns: one picture's future."""
+
+    def __init__(self) -> None:
+        self._future: Future[Image] = Future()
+        self._sample: Sample | None = None
+
+    def result(self, timeout: float | None = None) -> Image:
+        """Wait for the picture.
+
+        Raises:
+            SampleFailed: or one of its kinds.
+            TimeoutError: not done within `timeout` seconds.
+        """
+        return self._future.result(timeout)
+
+    def cancel(self) -> None:
+        """Give the picture up: its rows are free at the next tick."""
+        if self._sample is not None:
+            self._sample.cancelled = True
+
+    @property
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    @property
+    def position(self) -> int:
+        """Network evaluations done."""
+        return self._sample.position if self._sample else 0
+
+    @property
+    def num_positions(self) -> int:
+        """Network evaluations in all."""
+        return self._sample.num_positions if self._sample else 0
+
+
+@dataclass
+class _Loaded:
+    pack: Pack
+    runner: Runner
+    schedule: Schedule
+
+
+class Engine:
+    """Draws pictures for everyone at once.
+
+    Samples join at any tick and leave the moment they are done. Use it as a context manager, or call `close`.
+
+    Example:
+        >>> with Engine(["fashion"]) as engine:
+        ...     handle = engine.submit(SampleSpec(pack="fashion", label=7, steps=20))
+        ...     picture = handle.result()
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[str],
+        *,
+        device: str = "cpu",
+        row_budget: int = ROW_BUDGET,
+        on_death: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        self.device = torch.device(device)
+        self._loaded: dict[str, _Loaded] = {}
+        for name in packs:
+            pack = open_pack(name)
+            runner = Runner(
+                load_denoiser(pack, self.device),
+                load_classifier(pack, self.device),
+                pack.scheduler_config,
+                capacity=row_budget,
+                device=self.device,
+            )
+            self._loaded[pack.name] = _Loaded(pack, runner, Schedule(row_budget))
+        self._arrived = threading.Condition()
+        self._closing = False
+        self._on_death = on_death
+        self._previews: dict[Sample, Preview] = {}
+        self._thread = threading.Thread(target=self._run, name=f"engine-{device}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def packs(self) -> dict[str, Pack]:
+        return {name: loaded.pack for name, loaded in self._loaded.items()}
+
+    def num_parameters(self, pack: str) -> int:
+        return self._loaded[pack].runner.denoiser.num_parameters
+
+    def picture_size(self, pack: str) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._loaded[pack].runner.denoiser.picture_size
+
+    def num_positions(self, spec: SampleSpec) -> int:
+        """Network evaluations that `spec` takes."""
+        return len(self._loaded_for(spec).runner.table(spec))
+
+    def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
+        """Queue one picture.
+
+        Args:
+            spec: what to draw.
+            timeout: seconds from now, after which the picture is given up.
+            on_preview: called on the engine's thread with (evaluations done, picture so far); must be quick.
+
+        Raises:
+            InvalidSpec: the spec can't be drawn by its pack.
+            EngineDied: the engine is gone.
+        """
+        loaded = self._loaded_for(spec)
+        if spec.guidance.classifier_scale and loaded.runner.classifier is None:
+            raise InvalidSpec(f"pack '{spec.pack}' has no classifier to guide by")
+        handle = Handle()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        sample = Sample(spec=spec, num_positions=self.num_positions(spec), handle=handle, deadline=deadline)
+        handle._sample = sample
+        with self._arrived:
+            if self._closing:
+                raise EngineDied("the engine is closed")
+            if on_preview is not None:
+                self._previews[sample] = on_preview
+            loaded.schedule.enqueue(sample)
+            self._arrived.notify()
+        return handle
+
+    def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
+        """Draw all `specs` together and wait for them."""
+        return [handle.result() for handle in [self.submit(spec) for spec in specs]]
+
+    def close(self) -> None:
+        """Stop after the tick in progress; whatever was on its way fails with `EngineDied`."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify()
+        self._thread.join()
+
+    def _loaded_for(self, spec: SampleSpec) -> _Loaded:
+        if spec.pack not in self._loaded:
+            raise InvalidSpec(f"no pack '{spec.pack}' is loaded; loaded: {', '.join(self._loaded)}")
+        return self._loaded[spec.pack]
+
+    def _run(self) -> None:
+        error: BaseException = EngineDied("the engine was closed")
+        try:
+            while True:
+                with self._arrived:
+                    self._arrived.wait_for(
+                        lambda: self._closing or not all(one.schedule.is_idle for one in self._loaded.values())
+                    )
+                    if self._closing:
+                        return
+                for loaded in self._loaded.values():
+                    self._tick(loaded)
+        except BaseException as fatal:
+            error = fatal
+            self._on_death(fatal)
+            raise
+        finally:
+            with self._arrived:
+                self._closing = True
+                everyone = [sample for one in self._loaded.values() for sample in one.schedule.evict_all()]
+            for sample in everyone:
+                sample.handle._future.set_exception(EngineDied(f"the engine stopped: {error}"))
+
+    def _tick(self, loaded: _Loaded) -> None:
+        runner, schedule = loaded.runner, loaded.schedule
+        with self._arrived:
+            gone = schedule.evict(now=time.monotonic())
+            admitted = schedule.admit()
+        for sample in gone:
+            reason = SampleCancelled("cancelled") if sample.cancelled else DeadlineExceeded("not done in time")
+            self._fail(loaded, sample, reason)
+        for sample in admitted:
+            runner.start(sample)
+        if not schedule.running:
+            return
+        self._advance(loaded, list(schedule.running))
+        done = schedule.retire_done()
+        if done:
+            pictures = runner.denoiser.decode(runner.latent(done)).cpu().numpy()
+            for sample, picture in zip(done, pictures, strict=True):
+                runner.release(sample)
+                self._previews.pop(sample, None)
+                sample.handle._future.set_result(picture)
+
+    def _advance(self, loaded: _Loaded, samples: list[Sample]) -> None:
+        """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
+        try:
+            data = loaded.runner.tick(samples)
+        except torch.OutOfMemoryError as error:
+            if loaded.runner.max_batch == 1:
+                for sample in samples:
+                    self._fail(loaded, sample, SampleFailed(f"out of memory: {error}"))
+                return
+            loaded.runner.max_batch //= 2
+            loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
+            return self._advance(loaded, samples)
+        except Exception as error:
+            if len(samples) == 1:
+                self._fail(loaded, samples[0], SampleFailed(f"{type(error).__name__}: {error}"))
+                return
+            for sample in samples:
+                self._advance(loaded, [sample])
+            return
+        finite = torch.isfinite(loaded.runner.latent(samples)).flatten(1).all(1).tolist()
+        for row, sample in enumerate(samples):
+            sample.position += 1
+            if not finite[row]:
+                self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
+            elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
+                self._previews[sample](sample.position, loaded.runner.denoiser.decode(data[row : row + 1])[0].numpy())
+
+    def _fail(self, loaded: _Loaded, sample: Sample, error: SampleFailed) -> None:
+        with self._arrived:
+            if sample in loaded.schedule.running:
+                loaded.schedule.remove(sample)
+        loaded.runner.release(sample)
+        self._previews.pop(sample, None)
+        sample.handle._future.set_exception(error)

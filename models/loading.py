@@ -1,0 +1,89 @@
+"""A pack on disk: which folder holds what. Reads JSON and nothing else; weights are loaded by those who use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKS_FOLDER = Path(__file__).parent / "packs"
+
+
+class InvalidPack(ValueError):
+    """The folder is no usable pack; the message says what is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """A model folder in diffusers' layout.
+
+    Attributes:
+        name: what requests call it.
+        folder: holds `model_index.json` and one sub-folder a component.
+        index: the parsed `model_index.json`.
+        scheduler_config: the parsed scheduler configuration: noise schedule and prediction type.
+    """
+
+    name: str
+    folder: Path
+    index: dict[str, Any]
+    scheduler_config: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names by index (`id2label`, as in DiT's pipelines)."""
+        names: dict[str, str] = self.index.get("id2label", {})
+        return tuple(names[str(index)] for index in range(len(names)))
+
+    @property
+    def has_classifier(self) -> bool:
+        return "classifier" in self.index
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return int(self.scheduler_config["num_train_timesteps"])
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Serving defaults chosen for this pack: sampler, steps, guidance_scale, classifier_scale."""
+        defaults: dict[str, Any] = self.index.get("cynosure", {})
+        return defaults
+
+    def component(self, name: str) -> Path:
+        return self.folder / name
+
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of everything the pictures depend on."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path.suffix in {".json", ".safetensors"} and "training" not in path.parts:
+                digest.update(str(path.relative_to(self.folder)).encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def open_pack(name_or_folder: str) -> Pack:
+    """Find a bundled pack by name, or any folder by its path.
+
+    Raises:
+        InvalidPack: no such pack, or a folder without `model_index.json` or scheduler.
+    """
+    bundled = PACKS_FOLDER / name_or_folder
+    folder = bundled if bundled.is_dir() else Path(name_or_folder)
+    if not (folder / "model_index.json").is_file():
+        known = sorted(path.parent.name for path in PACKS_FOLDER.glob("*/model_index.json"))
+        raise InvalidPack(
+            f"'{name_or_folder}' is neither a bundled pack ({', '.join(known) or 'none'}) "
+            "nor a folder with a model_index.json"
+        )
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if not scheduler.is_file():
+        raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
+    return Pack(
+        name=folder.resolve().name,
+        folder=folder,
+        index=json.loads((folder / "model_index.json").read_text()),
+        scheduler_config=json.loads(scheduler.read_text()),
+    )

@@ -1,0 +1,49 @@
+"""The coefficient table: everything a sampler does, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+HISTORY = 4
+"""Latents and predictions that a step may look back on: LMS and DEIS of order 4 need as many."""
+
+LATENT, DATA, NOISE, CARRY = 0, HISTORY, 2 * HISTORY, 2 * HISTORY + 1
+NUM_COLUMNS = 2 * HISTORY + 2
+"""Columns: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, and the latent that some solvers carry beside x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoefficientTable:
+    """A sampler, compiled for one noise schedule and number of steps. M network evaluations, all arrays float64.
+
+    At evaluation i the network sees `input_scale[i]·x` at `timestep[i]`; its output gives the data prediction
+    `D = data_from_latent[i]·x + data_from_output[i]·output`; and one matrix product advances the state:
+
+        (x[i+1], carry[i+1]) = weights[i] @ (x[i] … x[i-3], D[i] … D[i-3], noise, carry[i])
+
+    Attributes:
+        weights: (M, 2, NUM_COLUMNS); row 0 gives the next latent, row 1 the next carried latent (all zeros for
+            the solvers that carry none).
+        timestep: (M,), what the network is told; may be fractional.
+        input_scale, data_from_latent, data_from_output: (M,).
+        alpha, sigma: (M,), the network's input is alpha·x₀ + sigma·noise, alpha² + sigma² = 1.
+        initial_scale: standard deviation of the first latent.
+    """
+
+    weights: NDArray[np.float64]
+    timestep: NDArray[np.float64]
+    input_scale: NDArray[np.float64]
+    data_from_latent: NDArray[np.float64]
+    data_from_output: NDArray[np.float64]
+    alpha: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    initial_scale: float
+
+    def __len__(self) -> int:
+        return len(self.timestep)
+
+    def adds_noise(self, position: int) -> bool:
+        return bool(self.weights[position, :, NOISE].any())

@@ -1,0 +1,52 @@
+"""The documents keep up with the code."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import cynosure
+from cynosure.errors import CynosureError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _tree(root: type[CynosureError]) -> set[type[CynosureError]]:
+    return {root}.union(*(_tree(child) for child in root.__subclasses__() if child.__module__ == root.__module__))
+
+
+def _sections(markdown: str) -> dict[str, str]:
+    """Text below each third-level heading, by heading: one section an error code."""
+    parts = re.split(r"^### (.+)$", markdown, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_error_code_is_documented_with_its_status() -> None:
+    sections = _sections((ROOT / "docs/errors.md").read_text())
+    classes = _tree(CynosureError)
+    assert len(classes) > 10
+    assert sections.keys() == {kind.code for kind in classes}
+    for kind in classes:
+        assert f"**{kind.status}**" in sections[kind.code], kind.code
+
+
+def test_error_codes_are_unique() -> None:
+    codes = [kind.code for kind in _tree(CynosureError)]
+    assert len(codes) == len(set(codes))
+
+
+def test_the_changelog_and_the_project_have_the_version() -> None:
+    assert f"## [{cynosure.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == cynosure.__version__
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert documents
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert broken == []
