@@ -1,5 +1,13 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
-from models.engine.engine import Engine, EngineDied, Handle, Image, SampleCancelled, SampleFailed
+from models.engine.engine import (
+    DeadlineExceeded,
+    Engine,
+    EngineDied,
+    Handle,
+    Image,
+    SampleCancelled,
+    SampleFailed,
+)
 
-__all__ = ["Engine", "EngineDied", "Handle", "Image", "SampleCancelled", "SampleFailed"]
+__all__ = ["DeadlineExceeded", "Engine", "EngineDied", "Handle", "Image", "SampleCancelled", "SampleFailed"]

@@ -1,0 +1,1 @@
+"""Training bundled packs from their data."""

@@ -1,0 +1,54 @@
+# Two images from one file:
+#   docker build --target gateway -t cynosure-gateway .    HTTP only, no torch
+#   docker build --target worker  -t cynosure-worker .     torch, diffusers and the bundled packs
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PATH=/opt/venv/bin:$PATH
+RUN useradd --system --uid 10001 --create-home cynosure
+
+FROM base AS build
+WORKDIR /src
+RUN python -m venv /opt/venv
+COPY pyproject.toml README.md LICENSE ./
+COPY cynosure cynosure
+COPY app app
+COPY workers workers
+COPY models models
+
+FROM build AS build-gateway
+# The wheel holds all packages; the gateway never imports these two, and the weights are most of its size.
+RUN pip install '.[gateway]' \
+    && rm -r /opt/venv/lib/python3.11/site-packages/models /opt/venv/lib/python3.11/site-packages/workers
+
+# From `base`, not `build`: this layer is gigabytes and must not be made again for a change in the source.
+FROM base AS torch
+# Options for pip, such as an index that has the CPU build of torch.
+ARG TORCH_PIP_ARGS=""
+# hadolint ignore=DL3059,SC2086
+RUN python -m venv /opt/venv && pip install torch==2.13.0 ${TORCH_PIP_ARGS}
+
+FROM torch AS build-worker
+WORKDIR /src
+COPY --from=build /src /src
+RUN pip install '.[worker]'
+
+FROM base AS gateway
+COPY --from=build-gateway /opt/venv /opt/venv
+USER cynosure
+WORKDIR /home/cynosure
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+CMD ["cynosure", "serve", "--host", "0.0.0.0", "--port", "8000"]
+
+FROM base AS worker
+COPY --from=build-worker /opt/venv /opt/venv
+USER cynosure
+WORKDIR /home/cynosure
+# A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, redis; redis.Redis.from_url(os.environ['REDIS_URL'], socket_timeout=3).ping()"]
+CMD ["cynosure", "worker"]

@@ -1,0 +1,1 @@
+"""How good the pictures are, by a judge that has nothing to do with guidance."""

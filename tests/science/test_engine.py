@@ -1,0 +1,85 @@
+"""Laws of the engine, on the bundled weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from models.engine import Engine, SampleCancelled, SampleFailed
+from models.engine.runner import Runner
+from models.engine.schedule import Sample
+from models.spec import Guidance, InvalidSpec, SampleSpec
+from torch import Tensor
+
+MIXED = [
+    SampleSpec(pack="fashion", label=0, steps=4, seed=1),
+    SampleSpec(pack="fashion", label=1, steps=9, seed=2, sampler="ddpm", guidance=Guidance(free_scale=3.0)),
+    SampleSpec(pack="fashion", label=7, steps=6, seed=3, sampler="dpmpp_2m", guidance=Guidance(free_scale=0.0)),
+    SampleSpec(pack="fashion", label=8, steps=5, seed=4, sampler="unipc", guidance=Guidance(free_scale=2.0, rescale=0.7)),
+    SampleSpec(pack="fashion", steps=7, seed=5, sampler="euler", guidance=Guidance(conditional=False)),
+    SampleSpec(
+        pack="fashion", label=9, steps=8, seed=6, sampler="lms", guidance=Guidance(free_scale=4.0, interval=(0.2, 0.7))
+    ),
+    SampleSpec(pack="fashion", label=3, steps=6, seed=7, eta=1.0, dynamic_threshold=0.995),
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(["fashion"]) as engine:
+        yield engine
+
+
+def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
+    alone = [engine.generate([spec])[0] for spec in MIXED]
+    shuffled = random.Random(0).sample(MIXED, len(MIXED))
+    together = dict(zip(map(id, shuffled), engine.generate(shuffled), strict=True))
+    for spec, picture in zip(MIXED, alone, strict=True):
+        assert np.array_equal(together[id(spec)], picture), spec
+
+
+def test_a_short_sample_overtakes_a_long_one(engine: Engine) -> None:
+    long = engine.submit(SampleSpec(pack="fashion", label=2, steps=400))
+    engine.submit(SampleSpec(pack="fashion", label=3, steps=2)).result(timeout=60)
+    assert not long.is_done
+    long.cancel()
+    with pytest.raises(SampleCancelled):
+        long.result(timeout=60)
+
+
+def test_previews_come_in_order_and_end_in_the_picture(engine: Engine) -> None:
+    seen: list[int] = []
+    spec = SampleSpec(pack="fashion", label=5, steps=6, preview_every=2)
+    engine.submit(spec, on_preview=lambda step, picture: seen.append(step)).result(timeout=60)
+    assert seen == [2, 4, 6]
+
+
+def test_a_deadline_ends_a_sample(engine: Engine) -> None:
+    with pytest.raises(SampleFailed, match="not done in time"):
+        engine.submit(SampleSpec(pack="fashion", steps=900), timeout=0.2).result(timeout=60)
+
+
+def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = Runner.tick
+
+    def faulty(runner: Runner, samples: list[Sample]) -> Tensor:
+        if any(sample.spec.seed == 666 for sample in samples):
+            raise RuntimeError("poisoned")
+        return tick(runner, samples)
+
+    expected = engine.generate([MIXED[0]])[0]
+    monkeypatch.setattr(Runner, "tick", faulty)
+    poisoned = engine.submit(SampleSpec(pack="fashion", label=1, steps=4, seed=666))
+    neighbour = engine.submit(MIXED[0])
+    with pytest.raises(SampleFailed, match="poisoned"):
+        poisoned.result(timeout=60)
+    assert np.array_equal(neighbour.result(timeout=60), expected)
+
+
+def test_what_cannot_be_drawn_is_refused_at_once(engine: Engine) -> None:
+    with pytest.raises(InvalidSpec, match="no pack 'nope' is loaded; loaded: fashion"):
+        engine.submit(SampleSpec(pack="nope"))
+    with pytest.raises(InvalidSpec, match="needs a label"):
+        SampleSpec(pack="fashion", guidance=Guidance(free_scale=2.0))

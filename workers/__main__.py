@@ -1,0 +1,87 @@
+"""`python -m workers`: load the packs, publish what they can do, and serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import warnings
+
+from app.jobs.doorbell import Doorbell
+from app.jobs.fleet import FleetRegistry
+from app.jobs.settings import StoreSettings
+from app.jobs.store import WorkerStore
+from celery.signals import worker_shutting_down
+from models.engine import Engine
+
+from workers.celery_app import build_celery
+from workers.host import EngineHost
+from workers.reaper import Reaper
+from workers.settings import WorkerSettings
+
+log = logging.getLogger("workers")
+
+
+def main() -> None:
+    """Run one worker in the foreground. SIGTERM drains it; what is unfinished after the grace goes back."""
+    parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
+    parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
+    parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
+    chosen = {key: value for key, value in vars(parser.parse_args()).items() if value is not None}
+    settings, store_settings = WorkerSettings(**chosen), StoreSettings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    warnings.filterwarnings("ignore", module="diffusers")
+
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+    engine = Engine(
+        settings.packs,
+        device=settings.device,
+        on_death=lambda error: os.kill(os.getpid(), signal.SIGTERM),  # jobs go back; a supervisor starts us anew
+    )
+    host = EngineHost(
+        engine,
+        store,
+        doorbell,
+        worker_name=name,
+        heartbeat_s=settings.heartbeat_s,
+        job_timeout_s=settings.job_timeout_s,
+        on_beat=lambda: fleet.publish(name, list(host.cards.values())),
+    )
+    celery = build_celery(store_settings, host)
+    reaper = Reaper(store, doorbell, tuple(host.cards), interval_s=settings.reap_every_s)
+    grace = threading.Timer(settings.drain_s, host.hand_back_all)
+    grace.daemon = True
+
+    @worker_shutting_down.connect(weak=False)
+    def drain(**_: object) -> None:
+        fleet.withdraw(name)
+        grace.start()
+
+    fleet.publish(name, list(host.cards.values()))
+    host.leases.start()
+    reaper.start()
+    log.info("worker %s serves %s", name, ", ".join(host.cards))
+    try:
+        celery.Worker(
+            pool="threads",
+            concurrency=settings.concurrency,
+            hostname=name,
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            loglevel="WARNING",
+        ).start()
+    finally:
+        reaper.stop()
+        host.leases.stop()
+        fleet.withdraw(name)
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The Celery application: one task, whose argument is a job's id."""
+
+from __future__ import annotations
+
+from app.jobs.doorbell import RUN_JOB, celery_settings, queue_of
+from app.jobs.settings import StoreSettings
+from celery import Celery
+from kombu import Queue
+
+from workers.host import EngineHost
+
+
+def build_celery(settings: StoreSettings, host: EngineHost) -> Celery:
+    """A Celery app whose `run_job` task feeds `host`; it listens on the queues of the host's models."""
+    celery = Celery("cynosure", broker=settings.broker_url)
+    celery.conf.update(celery_settings(settings))
+    celery.conf.task_queues = [Queue(queue_of(model)) for model in host.cards]
+
+    @celery.task(name=RUN_JOB)
+    def run_job(job_id: str) -> None:
+        host.run(job_id)
+
+    return celery

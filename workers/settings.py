@@ -1,0 +1,24 @@
+"""What a worker can be told from outside."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of one worker, from the environment (`CYNOSURE_WORKER_…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_WORKER_", frozen=True)
+
+    models: str = Field("fashion", description="Packs to load: names or folders, separated by commas.")
+    device: str = Field("cpu", description="Torch device of the engine.")
+    concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each waits in a thread of its own.")
+    heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
+    reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")
+    drain_s: float = Field(20.0, ge=0, description="Grace after SIGTERM before unfinished jobs are handed back.")
+    job_timeout_s: float = Field(3600.0, gt=0, description="A job that runs longer fails with `deadline_exceeded`.")
+
+    @property
+    def packs(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.models.split(",") if name.strip())
