@@ -8,6 +8,7 @@
     │   └── UnsupportedField      422  the field means nothing to this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
+    ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── IdempotencyConflict       409  the key was used before, with another request
@@ -114,6 +115,12 @@ class BodyTooLarge(CynosureError):
     """The body is over the limit."""
 
     code, status, title = "body_too_large", 413, "Body too large"
+
+
+class ModelNotFound(CynosureError):
+    """No live worker holds a model of that name."""
+
+    code, status, title = "model_not_found", 404, "Model not found"
 
 
 class JobNotFound(CynosureError):

@@ -26,6 +26,10 @@ class HeldJob:
     def step(self) -> int:
         return sum(handle.position for handle in self.handles)
 
+    @property
+    def steps(self) -> int:
+        return sum(handle.num_positions for handle in self.handles)
+
     def give_up(self, verdict: Verdict) -> None:
         """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""
         self.verdict = verdict
@@ -76,7 +80,7 @@ class LeaseKeeper:
         jobs = {job.claim.job_id: job for job in self.held()}
         if not jobs:
             return
-        verdicts = self._store.heartbeat({key: (job.claim.attempt, job.step) for key, job in jobs.items()})
+        verdicts = self._store.heartbeat({key: (job.claim.attempt, job.step, job.steps) for key, job in jobs.items()})
         for job_id, verdict in verdicts.items():
             if verdict is not Verdict.OK:
                 log.info("job %s is no longer ours: %s", job_id, verdict)

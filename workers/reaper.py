@@ -44,7 +44,10 @@ class Reaper:
     def look(self) -> None:
         """Send jobs of dead workers back to the queue, and ring for queued jobs that nobody was told of."""
         for job_id in self._store.expired_leases():
-            log.warning("lease of job %s ran out: %s", job_id, self._store.reclaim(job_id))
+            outcome, request = self._store.reclaim(job_id)
+            log.warning("lease of job %s ran out: %s", job_id, outcome)
+            if outcome == "queued" and request is not None:
+                self._doorbell.ring(job_id, request.model, request.priority)
         for model in self._models:
             # While bells wait, queued jobs are told of already; only an empty list means that some are not.
             if self._doorbell.pending_bells(model) == 0:

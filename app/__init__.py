@@ -1,0 +1,1 @@
+"""The gateway: HTTP, the job record, the queue."""

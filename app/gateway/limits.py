@@ -1,0 +1,37 @@
+"""Limits on what comes in."""
+
+from __future__ import annotations
+
+from cynosure.errors import BodyTooLarge
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.gateway.problems import from_error
+
+
+class BodyLimit:
+    """Refuses a body over `max_bytes`, by its announced length or, where none is announced, as it arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        error = BodyTooLarge(f"The body is over {self.max_bytes} bytes.")
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self.max_bytes:
+            await from_error(error)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.max_bytes:
+                raise error
+            return message
+
+        await self.app(scope, counted, send)

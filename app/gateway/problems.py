@@ -1,0 +1,87 @@
+"""Every error as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from cynosure.contract import Problem
+from cynosure.errors import CynosureError, JobFailed, MalformedBody
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+_TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
+
+
+def problem_response(
+    *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
+) -> JSONResponse:
+    problem = Problem(
+        type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra
+    )
+    problem = problem.model_copy(update={"type": f"/docs/errors#{code}"})
+    return JSONResponse(
+        problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def from_error(error: CynosureError) -> JSONResponse:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    detail = f"{error.detail} ({error.job_code})" if isinstance(error, JobFailed) else error.detail
+    return problem_response(
+        status=error.status, code=error.code, title=error.title, detail=detail, field=error.field, headers=headers
+    )
+
+
+def _field_of(location: tuple[Any, ...]) -> str:
+    parts = [str(part) for part in location if part != "body"]
+    return parts[0] if parts else "body"
+
+
+def from_validation(error: RequestValidationError) -> JSONResponse:
+    """A 422 that names the first field at fault and lists them all; a 400 where the body is no JSON."""
+    faults = error.errors()
+    first = faults[0]
+    if first["type"] == "json_invalid":
+        return from_error(MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."))
+    field = _field_of(first["loc"])
+    if field == "body":
+        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."))
+    listed = [{"field": ".".join(str(part) for part in fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
+    unknown = first["type"] == "extra_forbidden"
+    detail = f"Unknown field '{field}'; GET /docs lists the fields." if unknown else f"{field}: {first['msg']}."
+    return problem_response(
+        status=422, code="unknown_field" if unknown else "invalid_request", title="Invalid request", detail=detail,
+        field=field, errors=listed,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+
+    @app.exception_handler(CynosureError)
+    async def known(request: Request, error: CynosureError) -> JSONResponse:
+        return from_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return from_validation(error)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
+        headers = dict(error.headers or {})
+        return problem_response(
+            status=error.status_code, code=code, title=title, detail=f"{request.method} {request.url.path}: {title}.",
+            headers=headers,
+        )
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.exception("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            status=500, code="internal", title="Internal error", detail="The server failed; its log says more."
+        )

@@ -1,0 +1,26 @@
+"""GET /models."""
+
+from __future__ import annotations
+
+from cynosure.contract import ModelCard, ModelList, Problem
+from cynosure.errors import ModelNotFound
+from fastapi import APIRouter
+
+from app.gateway.state import StateDep
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.get("", summary="What can be asked")
+async def list_models(state: StateDep) -> ModelList:
+    """The models of all live workers, with labels, modes, samplers, defaults and limits."""
+    return ModelList(models=tuple((await state["fleet"].cards()).values()))
+
+
+@router.get("/{name}", summary="One model", responses={404: {"model": Problem}})
+async def get_model(name: str, state: StateDep) -> ModelCard:
+    """One model's card."""
+    cards = await state["fleet"].cards()
+    if name not in cards:
+        raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
+    return cards[name]

@@ -1,0 +1,15 @@
+"""What the gateway can be told from outside."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of one gateway, from the environment (`CYNOSURE_GATEWAY_…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_GATEWAY_", frozen=True)
+
+    max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
+    max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

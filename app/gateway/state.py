@@ -1,0 +1,30 @@
+"""What the lifespan builds and the routes use."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypedDict, cast
+
+from fastapi import Depends, Request
+
+from app.gateway.settings import GatewaySettings
+from app.jobs.doorbell import Doorbell
+from app.jobs.events import FinishedEvents
+from app.jobs.fleet import Fleet
+from app.jobs.store import JobStore
+
+
+class State(TypedDict):
+    """One gateway's connections and settings."""
+
+    settings: GatewaySettings
+    store: JobStore
+    fleet: Fleet
+    finished: FinishedEvents
+    doorbell: Doorbell
+
+
+def _state(request: Request) -> State:
+    return cast(State, request.scope["state"])
+
+
+StateDep = Annotated[State, Depends(_state)]

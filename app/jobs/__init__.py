@@ -1,0 +1,1 @@
+"""The job record: states, store, events, queue."""

@@ -1,0 +1,80 @@
+"""Which workers live, and what the models they hold can do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import redis
+import redis.asyncio
+from cynosure.contract import ModelCard
+from cynosure.errors import StoreUnavailable
+
+from app.jobs.keys import Keys
+from app.jobs.settings import StoreSettings
+
+REGISTRATION_S = 15
+_CACHE_S = 1.0
+
+
+class FleetRegistry:
+    """A worker's side: publish at every heartbeat, withdraw on leaving."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-fleet")
+        self._keys = Keys(settings.key_prefix)
+
+    def publish(self, worker: str, cards: Sequence[ModelCard]) -> None:
+        payload = json.dumps([card.model_dump(mode="json") for card in cards])
+        now = self._client.time()[0]
+        with self._client.pipeline() as pipe:
+            pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
+            pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
+            pipe.zremrangebyscore(self._keys.workers, "-inf", now)
+            pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
+            pipe.execute()
+
+    def withdraw(self, worker: str) -> None:
+        with self._client.pipeline() as pipe:
+            pipe.delete(self._keys.worker(worker))
+            pipe.zrem(self._keys.workers, worker)
+            pipe.execute()
+
+
+class Fleet:
+    """The gateway's side: the cards of all live workers, at most a second old."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self._client = client
+        self._keys = Keys(settings.key_prefix)
+        self._cards: dict[str, ModelCard] = {}
+        self._read_at = float("-inf")
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Fleet]:
+        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-gateway-fleet")
+        try:
+            yield cls(client, settings)
+        finally:
+            await client.aclose()
+
+    async def cards(self) -> dict[str, ModelCard]:
+        """Cards by model name, sorted.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        if time.monotonic() - self._read_at < _CACHE_S and self._cards:
+            return self._cards
+        try:
+            names = [raw.decode() for raw in await self._client.zrange(self._keys.workers, 0, -1)]
+            payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
+        except redis.RedisError as error:
+            raise StoreUnavailable("The job store does not answer.", retry_after_s=2) from error
+        cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
+        self._cards = {card.name: card for card in sorted(cards, key=lambda card: card.name)}
+        self._read_at = time.monotonic()
+        return self._cards

@@ -1,0 +1,62 @@
+"""Names of the keys, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cynosure.contract import Priority
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Every key of one deployment.
+
+    | key | type | what |
+    |---|---|---|
+    | `{p}:job:ID` | hash | the record |
+    | `{p}:job:ID:images` | hash | picture bytes by index |
+    | `{p}:job:ID:known` | string | outlives the record, so that an expired job is told from an unknown one |
+    | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
+    | `{p}:leases` | sorted set | running ids by the end of their lease |
+    | `{p}:idempotency:KEY` | string | id and fingerprint |
+    | `{p}:finished` | channel | ids as they finish |
+    | `{p}:reaper` | string | lock |
+    | `{p}:workers` | sorted set | worker names by the end of their registration |
+    | `{p}:worker:NAME` | string | the worker's model cards |
+    """
+
+    prefix: str
+
+    def job(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}"
+
+    def images(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}:images"
+
+    def known(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}:known"
+
+    def queue(self, model: str, priority: Priority) -> str:
+        return f"{self.prefix}:queue:{model}:{priority}"
+
+    def idempotency(self, key: str) -> str:
+        return f"{self.prefix}:idempotency:{key}"
+
+    def worker(self, name: str) -> str:
+        return f"{self.prefix}:worker:{name}"
+
+    @property
+    def leases(self) -> str:
+        return f"{self.prefix}:leases"
+
+    @property
+    def finished(self) -> str:
+        return f"{self.prefix}:finished"
+
+    @property
+    def reaper(self) -> str:
+        return f"{self.prefix}:reaper"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.prefix}:workers"

@@ -1,0 +1,103 @@
+"""The job record as values: states, transitions, and their form in Redis. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
+
+PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
+"""In the order in which they are served."""
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset({JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+"""What the scripts allow; they are the only ones to write a state."""
+
+
+class Verdict(StrEnum):
+    """What a heartbeat says of a held job."""
+
+    OK = "ok"
+    STALE = "stale"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
+
+    id: str
+    status: JobStatus
+    request: ResolvedRequest
+    created_ms: int
+    started_ms: int | None
+    finished_ms: int | None
+    attempt: int
+    step: int
+    steps: int
+    error: JobError | None
+    image_hashes: tuple[str, ...]
+
+    @property
+    def progress(self) -> float:
+        if self.status is JobStatus.SUCCEEDED:
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to write one job: every write carries the attempt, and a stale one is refused."""
+
+    job_id: str
+    attempt: int
+    request: ResolvedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """PNG bytes of one picture."""
+
+    png: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.png).hexdigest()
+
+
+def new_job_id() -> str:
+    """128 unguessable bits, safe in a URL."""
+    return secrets.token_urlsafe(16)
+
+
+def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
+    """A record from its Redis hash."""
+    text = {key.decode(): value.decode() for key, value in fields.items()}
+
+    def moment(name: str) -> int | None:
+        return int(text[name]) if text.get(name) else None
+
+    return JobRecord(
+        id=job_id,
+        status=JobStatus(text["status"]),
+        request=ResolvedRequest.model_validate_json(text["request"]),
+        created_ms=int(text["created_ms"]),
+        started_ms=moment("started_ms"),
+        finished_ms=moment("finished_ms"),
+        attempt=int(text["attempt"]),
+        step=int(text["step"]),
+        steps=int(text["steps"]),
+        error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
+        image_hashes=tuple(json.loads(text["image_hashes"])) if text.get("image_hashes") else (),
+    )

