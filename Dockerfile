@@ -19,25 +19,28 @@ COPY workers workers
 COPY models models
 
 FROM build AS build-gateway
+# DL3013 asks for pinned packages; here the package is this checkout, and pyproject.toml has the ranges.
 # The wheel holds all packages; the gateway never imports these two, and the weights are most of its size.
+# hadolint ignore=DL3013
 RUN pip install '.[gateway]' \
     && rm -r /opt/venv/lib/python3.11/site-packages/models /opt/venv/lib/python3.11/site-packages/workers
 
 # From `base`, not `build`: this layer is gigabytes and must not be made again for a change in the source.
 FROM base AS torch
-# Options for pip, such as an index that has the CPU build of torch.
+# Options for pip, such as an index that has the CPU build of torch; unquoted below, for they are several words.
 ARG TORCH_PIP_ARGS=""
-# hadolint ignore=DL3059,SC2086
+# hadolint ignore=DL3013,SC2086
 RUN python -m venv /opt/venv && pip install torch==2.13.0 ${TORCH_PIP_ARGS}
 
 FROM torch AS build-worker
 WORKDIR /src
 COPY --from=build /src /src
+# hadolint ignore=DL3013
 RUN pip install '.[worker]'
 
 FROM base AS gateway
 COPY --from=build-gateway /opt/venv /opt/venv
-USER cynosure
+USER 10001
 WORKDIR /home/cynosure
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
@@ -46,7 +49,7 @@ CMD ["cynosure", "serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS worker
 COPY --from=build-worker /opt/venv /opt/venv
-USER cynosure
+USER 10001
 WORKDIR /home/cynosure
 # A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \

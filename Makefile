@@ -31,7 +31,7 @@ run: $(STAMP) ## Start everything on this machine (store, worker, gateway); Ctrl
 	$(BIN)/cynosure up $(ARGS)
 
 demo: $(STAMP) ## Draw a sheet of every guidance mode into out/demo.png
-	$(BIN)/python docs/demo.py $(ARGS)
+	$(BIN)/cynosure demo $(ARGS)
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

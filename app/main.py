@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cynosure import __version__
 from fastapi import FastAPI
 
 from app.gateway import problems
@@ -18,6 +17,7 @@ from app.jobs.events import FinishedEvents
 from app.jobs.fleet import Fleet
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
+from cynosure import __version__
 
 
 def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:

@@ -90,7 +90,7 @@ def _supervise(children: list[Child], url: str) -> None:
                 print(f"Cynosure is ready at {url} (API: {url}/docs). A picture:", flush=True)
                 print(
                     f"  curl -s {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
-                    """-d '{"class_label": "sneaker", "guidance_mode": "classifier_free", "scale": 3}' -o sneaker.png""",
+                    """-d '{"class_label": "sneaker", "scale": 3}' -o sneaker.png""",
                     flush=True,
                 )
         time.sleep(0.3)

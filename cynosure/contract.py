@@ -80,7 +80,14 @@ class GenerateRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"class_label": "sneaker", "guidance_mode": "classifier_free", "guidance_scale": 3, "num_images": 4},
-                {"class_label": 8, "guidance_mode": "classifier", "scale": 5, "sampler": "ddim", "steps": 50, "seed": 7},
+                {
+                    "class_label": 8,
+                    "guidance_mode": "classifier",
+                    "scale": 5,
+                    "sampler": "ddim",
+                    "steps": 50,
+                    "seed": 7,
+                },
             ]
         },
     )

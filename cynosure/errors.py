@@ -93,7 +93,9 @@ class UnknownSampler(InvalidRequest):
     code, title = "unknown_sampler", "Unknown sampler"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"No sampler '{name}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler")
+        super().__init__(
+            f"No sampler '{name}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler"
+        )
 
 
 class UnsupportedField(InvalidRequest):

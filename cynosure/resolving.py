@@ -38,7 +38,9 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; those that do: {_list(card.eta_samplers)}.")
     steps = request.steps or card.defaults.steps
     if steps > card.max_steps:
-        raise InvalidRequest(f"'{card.name}' has {card.max_steps} timesteps at most; {steps} were asked.", field="steps")
+        raise InvalidRequest(
+            f"'{card.name}' has {card.max_steps} timesteps at most; {steps} were asked.", field="steps"
+        )
     return ResolvedRequest.model_validate(
         request.model_dump()
         | {
@@ -112,7 +114,8 @@ def _check_mode(mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
         )
     if mode is not GuidanceMode.NONE and label is None:
         raise InvalidRequest(
-            f"guidance_mode '{mode}' needs a class_label to guide to, one of: {_list(card.labels)}.", field="class_label"
+            f"guidance_mode '{mode}' needs a class_label to guide to, one of: {_list(card.labels)}.",
+            field="class_label",
         )
 
 

@@ -1,4 +1,4 @@
-"""The noise-aware classifier p(y | xₜ, t), and its gradient: what classifier guidance steers by."""
+"""Classifiers: the noise-aware one that guides, with its gradient, and the one that judges clean pictures."""
 
 from __future__ import annotations
 
@@ -97,9 +97,34 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         return self.pool(features)
 
 
-def log_probability_gradient(
-    classifier: NoiseAwareClassifier, x: Tensor, timesteps: Tensor, labels: Tensor
-) -> Tensor:
+class Judge(ModelMixin, ConfigMixin):
+    """A plain convolutional network on clean pictures: it never sees noise, latents or timesteps."""
+
+    @register_to_config
+    def __init__(
+        self, num_classes: int = 10, channels: tuple[int, ...] = (32, 64, 128), num_features: int = 64
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width in channels:
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)]
+            before = width
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_features))
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(num_features, num_classes))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """(N, num_features) for `uint8` pictures (N,1,H,W)."""
+        return self.body(pictures.float() / 127.5 - 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (N, num_classes) for `uint8` pictures (N,1,H,W)."""
+        return self.head(self.features(pictures))
+
+
+def log_probability_gradient(classifier: NoiseAwareClassifier, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
     """∇ₓ log p(y | xₜ, t), shape of `x` (B,C,H,W); each row's own label, each row's own timestep.
 
     Rows do not mix: the gradient of the sum over rows is each row's own gradient.
@@ -119,3 +144,11 @@ def load_classifier(pack: Pack, device: torch.device) -> NoiseAwareClassifier | 
         pack.component("classifier"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     return classifier.to(device).eval().requires_grad_(False)
+
+
+def load_judge(pack: Pack) -> Judge:
+    """The pack's judge in float32 with frozen parameters."""
+    judge = Judge.from_pretrained(
+        pack.component("judge"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    return judge.eval().requires_grad_(False)

@@ -11,13 +11,13 @@ import socket
 import threading
 import warnings
 
+from celery.signals import worker_shutting_down
+
 from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import WorkerStore
-from celery.signals import worker_shutting_down
 from models.engine import Engine
-
 from workers.celery_app import build_celery
 from workers.host import EngineHost
 from workers.reaper import Reaper

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from app.jobs.doorbell import RUN_JOB, celery_settings, queue_of
-from app.jobs.settings import StoreSettings
 from celery import Celery
 from kombu import Queue
 
+from app.jobs.doorbell import RUN_JOB, celery_settings, queue_of
+from app.jobs.settings import StoreSettings
 from workers.host import EngineHost
 
 

@@ -12,7 +12,6 @@ from app.jobs.store import WorkerStore
 from cynosure.contract import JobError, ModelCard
 from models.engine import DeadlineExceeded, Engine, EngineDied, SampleCancelled, SampleFailed
 from models.spec import InvalidSpec
-
 from workers.leases import HeldJob, LeaseKeeper
 from workers.translate import card_of, png_of, specs_of
 

@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable
 
+from redis.exceptions import RedisError
+
 from app.jobs.record import Claim, Verdict
 from app.jobs.store import WorkerStore
 from models.engine import Handle
-from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
+from redis.exceptions import RedisError
+
 from app.jobs.doorbell import Doorbell
 from app.jobs.store import WorkerStore
-from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 

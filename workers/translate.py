@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
+
 from cynosure import __version__
 from cynosure.contract import (
     ClassifierBase,
@@ -18,8 +21,6 @@ from models.engine import Engine, Image
 from models.loading import Pack
 from models.samplers import SAMPLERS
 from models.spec import Guidance, SampleSpec
-from PIL import Image as PillowImage
-from PIL.PngImagePlugin import PngInfo
 
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
 _DELIVERY_FIELDS = {"num_images", "use_cache", "preview_every", "priority", "webhook_url"}
@@ -28,21 +29,25 @@ _DELIVERY_FIELDS = {"num_images", "use_cache", "preview_every", "priority", "web
 
 def guidance_of(request: ResolvedRequest) -> Guidance:
     """The request's guidance in the engine's terms."""
-    shared = {"interval": request.guidance_interval, "rescale": request.guidance_rescale}
+    interval, rescale = request.guidance_interval, request.guidance_rescale
     match request.guidance_mode:
         case GuidanceMode.NONE:
             return Guidance(conditional=request.class_label is not None)
         case GuidanceMode.CLASSIFIER_FREE:
-            return Guidance(free_scale=request.guidance_scale, **shared)
+            return Guidance(free_scale=request.guidance_scale, interval=interval, rescale=rescale)
         case GuidanceMode.CLASSIFIER:
             return Guidance(
                 classifier_scale=request.guidance_scale or 0.0,
                 conditional=request.classifier_base is ClassifierBase.CONDITIONAL,
-                **shared,
+                interval=interval,
+                rescale=rescale,
             )
         case GuidanceMode.COMBINED:
             return Guidance(
-                free_scale=request.guidance_scale, classifier_scale=request.classifier_scale or 0.0, **shared
+                free_scale=request.guidance_scale,
+                classifier_scale=request.classifier_scale or 0.0,
+                interval=interval,
+                rescale=rescale,
             )
 
 

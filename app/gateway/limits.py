@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cynosure.errors import BodyTooLarge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.problems import from_error
+from cynosure.errors import BodyTooLarge
 
 
 class BodyLimit:

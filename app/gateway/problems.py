@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from cynosure.contract import Problem
-from cynosure.errors import CynosureError, JobFailed, MalformedBody
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from cynosure.contract import Problem
+from cynosure.errors import CynosureError, JobFailed, MalformedBody
 
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
@@ -19,9 +20,8 @@ _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method 
 def problem_response(
     *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
 ) -> JSONResponse:
-    problem = Problem(
-        type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra
-    )
+    """An error answer of the given kind."""
+    problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
     problem = problem.model_copy(update={"type": f"/docs/errors#{code}"})
     return JSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
@@ -29,6 +29,7 @@ def problem_response(
 
 
 def from_error(error: CynosureError) -> JSONResponse:
+    """The answer to one of our own errors."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     detail = f"{error.detail} ({error.job_code})" if isinstance(error, JobFailed) else error.detail
     return problem_response(
@@ -54,8 +55,12 @@ def from_validation(error: RequestValidationError) -> JSONResponse:
     unknown = first["type"] == "extra_forbidden"
     detail = f"Unknown field '{field}'; GET /docs lists the fields." if unknown else f"{field}: {first['msg']}."
     return problem_response(
-        status=422, code="unknown_field" if unknown else "invalid_request", title="Invalid request", detail=detail,
-        field=field, errors=listed,
+        status=422,
+        code="unknown_field" if unknown else "invalid_request",
+        title="Invalid request",
+        detail=detail,
+        field=field,
+        errors=listed,
     )
 
 
@@ -75,7 +80,10 @@ def install(app: FastAPI) -> None:
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(
-            status=error.status_code, code=code, title=title, detail=f"{request.method} {request.url.path}: {title}.",
+            status=error.status_code,
+            code=code,
+            title=title,
+            detail=f"{request.method} {request.url.path}: {title}.",
             headers=headers,
         )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cynosure.contract import ImageInfo, Job, JobLinks
-
 from app.jobs.record import JobRecord
+from cynosure.contract import ImageInfo, Job, JobLinks
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

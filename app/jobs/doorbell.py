@@ -6,10 +6,10 @@ from typing import Any
 
 import redis
 from celery import Celery
-from cynosure.contract import Priority
 
 from app.jobs.record import PRIORITIES
 from app.jobs.settings import StoreSettings
+from cynosure.contract import Priority
 
 RUN_JOB = "cynosure.run_job"
 _SEPARATOR = "\x06\x16"  # kombu's own between a queue's name and its priority step

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import redis
 import redis.asyncio
-from cynosure.contract import ModelCard
-from cynosure.errors import StoreUnavailable
 
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
+from cynosure.contract import ModelCard
+from cynosure.errors import StoreUnavailable
 
 REGISTRATION_S = 15
 _CACHE_S = 1.0
@@ -70,7 +71,8 @@ class Fleet:
         if time.monotonic() - self._read_at < _CACHE_S and self._cards:
             return self._cards
         try:
-            names = [raw.decode() for raw in await self._client.zrange(self._keys.workers, 0, -1)]
+            members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
+            names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
         except redis.RedisError as error:
             raise StoreUnavailable("The job store does not answer.", retry_after_s=2) from error

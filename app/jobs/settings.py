@@ -30,4 +30,8 @@ class StoreSettings(BaseSettings):
     @property
     def broker_url(self) -> str:
         """The same server as kombu spells it."""
-        return "redis+socket://" + self.redis_url[len("unix://") :] if self.redis_url.startswith("unix://") else self.redis_url
+        return (
+            "redis+socket://" + self.redis_url[len("unix://") :]
+            if self.redis_url.startswith("unix://")
+            else self.redis_url
+        )

@@ -11,6 +11,10 @@ from typing import Any
 
 import redis
 import redis.asyncio
+
+from app.jobs.keys import Keys
+from app.jobs.record import PRIORITIES, Claim, FinishedImage, JobRecord, Verdict, decode_record
+from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
 from cynosure.errors import (
     IdempotencyConflict,
@@ -20,10 +24,6 @@ from cynosure.errors import (
     QueueFull,
     StoreUnavailable,
 )
-
-from app.jobs.keys import Keys
-from app.jobs.record import PRIORITIES, Claim, FinishedImage, JobRecord, Verdict, decode_record
-from app.jobs.settings import StoreSettings
 
 _SCRIPTS = {path.stem: path.read_text() for path in (Path(__file__).parent / "scripts").glob("*.lua")}
 _EXHAUSTED = JobError(
@@ -87,7 +87,13 @@ class JobStore:
         queues = [keys.queue(request.model, priority) for priority in PRIORITIES]
         async with _answering():
             answer, detail = await self._accept(
-                keys=[keys.job(job_id), keys.known(job_id), keys.queue(request.model, request.priority), *queues, idempotency],
+                keys=[
+                    keys.job(job_id),
+                    keys.known(job_id),
+                    keys.queue(request.model, request.priority),
+                    *queues,
+                    idempotency,
+                ],
                 args=[
                     job_id,
                     request.model_dump_json(),
@@ -99,7 +105,7 @@ class JobStore:
                 ],
             )
             if settings.durability == "fsync":
-                await self._client.execute_command("WAITAOF", 1, 0, 1000)
+                await self._client.waitaof(1, 0, 1000)
         match answer:
             case b"conflict":
                 raise IdempotencyConflict(
@@ -116,7 +122,7 @@ class JobStore:
             JobExpired, JobNotFound: it is kept no longer, or there never was one.
         """
         async with _answering():
-            fields = await self._client.hgetall(self._keys.job(job_id))
+            fields: Any = await self._client.hgetall(self._keys.job(job_id))
             if fields:
                 return decode_record(job_id, fields)
             if await self._client.exists(self._keys.known(job_id)):
@@ -128,12 +134,11 @@ class JobStore:
         if record.status is not JobStatus.QUEUED:
             return None
         model, priority = record.request.model, record.request.priority
-        async with _answering():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for ahead in PRIORITIES[: PRIORITIES.index(priority)]:
-                    pipe.zcard(self._keys.queue(model, ahead))
-                pipe.zrank(self._keys.queue(model, priority), record.id)
-                *ahead_counts, rank = await pipe.execute()
+        async with _answering(), self._client.pipeline(transaction=False) as pipe:
+            for ahead in PRIORITIES[: PRIORITIES.index(priority)]:
+                pipe.zcard(self._keys.queue(model, ahead))
+            pipe.zrank(self._keys.queue(model, priority), record.id)
+            *ahead_counts, rank = await pipe.execute()
         return None if rank is None else sum(ahead_counts) + rank
 
     async def image(self, job_id: str, index: int) -> bytes:
@@ -143,7 +148,7 @@ class JobStore:
             ImageNotFound: there is none, or not yet.
         """
         async with _answering():
-            png: bytes | None = await self._client.hget(self._keys.images(job_id), str(index))
+            png: Any = await self._client.hget(self._keys.images(job_id), str(index))
         if png is None:
             record = await self.get(job_id)
             raise ImageNotFound(
@@ -219,7 +224,8 @@ class WorkerStore:
         """Ids whose worker has been silent for longer than a lease."""
         seconds, microseconds = self._client.time()
         now = seconds * 1000 + microseconds // 1000
-        return [raw.decode() for raw in self._client.zrangebyscore(self._keys.leases, "-inf", now, 0, limit)]
+        ids: list[Any] = list(self._client.zrangebyscore(self._keys.leases, "-inf", now, 0, limit))
+        return [raw.decode() for raw in ids]
 
     def reclaim(self, job_id: str) -> tuple[str, ResolvedRequest | None]:
         """Take a job from its silent worker: ("queued" | "failed" | "kept", its request)."""
@@ -237,7 +243,8 @@ class WorkerStore:
         found: list[tuple[str, Priority]] = []
         for priority in PRIORITIES:
             queue = self._keys.queue(model, priority)
-            found += [(raw.decode(), priority) for raw in self._client.zrangebyscore(queue, "-inf", before, 0, limit)]
+            ids: list[Any] = list(self._client.zrangebyscore(queue, "-inf", before, 0, limit))
+            found += [(raw.decode(), priority) for raw in ids]
         return found[:limit]
 
     def drop_from_queue(self, model: str, priority: Priority, job_id: str) -> None:

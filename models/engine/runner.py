@@ -130,9 +130,7 @@ class Runner:
     def _with_classifier(
         self, samples: Sequence[Sample], data: Tensor, seen: Tensor, timesteps: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        rows = [
-            row for row, s in enumerate(samples) if s.spec.guidance.wants_classifier(active=s.guided_now)
-        ]
+        rows = [row for row, s in enumerate(samples) if s.spec.guidance.wants_classifier(active=s.guided_now)]
         if not rows:
             return data
         if self.classifier is None:

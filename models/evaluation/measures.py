@@ -7,7 +7,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from models.evaluation.judge import Judge
+from models.classifiers import Judge
 
 
 @torch.inference_mode()
@@ -16,11 +16,11 @@ def recognised(judge: Judge, pictures: Tensor, labels: Tensor) -> float:
     return float((judge(pictures).argmax(1) == labels).float().mean())
 
 
-@torch.inference_mode()
-def frechet_distance(judge: Judge, pictures: Tensor, reference: Tensor) -> float:
-    """‖μ₁−μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) in the judge's features (Heusel et al. 2017), of two sets (N,1,H,W)."""
-    first, second = (judge.features(each).double().numpy() for each in (pictures, reference))
-    cross = linalg.sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False))
-    difference = first.mean(0) - second.mean(0)
-    spread = np.trace(np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * cross.real)
+def frechet_distance(
+    first_mean: Tensor, first_covariance: Tensor, second_mean: Tensor, second_covariance: Tensor
+) -> float:
+    """‖μ₁−μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al. 2017). Means (F,), covariances (F,F)."""
+    root = linalg.sqrtm((first_covariance @ second_covariance).numpy()).real
+    difference = first_mean - second_mean
+    spread = first_covariance.trace() + second_covariance.trace() - 2 * np.trace(root)
     return float(difference @ difference + spread)

@@ -58,7 +58,8 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "ddim": SamplerKind(scheduler="DDIMScheduler", overrides={"timestep_spacing": "trailing"}, takes_eta=True),
     "euler": SamplerKind(scheduler="EulerDiscreteScheduler"),
     "euler_ancestral": SamplerKind(scheduler="EulerAncestralDiscreteScheduler"),
-    "heun": SamplerKind(scheduler="HeunDiscreteScheduler"),
+    # The trapezoid is unstable over the huge first step of a cosine schedule; Karras spacing has no such step.
+    "heun": SamplerKind(scheduler="HeunDiscreteScheduler", overrides={"use_karras_sigmas": True}),
     "lms": SamplerKind(scheduler="LMSDiscreteScheduler"),
     "dpmpp_2m": SamplerKind(scheduler="DPMSolverMultistepScheduler"),
     "dpmpp_3m": SamplerKind(scheduler="DPMSolverMultistepScheduler", overrides={"solver_order": 3}),
@@ -73,7 +74,14 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "lcm": SamplerKind(scheduler="LCMScheduler"),
     "unipc": SamplerKind(scheduler="UniPCMultistepScheduler", carried="last_sample"),
 }
-_FROM_PACK = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_FROM_PACK = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 _PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
 # "sample" first: the output then is D, and no cancellation between large numbers blurs the weights
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
@@ -151,9 +159,7 @@ def _compile(name: str, pack_config_json: str, steps: int, eta: float, predictio
     raise NotLinear(f"sampler '{name}' accepts none of {', '.join(_PROBED_AS)}") from last_refusal
 
 
-def _data_factors(
-    prediction_type: str, input_scale: float, alpha: float, sigma: float
-) -> tuple[float, float]:
+def _data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: float) -> tuple[float, float]:
     """(p, q) of D = p·x + q·output, where the network's input input_scale·x is alpha·x₀ + sigma·ε."""
     match prediction_type:
         case "sample":
@@ -171,9 +177,7 @@ class _Probe:
     Coordinates of the probe space, at step i: a latent, an output, a noise and a carried latent of its own.
     """
 
-    def __init__(
-        self, name: str, pack_config: Mapping[str, Any], steps: int, eta: float, probed_as: str
-    ) -> None:
+    def __init__(self, name: str, pack_config: Mapping[str, Any], steps: int, eta: float, probed_as: str) -> None:
         self.name = name
         self.kind = SAMPLERS[name]
         self.probed_as = probed_as

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from models.classifiers import load_judge
 from models.engine import Engine
+from models.loading import open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.data import MissingData
+from models.training.judge import save_reference
 from models.training.loop import train
 from models.training.recipes import RECIPES, Recipe
 
@@ -44,14 +47,15 @@ def main() -> None:
     parser.add_argument("pack", choices=sorted(RECIPES))
     parser.add_argument("-o", "--out", type=Path, help="pack folder; out/train/PACK by default")
     parser.add_argument("--data", type=Path, help="folder of the training pictures")
-    parser.add_argument("--only", choices=("diffusion", "classifier"), help="train one network alone")
+    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train one network alone")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's, for a quick try")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.pack]
     folder: Path = arguments.out or Path("out/train") / arguments.pack
+    data_folder = arguments.data or recipe.data_folder
     try:
-        data = recipe.load(arguments.data or recipe.data_folder)
+        data = recipe.load(data_folder)
     except MissingData as error:
         sys.exit(f"cynosure train: {error}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def main() -> None:
         save_sample_grid(folder, recipe, folder / "training" / "samples" / f"{step:06d}.png")
 
     override = {} if arguments.steps is None else {"steps": arguments.steps}
-    if arguments.only != "classifier":
+    if arguments.only in (None, "diffusion"):
         config = dataclasses.replace(recipe.diffusion, **override)
         train(
             recipe.diffusion_task(),
@@ -76,10 +80,15 @@ def main() -> None:
             compile_network=arguments.compile,
             on_checkpoint=draw,
         )
-    if arguments.only != "diffusion":
+    if arguments.only in (None, "classifier"):
         config = dataclasses.replace(recipe.classifying, **override)
         train(recipe.classifier_task(), data, config, folder, name="classifier")
         index(with_classifier=True)
+    if arguments.only in (None, "judge"):
+        config = dataclasses.replace(recipe.judging, **override)
+        task = recipe.judge_task()
+        train(task, data, config, folder, name="judge")
+        save_reference(load_judge(open_pack(str(folder))), recipe.load_test(data_folder), folder)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class LoopConfig:
 class Task(Protocol):
     """What is learned: a network and its loss."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module: ...
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Mean loss of one batch; every random draw comes from `generator`."""

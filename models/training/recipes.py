@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from models.classifiers import NoiseAwareClassifier
+from models.classifiers import Judge, NoiseAwareClassifier
 from models.training.classifier import ClassifierTask
 from models.training.data import FASHION_LABELS, FASHION_MNIST_FOLDER, LabelledImages, load_fashion_mnist
 from models.training.diffusion import DiffusionTask
+from models.training.judge import JudgeTask
 from models.training.loop import LoopConfig
 
 
@@ -25,9 +26,9 @@ class Recipe:
         pixel_unshuffle: factor by which H and W fold into channels.
         label_dropout: share of pictures trained without their label.
         unet, classifier: constructor arguments of the networks.
-        diffusion, classifying: the two training runs.
+        diffusion, classifying, judging: the three training runs.
         serving: the pack's defaults, as `model_index.json` keeps them.
-        load: reads the training pictures from a folder.
+        load, load_test: read the training and the held-out pictures from a folder.
     """
 
     labels: tuple[str, ...]
@@ -38,14 +39,14 @@ class Recipe:
     classifier: Mapping[str, Any]
     diffusion: LoopConfig
     classifying: LoopConfig
+    judging: LoopConfig
     serving: Mapping[str, Any]
     data_folder: Path
     load: Callable[[Path], LabelledImages]
+    load_test: Callable[[Path], LabelledImages]
 
     def scheduler(self) -> DDPMScheduler:
-        return DDPMScheduler(
-            beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True
-        )
+        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
 
     def diffusion_task(self) -> DiffusionTask:
         torch.manual_seed(self.diffusion.seed)
@@ -65,6 +66,10 @@ class Recipe:
             pixel_unshuffle=self.pixel_unshuffle,
         )
 
+    def judge_task(self) -> JudgeTask:
+        torch.manual_seed(self.judging.seed)
+        return JudgeTask(network=Judge(num_classes=len(self.labels)))
+
     def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
         """Contents of `model_index.json`."""
         classifier = {"classifier": ["models.classifiers", "NoiseAwareClassifier"]} if with_classifier else {}
@@ -82,6 +87,10 @@ class Recipe:
 
 def _load_fashion(folder: Path) -> LabelledImages:
     return load_fashion_mnist("train", folder)
+
+
+def _load_fashion_test(folder: Path) -> LabelledImages:
+    return load_fashion_mnist("t10k", folder)
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -125,6 +134,16 @@ RECIPES: Mapping[str, Recipe] = {
             seed=1,
             checkpoint_every=300,
         ),
+        judging=LoopConfig(
+            steps=700,
+            batch_size=128,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            decay_fraction=0.7,
+            weight_decay=0.05,
+            ema_decay=0.99,
+            seed=2,
+        ),
         serving={
             "title": "Fashion-MNIST, class-conditional, 28x28 grey",
             "license": "mit",
@@ -135,5 +154,6 @@ RECIPES: Mapping[str, Recipe] = {
         },
         data_folder=FASHION_MNIST_FOLDER,
         load=_load_fashion,
+        load_test=_load_fashion_test,
     ),
 }

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from models.samplers import SAMPLERS, UnknownSampler, advance, compile_table
 from models.samplers.compile import build_scheduler
 from models.samplers.table import NUM_COLUMNS
-from torch import Tensor
 
 SHAPE = (1, 2, 3, 3)
 FLOAT32_INSIDE = {"heun", "kdpm2", "kdpm2_ancestral"}

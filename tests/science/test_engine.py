@@ -7,17 +7,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from torch import Tensor
+
 from models.engine import Engine, SampleCancelled, SampleFailed
 from models.engine.runner import Runner
 from models.engine.schedule import Sample
 from models.spec import Guidance, InvalidSpec, SampleSpec
-from torch import Tensor
 
 MIXED = [
     SampleSpec(pack="fashion", label=0, steps=4, seed=1),
     SampleSpec(pack="fashion", label=1, steps=9, seed=2, sampler="ddpm", guidance=Guidance(free_scale=3.0)),
     SampleSpec(pack="fashion", label=7, steps=6, seed=3, sampler="dpmpp_2m", guidance=Guidance(free_scale=0.0)),
-    SampleSpec(pack="fashion", label=8, steps=5, seed=4, sampler="unipc", guidance=Guidance(free_scale=2.0, rescale=0.7)),
+    SampleSpec(
+        pack="fashion", label=8, steps=5, seed=4, sampler="unipc", guidance=Guidance(free_scale=2.0, rescale=0.7)
+    ),
     SampleSpec(pack="fashion", steps=7, seed=5, sampler="euler", guidance=Guidance(conditional=False)),
     SampleSpec(
         pack="fashion", label=9, steps=8, seed=6, sampler="lms", guidance=Guidance(free_scale=4.0, interval=(0.2, 0.7))

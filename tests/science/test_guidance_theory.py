@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from models import guidance
 from models.noise import draw_noise
 from models.samplers import advance, compile_table
 from models.samplers.table import NUM_COLUMNS
-from torch import Tensor
 
 MEANS, DEVIATION, SHARES = torch.tensor([-1.0, 0.6]), 0.25, torch.tensor([0.3, 0.7])
 COUNT = 20_000

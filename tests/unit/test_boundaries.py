@@ -1,4 +1,4 @@
-"""What a static import check can't see: a third party that imports torch, a dynamic import, an `__init__` that pulls."""
+"""What a static import check misses: a third party that imports torch, a dynamic import, an eager `__init__`."""
 
 import subprocess
 import sys

@@ -10,9 +10,6 @@ import secrets
 import time
 from typing import Annotated
 
-from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, Problem
-from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
-from cynosure.resolving import resolve
 from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
@@ -20,6 +17,9 @@ from fastapi.responses import JSONResponse
 from app.gateway.shaping import job_of
 from app.gateway.state import State, StateDep
 from app.jobs.record import JobRecord, new_job_id
+from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, Problem
+from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
+from cynosure.resolving import resolve
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["generate"])
@@ -106,7 +106,9 @@ async def generate(
     """Accept a job. `Prefer: wait=SECONDS` waits for it; `Accept: image/png` answers with the first picture itself."""
     as_picture = "image/png" in (accept or "")
     if as_picture and asked.num_images > 1:
-        raise InvalidRequest("Accept: image/png answers with one picture; ask for one, or for JSON.", field="num_images")
+        raise InvalidRequest(
+            "Accept: image/png answers with one picture; ask for one, or for JSON.", field="num_images"
+        )
     job_id = await _submit(state, asked, idempotency_key)
     wait_s = _wait_of(prefer)
     if wait_s is None and as_picture:

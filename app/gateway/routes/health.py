@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cynosure.contract import Problem
-from cynosure.errors import NoWorker
 from fastapi import APIRouter
 
 from app.gateway.state import StateDep
+from cynosure.contract import Problem
+from cynosure.errors import NoWorker
 
 router = APIRouter(tags=["health"])
 

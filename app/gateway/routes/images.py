@@ -6,10 +6,10 @@ import hashlib
 import re
 from typing import Annotated
 
-from cynosure.contract import Problem
 from fastapi import APIRouter, Header, Response
 
 from app.gateway.state import StateDep
+from cynosure.contract import Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
 
@@ -31,7 +31,7 @@ async def get_image(
     index: int,
     state: StateDep,
     if_none_match: Annotated[str | None, Header()] = None,
-    range: Annotated[str | None, Header()] = None,  # noqa: A002 - the header's name
+    range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """PNG bytes. They never change: caches may keep them."""
     png = await state["store"].image(job_id, index)

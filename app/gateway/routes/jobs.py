@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cynosure.contract import Job, Problem
 from fastapi import APIRouter
 
 from app.gateway.shaping import job_of
 from app.gateway.state import StateDep
+from cynosure.contract import Job, Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cynosure.contract import ModelCard, ModelList, Problem
-from cynosure.errors import ModelNotFound
 from fastapi import APIRouter
 
 from app.gateway.state import StateDep
+from cynosure.contract import ModelCard, ModelList, Problem
+from cynosure.errors import ModelNotFound
 
 router = APIRouter(prefix="/models", tags=["models"])
 

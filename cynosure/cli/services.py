@@ -1,0 +1,26 @@
+"""Commands that run a server or a trainer: each becomes the program it names, so that signals reach it directly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+SERVICES = {
+    "up": ("app.up", "Run store, workers and gateway on this machine."),
+    "serve": ("app", "Run the gateway alone."),
+    "worker": ("workers", "Run one worker."),
+    "train": ("models.training", "Train a bundled pack."),
+    "evaluate": ("models.evaluation", "Measure a pack's pictures."),
+}
+
+
+def service(module: str) -> Callable[[typer.Context], None]:
+    """A command that passes all its arguments to `python -m module`."""
+
+    def run(context: typer.Context) -> None:
+        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+
+    return run

@@ -1,0 +1,111 @@
+"""The Python client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList
+from cynosure.errors import CynosureError, JobCancelled, JobFailed
+
+
+class ApiError(CynosureError):
+    """The server refused; `problem_code` is its stable code, `status_code` the HTTP status."""
+
+    code = "api_error"
+
+    def __init__(self, status_code: int, problem_code: str, detail: str, field: str | None) -> None:
+        super().__init__(detail, field=field)
+        self.status_code = status_code
+        self.problem_code = problem_code
+
+
+class Unreachable(CynosureError):
+    """No server answers at the address."""
+
+    code = "unreachable"
+
+
+class Client:
+    """A synchronous client; use it as a context manager.
+
+    Args:
+        url: the server, such as `http://127.0.0.1:8000`.
+        timeout_s: for one HTTP exchange.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout_s: float = 30.0) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """What can be asked."""
+        return ModelList.model_validate(self._call("GET", "/models").json()).models
+
+    def submit(self, request: GenerateRequest, *, idempotency_key: str | None = None) -> Job:
+        """Post a job and return at once."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body = request.model_dump(mode="json", exclude_unset=True)
+        return Job.model_validate(self._call("POST", "/generate", json=body, headers=headers).json())
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return Job.model_validate(self._call("GET", f"/jobs/{job_id}").json())
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel the job unless it is finished."""
+        return Job.model_validate(self._call("DELETE", f"/jobs/{job_id}").json())
+
+    def image(self, job_id: str, index: int = 0) -> bytes:
+        """PNG bytes of one picture."""
+        return self._call("GET", f"/jobs/{job_id}/images/{index}.png").content
+
+    def wait(self, job_id: str, *, on_progress: Callable[[Job], None] = lambda job: None, poll_s: float = 0.2) -> Job:
+        """Poll until the job has succeeded.
+
+        Raises:
+            JobFailed, JobCancelled: it ended otherwise.
+        """
+        while True:
+            job = self.job(job_id)
+            on_progress(job)
+            if job.status is JobStatus.FAILED and job.error is not None:
+                raise JobFailed(job.error.message, job_code=job.error.code)
+            if job.status is JobStatus.CANCELLED:
+                raise JobCancelled(f"Job '{job_id}' was cancelled.")
+            if job.status is JobStatus.SUCCEEDED:
+                return job
+            time.sleep(poll_s)
+
+    def generate(
+        self, request: GenerateRequest, *, on_progress: Callable[[Job], None] = lambda job: None
+    ) -> list[bytes]:
+        """Submit, wait, and fetch all pictures as PNG bytes."""
+        job = self.wait(self.submit(request).id, on_progress=on_progress)
+        return [self.image(job.id, image.index) for image in job.images]
+
+    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise Unreachable(f"No answer from {self.url}: {error}. Is `cynosure up` running?") from error
+        if response.is_error:
+            is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
+            problem = response.json() if is_problem else {}
+            raise ApiError(
+                response.status_code,
+                problem.get("code", "http_error"),
+                problem.get("detail", f"{response.status_code} {response.reason_phrase}"),
+                problem.get("field"),
+            )
+        return response

@@ -1,0 +1,54 @@
+"""The judge: a classifier of clean pictures, independent of the one that guides, and what it makes of real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from models.classifiers import Judge
+from models.training.data import LabelledImages
+
+
+@dataclass
+class JudgeTask:
+    """Tell the class of clean pictures, shifted by up to two pixels."""
+
+    network: Judge
+
+    def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
+        """Cross-entropy, mean over the batch."""
+        shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        pictures = batch.images.roll(shift, dims=(2, 3))
+        return functional.cross_entropy(self.network(pictures), batch.labels)
+
+    def save(self, folder: Path) -> None:
+        """Write `judge/`, the weights in half precision."""
+        half = Judge.from_config(self.network.config)
+        half.load_state_dict(self.network.state_dict())
+        half.half().save_pretrained(folder / "judge")
+
+
+@torch.inference_mode()
+def save_reference(judge: Judge, test: LabelledImages, folder: Path) -> None:
+    """Write what evaluation compares with: the judge's features of the real test pictures, half by half.
+
+    `judge/reference.safetensors` holds `mean` (2, F) and `covariance` (2, F, F) of two random halves, and
+    `recognised`, the share of the test pictures that the judge names rightly.
+    """
+    judge.eval()
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    halves = [judge.features(test.images[part]).double() for part in order.chunk(2)]
+    right = (judge(test.images).argmax(1) == test.labels).double().mean()
+    save_file(
+        {
+            "mean": torch.stack([half.mean(0) for half in halves]),
+            "covariance": torch.stack([half.T.cov() for half in halves]),
+            "recognised": right.reshape(1),
+        },
+        folder / "judge" / "reference.safetensors",
+    )

@@ -1,0 +1,83 @@
+"""The main job over HTTP, against real parts: pictures in every mode, and a clear refusal for every bad request."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from cynosure.client import ApiError, Client
+from cynosure.contract import GenerateRequest
+
+MODES: list[dict[str, Any]] = [
+    {"guidance_mode": "none"},
+    {"guidance_mode": "classifier_free", "scale": 3},
+    {"guidance_mode": "classifier", "scale": 5, "classifier_base": "unconditional"},
+    {"guidance_mode": "combined", "scale": 2, "classifier_scale": 3},
+]
+REFUSALS: list[tuple[str, int, str, str | None]] = [
+    ('{"class_label": "sneker"}', 422, "unknown_label", "class_label"),
+    ('{"class_label": 10}', 422, "unknown_label", "class_label"),
+    ('{"class_lable": 1}', 422, "unknown_field", "class_lable"),
+    ('{"prompt": "a shoe"}', 422, "unsupported_field", "prompt"),
+    ('{"class_label": 1, "scale": 101}', 422, "invalid_request", "scale"),
+    ('{"class_label": 1, "scale": NaN}', 422, "invalid_request", "scale"),
+    ('{"class_label": 1, "steps": 0}', 422, "invalid_request", "steps"),
+    ('{"class_label": 1, "steps": 100000}', 422, "invalid_request", "steps"),
+    ('{"class_label": 1, "sampler": "dimm"}', 422, "unknown_sampler", "sampler"),
+    ('{"guidance_mode": "classifier_free"}', 422, "invalid_request", "class_label"),
+    ('{"model": "nope"}', 422, "unknown_model", "model"),
+    ('{"class_label": 1, "webhook_url": "https://example.org"}', 422, "unsupported_field", "webhook_url"),
+    ("{bad", 400, "malformed_body", None),
+    ("[]", 400, "malformed_body", None),
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["guidance_mode"])
+def test_one_post_gives_a_picture_in_every_mode(server_url: str, mode: dict[str, Any]) -> None:
+    body = {"class_label": "sneaker", "steps": 8, "seed": 5, **mode}
+    headers = {"Accept": "image/png"}
+    first = httpx.post(f"{server_url}/generate", json=body, headers=headers, timeout=120)
+    assert first.status_code == 200, first.text
+    assert Image.open(io.BytesIO(first.content)).size == (28, 28)
+    again = httpx.post(f"{server_url}/generate", json=body, headers=headers, timeout=120)
+    assert again.content == first.content
+
+
+@pytest.mark.parametrize(("body", "status", "code", "field"), REFUSALS, ids=lambda value: str(value)[:30])
+def test_a_bad_request_is_refused_by_field(
+    server_url: str, body: str, status: int, code: str, field: str | None
+) -> None:
+    answer = httpx.post(f"{server_url}/generate", content=body, headers={"Content-Type": "application/json"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem.get("field")) == (status, code, field)
+
+
+def test_a_body_over_the_limit_is_refused(server_url: str) -> None:
+    answer = httpx.post(f"{server_url}/generate", content=b" " * (21 * 1024 * 1024), timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_job_is_polled_to_its_pictures_and_an_unknown_one_is_404(server_url: str) -> None:
+    with Client(server_url) as client:
+        pictures = client.generate(GenerateRequest(class_label=8, steps=4, num_images=3))
+        assert len(set(pictures)) == 3
+        with pytest.raises(ApiError) as refusal:
+            client.job("nope")
+        assert (refusal.value.status_code, refusal.value.problem_code) == (404, "job_not_found")
+
+
+def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str) -> None:
+    with Client(server_url) as client:
+        request = GenerateRequest(class_label=1, steps=1000, num_images=8, seed=1)
+        job = client.submit(request, idempotency_key="once")
+        assert client.submit(request, idempotency_key="once").id == job.id
+        assert client.cancel(job.id).status == "cancelled"
+        assert client.job(job.id).status == "cancelled"
+        with pytest.raises(ApiError) as refusal:
+            client.submit(GenerateRequest(class_label=2), idempotency_key="once")
+        assert refusal.value.status_code == 409
