@@ -21,7 +21,7 @@ MODES: list[dict[str, Any]] = [
 REFUSALS: list[tuple[str, int, str, str | None]] = [
     ('{"class_label": "sneker"}', 422, "unknown_label", "class_label"),
     ('{"class_label": 10}', 422, "unknown_label", "class_label"),
-    ('{"class_lable": 1}', 422, "unknown_field", "class_lable"),
+    ('{"colour": 1}', 422, "unknown_field", "colour"),
     ('{"prompt": "a shoe"}', 422, "unsupported_field", "prompt"),
     ('{"class_label": 1, "scale": 101}', 422, "invalid_request", "scale"),
     ('{"class_label": 1, "scale": NaN}', 422, "invalid_request", "scale"),
