@@ -11,6 +11,7 @@ from app.jobs.record import Claim, FinishedImage, Verdict
 from app.jobs.store import WorkerStore
 from cynosure.contract import JobError, ModelCard
 from models.engine import DeadlineExceeded, Engine, EngineDied, SampleCancelled, SampleFailed
+from models.samplers import NotLinear
 from models.spec import InvalidSpec
 from workers.leases import HeldJob, LeaseKeeper
 from workers.translate import card_of, png_of, specs_of
@@ -62,10 +63,13 @@ class EngineHost:
             self._hand_back(claim)
         except DeadlineExceeded as error:
             self._store.fail(claim, JobError(code="deadline_exceeded", message=str(error)))
-        except InvalidSpec as error:
+        except (InvalidSpec, NotLinear) as error:
             self._store.fail(claim, JobError(code="invalid_request", message=str(error)))
         except SampleFailed as error:
             self._store.fail(claim, JobError(code="sampling_failed", message=str(error)))
+        except Exception as error:
+            log.exception("job %s failed", job_id)
+            self._store.fail(claim, JobError(code="internal", message=f"{type(error).__name__}: {error}"))
         finally:
             self.leases.let_go(job)
 

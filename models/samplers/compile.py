@@ -69,7 +69,6 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "dpm_single": SamplerKind(scheduler="DPMSolverSinglestepScheduler"),
     "deis": SamplerKind(scheduler="DEISMultistepScheduler"),
     "kdpm2": SamplerKind(scheduler="KDPM2DiscreteScheduler"),
-    "kdpm2_ancestral": SamplerKind(scheduler="KDPM2AncestralDiscreteScheduler"),
     "tcd": SamplerKind(scheduler="TCDScheduler"),
     "lcm": SamplerKind(scheduler="LCMScheduler"),
     "unipc": SamplerKind(scheduler="UniPCMultistepScheduler", carried="last_sample"),
@@ -138,6 +137,8 @@ def compile_table(
         UnknownSampler: no such name.
         NotLinear: the scheduler does something that the table can't express.
     """
+    if name not in SAMPLERS:
+        raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
     relevant = {key: pack_config[key] for key in _FROM_PACK if key in pack_config}
     predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
     return _compile(name, json.dumps(relevant, sort_keys=True), steps, eta, predicted)
@@ -253,6 +254,8 @@ class _Probe:
     def _columns(self, answer: Tensor, i: int, probed: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights of the table's columns in `answer`, outputs rewritten as data predictions."""
         by_step = answer.numpy().reshape(self.positions, 4)
+        if not np.isfinite(by_step).all():
+            raise NotLinear(f"sampler '{self.name}' ({self.kind.scheduler}) itself gives NaN at step {i} here")
         row = np.zeros(NUM_COLUMNS)
         explained = np.zeros_like(by_step)
         for back in range(min(HISTORY, i + 1)):
