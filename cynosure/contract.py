@@ -192,6 +192,7 @@ class ModelCard(BaseModel):
     width: int
     height: int
     max_steps: int = Field(description="Largest number of steps: the training timesteps.")
+    sampler_max_steps: dict[str, int] = Field({}, description="Samplers that can't take as many, with their limit.")
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
     defaults: ModelDefaults

@@ -30,6 +30,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     label = _label_index(request.class_label, card)
     mode = request.guidance_mode or (card.defaults.guidance_mode if label is not None else GuidanceMode.NONE)
     _check_mode(mode, label, card)
+    _check_refinements(request, mode)
     guidance_scale, classifier_scale = _scales(request, mode, card)
     sampler = request.sampler or card.defaults.sampler
     if sampler not in card.samplers:
@@ -37,10 +38,9 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     if request.eta > 0 and sampler not in card.eta_samplers:
         raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; those that do: {_list(card.eta_samplers)}.")
     steps = request.steps or card.defaults.steps
-    if steps > card.max_steps:
-        raise InvalidRequest(
-            f"'{card.name}' has {card.max_steps} timesteps at most; {steps} were asked.", field="steps"
-        )
+    most = card.sampler_max_steps.get(sampler, card.max_steps)
+    if steps > most:
+        raise InvalidRequest(f"'{card.name}' takes {most} steps at most with sampler '{sampler}'.", field="steps")
     return ResolvedRequest.model_validate(
         request.model_dump()
         | {
@@ -116,6 +116,15 @@ def _check_mode(mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
         raise InvalidRequest(
             f"guidance_mode '{mode}' needs a class_label to guide to, one of: {_list(card.labels)}.",
             field="class_label",
+        )
+
+
+def _check_refinements(request: GenerateRequest, mode: GuidanceMode) -> None:
+    if mode is GuidanceMode.NONE and request.guidance_interval != (0.0, 1.0):
+        raise UnsupportedField("guidance_interval", "guidance_mode 'none' guides nowhere; choose a guidance_mode.")
+    if mode not in _NEEDS_CONDITION and request.guidance_rescale:
+        raise UnsupportedField(
+            "guidance_rescale", f"guidance_rescale belongs to classifier-free guidance; the mode here is '{mode}'."
         )
 
 

@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.loading import Pack
+from models.loading import Pack, load_network
 
 
 class AttentionPool(nn.Module):
@@ -140,15 +140,9 @@ def load_classifier(pack: Pack, device: torch.device) -> NoiseAwareClassifier | 
     """The pack's classifier in float32 with frozen parameters, or `None` where it has none."""
     if not pack.has_classifier:
         return None
-    classifier = NoiseAwareClassifier.from_pretrained(
-        pack.component("classifier"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
-    return classifier.to(device).eval().requires_grad_(False)
+    return load_network(NoiseAwareClassifier, pack.component("classifier"), device)
 
 
 def load_judge(pack: Pack) -> Judge:
-    """The pack's judge in float32 with frozen parameters."""
-    judge = Judge.from_pretrained(
-        pack.component("judge"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
-    return judge.eval().requires_grad_(False)
+    """The pack's judge in float32 with frozen parameters, on the CPU."""
+    return load_network(Judge, pack.component("judge"), torch.device("cpu"))

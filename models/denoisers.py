@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from models.loading import InvalidPack, Pack
+from models.loading import InvalidPack, Pack, load_network
 
 
 class Denoiser(Protocol):
@@ -39,7 +39,7 @@ class UNet2DDenoiser:
     def __init__(
         self, network: UNet2DModel, *, pixel_unshuffle: int, prediction_type: str, null_label: int | None
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = network
         self.pixel_unshuffle = pixel_unshuffle
         self.prediction_type = prediction_type
         self.null_label = null_label
@@ -70,11 +70,8 @@ def load_denoiser(pack: Pack, device: torch.device) -> Denoiser:
     kind = pack.index.get("unet", [None, None])[1]
     if kind != "UNet2DModel":
         raise InvalidPack(f"pack '{pack.name}' has unet {kind}; served: UNet2DModel")
-    network = UNet2DModel.from_pretrained(
-        pack.component("unet"), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
     return UNet2DDenoiser(
-        network.to(device),
+        load_network(UNet2DModel, pack.component("unet"), device),
         pixel_unshuffle=int(pack.index.get("pixel_unshuffle", 1)),
         prediction_type=str(pack.scheduler_config["prediction_type"]),
         null_label=pack.index.get("null_label"),

@@ -1,4 +1,4 @@
-"""A pack on disk: which folder holds what. Reads JSON and nothing else; weights are loaded by those who use them."""
+"""A pack on disk: which folder holds what, and how its networks are read: safetensors only, never code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
 
 PACKS_FOLDER = Path(__file__).parent / "packs"
+
+
+Network = TypeVar("Network", bound=ModelMixin)
 
 
 class InvalidPack(ValueError):
@@ -58,7 +64,8 @@ class Pack:
         """SHA-256 over the names and contents of everything the pictures depend on."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.suffix in {".json", ".safetensors"} and "training" not in path.parts:
+            beside = path.relative_to(self.folder).parts[0] in {"training", "judge"}
+            if path.is_file() and path.suffix in {".json", ".safetensors"} and not beside:
                 digest.update(str(path.relative_to(self.folder)).encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -87,3 +94,15 @@ def open_pack(name_or_folder: str) -> Pack:
         index=json.loads((folder / "model_index.json").read_text()),
         scheduler_config=json.loads(scheduler.read_text()),
     )
+
+
+def load_network(network: type[Network], folder: Path, device: torch.device) -> Network:
+    """A pack's network in float32 on `device`, for inference, with frozen parameters."""
+    loaded: Network = network.from_pretrained(
+        folder,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        low_cpu_mem_usage=False,  # what it would save needs the accelerate package
+    )
+    return loaded.to(device).eval().requires_grad_(False)

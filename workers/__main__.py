@@ -8,9 +8,11 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import warnings
 
+from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
 
 from app.jobs.doorbell import Doorbell
@@ -18,6 +20,7 @@ from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import WorkerStore
 from models.engine import Engine
+from models.loading import InvalidPack
 from workers.celery_app import build_celery
 from workers.host import EngineHost
 from workers.reaper import Reaper
@@ -35,14 +38,19 @@ def main() -> None:
     settings, store_settings = WorkerSettings(**chosen), StoreSettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     warnings.filterwarnings("ignore", module="diffusers")
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # Celery's, about root: nothing is unpickled here
 
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
-    engine = Engine(
-        settings.packs,
-        device=settings.device,
-        on_death=lambda error: os.kill(os.getpid(), signal.SIGTERM),  # jobs go back; a supervisor starts us anew
-    )
+    try:
+        engine = Engine(
+            settings.packs,
+            device=settings.device,
+            on_death=lambda error: os.kill(os.getpid(), signal.SIGTERM),  # jobs go back; a supervisor starts us anew
+        )
+    except InvalidPack as error:
+        sys.stderr.write(f"cynosure worker: {error}\n")
+        sys.exit(os.EX_CONFIG)
     host = EngineHost(
         engine,
         store,
@@ -75,6 +83,7 @@ def main() -> None:
             without_gossip=True,
             without_heartbeat=True,
             loglevel="WARNING",
+            quiet=True,
         ).start()
     finally:
         reaper.stop()

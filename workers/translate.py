@@ -19,7 +19,7 @@ from cynosure.contract import (
 )
 from models.engine import Engine, Image
 from models.loading import Pack
-from models.samplers import SAMPLERS
+from models.samplers import SAMPLERS, max_steps
 from models.spec import Guidance, SampleSpec
 
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
@@ -108,6 +108,7 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
         if GuidanceMode.CLASSIFIER_FREE in modes:
             modes.append(GuidanceMode.COMBINED)
     defaults = pack.defaults
+    limits = {name: max_steps(name, pack.scheduler_config) for name in SAMPLERS}
     return ModelCard(
         name=pack.name,
         title=defaults.get("title", pack.name),
@@ -121,6 +122,7 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
         width=width,
         height=height,
         max_steps=pack.num_train_timesteps,
+        sampler_max_steps={name: limit for name, limit in limits.items() if limit < pack.num_train_timesteps},
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", 3.0),

@@ -31,6 +31,7 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
         "task_create_missing_queues": True,
         "worker_disable_prefetch": True,
         "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             "priority_steps": list(_STEPS.values()),

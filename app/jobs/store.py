@@ -237,20 +237,19 @@ class WorkerStore:
         return self._give_back(job_id, request, "").decode(), request
 
     def stale_queued(self, model: str, *, older_than_s: float, limit: int) -> list[tuple[str, Priority]]:
-        """Queued jobs of `model` that have waited for longer, first come first."""
+        """Queued jobs of `model` that have waited for longer, first come first; entries that outlived theirs go."""
         seconds, microseconds = self._client.time()
         before = seconds * 1_000_000 + microseconds - int(older_than_s * 1_000_000)
         found: list[tuple[str, Priority]] = []
         for priority in PRIORITIES:
             queue = self._keys.queue(model, priority)
             ids: list[Any] = list(self._client.zrangebyscore(queue, "-inf", before, 0, limit))
-            found += [(raw.decode(), priority) for raw in ids]
+            for job_id in (raw.decode() for raw in ids):
+                if self._client.exists(self._keys.job(job_id)):
+                    found.append((job_id, priority))
+                else:
+                    self._client.zrem(queue, job_id)
         return found[:limit]
-
-    def drop_from_queue(self, model: str, priority: Priority, job_id: str) -> None:
-        """Forget a queue entry whose record has expired."""
-        if not self._client.exists(self._keys.job(job_id)):
-            self._client.zrem(self._keys.queue(model, priority), job_id)
 
     def try_reaper_lock(self, *, ttl_s: float) -> bool:
         """Whether this worker is the one to look for lost jobs now."""

@@ -1,7 +1,7 @@
 """Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
 
-from models.samplers.compile import SAMPLERS, NotLinear, UnknownSampler, compile_table
+from models.samplers.compile import SAMPLERS, NotLinear, UnknownSampler, compile_table, max_steps
 from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 
-__all__ = ["SAMPLERS", "CoefficientTable", "NotLinear", "UnknownSampler", "advance", "compile_table"]
+__all__ = ["SAMPLERS", "CoefficientTable", "NotLinear", "UnknownSampler", "advance", "compile_table", "max_steps"]

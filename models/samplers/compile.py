@@ -8,6 +8,7 @@ table's columns is the residual; a scheduler with a residual is refused.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import inspect
 import json
@@ -66,7 +67,7 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "dpmpp_2m_sde": SamplerKind(
         scheduler="DPMSolverMultistepScheduler", overrides={"algorithm_type": "sde-dpmsolver++"}
     ),
-    "dpm_single": SamplerKind(scheduler="DPMSolverSinglestepScheduler"),
+    "dpm_single": SamplerKind(scheduler="DPMSolverSinglestepScheduler", overrides={"lower_order_final": True}),
     "deis": SamplerKind(scheduler="DEISMultistepScheduler"),
     "kdpm2": SamplerKind(scheduler="KDPM2DiscreteScheduler"),
     "tcd": SamplerKind(scheduler="TCDScheduler"),
@@ -121,6 +122,49 @@ def build_scheduler(
     return scheduler_class(**{key: value for key, value in config.items() if key in accepted})
 
 
+def _relevant(pack_config: Mapping[str, Any]) -> str:
+    return json.dumps({key: pack_config[key] for key in _FROM_PACK if key in pack_config}, sort_keys=True)
+
+
+def _set_timesteps(scheduler: Any, steps: int) -> None:
+    arguments: dict[str, int] = {}
+    if steps > scheduler.config.get("original_inference_steps", steps):
+        # LCM and TCD pick their steps from an even grid of 50; a longer run needs a finer grid, even as well.
+        total = scheduler.config.num_train_timesteps
+        arguments["original_inference_steps"] = next(n for n in range(steps, total + 1) if total % n == 0)
+    scheduler.set_timesteps(steps, **arguments)
+    for name, value in vars(scheduler).items():
+        if name.startswith("sigmas") and isinstance(value, Tensor):
+            # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between far sigmas.
+            setattr(scheduler, name, value.double())
+
+
+@functools.lru_cache(maxsize=128)
+def _max_steps(name: str, pack_config_json: str) -> int:
+    pack_config = json.loads(pack_config_json)
+    total = int(pack_config["num_train_timesteps"])
+    scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
+
+    def repeats(steps: int) -> bool:
+        _set_timesteps(scheduler, steps)
+        timesteps = scheduler.timesteps
+        return not timesteps.is_floating_point() and len(timesteps.unique()) < len(timesteps)
+
+    return bisect.bisect_left(range(total + 1), True, lo=1, key=repeats) - 1
+
+
+def max_steps(name: str, pack_config: Mapping[str, Any]) -> int:
+    """Largest number of steps that sampler `name` can take on the pack's noise schedule.
+
+    Multistep solvers leave out the last timestep, and in log-SNR a cosine schedule's noisiest ones too; more steps
+    than timesteps would repeat one, and divide by the nothing between them.
+
+    Raises:
+        UnknownSampler: no such name.
+    """
+    return _max_steps(name, _relevant(pack_config))
+
+
 def compile_table(
     name: str, pack_config: Mapping[str, Any], *, steps: int, eta: float = 0.0, prediction_type: str | None = None
 ) -> CoefficientTable:
@@ -139,9 +183,8 @@ def compile_table(
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
-    relevant = {key: pack_config[key] for key in _FROM_PACK if key in pack_config}
     predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
-    return _compile(name, json.dumps(relevant, sort_keys=True), steps, eta, predicted)
+    return _compile(name, _relevant(pack_config), steps, eta, predicted)
 
 
 @functools.lru_cache(maxsize=512)
@@ -184,7 +227,7 @@ class _Probe:
         self.probed_as = probed_as
         self.step_arguments = {"eta": eta} if self.kind.takes_eta else {}
         self.scheduler = build_scheduler(name, pack_config, prediction_type=probed_as)
-        self.scheduler.set_timesteps(steps)
+        _set_timesteps(self.scheduler, steps)
         self.positions = len(self.scheduler.timesteps)
 
     def one_hot(self, kind: int, position: int) -> Tensor:

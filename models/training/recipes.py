@@ -135,13 +135,13 @@ RECIPES: Mapping[str, Recipe] = {
             checkpoint_every=300,
         ),
         judging=LoopConfig(
-            steps=700,
+            steps=3_000,
             batch_size=128,
-            learning_rate=2e-3,
+            learning_rate=1.5e-3,
             warmup_steps=100,
             decay_fraction=0.7,
             weight_decay=0.05,
-            ema_decay=0.99,
+            ema_decay=0.998,
             seed=2,
         ),
         serving={

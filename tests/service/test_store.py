@@ -1,0 +1,226 @@
+"""The record's transitions against a real Valkey: who may move what, and what a late or duplicate worker can't."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.jobs.doorbell import Doorbell
+from app.jobs.keys import Keys
+from app.jobs.record import FinishedImage, Verdict, new_job_id
+from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore, WorkerStore
+from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
+from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
+from cynosure.resolving import resolve
+from workers.reaper import Reaper
+
+pytestmark = pytest.mark.anyio
+PICTURES = [FinishedImage(b"\x89PNG one"), FinishedImage(b"\x89PNG two")]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
+    async with JobStore.connect(store_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def request_(card: ModelCard) -> ResolvedRequest:
+    return resolve(GenerateRequest(class_label=1, seed=3, num_images=2), card, seed=0)
+
+
+async def accept(store: JobStore, request: ResolvedRequest, key: str | None = None, fingerprint: str = "f") -> str:
+    accepted = await store.accept(new_job_id(), request, steps=100, idempotency_key=key, fingerprint=fingerprint)
+    return accepted.id
+
+
+def with_settings(settings: StoreSettings, **changes: object) -> StoreSettings:
+    return settings.model_copy(update=changes)
+
+
+async def test_a_job_goes_from_queued_over_running_to_succeeded(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    job_id = await accept(store, request_)
+    queued = await store.get(job_id)
+    assert (queued.status, queued.attempt, queued.started_ms) == (JobStatus.QUEUED, 0, None)
+    assert await store.queue_position(queued) == 0
+
+    claim = worker_store.claim(job_id, "w1")
+    assert claim is not None
+    running = await store.get(job_id)
+    assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
+    assert await store.queue_position(running) is None
+
+    assert worker_store.heartbeat({job_id: (claim.attempt, 40, 100)}) == {job_id: Verdict.OK}
+    assert (await store.get(job_id)).progress == 0.4
+    with pytest.raises(ImageNotFound):
+        await store.image(job_id, 0)
+
+    assert worker_store.finish(claim, PICTURES)
+    done = await store.get(job_id)
+    assert (done.status, done.progress) == (JobStatus.SUCCEEDED, 1.0)
+    assert [await store.image(job_id, i) for i in range(2)] == [picture.png for picture in PICTURES]
+    assert done.image_hashes == tuple(picture.sha256 for picture in PICTURES)
+
+
+async def test_only_one_of_two_workers_gets_a_job(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    job_id = await accept(store, request_)
+    assert worker_store.claim(job_id, "w1") is not None
+    assert worker_store.claim(job_id, "w2") is None
+
+
+async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    short = WorkerStore(with_settings(store_settings, lease_s=0.05))
+    job_id = await accept(store, request_)
+    lost = short.claim(job_id, "w1")
+    assert lost is not None
+    assert short.reclaim(job_id)[0] == "kept", "the lease still runs"
+    time.sleep(0.1)
+    assert short.expired_leases() == [job_id]
+    assert short.reclaim(job_id)[0] == "queued"
+
+    again = short.claim(job_id, "w2")
+    assert again is not None
+    assert again.attempt == 2
+    assert short.heartbeat({job_id: (lost.attempt, 99, 100)}) == {job_id: Verdict.STALE}
+    assert not short.finish(lost, PICTURES)
+    assert not short.fail(lost, JobError(code="internal", message="late"))
+    assert not short.release(lost)
+    assert (await store.get(job_id)).status is JobStatus.RUNNING
+    assert short.finish(again, PICTURES)
+    assert not short.finish(again, [FinishedImage(b"other"), FinishedImage(b"bytes")]), "a finished job is finished"
+    assert await store.image(job_id, 0) == PICTURES[0].png
+
+
+async def test_a_job_that_loses_every_worker_fails(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    short = WorkerStore(with_settings(store_settings, lease_s=0.02, max_attempts=2))
+    job_id = await accept(store, request_)
+    outcomes = []
+    for _ in range(2):
+        assert short.claim(job_id, "w") is not None
+        time.sleep(0.04)
+        outcomes.append(short.reclaim(job_id)[0])
+    assert outcomes == ["queued", "failed"]
+    failed = await store.get(job_id)
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == (JobStatus.FAILED, "attempts_exhausted")
+
+
+async def test_handing_back_in_good_order_costs_no_attempt(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    patient = WorkerStore(with_settings(store_settings, max_attempts=1))
+    job_id = await accept(store, request_)
+    for _ in range(3):
+        claim = patient.claim(job_id, "w")
+        assert claim is not None
+        assert patient.release(claim)
+    assert (await store.get(job_id)).status is JobStatus.QUEUED
+
+
+async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    waiting, running = await accept(store, request_), await accept(store, request_)
+    claim = worker_store.claim(running, "w")
+    assert claim is not None
+    for job_id in (waiting, running):
+        assert (await store.cancel(job_id)).status is JobStatus.CANCELLED
+    assert worker_store.claim(waiting, "w") is None
+    assert worker_store.heartbeat({running: (claim.attempt, 1, 100)}) == {running: Verdict.CANCELLED}
+    assert not worker_store.finish(claim, PICTURES)
+    assert (await store.get(running)).status is JobStatus.CANCELLED
+
+
+async def test_cancelling_a_finished_job_changes_nothing(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    job_id = await accept(store, request_)
+    claim = worker_store.claim(job_id, "w")
+    assert claim is not None
+    assert worker_store.finish(claim, PICTURES)
+    assert (await store.cancel(job_id)).status is JobStatus.SUCCEEDED
+
+
+async def test_a_key_makes_one_job_and_refuses_another_request(store: JobStore, request_: ResolvedRequest) -> None:
+    first = await accept(store, request_, key="k", fingerprint="a")
+    assert await accept(store, request_, key="k", fingerprint="a") == first
+    with pytest.raises(IdempotencyConflict):
+        await accept(store, request_, key="k", fingerprint="b")
+
+
+async def test_a_full_queue_refuses_with_a_time_to_retry(
+    store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    async with JobStore.connect(with_settings(store_settings, max_queued=2)) as small:
+        for _ in range(2):
+            await accept(small, request_)
+        with pytest.raises(QueueFull) as refusal:
+            await accept(small, request_)
+    assert refusal.value.retry_after_s
+
+
+async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request_: ResolvedRequest) -> None:
+    ids = {
+        priority: await accept(store, request_.model_copy(update={"priority": priority}))
+        for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH)
+    }
+    positions = {priority: await store.queue_position(await store.get(job_id)) for priority, job_id in ids.items()}
+    assert positions == {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+
+
+async def test_an_expired_job_is_told_from_an_unknown_one(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    brief = WorkerStore(with_settings(store_settings, result_ttl_s=1))
+    job_id = await accept(store, request_)
+    claim = brief.claim(job_id, "w")
+    assert claim is not None
+    assert brief.finish(claim, PICTURES)
+    time.sleep(1.2)
+    with pytest.raises(JobExpired):
+        await store.get(job_id)
+    with pytest.raises(JobExpired):
+        await store.image(job_id, 0)
+    with pytest.raises(JobNotFound):
+        await store.get("never-was")
+
+
+async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.reaper.BELL_GRACE_S", 0.0)
+    short = WorkerStore(with_settings(store_settings, lease_s=0.02))
+    doorbell = Doorbell(store_settings)
+    reaper = Reaper(short, doorbell, (request_.model,), interval_s=1)
+    lost, never_rung = await accept(store, request_), await accept(store, request_)
+    assert short.claim(lost, "w") is not None
+    async with JobStore.connect(with_settings(store_settings, unfinished_ttl_s=1)) as brief:
+        expired = await accept(brief, request_.model_copy(update={"priority": Priority.LOW}))
+    await store._client.persist(Keys(store_settings.key_prefix).queue(request_.model, Priority.LOW))
+    time.sleep(1.2)
+    reaper.look()
+    assert (await store.get(lost)).status is JobStatus.QUEUED
+    assert doorbell.pending_bells(request_.model) == 1, "the lost job's bell; while bells wait, no other is rung"
+    doorbell._client.delete(*doorbell._client.keys(f"{store_settings.key_prefix}:bell:*"))
+    reaper.look()
+    assert doorbell.pending_bells(request_.model) == 2
+    waiting = short.stale_queued(request_.model, older_than_s=0, limit=10)
+    assert {job_id for job_id, _ in waiting} == {lost, never_rung}
+    assert expired not in {job_id for job_id, _ in waiting}
+    doorbell.close()

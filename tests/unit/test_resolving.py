@@ -1,0 +1,115 @@
+"""`resolve`: defaults are filled in, what the model can't do is refused by field, and a resolved request stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard
+from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
+from cynosure.resolving import resolve
+
+
+def test_an_empty_request_is_an_unguided_picture_of_anything(card: ModelCard) -> None:
+    resolved = resolve(GenerateRequest(), card, seed=11)
+    assert (resolved.guidance_mode, resolved.class_label, resolved.guidance_scale) == (GuidanceMode.NONE, None, None)
+    assert (resolved.sampler, resolved.steps, resolved.seed) == ("ddim", 50, 11)
+
+
+def test_a_label_brings_the_models_guidance_with_it(card: ModelCard) -> None:
+    resolved = resolve(GenerateRequest(class_label=" Sneaker "), card, seed=1)
+    assert (resolved.class_label, resolved.guidance_mode, resolved.guidance_scale) == (2, "classifier_free", 3.0)
+
+
+@pytest.mark.parametrize("mode", ["classifier_free", "classifier", "combined"])
+def test_each_mode_takes_its_own_default_scales(card: ModelCard, mode: str) -> None:
+    resolved = resolve(GenerateRequest(class_label=0, guidance_mode=mode), card, seed=1)
+    expected = {"classifier_free": (3.0, None), "classifier": (5.0, None), "combined": (3.0, 5.0)}
+    assert (resolved.guidance_scale, resolved.classifier_scale) == expected[mode]
+
+
+REFUSED: list[tuple[dict[str, Any], type[InvalidRequest], str, str]] = [
+    ({"class_label": "sneker"}, UnknownLabel, "class_label", "Did you mean 'sneaker'"),
+    ({"class_label": 3}, UnknownLabel, "class_label", "0 to 2"),
+    ({"class_label": -1}, UnknownLabel, "class_label", "0 to 2"),
+    ({"sampler": "eular"}, UnknownSampler, "sampler", "Did you mean 'euler'"),
+    ({"prompt": "a shoe"}, UnsupportedField, "prompt", "draws classes"),
+    ({"guidance_mode": "classifier"}, InvalidRequest, "class_label", "needs a class_label"),
+    ({"scale": 3}, UnsupportedField, "guidance_scale", "has no scale"),
+    ({"class_label": 1, "classifier_scale": 3}, UnsupportedField, "classifier_scale", "belongs to guidance_mode"),
+    ({"class_label": 1, "classifier_base": "conditional"}, UnsupportedField, "classifier_base", "belongs to"),
+    ({"guidance_interval": (0, 0.5)}, UnsupportedField, "guidance_interval", "guides nowhere"),
+    (
+        {"class_label": 1, "guidance_mode": "classifier", "guidance_rescale": 0.5},
+        UnsupportedField,
+        "guidance_rescale",
+        "classifier-free",
+    ),
+    ({"eta": 0.5, "sampler": "euler"}, UnsupportedField, "eta", "those that do: ddim"),
+    ({"steps": 1000, "sampler": "euler"}, InvalidRequest, "steps", "999 steps at most with sampler 'euler'"),
+    ({"width": 64}, UnsupportedField, "width", "28×28"),
+    ({"init_image": "aGk="}, UnsupportedField, "init_image", "no image-to-image"),
+    ({"profile": "adm"}, UnsupportedField, "profile", "known: cynosure"),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "field", "says"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_the_model_cant_do_is_refused_by_field(
+    card: ModelCard, fields: dict[str, Any], kind: type[InvalidRequest], field: str, says: str
+) -> None:
+    limited = card.model_copy(update={"sampler_max_steps": {"euler": 999}})
+    with pytest.raises(kind) as refusal:
+        resolve(GenerateRequest.model_validate(fields), limited, seed=0)
+    assert refusal.value.field == field
+    assert says in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 100_000}, "steps"),
+        ({"scale": float("nan")}, "scale"),
+        ({"scale": 101}, "scale"),
+        ({"seed": 2**63}, "seed"),
+        ({"num_images": 65}, "num_images"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
+        ({"class_label": True}, "class_label"),
+        ({"colour": "red"}, "colour"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_the_door_refuses_what_no_model_could_do(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        GenerateRequest.model_validate(fields)
+    assert refusal.value.errors()[0]["loc"][0] == field
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "class_label": st.sampled_from([0, 2, "sneaker"]),
+            "guidance_mode": st.sampled_from(list(GuidanceMode)),
+            "guidance_scale": st.floats(-100, 100),
+            "classifier_scale": st.floats(-100, 100),
+            "guidance_rescale": st.sampled_from([0.0, 0.7]),
+            "sampler": st.sampled_from(["ddim", "euler"]),
+            "steps": st.integers(1, 1000),
+            "seed": st.integers(0, 2**63 - 1),
+            "num_images": st.integers(1, 64),
+        },
+    )
+)
+def test_a_resolved_request_resolves_to_itself(card: ModelCard, fields: dict[str, Any]) -> None:
+    try:
+        resolved = resolve(GenerateRequest.model_validate(fields), card, seed=5)
+    except InvalidRequest:
+        return
+    again = GenerateRequest.model_validate(resolved.model_dump(mode="json"))
+    assert resolve(again, card, seed=99) == resolved
