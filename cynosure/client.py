@@ -9,29 +9,14 @@ from typing import Any
 
 import httpx
 
-from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList
-from cynosure.errors import CynosureError, JobCancelled, JobFailed
-
-
-class ApiError(CynosureError):
-    """The server refused; `problem_code` is its stable code, `status_code` the HTTP status."""
-
-    code = "api_error"
-
-    def __init__(self, status_code: int, problem_code: str, detail: str, field: str | None) -> None:
-        super().__init__(detail, field=field)
-        self.status_code = status_code
-        self.problem_code = problem_code
-
-
-class Unreachable(CynosureError):
-    """No server answers at the address."""
-
-    code = "unreachable"
+from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Problem
+from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
 
 
 class Client:
     """A synchronous client; use it as a context manager.
+
+    What the server refuses is raised as the class of `cynosure.errors` that has the answer's code.
 
     Args:
         url: the server, such as `http://127.0.0.1:8000`.
@@ -100,12 +85,12 @@ class Client:
         except httpx.TransportError as error:
             raise Unreachable(f"No answer from {self.url}: {error}. Is `cynosure up` running?") from error
         if response.is_error:
-            is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
-            problem = response.json() if is_problem else {}
-            raise ApiError(
-                response.status_code,
-                problem.get("code", "http_error"),
-                problem.get("detail", f"{response.status_code} {response.reason_phrase}"),
-                problem.get("field"),
-            )
+            raise _error_in(response)
         return response
+
+
+def _error_in(response: httpx.Response) -> CynosureError:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
+    problem = Problem.model_validate_json(response.content)
+    return error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)

@@ -5,6 +5,7 @@
     │   ├── UnknownModel          422  no worker holds a model of that name
     │   ├── UnknownLabel          422  the model has no such class
     │   ├── UnknownSampler        422  the model has no such sampler
+    │   ├── UnknownField          422  the request has no such field
     │   └── UnsupportedField      422  the field means nothing to this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
@@ -17,7 +18,8 @@
     ├── JobCancelled              409  a waited-for picture was cancelled
     ├── QueueFull                 429  too many jobs wait already
     ├── NoWorker                  503  no worker is up to serve the request
-    └── StoreUnavailable          503  the job store does not answer
+    ├── StoreUnavailable          503  the job store does not answer
+    └── Unreachable               503  raised by the client alone: no server answers at the address
 
 `code` is part of the API: it is written here, never derived from a class name, and never changes.
 """
@@ -96,6 +98,16 @@ class UnknownSampler(InvalidRequest):
         super().__init__(
             f"No sampler '{name}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler"
         )
+
+
+class UnknownField(InvalidRequest):
+    """The request has no such field."""
+
+    code, title = "unknown_field", "Unknown field"
+
+    def __init__(self, field: str, known: Sequence[str]) -> None:
+        hint = _did_you_mean(field, known)
+        super().__init__(f"No field '{field}'. {hint}Known: {', '.join(known)}.", field=field)
 
 
 class UnsupportedField(InvalidRequest):
@@ -181,3 +193,24 @@ class StoreUnavailable(CynosureError):
     """The job store does not answer."""
 
     code, status, title = "store_unavailable", 503, "Job store unavailable"
+
+
+class Unreachable(CynosureError):
+    """Raised by the client: no server answers at the address."""
+
+    code, status, title = "unreachable", 503, "Unreachable"
+
+
+def _kinds(root: type[CynosureError]) -> dict[str, type[CynosureError]]:
+    below = [kind for child in root.__subclasses__() for kind in _kinds(child).items()]
+    return {root.code: root, **dict(below)}
+
+
+def error_of(code: str, detail: str, *, field: str | None = None, job_code: str | None = None) -> CynosureError:
+    """The error of the class that has `code`, as a server told of it; a plain `CynosureError` where none has."""
+    kind = _kinds(CynosureError).get(code, CynosureError)
+    error = kind.__new__(kind)  # constructors compose the detail, and here it is composed already
+    CynosureError.__init__(error, detail, field=field)
+    if isinstance(error, JobFailed):
+        error.job_code = job_code or "unknown"
+    return error

@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from cynosure.contract import Problem
-from cynosure.errors import CynosureError, JobFailed, MalformedBody
+from cynosure.contract import GenerateRequest, Problem
+from cynosure.errors import CynosureError, InvalidRequest, JobFailed, MalformedBody, UnknownField
 
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
@@ -22,7 +22,6 @@ def problem_response(
 ) -> JSONResponse:
     """An error answer of the given kind."""
     problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
-    problem = problem.model_copy(update={"type": f"/docs/errors#{code}"})
     return JSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
     )
@@ -30,10 +29,14 @@ def problem_response(
 
 def from_error(error: CynosureError) -> JSONResponse:
     """The answer to one of our own errors."""
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    detail = f"{error.detail} ({error.job_code})" if isinstance(error, JobFailed) else error.detail
     return problem_response(
-        status=error.status, code=error.code, title=error.title, detail=detail, field=error.field, headers=headers
+        status=error.status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        field=error.field,
+        headers={} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)},
+        job_code=error.job_code if isinstance(error, JobFailed) else None,
     )
 
 
@@ -51,16 +54,17 @@ def from_validation(error: RequestValidationError) -> JSONResponse:
     field = _field_of(first["loc"])
     if field == "body":
         return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."))
-    listed = [{"field": ".".join(str(part) for part in fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
-    unknown = first["type"] == "extra_forbidden"
-    detail = f"Unknown field '{field}'; GET /docs lists the fields." if unknown else f"{field}: {first['msg']}."
+    if first["type"] == "extra_forbidden":
+        return from_error(UnknownField(field, sorted(GenerateRequest.model_fields)))
     return problem_response(
-        status=422,
-        code="unknown_field" if unknown else "invalid_request",
-        title="Invalid request",
-        detail=detail,
+        status=InvalidRequest.status,
+        code=InvalidRequest.code,
+        title=InvalidRequest.title,
+        detail=f"{field}: {first['msg']}.",
         field=field,
-        errors=listed,
+        errors=[
+            {"field": ".".join(str(part) for part in fault["loc"][1:]), "detail": fault["msg"]} for fault in faults
+        ],
     )
 
 

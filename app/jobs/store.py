@@ -48,7 +48,7 @@ async def _answering() -> AsyncIterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise StoreUnavailable("The job store does not answer; nothing was accepted.", retry_after_s=2) from error
+        raise StoreUnavailable("The job store does not answer; try again, with an Idempotency-Key.", retry_after_s=2) from error
 
 
 class JobStore:

@@ -16,9 +16,9 @@ import typer
 from PIL import Image, ImageDraw
 
 from cynosure.cli.generate import refusing
-from cynosure.client import Client, Unreachable
+from cynosure.client import Client
 from cynosure.contract import GenerateRequest, ModelCard
-from cynosure.errors import CynosureError, NoWorker
+from cynosure.errors import CynosureError, NoWorker, Unreachable
 
 CELL, MARGIN, HEADER = 84, 230, 24
 START_TIMEOUT_S = 180.0

@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cynosure evaluate", description=main.__doc__)
     parser.add_argument("pack", nargs="?", default="fashion")
     parser.add_argument("--count", type=int, default=500, help="pictures a setting")
+    parser.add_argument("--only", default="", help="settings whose name contains this")
     arguments = parser.parse_args()
     pack = open_pack(arguments.pack)
     judge = load_judge(pack)
@@ -52,7 +53,7 @@ def main() -> None:
     print(f"{'real test pictures (half to half)':<36} {float(reference['recognised']):>10.1%} {halves:>17.3f}")
     with Engine([str(pack.folder)]) as engine:
         for name, guidance in SETTINGS.items():
-            if guidance.classifier_scale and not pack.has_classifier:
+            if arguments.only not in name or (guidance.classifier_scale and not pack.has_classifier):
                 continue
             pictures, labels = draw(engine, pack.name, guidance, count=arguments.count, num_classes=len(pack.labels))
             with torch.inference_mode():

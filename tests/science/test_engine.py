@@ -26,6 +26,15 @@ MIXED = [
         pack="fashion", label=9, steps=8, seed=6, sampler="lms", guidance=Guidance(free_scale=4.0, interval=(0.2, 0.7))
     ),
     SampleSpec(pack="fashion", label=3, steps=6, seed=7, eta=1.0, dynamic_threshold=0.995),
+    SampleSpec(pack="fashion", label=4, steps=6, seed=8, guidance=Guidance(classifier_scale=5.0, conditional=False)),
+    SampleSpec(
+        pack="fashion",
+        label=6,
+        steps=5,
+        seed=9,
+        sampler="heun",
+        guidance=Guidance(free_scale=2.0, classifier_scale=3.0, interval=(0.1, 0.9)),
+    ),
 ]
 
 
@@ -41,6 +50,31 @@ def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
     together = dict(zip(map(id, shuffled), engine.generate(shuffled), strict=True))
     for spec, picture in zip(MIXED, alone, strict=True):
         assert np.array_equal(together[id(spec)], picture), spec
+
+
+def test_an_unconditional_base_never_sees_the_label(engine: Engine) -> None:
+    shoe, bag = (
+        SampleSpec(pack="fashion", label=label, steps=5, guidance=Guidance(conditional=False)) for label in (7, 8)
+    )
+    assert np.array_equal(*engine.generate([shoe, bag]))
+    steered = Guidance(conditional=False, classifier_scale=5.0)
+    shoe, bag = (SampleSpec(pack="fashion", label=label, steps=5, guidance=steered) for label in (7, 8))
+    assert not np.array_equal(*engine.generate([shoe, bag]))
+
+
+def test_an_interval_guides_inside_it_alone(engine: Engine) -> None:
+    plain, everywhere, nowhere = engine.generate(
+        [
+            SampleSpec(pack="fashion", label=7, steps=8, guidance=guidance)
+            for guidance in (
+                Guidance(),
+                Guidance(free_scale=6.0, classifier_scale=4.0, interval=(0.0, 1.0)),
+                Guidance(free_scale=6.0, classifier_scale=4.0, interval=(0.5, 0.5)),
+            )
+        ]
+    )
+    assert np.array_equal(nowhere, plain)
+    assert not np.array_equal(everywhere, plain)
 
 
 def test_a_short_sample_overtakes_a_long_one(engine: Engine) -> None:

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from cynosure.client import ApiError, Client
+from cynosure.client import Client
 from cynosure.contract import GenerateRequest
+from cynosure.errors import IdempotencyConflict, JobNotFound, UnknownLabel
 
 MODES: list[dict[str, Any]] = [
     {"guidance_mode": "none"},
@@ -66,9 +67,11 @@ def test_a_job_is_polled_to_its_pictures_and_an_unknown_one_is_404(server_url: s
     with Client(server_url) as client:
         pictures = client.generate(GenerateRequest(class_label=8, steps=4, num_images=3))
         assert len(set(pictures)) == 3
-        with pytest.raises(ApiError) as refusal:
+        with pytest.raises(JobNotFound):
             client.job("nope")
-        assert (refusal.value.status_code, refusal.value.problem_code) == (404, "job_not_found")
+        with pytest.raises(UnknownLabel, match="Did you mean 'sneaker'") as refusal:
+            client.submit(GenerateRequest(class_label="sneker"))
+        assert refusal.value.field == "class_label"
 
 
 def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str) -> None:
@@ -78,6 +81,5 @@ def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str
         assert client.submit(request, idempotency_key="once").id == job.id
         assert client.cancel(job.id).status == "cancelled"
         assert client.job(job.id).status == "cancelled"
-        with pytest.raises(ApiError) as refusal:
+        with pytest.raises(IdempotencyConflict):
             client.submit(GenerateRequest(class_label=2), idempotency_key="once")
-        assert refusal.value.status_code == 409
