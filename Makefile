@@ -45,7 +45,7 @@ check: $(STAMP) ## Check format, lint, types, import rules and spelling
 	$(BIN)/yamllint --strict .
 
 format: $(STAMP) ## Format the code and mend what can be mended
-	$(BIN)/ruff check --fix .
+	-$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment, caches and outputs (never data/)

@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.loading import Pack, load_network
+from models.loading import FLOAT32, Pack, Precision, load_network
 
 
 class AttentionPool(nn.Module):
@@ -89,6 +89,7 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,)."""
+        x = x.to(self.dtype)
         embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         features = self.conv_in(x)
         for block in self.down_blocks:
@@ -136,11 +137,11 @@ def log_probability_gradient(classifier: NoiseAwareClassifier, x: Tensor, timest
         return torch.autograd.grad(selected, x)[0]
 
 
-def load_classifier(pack: Pack, device: torch.device) -> NoiseAwareClassifier | None:
-    """The pack's classifier in float32 with frozen parameters, or `None` where it has none."""
+def load_classifier(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> NoiseAwareClassifier | None:
+    """The pack's classifier with frozen parameters, or `None` where it has none."""
     if not pack.has_classifier:
         return None
-    return load_network(NoiseAwareClassifier, pack.component("classifier"), device)
+    return load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
 
 
 def load_judge(pack: Pack) -> Judge:

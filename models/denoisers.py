@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from models.loading import InvalidPack, Pack, load_network
+from models.loading import FLOAT32, InvalidPack, Pack, Precision, load_network
 
 
 class Denoiser(Protocol):
@@ -50,6 +50,7 @@ class UNet2DDenoiser:
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(self.network.dtype)
         if self.null_label is None:
             return self.network(x, timesteps).sample.float()
         labels = torch.where(labels < 0, self.null_label, labels)
@@ -61,8 +62,8 @@ class UNet2DDenoiser:
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def load_denoiser(pack: Pack, device: torch.device) -> Denoiser:
-    """Load the pack's denoiser in float32.
+def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Denoiser:
+    """Load the pack's denoiser.
 
     Raises:
         InvalidPack: the pack's family is not served.
@@ -71,7 +72,7 @@ def load_denoiser(pack: Pack, device: torch.device) -> Denoiser:
     if kind != "UNet2DModel":
         raise InvalidPack(f"pack '{pack.name}' has unet {kind}; served: UNet2DModel")
     return UNet2DDenoiser(
-        load_network(UNet2DModel, pack.component("unet"), device),
+        load_network(UNet2DModel, pack.component("unet"), device, precision),
         pixel_unshuffle=int(pack.index.get("pixel_unshuffle", 1)),
         prediction_type=str(pack.scheduler_config["prediction_type"]),
         null_label=pack.index.get("null_label"),

@@ -22,6 +22,34 @@ class InvalidPack(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The number format that a network runs in; what goes in and comes out is float32.
+
+    Attributes:
+        dtype: name of a torch dtype.
+        channels_last: whether convolutions see (N, H, W, C) in memory.
+    """
+
+    dtype: str = "float32"
+    channels_last: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{', channels last' if self.channels_last else ''}"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+FLOAT32 = Precision()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pack:
     """A model folder in diffusers' layout.
 
@@ -96,13 +124,13 @@ def open_pack(name_or_folder: str) -> Pack:
     )
 
 
-def load_network(network: type[Network], folder: Path, device: torch.device) -> Network:
-    """A pack's network in float32 on `device`, for inference, with frozen parameters."""
+def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
+    """A pack's network on `device`, for inference, with frozen parameters."""
     loaded: Network = network.from_pretrained(
         folder,
-        torch_dtype=torch.float32,
+        torch_dtype=precision.torch_dtype,
         use_safetensors=True,
         local_files_only=True,
         low_cpu_mem_usage=False,  # what it would save needs the accelerate package
     )
-    return loaded.to(device).eval().requires_grad_(False)
+    return loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)

@@ -36,8 +36,11 @@ class Guidance:
 
     def is_active(self, position: int, num_positions: int) -> bool:
         """Whether evaluation `position` of `num_positions` lies in the interval."""
-        low, high = self.interval
-        return round(low * num_positions) <= position < round(high * num_positions)
+        return self.first_active(num_positions) <= position < round(self.interval[1] * num_positions)
+
+    def first_active(self, num_positions: int) -> int:
+        """The first evaluation in the interval; those before it don't depend on the scales."""
+        return round(self.interval[0] * num_positions)
 
     def rows(self, *, active: bool) -> tuple[bool, ...]:
         """The denoiser rows of one evaluation: `True` for a conditional one, `False` for an unconditional one."""

@@ -48,7 +48,8 @@ async def _answering() -> AsyncIterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise StoreUnavailable("The job store does not answer; try again, with an Idempotency-Key.", retry_after_s=2) from error
+        detail = "The job store does not answer; try again, with an Idempotency-Key."
+        raise StoreUnavailable(detail, retry_after_s=2) from error
 
 
 class JobStore:

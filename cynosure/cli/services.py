@@ -13,6 +13,7 @@ SERVICES = {
     "serve": ("app", "Run the gateway alone."),
     "worker": ("workers", "Run one worker."),
     "train": ("models.training", "Train a bundled pack."),
+    "calibrate": ("models.engine", "Measure how a pack runs on this device."),
     "evaluate": ("models.evaluation", "Measure a pack's pictures."),
 }
 

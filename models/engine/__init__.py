@@ -1,5 +1,6 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
+from models.engine.calibrate import Calibration, cached_calibration, calibrate
 from models.engine.engine import (
     DeadlineExceeded,
     Engine,
@@ -10,4 +11,15 @@ from models.engine.engine import (
     SampleFailed,
 )
 
-__all__ = ["DeadlineExceeded", "Engine", "EngineDied", "Handle", "Image", "SampleCancelled", "SampleFailed"]
+__all__ = [
+    "Calibration",
+    "DeadlineExceeded",
+    "Engine",
+    "EngineDied",
+    "Handle",
+    "Image",
+    "SampleCancelled",
+    "SampleFailed",
+    "cached_calibration",
+    "calibrate",
+]

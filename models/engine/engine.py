@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from models.classifiers import load_classifier
 from models.denoisers import load_denoiser
+from models.engine.calibrate import Calibration, cached_calibration
 from models.engine.runner import Runner
-from models.engine.schedule import Sample, Schedule
+from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.loading import Pack, open_pack
 from models.spec import InvalidSpec, SampleSpec
 
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
 Preview = Callable[[int, Image], None]
-ROW_BUDGET = 48
 
 
 class SampleFailed(RuntimeError):
@@ -89,6 +89,12 @@ class Engine:
 
     Samples join at any tick and leave the moment they are done. Use it as a context manager, or call `close`.
 
+    Args:
+        packs: names of bundled packs, or folders.
+        device: torch device.
+        calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
+        on_death: called on the engine's thread where it ends by a fault of its own.
+
     Example:
         >>> with Engine(["fashion"]) as engine:
         ...     handle = engine.submit(SampleSpec(pack="fashion", label=7, steps=20))
@@ -100,16 +106,20 @@ class Engine:
         packs: Sequence[str],
         *,
         device: str = "cpu",
-        row_budget: int = ROW_BUDGET,
+        calibrate: Callable[[Pack, torch.device], Calibration] = cached_calibration,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.device = torch.device(device)
         self._loaded: dict[str, _Loaded] = {}
         for name in packs:
             pack = open_pack(name)
+            calibration = calibrate(pack, self.device)
+            of_classifier = calibration.classifier
+            row_budget = calibration.denoiser.row_budget
             runner = Runner(
-                load_denoiser(pack, self.device),
-                load_classifier(pack, self.device),
+                load_denoiser(pack, self.device, calibration.denoiser.precision),
+                load_classifier(pack, self.device, of_classifier.precision) if of_classifier else None,
+                calibration,
                 pack.scheduler_config,
                 capacity=row_budget,
                 device=self.device,
@@ -119,6 +129,7 @@ class Engine:
         self._closing = False
         self._on_death = on_death
         self._previews: dict[Sample, Preview] = {}
+        self._turns = Turns()
         self._thread = threading.Thread(target=self._run, name=f"engine-{device}", daemon=True)
         self._thread.start()
 
@@ -134,6 +145,10 @@ class Engine:
 
     def num_parameters(self, pack: str) -> int:
         return self._loaded[pack].runner.denoiser.num_parameters
+
+    def calibration(self, pack: str) -> Calibration:
+        """How the pack runs on this device."""
+        return self._loaded[pack].runner.calibration
 
     def picture_size(self, pack: str) -> tuple[int, int]:
         """(height, width) in pixels."""
@@ -155,25 +170,39 @@ class Engine:
             InvalidSpec: the spec can't be drawn by its pack.
             EngineDied: the engine is gone.
         """
-        loaded = self._loaded_for(spec)
-        if spec.guidance.classifier_scale and loaded.runner.classifier is None:
-            raise InvalidSpec(f"pack '{spec.pack}' has no classifier to guide by")
-        handle = Handle()
+        [handle] = self.submit_all([spec], timeout=timeout, on_preview=on_preview)
+        return handle
+
+    def submit_all(
+        self, specs: Sequence[SampleSpec], *, timeout: float | None = None, on_preview: Preview | None = None
+    ) -> list[Handle]:
+        """Queue pictures together, all or none; arguments and errors as those of `submit`.
+
+        Pictures that differ in their scales alone share the evaluations before their guidance interval.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        sample = Sample(spec=spec, num_positions=self.num_positions(spec), handle=handle, deadline=deadline)
-        handle._sample = sample
+        samples = [self._sample(spec, deadline) for spec in specs]
         with self._arrived:
             if self._closing:
                 raise EngineDied("the engine is closed")
             if on_preview is not None:
-                self._previews[sample] = on_preview
-            loaded.schedule.enqueue(sample)
+                self._previews |= dict.fromkeys(samples, on_preview)
+            for sample in share_prefixes(samples):
+                self._loaded_for(sample.spec).schedule.enqueue(sample)
             self._arrived.notify()
-        return handle
+        return [sample.handle for sample in samples]
+
+    def _sample(self, spec: SampleSpec, deadline: float | None) -> Sample:
+        if spec.guidance.classifier_scale and self._loaded_for(spec).runner.classifier is None:
+            raise InvalidSpec(f"pack '{spec.pack}' has no classifier to guide by")
+        handle = Handle()
+        sample = Sample(spec=spec, num_positions=self.num_positions(spec), handle=handle, deadline=deadline)
+        handle._sample = sample
+        return sample
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them."""
-        return [handle.result() for handle in [self.submit(spec) for spec in specs]]
+        return [handle.result() for handle in self.submit_all(specs)]
 
     def close(self) -> None:
         """Stop after the tick in progress; whatever was on its way fails with `EngineDied`."""
@@ -197,8 +226,11 @@ class Engine:
                     )
                     if self._closing:
                         return
-                for loaded in self._loaded.values():
-                    self._tick(loaded)
+                    busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
+                name = self._turns.next(busy)
+                started = time.monotonic()
+                self._tick(self._loaded[name])
+                self._turns.charge(name, time.monotonic() - started)
         except BaseException as fatal:
             error = fatal
             self._on_death(fatal)
@@ -208,7 +240,8 @@ class Engine:
                 self._closing = True
                 everyone = [sample for one in self._loaded.values() for sample in one.schedule.evict_all()]
             for sample in everyone:
-                sample.handle._future.set_exception(EngineDied(f"the engine stopped: {error}"))
+                for orphan in (sample, *sample.take_forks()):
+                    orphan.handle._future.set_exception(EngineDied(f"the engine stopped: {error}"))
 
     def _tick(self, loaded: _Loaded) -> None:
         runner, schedule = loaded.runner, loaded.schedule
@@ -253,15 +286,27 @@ class Engine:
         finite = torch.isfinite(loaded.runner.latent(samples)).flatten(1).all(1).tolist()
         for row, sample in enumerate(samples):
             sample.position += 1
+            if sample.forks and sample.position == sample.fork_position:
+                self._fork(loaded, sample)
             if not finite[row]:
                 self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
                 self._previews[sample](sample.position, loaded.runner.denoiser.decode(data[row : row + 1])[0].numpy())
 
+    def _fork(self, loaded: _Loaded, trunk: Sample) -> None:
+        """Queue the trunk's forks, which go on from where it is now."""
+        state = loaded.runner.snapshot(trunk)
+        with self._arrived:
+            for sample in trunk.take_forks():
+                sample.position, sample.inherited = trunk.position, state
+                loaded.schedule.enqueue(sample)
+
     def _fail(self, loaded: _Loaded, sample: Sample, error: SampleFailed) -> None:
         with self._arrived:
             if sample in loaded.schedule.running:
                 loaded.schedule.remove(sample)
+            for heir in share_prefixes(sample.take_forks()):  # they do what they counted on the failed one for
+                loaded.schedule.enqueue(heir)
         loaded.runner.release(sample)
         self._previews.pop(sample, None)
         sample.handle._future.set_exception(error)

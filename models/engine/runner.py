@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,28 @@ from torch import Tensor
 from models import guidance
 from models.classifiers import NoiseAwareClassifier, log_probability_gradient
 from models.denoisers import Denoiser
+from models.engine.calibrate import Calibration, Network
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.samplers import CoefficientTable, advance, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import SampleSpec
 
-MIN_BATCH, MAX_BATCH = 4, 48
-"""Batch sizes between which a UNet2DModel row is bitwise the same on a CPU in float32 whatever shares the batch;
-smaller batches are padded up, larger ones cut (tests/science/test_engine.py holds it)."""
-
 
 class Runner:
     """State and networks of one pack on one device.
 
     A sample's state is its row of (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
+
+    Attributes:
+        denoiser_rows, classifier_rows: evaluations done since the start, padding not counted.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
         classifier: NoiseAwareClassifier | None,
+        calibration: Calibration,
         scheduler_config: dict[str, Any],
         *,
         capacity: int,
@@ -40,11 +41,14 @@ class Runner:
     ) -> None:
         self.denoiser = denoiser
         self.classifier = classifier
+        self.calibration = calibration
         self.scheduler_config = scheduler_config
         self.device = device
-        self.max_batch = MAX_BATCH
+        self.max_batch = calibration.denoiser.sizes[-1]
         self.state = torch.zeros(capacity, NUM_COLUMNS, *denoiser.latent_shape, device=device)
         self._free = list(range(capacity))
+        self.denoiser_rows = 0
+        self.classifier_rows = 0
 
     def table(self, spec: SampleSpec) -> CoefficientTable:
         return compile_table(
@@ -56,9 +60,12 @@ class Runner:
         )
 
     def start(self, sample: Sample) -> None:
-        """Give the sample a slot with its initial noise."""
+        """Give the sample a slot with its initial noise, or with what it inherits."""
         spec = sample.spec
         sample.slot = self._free.pop()
+        if sample.inherited is not None:
+            self.state[sample.slot], sample.inherited = sample.inherited, None
+            return
         noise = draw_noise(spec.seed, spec.image_index, 0, self.denoiser.latent_shape)
         self.state[sample.slot].zero_()
         self.state[sample.slot, 0] = noise.to(self.device) * self.table(spec).initial_scale
@@ -67,6 +74,10 @@ class Runner:
         if sample.slot is not None:
             self._free.append(sample.slot)
             sample.slot = None
+
+    def snapshot(self, sample: Sample) -> Tensor:
+        """A copy of the sample's state: (NUM_COLUMNS,C,H,W)."""
+        return self.state[sample.slot].clone()
 
     def latent(self, samples: Sequence[Sample]) -> Tensor:
         return self.state[[sample.slot for sample in samples], 0]
@@ -82,7 +93,7 @@ class Runner:
 
         def column(name: str) -> Tensor:
             values = [getattr(table, name)[s.position] for table, s in zip(tables, samples, strict=True)]
-            return torch.tensor(np.array(values), dtype=torch.float32, device=self.device)
+            return torch.tensor(values, dtype=torch.float32, device=self.device)
 
         x = state[:, 0]
         seen = x * column("input_scale")[:, None, None, None]
@@ -100,31 +111,39 @@ class Runner:
         return data
 
     def _guided_data(
-        self, samples: Sequence[Sample], x: Tensor, seen: Tensor, timesteps: Tensor, column: Any
+        self, samples: Sequence[Sample], x: Tensor, seen: Tensor, timesteps: Tensor, column: Callable[[str], Tensor]
     ) -> Tensor:
         """Classifier-free guidance, rescale and range: (R,C,H,W)."""
         index: list[int] = []  # of each network row, its sample
         labels: list[int] = []
+        first: list[int] = []  # of each sample, its first network row
+        pairs: list[int] = []  # samples that have two: conditional, then unconditional
         for row, sample in enumerate(samples):
-            for conditional in sample.spec.guidance.rows(active=sample.guided_now):
-                label = sample.spec.label if conditional else None
+            first.append(len(index))
+            wanted = sample.spec.guidance.rows(active=sample.guided_now)
+            for is_conditional in wanted:
+                label = sample.spec.label if is_conditional else None
                 index.append(row)
                 labels.append(-1 if label is None else label)
+            if len(wanted) == 2:
+                pairs.append(row)
+        self.denoiser_rows += len(index)
         output = self._in_batches(
-            self.denoiser.forward, seen[index], timesteps[index], torch.tensor(labels, device=self.device)
+            self.denoiser.forward,
+            self.calibration.denoiser.sizes,
+            (seen[index], timesteps[index], torch.tensor(labels, device=self.device)),
         )
         p, q = column("data_from_latent")[index], column("data_from_output")[index]
         predictions = p[:, None, None, None] * x[index] + q[:, None, None, None] * output
-        first = [index.index(row) for row in range(len(samples))]
         data = predictions[first]
-        for row, sample in enumerate(samples):
-            chosen = sample.spec.guidance
-            if index.count(row) == 2:
-                conditional, unconditional = predictions[first[row]], predictions[first[row] + 1]
-                scale = torch.tensor([chosen.free_scale], device=self.device)
-                data[row] = guidance.classifier_free(conditional[None], unconditional[None], scale)[0]
-                if chosen.rescale:
-                    data[row] = guidance.rescaled(data[row], conditional, chosen.rescale)
+        if pairs:
+            conditional = data[pairs]
+            unconditional = predictions[[first[row] + 1 for row in pairs]]
+            scale = torch.tensor([samples[row].spec.guidance.free_scale for row in pairs], device=self.device)
+            data[pairs] = guidance.classifier_free(conditional, unconditional, scale)
+            for row, plain in zip(pairs, conditional, strict=True):
+                if share := samples[row].spec.guidance.rescale:
+                    data[row] = guidance.rescaled(data[row], plain, share)
         return self._limited(samples, data)
 
     def _with_classifier(
@@ -133,12 +152,15 @@ class Runner:
         rows = [row for row, s in enumerate(samples) if s.spec.guidance.wants_classifier(active=s.guided_now)]
         if not rows:
             return data
-        if self.classifier is None:
+        classifier, calibration = self.classifier, self.calibration.classifier
+        if classifier is None or calibration is None:
             raise ValueError("this pack has no classifier")
-        classifier = self.classifier
+        self.classifier_rows += len(rows)
         labels = torch.tensor([samples[row].spec.label for row in rows], device=self.device)
         gradient = self._in_batches(
-            lambda x, t, y: log_probability_gradient(classifier, x, t, y), seen[rows], timesteps[rows], labels
+            lambda x, t, y: log_probability_gradient(classifier, x, t, y),
+            calibration.sizes,
+            (seen[rows], timesteps[rows], labels),
         )
         scale = torch.tensor([samples[row].spec.guidance.classifier_scale for row in rows], device=self.device)
         data[rows] = guidance.with_classifier(data[rows], gradient, alpha[rows], sigma[rows], scale)
@@ -148,13 +170,18 @@ class Runner:
         clip = torch.tensor([sample.spec.clip for sample in samples], device=self.device)
         return guidance.limit_rows(data, clip, [sample.spec.dynamic_threshold for sample in samples])
 
-    def _in_batches(self, network: Any, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """`network` over all rows, in batches inside the bitwise class."""
+    def _in_batches(self, network: Network, sizes: Sequence[int], inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """`network` over all rows, in batches padded to sizes whose rows agree bitwise."""
+        allowed = [size for size in sizes if size <= self.max_batch] or [sizes[0]]
         parts: list[Tensor] = []
-        for start in range(0, len(x), self.max_batch):
-            batch = [tensor[start : start + self.max_batch] for tensor in (x, timesteps, labels)]
-            count = len(batch[0])
-            if count < MIN_BATCH:
-                batch = [tensor.repeat(MIN_BATCH, *[1] * (tensor.dim() - 1))[:MIN_BATCH] for tensor in batch]
-            parts.append(network(*batch)[:count])
+        for start in range(0, len(inputs[0]), allowed[-1]):
+            x, timesteps, labels = (tensor[start : start + allowed[-1]] for tensor in inputs)
+            count = len(x)
+            padding = next(size for size in allowed if size >= count) - count
+            if padding:
+                x, timesteps, labels = (
+                    torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
+                    for tensor in (x, timesteps, labels)
+                )
+            parts.append(network(x, timesteps, labels)[:count])
         return torch.cat(parts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.spec import SampleSpec
+from models.spec import Guidance, SampleSpec
 
 
 @dataclass(eq=False)
@@ -19,6 +20,8 @@ class Sample:
         deadline: on the engine's clock, in seconds, or `None`.
         slot: its place in the runner's state, while it runs.
         handle: whom to answer; opaque here.
+        forks: samples that are the same as this one up to `fork_position`, and start from its state there.
+        inherited: the state that a fork starts from; opaque here.
     """
 
     spec: SampleSpec
@@ -28,6 +31,24 @@ class Sample:
     position: int = 0
     slot: int | None = None
     cancelled: bool = False
+    forks: list[Sample] = field(default_factory=list)
+    inherited: Any = None
+
+    @property
+    def fork_position(self) -> int:
+        """Evaluations before the guidance interval: the same whatever the scales."""
+        return self.spec.guidance.first_active(self.num_positions)
+
+    @property
+    def prefix(self) -> SampleSpec:
+        """What decides the evaluations before the guidance interval: the spec without its scales."""
+        steered = self.spec.guidance
+        return replace(self.spec, guidance=Guidance(conditional=steered.conditional, interval=steered.interval))
+
+    def take_forks(self) -> list[Sample]:
+        """The forks, which are then nobody's."""
+        forks, self.forks = self.forks, []
+        return forks
 
     @property
     def guided_now(self) -> bool:
@@ -124,3 +145,45 @@ class Schedule:
 
     def _all(self) -> list[Sample]:
         return [*self.running, *(s for groups in self._waiting.values() for queue in groups.values() for s in queue)]
+
+
+def share_prefixes(samples: Collection[Sample]) -> Iterator[Sample]:
+    """The samples to start; every other one becomes a fork of one that does the same evaluations first."""
+    first: dict[SampleSpec, Sample] = {}
+    for sample in samples:
+        trunk = first.setdefault(sample.prefix, sample) if sample.fork_position else sample
+        if trunk is sample:
+            yield sample
+        else:
+            trunk.forks.append(sample)
+
+
+class Turns:
+    """Whose tick is next, so that busy packs share the device's time evenly: deficit round robin.
+
+    Shreedhar & Varghese 1995, charged after the fact: a tick's cost is known when it is over. A pack that is idle
+    saves nothing up.
+
+    Args:
+        quantum_s: seconds that a turn is worth.
+    """
+
+    def __init__(self, quantum_s: float = 0.1) -> None:
+        self._quantum_s = quantum_s
+        self._credit_s: dict[str, float] = {}  # in the order of turns
+
+    def next(self, busy: Collection[str]) -> str:
+        """One of the `busy` names (at least one)."""
+        self._credit_s = {name: credit for name, credit in self._credit_s.items() if name in busy}
+        for name in busy:
+            self._credit_s.setdefault(name, self._quantum_s)
+        while True:
+            name, credit = next(iter(self._credit_s.items()))
+            if credit > 0:
+                return name
+            del self._credit_s[name]
+            self._credit_s[name] = credit + self._quantum_s  # to the end of the round
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Take the cost of a tick that `next` allowed."""
+        self._credit_s[name] -= seconds

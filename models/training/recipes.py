@@ -124,7 +124,7 @@ RECIPES: Mapping[str, Recipe] = {
             checkpoint_every=250,
         ),
         classifying=LoopConfig(
-            steps=900,
+            steps=6_000,
             batch_size=64,
             learning_rate=1e-3,
             warmup_steps=100,
@@ -132,7 +132,7 @@ RECIPES: Mapping[str, Recipe] = {
             weight_decay=0.05,
             ema_decay=0.998,
             seed=1,
-            checkpoint_every=300,
+            checkpoint_every=500,
         ),
         judging=LoopConfig(
             steps=3_000,

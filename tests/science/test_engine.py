@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,6 +76,43 @@ def test_an_interval_guides_inside_it_alone(engine: Engine) -> None:
     )
     assert np.array_equal(nowhere, plain)
     assert not np.array_equal(everywhere, plain)
+
+
+def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(engine: Engine) -> None:
+    specs = [
+        SampleSpec(
+            pack="fashion",
+            label=7,
+            steps=10,
+            sampler="ddpm",
+            seed=3,
+            guidance=Guidance(free_scale=scale, interval=(0.6, 1)),
+        )
+        for scale in (1.5, 2.0, 3.0, 5.0)
+    ]
+    alone = [engine.generate([spec])[0] for spec in specs]
+    runner = engine._loaded["fashion"].runner
+    before = runner.denoiser_rows
+    swept = engine.generate(specs)
+    for one, other in zip(alone, swept, strict=True):
+        assert np.array_equal(one, other)
+    assert runner.denoiser_rows - before == 6 + 4 * 4 * 2
+
+
+def test_forks_outlive_the_sample_they_share_steps_with(engine: Engine) -> None:
+    specs = [
+        SampleSpec(pack="fashion", label=7, steps=200, guidance=Guidance(free_scale=scale, interval=(0.99, 1)))
+        for scale in (2.0, 3.0, 4.0)
+    ]
+    expected = engine.generate(specs[1:])
+    trunk, *forks = engine.submit_all(specs)
+    while trunk.position < 3:
+        time.sleep(0.01)
+    trunk.cancel()
+    for fork, picture in zip(forks, expected, strict=True):
+        assert np.array_equal(fork.result(timeout=120), picture)
+    with pytest.raises(SampleCancelled):
+        trunk.result(timeout=1)
 
 
 def test_a_short_sample_overtakes_a_long_one(engine: Engine) -> None:

@@ -1,0 +1,264 @@
+"""Calibration: what a device does best, measured once, and the batches in which a row keeps its bits.
+
+A network's kernels are chosen by the shape of its input, so a row's result may differ in its last bits from one batch
+size to another. Sizes fall into classes that agree bitwise; every batch is padded to a size of one class, and then a
+picture does not depend on what shares the batch (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from models.classifiers import load_classifier, log_probability_gradient
+from models.denoisers import Denoiser, load_denoiser
+from models.loading import FLOAT32, Pack, Precision
+
+CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
+REFERENCE_SIZE = 16
+KNEE = 1.03  # the row budget is the smallest batch within 3 % of the best time a row
+SWITCH_GAIN = 1.15  # another precision must be so much faster: noise must not decide what bytes a picture has
+REPEATS = 3
+_FORMAT = 1  # of the cached file
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x (B,C,H,W), timesteps (B,), labels (B,)) → (B,C,H,W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """One measured batch size.
+
+    Attributes:
+        rows: the size.
+        row_ms: milliseconds a row takes in it.
+        bits: sizes with the same text give the same bits.
+    """
+
+    rows: int
+    row_ms: float
+    bits: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCalibration:
+    """What was found for one network.
+
+    Attributes:
+        precision: the number format it runs in.
+        tried: milliseconds a row in a batch of 16, by precision.
+        measured: every size that was tried.
+        sizes: the sizes of the largest class, ascending: batches are padded to one of them.
+        is_bitwise: whether `sizes` is a class; where the device has none it is one fixed size.
+    """
+
+    precision: Precision
+    tried: dict[str, float]
+    measured: tuple[BatchSize, ...]
+    sizes: tuple[int, ...]
+    is_bitwise: bool
+
+    @property
+    def row_budget(self) -> int:
+        """Rows at the knee: more of them cost everyone time and bring next to nothing."""
+        usable = [size for size in self.measured if size.rows in self.sizes]
+        best = min(size.row_ms for size in usable)
+        return min(size.rows for size in usable if size.row_ms <= KNEE * best)
+
+    def row_seconds(self, rows: int) -> float:
+        """Estimated time of a batch of `rows`, padding included."""
+        usable = [size for size in self.measured if size.rows in self.sizes]
+        holding = next((size for size in usable if size.rows >= rows), usable[-1])
+        return max(rows, holding.rows) * holding.row_ms / 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was found for a pack on a device."""
+
+    key: str
+    device: str
+    denoiser: NetworkCalibration
+    classifier: NetworkCalibration | None
+
+    @property
+    def is_reproducible(self) -> bool:
+        return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        fields: dict[str, Any] = json.loads(text)
+
+        def network(found: dict[str, Any] | None) -> NetworkCalibration | None:
+            if found is None:
+                return None
+            measured = tuple(BatchSize(**size) for size in found["measured"])
+            precision = Precision(**found["precision"])
+            return NetworkCalibration(
+                **found | {"precision": precision, "measured": measured, "sizes": tuple(found["sizes"])}
+            )
+
+        denoiser = network(fields["denoiser"])
+        assert denoiser is not None
+        return cls(**fields | {"denoiser": denoiser, "classifier": network(fields["classifier"])})
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def calibration_key(pack: Pack, device: torch.device) -> str:
+    """What a calibration depends on: the pack, the hardware, and the libraries that choose the kernels."""
+    parts = (pack.digest(), device_name(device), torch.__version__, diffusers.__version__, str(_FORMAT))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/cynosure/calibration`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cynosure" / "calibration"
+
+
+def cached_calibration(pack: Pack, device: torch.device, *, again: bool = False) -> Calibration:
+    """The calibration of this pack, device and these libraries: from the cache, or measured now and cached."""
+    path = cache_folder() / f"{calibration_key(pack, device)}.json"
+    if path.is_file() and not again:
+        return Calibration.from_json(path.read_text())
+    found = calibrate(pack, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(found.to_json())
+    os.replace(partial, path)
+    return found
+
+
+def calibrate(pack: Pack, device: torch.device) -> Calibration:
+    """Measure the pack's networks on `device`; takes some seconds."""
+
+    def denoiser_at(precision: Precision) -> Network:
+        return load_denoiser(pack, device, precision).forward
+
+    def classifier_at(precision: Precision) -> Network:
+        classifier = load_classifier(pack, device, precision)
+        assert classifier is not None
+        return lambda x, timesteps, labels: log_probability_gradient(classifier, x, timesteps, labels)
+
+    denoiser = load_denoiser(pack, device)
+    probes = _Probes(denoiser, len(pack.labels), pack.num_train_timesteps, device)
+    return Calibration(
+        key=calibration_key(pack, device),
+        device=device_name(device),
+        denoiser=_calibrate_network(denoiser_at, probes),
+        classifier=_calibrate_network(classifier_at, probes) if pack.has_classifier else None,
+    )
+
+
+class _Probes:
+    """Inputs of any size: fixed rows to look at, among random neighbours."""
+
+    def __init__(self, denoiser: Denoiser, num_labels: int, num_timesteps: int, device: torch.device) -> None:
+        self.device = device
+        self.sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+        self._generator = torch.Generator().manual_seed(0)
+        self._shape = denoiser.latent_shape
+        self._num_labels = max(1, num_labels)
+        self._num_timesteps = num_timesteps
+        self.rows = [
+            (torch.randn(self._shape, generator=self._generator), round(share * (num_timesteps - 1)), index)
+            for index, share in enumerate((0.02, 0.5, 0.98))
+        ]
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.randn(size, *self._shape, generator=self._generator)
+        timesteps = torch.randint(self._num_timesteps, (size,), generator=self._generator).float()
+        labels = torch.randint(self._num_labels, (size,), generator=self._generator)
+        return x.to(self.device), timesteps.to(self.device), labels.to(self.device)
+
+    def placed(self, size: int) -> Iterator[tuple[int, int, tuple[Tensor, Tensor, Tensor]]]:
+        """(row's number, its position, a batch that has it there), for positions first, middle and last."""
+        for (number, (row, timestep, label)), position in itertools.product(
+            enumerate(self.rows), sorted({0, size // 2, size - 1})
+        ):
+            x, timesteps, labels = self.batch(size)
+            x[position], timesteps[position], labels[position] = row, timestep, label % self._num_labels
+            yield number, position, (x, timesteps, labels)
+
+
+def _precisions(device: torch.device) -> tuple[Precision, ...]:
+    """In order of preference: each must beat the one before it."""
+    plain = [FLOAT32, Precision(dtype="bfloat16")]
+    if device.type == "cuda":
+        plain += [Precision(dtype="float16")]
+    return (*plain, *(replace(precision, channels_last=True) for precision in plain))
+
+
+def _calibrate_network(network_at: Callable[[Precision], Network], probes: _Probes) -> NetworkCalibration:
+    tried = {
+        precision: _row_ms(network_at(precision), probes, REFERENCE_SIZE) for precision in _precisions(probes.device)
+    }
+    chosen, *others = tried
+    for precision in others:
+        if tried[precision] * SWITCH_GAIN < tried[chosen]:
+            chosen = precision
+    network = network_at(chosen)
+    measured = tuple(
+        BatchSize(rows=size, row_ms=_row_ms(network, probes, size), bits=_bits(network, probes, size))
+        for size in probes.sizes
+    )
+    sizes = _largest_class(measured)
+    return NetworkCalibration(
+        precision=chosen,
+        tried={str(precision): row_ms for precision, row_ms in tried.items()},
+        measured=measured,
+        sizes=sizes or (min(measured, key=lambda size: size.row_ms).rows,),
+        is_bitwise=bool(sizes),
+    )
+
+
+def _row_ms(network: Network, probes: _Probes, size: int) -> float:
+    batch = probes.batch(size)
+    times: list[float] = []
+    for _ in range(1 + REPEATS):
+        started = time.perf_counter()
+        network(*batch).cpu()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) / size * 1000
+
+
+def _bits(network: Network, probes: _Probes, size: int) -> str:
+    """A digest of the probes' results, the same wherever they stand in the batch; or one of a kind if not."""
+    seen: dict[int, set[bytes]] = {}
+    for number, position, batch in probes.placed(size):
+        seen.setdefault(number, set()).add(network(*batch)[position].cpu().numpy().tobytes())
+    if any(len(results) > 1 for results in seen.values()):
+        return f"depends on the neighbours at {size}"
+    return hashlib.sha256(b"".join(result for results in seen.values() for result in results)).hexdigest()[:12]
+
+
+def _largest_class(measured: Sequence[BatchSize]) -> tuple[int, ...]:
+    """Sizes of the class that has the most of them, by the bits alone: a timing's noise must not choose bytes."""
+    classes: dict[str, list[int]] = {}
+    for size in measured:
+        classes.setdefault(size.bits, []).append(size.rows)
+    largest = max(classes.values(), key=lambda sizes: (len(sizes), sizes[-1]))
+    return tuple(largest) if len(largest) > 1 else ()
