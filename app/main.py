@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.gateway import problems
 from app.gateway.limits import BodyLimit
-from app.gateway.routes import generate, health, images, jobs, models
+from app.gateway.routes import generate, health, images, jobs, models, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.doorbell import Doorbell
@@ -37,6 +37,6 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for module in (generate, jobs, images, models, health):
+    for module in (generate, sweeps, jobs, images, models, health):
         app.include_router(module.router)
     return app

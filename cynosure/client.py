@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Problem
+from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Problem, SweepRequest
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
 
 
@@ -39,9 +39,11 @@ class Client:
 
     def submit(self, request: GenerateRequest, *, idempotency_key: str | None = None) -> Job:
         """Post a job and return at once."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        body = request.model_dump(mode="json", exclude_unset=True)
-        return Job.model_validate(self._call("POST", "/generate", json=body, headers=headers).json())
+        return self._submit("/generate", request, idempotency_key)
+
+    def submit_sweep(self, request: SweepRequest, *, idempotency_key: str | None = None) -> Job:
+        """Post a grid of pictures as one job and return at once."""
+        return self._submit("/sweeps", request, idempotency_key)
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
@@ -54,6 +56,10 @@ class Client:
     def image(self, job_id: str, index: int = 0) -> bytes:
         """PNG bytes of one picture."""
         return self._call("GET", f"/jobs/{job_id}/images/{index}.png").content
+
+    def sheet(self, job_id: str) -> bytes:
+        """PNG bytes of a finished sweep's contact sheet."""
+        return self._call("GET", f"/jobs/{job_id}/sheet.png").content
 
     def wait(self, job_id: str, *, on_progress: Callable[[Job], None] = lambda job: None, poll_s: float = 0.2) -> Job:
         """Poll until the job has succeeded.
@@ -78,6 +84,11 @@ class Client:
         """Submit, wait, and fetch all pictures as PNG bytes."""
         job = self.wait(self.submit(request).id, on_progress=on_progress)
         return [self.image(job.id, image.index) for image in job.images]
+
+    def _submit(self, path: str, request: GenerateRequest | SweepRequest, idempotency_key: str | None) -> Job:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body = request.model_dump(mode="json", exclude_unset=True)
+        return Job.model_validate(self._call("POST", path, json=body, headers=headers).json())
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:

@@ -19,6 +19,9 @@ MAX_PROMPT_LENGTH = 2_000
 MAX_SEED = 2**63 - 1
 MAX_SCALE = 100.0
 MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
+MAX_SWEEP_CELLS = 256
+DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url"})
+"""Fields that say how pictures are delivered, not what they show."""
 
 
 class GuidanceMode(StrEnum):
@@ -146,6 +149,45 @@ class GenerateRequest(BaseModel):
     webhook_url: HttpUrl | None = Field(None, description="Called, signed, when the job is finished.")
 
 
+Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
+
+
+class SweepRequest(BaseModel):
+    """A grid of pictures: every label or prompt, with every scale, from every seed."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "request": {"guidance_mode": "classifier_free", "guidance_interval": [0.2, 1.0]},
+                    "class_labels": ["sneaker", "bag"],
+                    "guidance_scales": [1, 3, 6],
+                    "seeds": [1, 2],
+                }
+            ]
+        },
+    )
+
+    request: GenerateRequest = Field(GenerateRequest(), description="What all pictures share; not what is swept over.")
+    class_labels: tuple[Label, ...] = Field((), max_length=MAX_SWEEP_CELLS, description="By index or name.")
+    prompts: tuple[Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)], ...] = Field((), max_length=MAX_SWEEP_CELLS)
+    guidance_scales: tuple[Scale, ...] = Field((), max_length=MAX_SWEEP_CELLS)
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field((), max_length=MAX_SWEEP_CELLS)
+
+
+class SweepAxes(BaseModel):
+    """What a sweep goes over, resolved. Pictures are in the order of labels or prompts, then scales, then seeds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    class_labels: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
+    guidance_scales: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
 class ResolvedRequest(GenerateRequest):
     """A request with everything decided: it can be posted again as it stands and gives the same picture."""
 
@@ -159,6 +201,10 @@ class ResolvedRequest(GenerateRequest):
     height: int
     profile: str
     clip: bool
+    num_images: int = Field(1, ge=1, le=MAX_SWEEP_CELLS)
+    sweep: SweepAxes | None = Field(
+        None, exclude_if=lambda axes: axes is None, description="The grid, where the job is a sweep."
+    )
 
 
 class ModelDefaults(BaseModel):
@@ -197,6 +243,8 @@ class ModelCard(BaseModel):
     takes_prompt: bool = False
     defaults: ModelDefaults
     digest: str = Field(description="SHA-256 over the pack's weights and configuration.")
+    precision: str = Field("float32", description="Number format that the denoiser runs in here.")
+    reproducible: bool = Field(True, description="Whether a picture's bytes are the same whatever shares the batch.")
     num_parameters: int
     license: str | None = None
 
@@ -228,6 +276,7 @@ class JobLinks(BaseModel):
 
     self: str
     images: tuple[str, ...] = ()
+    sheet: str | None = Field(None, description="All pictures of a sweep on one sheet.")
 
 
 class Job(BaseModel):
@@ -248,6 +297,10 @@ class Job(BaseModel):
     request: ResolvedRequest
     images: tuple[ImageInfo, ...] = ()
     error: JobError | None = None
+    cached: bool = Field(False, description="Answered from an earlier identical job; nothing was drawn.")
+    reproducible: bool | None = Field(
+        None, description="Whether the same request gives the same bytes; known when done."
+    )
     links: JobLinks
 
 

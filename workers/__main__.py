@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 
+import torch
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
 
@@ -19,8 +20,8 @@ from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import WorkerStore
-from models.engine import Engine
-from models.loading import InvalidPack
+from models.engine import Calibration, Engine, cached_calibration, calibration_key
+from models.loading import InvalidPack, Pack
 from workers.celery_app import build_celery
 from workers.host import EngineHost
 from workers.reaper import Reaper
@@ -42,10 +43,18 @@ def main() -> None:
 
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+
+    def agreed_calibration(pack: Pack, device: torch.device) -> Calibration:
+        key = calibration_key(pack, device)
+        return Calibration.from_json(
+            fleet.agree_on_calibration(key, lambda: cached_calibration(pack, device).to_json())
+        )
+
     try:
         engine = Engine(
             settings.packs,
             device=settings.device,
+            calibrate=agreed_calibration,
             on_death=lambda error: os.kill(os.getpid(), signal.SIGTERM),  # jobs go back; a supervisor starts us anew
         )
     except InvalidPack as error:

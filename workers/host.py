@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable
 
 from app.jobs.doorbell import Doorbell
-from app.jobs.record import Claim, FinishedImage, Verdict
+from app.jobs.record import Claim, Finished, Verdict
 from app.jobs.store import WorkerStore
 from cynosure.contract import JobError, ModelCard
+from cynosure.resolving import cells_of
 from models.engine import DeadlineExceeded, Engine, EngineDied, SampleCancelled, SampleFailed
 from models.samplers import NotLinear
 from models.spec import InvalidSpec
 from workers.leases import HeldJob, LeaseKeeper
-from workers.translate import card_of, png_of, specs_of
+from workers.translate import card_of, png_of, sheet_of, specs_of
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,7 @@ class EngineHost:
         job = HeldJob(claim, [])
         self.leases.hold(job)
         try:
-            images = self._draw(job)
-            if not self._store.finish(claim, images):
+            if not self._store.finish(claim, self._draw(job)):
                 log.warning("job %s: attempt %d finished too late; its pictures are dropped", job_id, claim.attempt)
         except SampleCancelled:
             if self._draining.is_set() and job.verdict is Verdict.OK:
@@ -79,19 +79,26 @@ class EngineHost:
         for job in self.leases.held():
             job.give_up(Verdict.OK)
 
-    def _draw(self, job: HeldJob) -> list[FinishedImage]:
+    def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
-        specs = specs_of(job.claim.job_id, request)
         try:
-            for spec in specs:
-                job.handles.append(self._engine.submit(spec, timeout=self._job_timeout_s))
+            specs = specs_of(job.claim.job_id, request)
+            job.handles += self._engine.submit_all(specs, timeout=self._job_timeout_s)
             pictures = [handle.result() for handle in job.handles]
         except BaseException:
             for handle in job.handles:  # one picture failed: its siblings' rows are better used by others
                 handle.cancel()
             raise
         card = self.cards[request.model]
-        return [FinishedImage(png_of(picture, request, index, card)) for index, picture in enumerate(pictures)]
+        return Finished(
+            pictures=tuple(
+                png_of(picture, cell, index, card)
+                for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
+            ),
+            sheet=sheet_of(pictures, request, card),
+            reproducible=card.reproducible,
+            digest=card.digest,
+        )
 
     def _hand_back(self, claim: Claim) -> None:
         if self._store.release(claim):

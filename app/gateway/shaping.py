@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from app.jobs.record import JobRecord
 from cynosure.contract import ImageInfo, Job, JobLinks
+from cynosure.resolving import cells_of
 
 
 def _moment(milliseconds: int | None) -> datetime | None:
@@ -14,6 +15,7 @@ def _moment(milliseconds: int | None) -> datetime | None:
 
 def job_of(record: JobRecord, queue_position: int | None) -> Job:
     """The job as clients see it."""
+    done = bool(record.image_hashes)
     urls = tuple(f"/jobs/{record.id}/images/{index}.png" for index in range(len(record.image_hashes)))
     return Job(
         id=record.id,
@@ -28,9 +30,17 @@ def job_of(record: JobRecord, queue_position: int | None) -> Job:
         attempt=record.attempt,
         request=record.request,
         images=tuple(
-            ImageInfo(index=index, url=urls[index], seed=record.request.seed, sha256=sha256)
-            for index, sha256 in enumerate(record.image_hashes)
+            ImageInfo(index=index, url=urls[index], seed=cell.seed, sha256=sha256)
+            for index, (sha256, (cell, _)) in enumerate(
+                zip(record.image_hashes, cells_of(record.request) if done else (), strict=True)
+            )
         ),
         error=record.error,
-        links=JobLinks(self=f"/jobs/{record.id}", images=urls),
+        cached=record.cached,
+        reproducible=record.reproducible,
+        links=JobLinks(
+            self=f"/jobs/{record.id}",
+            images=urls,
+            sheet=f"/jobs/{record.id}/sheet.png" if done and record.request.sweep else None,
+        ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from cynosure.errors import StoreUnavailable
 
 REGISTRATION_S = 15
 _CACHE_S = 1.0
+_CALIBRATION_TTL_S = 30 * 86_400
 
 
 class FleetRegistry:
@@ -36,6 +37,19 @@ class FleetRegistry:
             pipe.zremrangebyscore(self._keys.workers, "-inf", now)
             pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
             pipe.execute()
+
+    def agree_on_calibration(self, key: str, find: Callable[[], str]) -> str:
+        """The deployment's calibration `key`, or, for the first worker that asks, what `find` finds.
+
+        Timings differ a little from run to run; workers that share one choice of number format draw the same bytes.
+        """
+        name = self._keys.calibration(key)
+        raw: Any = self._client.getex(name, ex=_CALIBRATION_TTL_S)
+        if raw is None:
+            found = find()
+            raw = self._client.set(name, found, nx=True, get=True, ex=_CALIBRATION_TTL_S)
+            return found if raw is None else raw.decode()
+        return raw.decode()
 
     def withdraw(self, worker: str) -> None:
         with self._client.pipeline() as pipe:

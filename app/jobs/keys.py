@@ -19,6 +19,8 @@ class Keys:
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
     | `{p}:leases` | sorted set | running ids by the end of their lease |
     | `{p}:idempotency:KEY` | string | id and fingerprint |
+    | `{p}:result:HASH` | string | id of a finished job that answers every request of that hash |
+    | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
     | `{p}:finished` | channel | ids as they finish |
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the end of their registration |
@@ -38,6 +40,12 @@ class Keys:
 
     def queue(self, model: str, priority: Priority) -> str:
         return f"{self.prefix}:queue:{model}:{priority}"
+
+    def result(self, key: str) -> str:
+        return f"{self.prefix}:result:{key}"
+
+    def calibration(self, key: str) -> str:
+        return f"{self.prefix}:calibration:{key}"
 
     def idempotency(self, key: str) -> str:
         return f"{self.prefix}:idempotency:{key}"

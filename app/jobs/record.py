@@ -48,6 +48,8 @@ class JobRecord:
     steps: int
     error: JobError | None
     image_hashes: tuple[str, ...]
+    cached: bool
+    reproducible: bool | None
 
     @property
     def progress(self) -> float:
@@ -65,15 +67,25 @@ class Claim:
     request: ResolvedRequest
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedImage:
-    """PNG bytes of one picture."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a worker made of a job.
 
-    png: bytes
+    Attributes:
+        pictures: PNG bytes by index.
+        sheet: PNG bytes of a sweep's contact sheet.
+        reproducible: whether the same request gives the same bytes on this worker.
+        digest: of the model that drew them.
+    """
+
+    pictures: tuple[bytes, ...]
+    sheet: bytes | None = None
+    reproducible: bool
+    digest: str
 
     @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.png).hexdigest()
+    def hashes(self) -> list[str]:
+        return [hashlib.sha256(png).hexdigest() for png in self.pictures]
 
 
 def new_job_id() -> str:
@@ -100,4 +112,6 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         steps=int(text["steps"]),
         error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
         image_hashes=tuple(json.loads(text["image_hashes"])) if text.get("image_hashes") else (),
+        cached="cached" in text,
+        reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
     )

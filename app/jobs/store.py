@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from app.jobs.keys import Keys
-from app.jobs.record import PRIORITIES, Claim, FinishedImage, JobRecord, Verdict, decode_record
+from app.jobs.record import PRIORITIES, Claim, Finished, JobRecord, Verdict, decode_record
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
 from cynosure.errors import (
@@ -24,6 +24,7 @@ from cynosure.errors import (
     QueueFull,
     StoreUnavailable,
 )
+from cynosure.resolving import result_key
 
 _SCRIPTS = {path.stem: path.read_text() for path in (Path(__file__).parent / "scripts").glob("*.lua")}
 _EXHAUSTED = JobError(
@@ -33,10 +34,10 @@ _EXHAUSTED = JobError(
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted job; `replayed` where the idempotency key had made it before."""
+    """An accepted job; `waits` unless it was made before or is answered already."""
 
     id: str
-    replayed: bool
+    waits: bool
 
 
 def _known_ttl(settings: StoreSettings) -> int:
@@ -75,9 +76,18 @@ class JobStore:
             await self._client.ping()
 
     async def accept(
-        self, job_id: str, request: ResolvedRequest, *, steps: int, idempotency_key: str | None, fingerprint: str
+        self,
+        job_id: str,
+        request: ResolvedRequest,
+        *,
+        steps: int,
+        idempotency_key: str | None,
+        fingerprint: str,
+        cached_as: str | None = None,
     ) -> Accepted:
         """Write the record, the queue entry and the idempotency key, all or nothing.
+
+        Where `cached_as` is the `result_key` of a job that has succeeded, the new job has its pictures at once.
 
         Raises:
             IdempotencyConflict: the key made another job.
@@ -94,6 +104,8 @@ class JobStore:
                     keys.queue(request.model, request.priority),
                     *queues,
                     idempotency,
+                    keys.result(cached_as) if cached_as else keys.job(job_id),
+                    keys.images(job_id),
                 ],
                 args=[
                     job_id,
@@ -103,6 +115,8 @@ class JobStore:
                     settings.max_queued,
                     settings.unfinished_ttl_s,
                     _known_ttl(settings),
+                    settings.result_ttl_s,
+                    keys.job(""),
                 ],
             )
             if settings.durability == "fsync":
@@ -114,7 +128,7 @@ class JobStore:
                 )
             case b"full":
                 raise QueueFull(f"{int(detail)} jobs wait for '{request.model}' already.", retry_after_s=10)
-        return Accepted(detail.decode(), replayed=answer == b"replayed")
+        return Accepted(detail.decode(), waits=answer == b"accepted")
 
     async def get(self, job_id: str) -> JobRecord:
         """The record.
@@ -155,6 +169,19 @@ class JobStore:
             raise ImageNotFound(
                 f"Job '{job_id}' has no image {index}: it is {record.status}, with {len(record.image_hashes)} images."
             )
+        return png
+
+    async def sheet(self, job_id: str) -> bytes:
+        """PNG bytes of a sweep's contact sheet.
+
+        Raises:
+            ImageNotFound: the job is no sweep, or not done.
+        """
+        async with _answering():
+            png: Any = await self._client.hget(self._keys.images(job_id), "sheet")
+        if png is None:
+            record = await self.get(job_id)
+            raise ImageNotFound(f"Job '{job_id}' has no sheet: it is {record.status}; sweeps have one when done.")
         return png
 
     async def cancel(self, job_id: str) -> JobRecord:
@@ -208,14 +235,14 @@ class WorkerStore:
             )
         return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, pipe.execute(), strict=True)}
 
-    def finish(self, claim: Claim, images: Sequence[FinishedImage]) -> bool:
+    def finish(self, claim: Claim, made: Finished) -> bool:
         """Write the pictures and the end; `False` where the claim is stale."""
-        hashes = json.dumps([image.sha256 for image in images])
-        return self._end(claim, JobStatus.SUCCEEDED, "", hashes, [image.png for image in images])
+        return self._end(claim, JobStatus.SUCCEEDED, "", made)
 
     def fail(self, claim: Claim, error: JobError) -> bool:
         """End the job with an error; `False` where the claim is stale."""
-        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), "", [])
+        nothing = Finished(pictures=(), reproducible=False, digest="")
+        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
 
     def release(self, claim: Claim) -> bool:
         """Hand the job back to the queue; `False` where it was not ours any more."""
@@ -260,20 +287,28 @@ class WorkerStore:
     def _lease_ms(self) -> int:
         return int(self._settings.lease_s * 1000)
 
-    def _end(self, claim: Claim, status: JobStatus, error: str, hashes: str, pictures: list[bytes]) -> bool:
+    def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
         answer = self._finish(
-            keys=[keys.job(job_id), keys.images(job_id), keys.known(job_id), keys.leases],
+            keys=[
+                keys.job(job_id),
+                keys.images(job_id),
+                keys.known(job_id),
+                keys.leases,
+                keys.result(result_key(claim.request, made.digest)),
+            ],
             args=[
                 job_id,
                 claim.attempt,
                 status.value,
                 error,
-                hashes,
+                json.dumps(made.hashes),
                 settings.result_ttl_s,
                 _known_ttl(settings),
                 keys.finished,
-                *pictures,
+                int(made.reproducible),
+                made.sheet or b"",
+                *made.pictures,
             ],
         )
         return bool(answer == b"moved")

@@ -32,6 +32,23 @@ def refusing() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def progress_bar() -> Progress:
+    """What every command that waits for a job shows."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()
+    )
+
+
+def wait_showing(client: Client, job: Job, progress: Progress) -> Job:
+    """Wait for the job, moving the bar."""
+    bar = progress.add_task("queued", total=1.0)
+
+    def show(now: Job) -> None:
+        progress.update(bar, completed=now.progress, description=str(now.status))
+
+    return client.wait(job.id, on_progress=show)
+
+
 def generate(
     label: Annotated[str | None, typer.Option(help="class, by name or index")] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
@@ -57,20 +74,9 @@ def generate(
         "num_images": count,
         "model": model,
     }
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with refusing(), Client(url) as client, Progress(*columns) as progress:
+    with refusing(), Client(url) as client, progress_bar() as progress:
         request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
-        bar = progress.add_task("queued", total=1.0)
-
-        def show(job: Job) -> None:
-            progress.update(bar, completed=job.progress, description=str(job.status))
-
-        job = client.wait(client.submit(request).id, on_progress=show)
+        job = wait_showing(client, client.submit(request), progress)
         out.mkdir(parents=True, exist_ok=True)
         for image in job.images:
             path = out / f"{job.request.seed}-{image.index:02d}.png"

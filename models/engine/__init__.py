@@ -1,6 +1,6 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
-from models.engine.calibrate import Calibration, cached_calibration, calibrate
+from models.engine.calibrate import Calibration, cached_calibration, calibrate, calibration_key
 from models.engine.engine import (
     DeadlineExceeded,
     Engine,
@@ -22,4 +22,5 @@ __all__ = [
     "SampleFailed",
     "cached_calibration",
     "calibrate",
+    "calibration_key",
 ]

@@ -41,6 +41,13 @@ def test_generate_saves_as_many_pictures_as_asked_each_with_its_request_inside(s
         assert made_from["request"]["guidance_mode"] == "classifier_free"
 
 
+def test_sweep_saves_the_grid_and_its_sheet(server_url: str, tmp_path: Path) -> None:
+    options = ["--labels", "sneaker,8", "--scales", "1,4", "--seeds", "3", "--interval", "0.25,1", "--steps", "6"]
+    answer = cynosure("sweep", *options, "--guidance", "classifier_free", "-o", str(tmp_path), url=server_url)
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000.png", "001.png", "002.png", "003.png", "sheet.png"]
+
+
 def test_models_lists_what_can_be_asked(server_url: str) -> None:
     answer = cynosure("models", url=server_url)
     assert answer.returncode == 0, answer.stderr

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest
-from cynosure.errors import IdempotencyConflict, JobNotFound, UnknownLabel
+from cynosure.contract import GenerateRequest, SweepRequest
+from cynosure.errors import IdempotencyConflict, InvalidRequest, JobNotFound, UnknownLabel
 
 MODES: list[dict[str, Any]] = [
     {"guidance_mode": "none"},
@@ -39,7 +39,7 @@ REFUSALS: list[tuple[str, int, str, str | None]] = [
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["guidance_mode"])
 def test_one_post_gives_a_picture_in_every_mode(server_url: str, mode: dict[str, Any]) -> None:
-    body = {"class_label": "sneaker", "steps": 8, "seed": 5, **mode}
+    body = {"class_label": "sneaker", "steps": 8, "seed": 5, "use_cache": False, **mode}
     headers = {"Accept": "image/png"}
     first = httpx.post(f"{server_url}/generate", json=body, headers=headers, timeout=120)
     assert first.status_code == 200, first.text
@@ -72,6 +72,34 @@ def test_a_job_is_polled_to_its_pictures_and_an_unknown_one_is_404(server_url: s
         with pytest.raises(UnknownLabel, match="Did you mean 'sneaker'") as refusal:
             client.submit(GenerateRequest(class_label="sneker"))
         assert refusal.value.field == "class_label"
+
+
+def test_an_identical_seeded_request_is_answered_from_the_cache_unless_told_not_to(server_url: str) -> None:
+    body = {"class_label": "bag", "steps": 5, "seed": 77}
+    wait = {"Prefer": "wait=60"}
+    first, second = (httpx.post(f"{server_url}/generate", json=body, headers=wait, timeout=90).json() for _ in range(2))
+    fresh = httpx.post(f"{server_url}/generate", json={**body, "use_cache": False}, headers=wait, timeout=90).json()
+    assert [job["cached"] for job in (first, second, fresh)] == [False, True, False]
+    assert first["reproducible"] is True
+    assert len({job["images"][0]["sha256"] for job in (first, second, fresh)}) == 1
+    assert len({job["id"] for job in (first, second, fresh)}) == 3
+
+
+def test_a_sweep_is_one_job_whose_pictures_are_those_of_single_requests(server_url: str) -> None:
+    shared = GenerateRequest(guidance_mode="classifier_free", guidance_interval=(0.5, 1.0), steps=8)
+    asked = SweepRequest(request=shared, class_labels=("sneaker", "bag"), guidance_scales=(1.5, 3.0, 6.0), seeds=(1, 2))
+    with Client(server_url) as client:
+        job = client.wait(client.submit_sweep(asked).id)
+        assert (len(job.images), [image.seed for image in job.images]) == (12, [1, 2] * 6)
+        assert Image.open(io.BytesIO(client.sheet(job.id))).height > 4 * 56
+        alone = shared.model_copy(update={"class_label": "bag", "guidance_scale": 3.0, "seed": 2})
+        [picture] = client.generate(
+            GenerateRequest.model_validate({**alone.model_dump(mode="json"), "use_cache": False})
+        )
+        assert picture == client.image(job.id, 6 + 2 + 1)
+        with pytest.raises(InvalidRequest, match="leave guidance_scale out") as refusal:
+            client.submit_sweep(asked.model_copy(update={"request": GenerateRequest(guidance_scale=2.0)}))
+        assert refusal.value.field == "guidance_scales"
 
 
 def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str) -> None:

@@ -9,16 +9,16 @@ import pytest
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.keys import Keys
-from app.jobs.record import FinishedImage, Verdict, new_job_id
+from app.jobs.record import Finished, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore, WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
-from cynosure.resolving import resolve
+from cynosure.resolving import resolve, result_key
 from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
-PICTURES = [FinishedImage(b"\x89PNG one"), FinishedImage(b"\x89PNG two")]
+MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, digest="d")
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     with pytest.raises(ImageNotFound):
         await store.image(job_id, 0)
 
-    assert worker_store.finish(claim, PICTURES)
+    assert worker_store.finish(claim, MADE)
     done = await store.get(job_id)
     assert (done.status, done.progress) == (JobStatus.SUCCEEDED, 1.0)
-    assert [await store.image(job_id, i) for i in range(2)] == [picture.png for picture in PICTURES]
-    assert done.image_hashes == tuple(picture.sha256 for picture in PICTURES)
+    assert [await store.image(job_id, i) for i in range(2)] == list(MADE.pictures)
+    assert done.image_hashes == tuple(MADE.hashes)
 
 
 async def test_only_one_of_two_workers_gets_a_job(
@@ -96,13 +96,15 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
     assert again is not None
     assert again.attempt == 2
     assert short.heartbeat({job_id: (lost.attempt, 99, 100)}) == {job_id: Verdict.STALE}
-    assert not short.finish(lost, PICTURES)
+    assert not short.finish(lost, MADE)
     assert not short.fail(lost, JobError(code="internal", message="late"))
     assert not short.release(lost)
     assert (await store.get(job_id)).status is JobStatus.RUNNING
-    assert short.finish(again, PICTURES)
-    assert not short.finish(again, [FinishedImage(b"other"), FinishedImage(b"bytes")]), "a finished job is finished"
-    assert await store.image(job_id, 0) == PICTURES[0].png
+    assert short.finish(again, MADE)
+    assert not short.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
+        "a finished job is finished"
+    )
+    assert await store.image(job_id, 0) == MADE.pictures[0]
 
 
 async def test_a_job_that_loses_every_worker_fails(
@@ -143,7 +145,7 @@ async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
         assert (await store.cancel(job_id)).status is JobStatus.CANCELLED
     assert worker_store.claim(waiting, "w") is None
     assert worker_store.heartbeat({running: (claim.attempt, 1, 100)}) == {running: Verdict.CANCELLED}
-    assert not worker_store.finish(claim, PICTURES)
+    assert not worker_store.finish(claim, MADE)
     assert (await store.get(running)).status is JobStatus.CANCELLED
 
 
@@ -153,7 +155,7 @@ async def test_cancelling_a_finished_job_changes_nothing(
     job_id = await accept(store, request_)
     claim = worker_store.claim(job_id, "w")
     assert claim is not None
-    assert worker_store.finish(claim, PICTURES)
+    assert worker_store.finish(claim, MADE)
     assert (await store.cancel(job_id)).status is JobStatus.SUCCEEDED
 
 
@@ -162,6 +164,32 @@ async def test_a_key_makes_one_job_and_refuses_another_request(store: JobStore, 
     assert await accept(store, request_, key="k", fingerprint="a") == first
     with pytest.raises(IdempotencyConflict):
         await accept(store, request_, key="k", fingerprint="b")
+
+
+async def test_what_was_drawn_before_is_answered_at_once(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    async def ask() -> tuple[str, bool]:
+        key = result_key(request_, MADE.digest)
+        accepted = await store.accept(
+            new_job_id(), request_, steps=100, idempotency_key=None, fingerprint="", cached_as=key
+        )
+        return accepted.id, accepted.waits
+
+    first, waits = await ask()
+    assert waits
+    assert (await ask())[1], "not drawn yet: this one waits too"
+    claim = worker_store.claim(first, "w")
+    assert claim is not None
+    assert worker_store.finish(claim, MADE)
+    again, waits = await ask()
+    assert not waits
+    answered = await store.get(again)
+    assert (answered.status, answered.cached, answered.image_hashes) == ("succeeded", True, tuple(MADE.hashes))
+    assert await store.image(again, 1) == MADE.pictures[1]
+    other = request_.model_copy(update={"steps": 7})
+    assert result_key(other, MADE.digest) != result_key(request_, MADE.digest) != result_key(request_, "other weights")
+    assert result_key(request_.model_copy(update={"priority": Priority.LOW}), "d") == result_key(request_, "d")
 
 
 async def test_a_full_queue_refuses_with_a_time_to_retry(
@@ -191,7 +219,7 @@ async def test_an_expired_job_is_told_from_an_unknown_one(
     job_id = await accept(store, request_)
     claim = brief.claim(job_id, "w")
     assert claim is not None
-    assert brief.finish(claim, PICTURES)
+    assert brief.finish(claim, MADE)
     time.sleep(1.2)
     with pytest.raises(JobExpired):
         await store.get(job_id)

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard
+from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, SweepRequest
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
-from cynosure.resolving import resolve
+from cynosure.resolving import cells_of, resolve, resolve_sweep
 
 
 def test_an_empty_request_is_an_unguided_picture_of_anything(card: ModelCard) -> None:
@@ -113,3 +113,35 @@ def test_a_resolved_request_resolves_to_itself(card: ModelCard, fields: dict[str
         return
     again = GenerateRequest.model_validate(resolved.model_dump(mode="json"))
     assert resolve(again, card, seed=99) == resolved
+
+
+def test_a_sweeps_cells_are_its_axes_crossed(card: ModelCard) -> None:
+    asked = SweepRequest(
+        request=GenerateRequest(guidance_mode="classifier_free", seed=4),
+        class_labels=("sneaker", 0),
+        guidance_scales=(1, 2),
+    )
+    request = resolve_sweep(asked, card, seed=0)
+    cells = [(cell.class_label, cell.guidance_scale, cell.seed, index) for cell, index in cells_of(request)]
+    assert cells == [(2, 1.0, 4, 0), (2, 2.0, 4, 0), (0, 1.0, 4, 0), (0, 2.0, 4, 0)]
+    assert ResolvedRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"class_labels": ["sneaker"]}, "seeds"),
+        ({"class_labels": ["sneaker", 2]}, "class_labels"),
+        ({"class_labels": ["sneker", 0]}, "class_label"),
+        ({"guidance_scales": [1, 1], "class_labels": [0]}, "guidance_scales"),
+        ({"prompts": ["a", "b"]}, "prompt"),
+        ({"class_labels": [0, 1], "prompts": ["a"]}, "prompts"),
+        ({"class_labels": [0, 1], "request": {"num_images": 2}}, "num_images"),
+        ({"class_labels": [0, 1, 2], "seeds": list(range(100))}, "seeds"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_sweep_that_cannot_be_is_refused_by_field(card: ModelCard, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        resolve_sweep(SweepRequest.model_validate(fields), card, seed=0)
+    assert refusal.value.field == field

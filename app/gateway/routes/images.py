@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/images/{i}.png."""
+"""GET /jobs/{id}/images/{i}.png and /jobs/{id}/sheet.png."""
 
 from __future__ import annotations
 
@@ -34,7 +34,21 @@ async def get_image(
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """PNG bytes. They never change: caches may keep them."""
-    png = await state["store"].image(job_id, index)
+    return _picture(await state["store"].image(job_id, index), if_none_match, range)
+
+
+@router.get("/{job_id}/sheet.png", summary="A sweep's contact sheet", response_class=Response)
+async def get_sheet(
+    job_id: str,
+    state: StateDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+    range: Annotated[str | None, Header()] = None,
+) -> Response:
+    """All pictures of a sweep on one sheet: a row for each label or prompt and seed, a column for each scale."""
+    return _picture(await state["store"].sheet(job_id), if_none_match, range)
+
+
+def _picture(png: bytes, if_none_match: str | None, range: str | None) -> Response:
     tag = f'"{hashlib.sha256(png).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=86400, immutable", "Accept-Ranges": "bytes"}
     if if_none_match in (tag, "*"):

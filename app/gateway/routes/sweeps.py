@@ -1,0 +1,42 @@
+"""POST /sweeps."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from app.gateway.state import StateDep
+from app.gateway.submission import answer, card_of, enqueue
+from cynosure.contract import Job, Problem, SweepRequest
+from cynosure.resolving import resolve_sweep, result_key
+
+router = APIRouter(tags=["generate"])
+
+
+@router.post(
+    "/sweeps",
+    status_code=202,
+    response_model=Job,
+    summary="Draw a grid of pictures",
+    responses={200: {"model": Job}, 422: {"model": Problem}, 503: {"model": Problem}},
+)
+async def sweep(
+    asked: SweepRequest,
+    state: StateDep,
+    prefer: Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")] = None,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Response:
+    """Accept labels or prompts × scales × seeds as one job, with a contact sheet.
+
+    Pictures that differ in scale alone share the steps before `guidance_interval`.
+    """
+    card = await card_of(state, asked.request.model)
+    request = resolve_sweep(asked, card, seed=secrets.randbits(63))
+    is_seeded = bool(asked.seeds) or asked.request.seed is not None
+    may_be_cached = is_seeded and asked.request.use_cache
+    job_id = await enqueue(
+        state, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
+    )
+    return await answer(state, job_id, prefer)

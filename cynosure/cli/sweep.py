@@ -1,0 +1,51 @@
+"""`cynosure sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cynosure.cli.generate import DEFAULT_URL, progress_bar, refusing, wait_showing
+from cynosure.client import Client
+from cynosure.contract import GuidanceMode, SweepRequest
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def sweep(
+    labels: Annotated[str | None, typer.Option(help="classes, by name or index, separated by commas")] = None,
+    scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
+    seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
+    guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
+    interval: Annotated[str | None, typer.Option(help="guide only in this part, such as 0.2,1")] = None,
+    sampler: Annotated[str | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png")] = Path("out"),
+    url: Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")] = DEFAULT_URL,
+) -> None:
+    """Draw a grid of labels, scales and seeds, and save it with a contact sheet."""
+    shared: dict[str, Any] = {
+        "guidance_mode": guidance,
+        "guidance_interval": _parts(interval) or None,
+        "sampler": sampler,
+        "steps": steps,
+        "model": model,
+    }
+    body = {
+        "request": {key: value for key, value in shared.items() if value is not None},
+        "class_labels": [int(part) if part.isdecimal() else part for part in _parts(labels)],
+        "guidance_scales": _parts(scales),
+        "seeds": _parts(seeds),
+    }
+    with refusing(), Client(url) as client, progress_bar() as progress:
+        job = wait_showing(client, client.submit_sweep(SweepRequest.model_validate(body)), progress)
+        out.mkdir(parents=True, exist_ok=True)
+        for image in job.images:
+            (out / f"{image.index:03d}.png").write_bytes(client.image(job.id, image.index))
+        (out / "sheet.png").write_bytes(client.sheet(job.id))
+        progress.console.print(f"{len(job.images)} pictures and {out / 'sheet.png'}")
