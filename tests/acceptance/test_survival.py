@@ -21,10 +21,10 @@ LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
 class Up:
     """A `cynosure up` of its own, with short leases."""
 
-    def __init__(self, data: Path, **environment: str) -> None:
+    def __init__(self, data: Path, *options: str, **environment: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data)]
+        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), *options]
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 

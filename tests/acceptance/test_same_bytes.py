@@ -1,0 +1,82 @@
+"""The same request gives the same bytes: alone, in a crowd, among cancels, on either of two workers, across a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+from cynosure.client import Client
+from cynosure.contract import GenerateRequest
+from cynosure.resolving import cells_of, resolve
+from models.engine import Engine
+from tests.acceptance.test_survival import Up
+from workers.translate import card_of, png_of, specs_of
+
+COUNT = 200
+MODES: list[dict[str, Any]] = [
+    {"guidance_mode": "none"},
+    {"guidance_mode": "classifier_free", "guidance_scale": 3.0},
+    {"guidance_mode": "classifier_free", "guidance_scale": 5.0, "guidance_rescale": 0.7},
+    {"guidance_mode": "classifier_free", "guidance_scale": 4.0, "guidance_interval": (0.2, 0.8)},
+    {"guidance_mode": "classifier", "guidance_scale": 5.0, "classifier_base": "unconditional"},
+    {"guidance_mode": "combined", "guidance_scale": 2.0, "classifier_scale": 3.0},
+]
+
+
+def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
+    samplers = ["ddim", "ddpm", "euler", "euler_ancestral", "heun", "lms", "dpmpp_2m", "dpmpp_2m_sde", "deis", "unipc"]
+    return [
+        GenerateRequest.model_validate(
+            {
+                **MODES[index % len(MODES)],
+                "class_label": dice.randrange(10),
+                "sampler": dice.choice(samplers),
+                "steps": dice.randint(2, 8),
+                "num_images": dice.choice([1, 1, 1, 2]),
+                "seed": index,
+                "use_cache": False,
+                "priority": dice.choice(["low", "normal", "high"]),
+            }
+        )
+        for index in range(COUNT)
+    ]
+
+
+def hashes_alone(requests: list[GenerateRequest]) -> list[list[str]]:
+    """Each picture drawn by itself, in this process, with nothing beside it."""
+    found = []
+    with Engine(["fashion"]) as engine:
+        card = card_of(engine.packs["fashion"], engine)
+        for asked in requests:
+            request = resolve(asked, card, seed=0)
+            pictures = [engine.generate([spec])[0] for spec in specs_of("", request)]
+            pngs = [png_of(picture, *cell, card) for picture, cell in zip(pictures, cells_of(request), strict=True)]
+            found.append([hashlib.sha256(png).hexdigest() for png in pngs])
+    return found
+
+
+def test_two_hundred_mixed_requests_have_the_same_bytes_alone_and_in_a_crowd(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    requests = mixed_requests(dice)
+    expected = hashes_alone(requests)
+    order = dice.sample(range(COUNT), COUNT)
+    server = Up(tmp_path, "--workers", "2", CYNOSURE_WORKER_DRAIN_S="0")
+    try:
+        server.wait_ready()
+        with Client(server.url) as client:
+            jobs: dict[int, str] = {}
+            for index in order:
+                jobs[index] = client.submit(requests[index]).id
+                if dice.random() < 0.15:  # a neighbour that leaves in the middle
+                    client.cancel(client.submit(GenerateRequest(class_label=1, steps=400, num_images=2)).id)
+                if index == order[COUNT // 2]:
+                    os.kill(server.child("workers"), signal.SIGTERM)
+            found = [[image.sha256 for image in client.wait(jobs[index]).images] for index in range(COUNT)]
+    finally:
+        server.stop()
+    differing = [requests[index] for index in range(COUNT) if found[index] != expected[index]]
+    assert not differing
