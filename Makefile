@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 
-.PHONY: help install run demo test check format clean
+.PHONY: help install run demo test bench check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ demo: $(STAMP) ## Draw a sheet of every guidance mode into out/demo.png
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## Race Cynosure against what a user would write instead (half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.png
+	$(BIN)/python -m benchmarks.plot
 
 check: $(STAMP) ## Check format, lint, types, import rules and spelling
 	$(BIN)/ruff format --check .

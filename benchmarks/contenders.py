@@ -1,0 +1,145 @@
+"""Each contender as processes with an address; all but the one under test are stopped with SIGSTOP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+
+from benchmarks.stream import Asked
+
+START_TIMEOUT_S = 180.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Contender:
+    """A system under test."""
+
+    def __init__(self, name: str, commands: list[list[str]], environment: dict[str, str], *, health: str) -> None:
+        self.name = name
+        self.port = int(commands[0][-1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.health = health
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=os.environ | environment,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for command in commands
+        ]
+
+    def wait_ready(self) -> None:
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            try:
+                if httpx.get(self.url + self.health, timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.3)
+        raise TimeoutError(f"{self.name} was not ready after {START_TIMEOUT_S:.0f} s")
+
+    def members(self) -> list[psutil.Process]:
+        """All processes, children included."""
+        found: list[psutil.Process] = []
+        for process in self.processes:
+            if psutil.pid_exists(process.pid):
+                parent = psutil.Process(process.pid)
+                found += [parent, *parent.children(recursive=True)]
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        for member in self.members():
+            member.send_signal(number)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let this one run; it stands still before and after."""
+        self.signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        members = self.members()
+        self.signal(signal.SIGCONT)
+        for member in members:
+            member.terminate()
+        _, alive = psutil.wait_procs(members, timeout=10)
+        for member in alive:
+            member.kill()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time by module."""
+        spent: dict[str, float] = {}
+        for member in self.members():
+            words = member.cmdline()
+            name = words[words.index("-m") + 1] if "-m" in words else words[0] if words else "?"
+            times = member.cpu_times()
+            spent[name] = spent.get(name, 0.0) + times.user + times.system
+        return spent
+
+    def memory_mib(self) -> float:
+        return sum(member.memory_info().rss for member in self.members()) / 2**20
+
+    async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
+        """Send one request and read its pictures; returns how many came."""
+        answer = await client.post(f"{self.url}/draw", json=asked.as_json())
+        answer.raise_for_status()
+        return len(answer.json())
+
+
+class Cynosure(Contender):
+    """The gateway and one worker."""
+
+    def __init__(self, redis_url: str) -> None:
+        port = str(free_port())
+        environment = {"REDIS_URL": redis_url, "CYNOSURE_GATEWAY_MAX_WAIT_S": "3600"}
+        super().__init__("cynosure", [["app", "--port", port], ["workers"]], environment, health="/readyz")
+
+    async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
+        body = {
+            "class_label": asked.label,
+            "guidance_mode": asked.mode,
+            "sampler": asked.sampler,
+            "steps": asked.steps,
+            "num_images": asked.count,
+            "seed": asked.seed,
+            "use_cache": False,
+        }
+        if asked.scale is not None:
+            body["guidance_scale"] = asked.scale
+        answer = await client.post(f"{self.url}/generate", json=body, headers={"Prefer": "wait=3600"})
+        answer.raise_for_status()
+        images = answer.json()["images"]
+        for image in images:
+            (await client.get(self.url + image["url"])).raise_for_status()
+        return len(images)
+
+
+def peers(redis_url: str) -> list[Contender]:
+    """(c), (d) and (e)."""
+    ports = [str(free_port()) for _ in range(3)]
+    celery_url = {"REDIS_URL": redis_url.removesuffix("/0") + "/1"}
+    worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
+    return [
+        Contender("diffusers behind a lock", [["benchmarks.peers.locked", ports[0]]], {}, health="/health"),
+        Contender("LitServe", [["benchmarks.peers.lit", ports[1]]], {}, health="/health"),
+        Contender("a Celery task each", [["benchmarks.peers.tasks", ports[2]], worker], celery_url, health="/health"),
+    ]

@@ -1,0 +1,50 @@
+"""One Celery task a request, no batching: the recipe of many tutorials. `tasks.py PORT` is its FastAPI front."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import Any
+
+import celery
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from benchmarks.peers.drawing import PlainPipeline
+from benchmarks.stream import Asked
+
+url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+queue = celery.Celery(
+    "peer", broker=url.replace("unix://", "redis+socket://"), backend=url.replace("unix://", "redis+socket://")
+)
+queue.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
+
+
+@functools.cache
+def pipeline() -> PlainPipeline:
+    torch.set_num_threads(1)  # two processes on two cores beat one process with two threads here
+    return PlainPipeline()
+
+
+@queue.task(name="draw")
+def draw(body: dict[str, Any]) -> list[str]:
+    return pipeline().draw([Asked(**body)])[0]
+
+
+app = FastAPI()
+
+
+@app.get("/health")
+def health() -> str:
+    return "ok"
+
+
+@app.post("/draw")
+def post(body: dict[str, Any]) -> list[str]:
+    return draw.delay(body).get(timeout=3600)
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -1,0 +1,33 @@
+"""`python -m benchmarks.plot`: out/bench/serving.json as out/bench/serving.png."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+FOLDER = Path("out/bench")
+
+
+def main() -> None:
+    results = [result for result in json.loads((FOLDER / "serving.json").read_text()) if "clients" in result["load"]]
+    figure, (rates, latencies) = plt.subplots(1, 2, figsize=(11, 4))
+    for contender in dict.fromkeys(result["contender"] for result in results):
+        mine = [result for result in results if result["contender"] == contender]
+        clients = [int(result["load"].split()[0]) for result in mine]
+        rates.plot(clients, [result["pictures_per_s"] for result in mine], marker="o", label=contender)
+        latencies.plot(clients, [result["p95_s"] for result in mine], marker="o", label=contender)
+    bounds = {int(result["load"].split()[0]): result["offline_bound_per_s"] for result in results}
+    rates.plot(list(bounds), list(bounds.values()), linestyle="--", color="black", label="offline bound")
+    for axes, title in ((rates, "pictures a second"), (latencies, "p95 to the last byte, s")):
+        axes.set(title=title, xlabel="clients", xscale="log", ylim=(0, None), xticks=list(bounds))
+        axes.set_xticklabels(list(bounds))
+        axes.grid(alpha=0.3)
+    rates.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(FOLDER / "serving.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
