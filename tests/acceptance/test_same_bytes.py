@@ -1,4 +1,4 @@
-"""The same request gives the same bytes: alone, in a crowd, among cancels, on either of two workers, across a restart."""
+"""The same request gives the same bytes: alone, in a crowd, among cancels, on two workers, across a restart."""
 
 from __future__ import annotations
 
