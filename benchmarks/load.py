@@ -63,7 +63,7 @@ async def closed_loop(contender: Contender, stream: Sequence[Asked], clients: in
 
     async def one(http: httpx.AsyncClient) -> None:
         for asked in waiting:
-            result.pictures += await _timed(contender, http, asked, result.latencies)
+            await _draw(contender, http, asked, result)
 
     return await _measured(contender, result, clients, lambda http: [one(http) for _ in range(clients)])
 
@@ -76,7 +76,7 @@ async def open_loop(contender: Contender, stream: Sequence[Asked], requests_per_
 
     async def one(http: httpx.AsyncClient, delay: float, asked: Asked) -> None:
         await asyncio.sleep(delay)
-        result.pictures += await _timed(contender, http, asked, result.latencies)
+        await _draw(contender, http, asked, result)
 
     return await _measured(
         contender,
@@ -86,11 +86,11 @@ async def open_loop(contender: Contender, stream: Sequence[Asked], requests_per_
     )
 
 
-async def _timed(contender: Contender, http: httpx.AsyncClient, asked: Asked, latencies: list[float]) -> int:
+async def _draw(contender: Contender, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:
     started = time.perf_counter()
     count = await contender.draw(http, asked)
-    latencies.append(time.perf_counter() - started)
-    return count
+    result.latencies.append(time.perf_counter() - started)
+    result.pictures += count
 
 
 async def _measured(contender: Contender, result: Measured, connections: int, work: Any) -> Measured:

@@ -95,6 +95,9 @@ class Engine:
         calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
         on_death: called on the engine's thread where it ends by a fault of its own.
 
+    Raises:
+        InvalidPack: a pack that is not there, or is not one.
+
     Example:
         >>> with Engine(["fashion"]) as engine:
         ...     handle = engine.submit(SampleSpec(pack="fashion", label=7, steps=20))
@@ -111,27 +114,17 @@ class Engine:
     ) -> None:
         self.device = torch.device(device)
         self._loaded: dict[str, _Loaded] = {}
-        for name in packs:
-            pack = open_pack(name)
-            calibration = calibrate(pack, self.device)
-            of_classifier = calibration.classifier
-            row_budget = calibration.denoiser.row_budget
-            runner = Runner(
-                load_denoiser(pack, self.device, calibration.denoiser.precision),
-                load_classifier(pack, self.device, of_classifier.precision) if of_classifier else None,
-                calibration,
-                pack.scheduler_config,
-                capacity=row_budget,
-                device=self.device,
-            )
-            self._loaded[pack.name] = _Loaded(pack, runner, Schedule(row_budget))
         self._arrived = threading.Condition()
         self._closing = False
         self._on_death = on_death
         self._previews: dict[Sample, Preview] = {}
         self._turns = Turns()
-        self._thread = threading.Thread(target=self._run, name=f"engine-{device}", daemon=True)
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(packs, calibrate, ready), name=f"engine-{device}", daemon=True
+        )
         self._thread.start()
+        ready.result()
 
     def __enter__(self) -> Engine:
         return self
@@ -187,8 +180,9 @@ class Engine:
                 raise EngineDied("the engine is closed")
             if on_preview is not None:
                 self._previews |= dict.fromkeys(samples, on_preview)
+            now = time.monotonic()
             for sample in share_prefixes(samples):
-                self._loaded_for(sample.spec).schedule.enqueue(sample)
+                self._loaded_for(sample.spec).schedule.enqueue(sample, now=now)
             self._arrived.notify()
         return [sample.handle for sample in samples]
 
@@ -216,7 +210,37 @@ class Engine:
             raise InvalidSpec(f"no pack '{spec.pack}' is loaded; loaded: {', '.join(self._loaded)}")
         return self._loaded[spec.pack]
 
-    def _run(self) -> None:
+    def _run(
+        self,
+        packs: Sequence[str],
+        calibrate: Callable[[Pack, torch.device], Calibration],
+        ready: Future[None],
+    ) -> None:
+        # Load and calibrate here: OpenMP keeps a pool of threads for each thread that has used a network, and two
+        # pools on one machine's cores make every evaluation wait (measured: twice the time at batch 1).
+        try:
+            for name in packs:
+                loaded = self._load(open_pack(name), calibrate)
+                self._loaded[loaded.pack.name] = loaded
+        except BaseException as fatal:
+            ready.set_exception(fatal)
+            return
+        ready.set_result(None)
+        self._serve()
+
+    def _load(self, pack: Pack, calibrate: Callable[[Pack, torch.device], Calibration]) -> _Loaded:
+        calibration = calibrate(pack, self.device)
+        of_classifier = calibration.classifier
+        runner = Runner(
+            load_denoiser(pack, self.device, calibration.denoiser.precision),
+            load_classifier(pack, self.device, of_classifier.precision) if of_classifier else None,
+            calibration,
+            pack.scheduler_config,
+            device=self.device,
+        )
+        return _Loaded(pack, runner, Schedule(calibration.denoiser.row_budget))
+
+    def _serve(self) -> None:
         error: BaseException = EngineDied("the engine was closed")
         try:
             while True:
@@ -246,26 +270,29 @@ class Engine:
     def _tick(self, loaded: _Loaded) -> None:
         runner, schedule = loaded.runner, loaded.schedule
         with self._arrived:
-            gone = schedule.evict(now=time.monotonic())
-            admitted = schedule.admit()
-        for sample in gone:
+            given_up = schedule.given_up(now=time.monotonic())
+        for sample in given_up:
             reason = SampleCancelled("cancelled") if sample.cancelled else DeadlineExceeded("not done in time")
             self._fail(loaded, sample, reason)
-        for sample in admitted:
-            runner.start(sample)
-        if not schedule.running:
-            return
-        self._advance(loaded, list(schedule.running))
-        done = schedule.retire_done()
+        with self._arrived:
+            moving = schedule.next_tick(now=time.monotonic())
+        for sample in moving:
+            if sample.state is None:
+                runner.start(sample)
+        self._advance(loaded, moving)
+        done = [sample for sample in moving if sample.is_done and not sample.handle.is_done]
         if done:
             pictures = runner.denoiser.decode(runner.latent(done)).cpu().numpy()
             for sample, picture in zip(done, pictures, strict=True):
-                runner.release(sample)
+                with self._arrived:
+                    schedule.remove(sample)
                 self._previews.pop(sample, None)
                 sample.handle._future.set_result(picture)
 
     def _advance(self, loaded: _Loaded, samples: list[Sample]) -> None:
         """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
+        if not samples:
+            return
         try:
             data = loaded.runner.tick(samples)
         except torch.OutOfMemoryError as error:
@@ -295,18 +322,15 @@ class Engine:
 
     def _fork(self, loaded: _Loaded, trunk: Sample) -> None:
         """Queue the trunk's forks, which go on from where it is now."""
-        state = loaded.runner.snapshot(trunk)
         with self._arrived:
             for sample in trunk.take_forks():
-                sample.position, sample.inherited = trunk.position, state
-                loaded.schedule.enqueue(sample)
+                sample.position, sample.state = trunk.position, trunk.state
+                loaded.schedule.enqueue(sample, now=time.monotonic())
 
     def _fail(self, loaded: _Loaded, sample: Sample, error: SampleFailed) -> None:
         with self._arrived:
-            if sample in loaded.schedule.running:
-                loaded.schedule.remove(sample)
+            loaded.schedule.remove(sample)
             for heir in share_prefixes(sample.take_forks()):  # they do what they counted on the failed one for
-                loaded.schedule.enqueue(heir)
-        loaded.runner.release(sample)
+                loaded.schedule.enqueue(heir, now=time.monotonic())
         self._previews.pop(sample, None)
         sample.handle._future.set_exception(error)

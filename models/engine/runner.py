@@ -23,7 +23,7 @@ from models.spec import SampleSpec
 class Runner:
     """State and networks of one pack on one device.
 
-    A sample's state is its row of (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
+    A sample's state is (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
 
     Attributes:
         denoiser_rows, classifier_rows: evaluations done since the start, padding not counted.
@@ -36,7 +36,6 @@ class Runner:
         calibration: Calibration,
         scheduler_config: dict[str, Any],
         *,
-        capacity: int,
         device: torch.device,
     ) -> None:
         self.denoiser = denoiser
@@ -45,8 +44,6 @@ class Runner:
         self.scheduler_config = scheduler_config
         self.device = device
         self.max_batch = calibration.denoiser.sizes[-1]
-        self.state = torch.zeros(capacity, NUM_COLUMNS, *denoiser.latent_shape, device=device)
-        self._free = list(range(capacity))
         self.denoiser_rows = 0
         self.classifier_rows = 0
 
@@ -60,36 +57,22 @@ class Runner:
         )
 
     def start(self, sample: Sample) -> None:
-        """Give the sample a slot with its initial noise, or with what it inherits."""
+        """Give the sample its initial noise."""
         spec = sample.spec
-        sample.slot = self._free.pop()
-        if sample.inherited is not None:
-            self.state[sample.slot], sample.inherited = sample.inherited, None
-            return
         noise = draw_noise(spec.seed, spec.image_index, 0, self.denoiser.latent_shape)
-        self.state[sample.slot].zero_()
-        self.state[sample.slot, 0] = noise.to(self.device) * self.table(spec).initial_scale
-
-    def release(self, sample: Sample) -> None:
-        if sample.slot is not None:
-            self._free.append(sample.slot)
-            sample.slot = None
-
-    def snapshot(self, sample: Sample) -> Tensor:
-        """A copy of the sample's state: (NUM_COLUMNS,C,H,W)."""
-        return self.state[sample.slot].clone()
+        sample.state = torch.zeros(NUM_COLUMNS, *self.denoiser.latent_shape, device=self.device)
+        sample.state[0] = noise.to(self.device) * self.table(spec).initial_scale
 
     def latent(self, samples: Sequence[Sample]) -> Tensor:
-        return self.state[[sample.slot for sample in samples], 0]
+        return torch.stack([sample.state[0] for sample in samples])
 
     def tick(self, samples: Sequence[Sample]) -> Tensor:
         """Advance every sample by one evaluation; returns the guided data predictions (R,C,H,W).
 
         Nothing is written before everything is computed, so a tick that raised can be tried again.
         """
-        slots = [sample.slot for sample in samples]
         tables = [self.table(sample.spec) for sample in samples]
-        state = self.state[slots]  # (R,K,C,H,W)
+        state = torch.stack([sample.state for sample in samples])  # (R,K,C,H,W)
 
         def column(name: str) -> Tensor:
             values = [getattr(table, name)[s.position] for table, s in zip(tables, samples, strict=True)]
@@ -107,7 +90,8 @@ class Runner:
                 spec, draw = sample.spec, sample.position + 1
                 noise[row] = draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
         moved = advance(state, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
-        self.state[slots] = moved
+        for sample, row in zip(samples, moved, strict=True):
+            sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
         return data
 
     def _guided_data(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.spec import Guidance, SampleSpec
+
+PROMOTE_S = 60.0  # a job that has waited so long counts as one priority higher
 
 
 @dataclass(eq=False)
@@ -18,10 +19,9 @@ class Sample:
         num_positions: network evaluations in all.
         position: evaluations done.
         deadline: on the engine's clock, in seconds, or `None`.
-        slot: its place in the runner's state, while it runs.
+        state: what its sampler looks back on; opaque here. `None` before its first tick.
         handle: whom to answer; opaque here.
         forks: samples that are the same as this one up to `fork_position`, and start from its state there.
-        inherited: the state that a fork starts from; opaque here.
     """
 
     spec: SampleSpec
@@ -29,10 +29,9 @@ class Sample:
     handle: Any
     deadline: float | None = None
     position: int = 0
-    slot: int | None = None
+    state: Any = None
     cancelled: bool = False
     forks: list[Sample] = field(default_factory=list)
-    inherited: Any = None
 
     @property
     def fork_position(self) -> int:
@@ -55,8 +54,13 @@ class Sample:
         return self.spec.guidance.is_active(self.position, self.num_positions)
 
     @property
-    def max_rows(self) -> int:
-        return len(self.spec.guidance.rows(active=True))
+    def rows_now(self) -> int:
+        """Denoiser rows of its next evaluation."""
+        return len(self.spec.guidance.rows(active=self.guided_now))
+
+    @property
+    def wants_classifier_now(self) -> bool:
+        return self.spec.guidance.wants_classifier(active=self.guided_now)
 
     @property
     def is_done(self) -> bool:
@@ -64,87 +68,91 @@ class Sample:
 
 
 @dataclass
-class Schedule:
-    """Waiting and running samples of one pack.
+class _Job:
+    """The unfinished samples of one group, in the order they came."""
 
-    Waiting samples are admitted by priority, and within one priority their groups take turns, so that a job of 64
-    pictures does not hold up a job of one.
+    since: float
+    samples: list[Sample] = field(default_factory=list)
+
+    def turn(self, now: float) -> tuple[float, float]:
+        """Sorts first what runs first: by priority, then by time waited for each evaluation that is left.
+
+        The second is highest-response-ratio-next (Brinch Hansen 1971) on what is left: a short job overtakes long ones
+        soon after it came, and a long one that has waited long enough is not overtaken any more.
+        """
+        waited = now - self.since
+        level = self.samples[0].spec.priority + waited // PROMOTE_S
+        left = sum(sample.num_positions - sample.position for sample in self.samples)
+        return -level, -(waited + 0.001) / left
+
+
+@dataclass
+class Schedule:
+    """The unfinished samples of one pack, and which of them the next tick moves.
+
+    Every tick chooses anew, so that a sample that has begun may pause for another: what it needs to go on is its
+    state, which stays with it.
 
     Attributes:
         row_budget: denoiser rows that one tick may hold.
     """
 
     row_budget: int
-    running: list[Sample] = field(default_factory=list)
-    _waiting: dict[int, dict[str, deque[Sample]]] = field(default_factory=dict)
+    _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
 
-    def enqueue(self, sample: Sample) -> None:
-        groups = self._waiting.setdefault(sample.spec.priority, {})
-        groups.setdefault(sample.spec.group, deque()).append(sample)
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(len(queue) for groups in self._waiting.values() for queue in groups.values())
+    def enqueue(self, sample: Sample, *, now: float) -> None:
+        job = self._jobs.setdefault((sample.spec.priority, sample.spec.group), _Job(now))
+        job.samples.append(sample)
 
     @property
     def is_idle(self) -> bool:
-        return not self.running and not self.num_waiting
+        return not self._jobs
 
-    def admit(self) -> list[Sample]:
-        """Move waiting samples to `running` while their rows fit; returns the newly admitted."""
-        admitted: list[Sample] = []
-        used = sum(sample.max_rows for sample in self.running)
-        for priority in sorted(self._waiting, reverse=True):
-            groups = self._waiting[priority]
-            while groups:
-                name, queue = next(iter(groups.items()))
-                # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
-                if used and used + queue[0].max_rows > self.row_budget:
-                    return admitted
-                sample = queue.popleft()
-                del groups[name]
-                if queue:
-                    groups[name] = queue  # to the end of the turn order
-                used += sample.max_rows
-                self.running.append(sample)
-                admitted.append(sample)
-            del self._waiting[priority]
-        return admitted
+    def next_tick(self, *, now: float) -> list[Sample]:
+        """The samples that move next, at least one where there is any; their rows fit the budget.
 
-    def evict(self, *, now: float) -> list[Sample]:
-        """Remove and return cancelled and overdue samples, waiting or running."""
+        The classifier runs once a tick, and few rows cost it nearly as much as many, so the first sample in turn
+        decides whether samples that want it or those that don't fill the rest first.
+        """
+        jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now))
+        in_turn = [
+            sample for job in jobs for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
+        ]
+        if not in_turn:
+            return []
+        kind = in_turn[0].wants_classifier_now
+        chosen: list[Sample] = []
+        used = 0
+        for sample in sorted(in_turn, key=lambda one: one.wants_classifier_now is not kind):
+            # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
+            if not chosen or used + sample.rows_now <= self.row_budget:
+                chosen.append(sample)
+                used += sample.rows_now
+            if used >= self.row_budget:
+                break
+        return chosen
 
-        def leaves(sample: Sample) -> bool:
-            return sample.cancelled or (sample.deadline is not None and now >= sample.deadline)
-
-        gone = [sample for sample in self._all() if leaves(sample)]
-        for sample in gone:
-            self.remove(sample)
-        return gone
+    def given_up(self, *, now: float) -> list[Sample]:
+        """Cancelled and overdue samples."""
+        return [
+            sample
+            for sample in self._all()
+            if sample.cancelled or (sample.deadline is not None and now >= sample.deadline)
+        ]
 
     def remove(self, sample: Sample) -> None:
-        if sample in self.running:
-            self.running.remove(sample)
-            return
-        groups = self._waiting[sample.spec.priority]
-        groups[sample.spec.group].remove(sample)
-        if not groups[sample.spec.group]:
-            del groups[sample.spec.group]
-
-    def retire_done(self) -> list[Sample]:
-        """Remove and return the running samples that have reached their end."""
-        done = [sample for sample in self.running if sample.is_done]
-        self.running = [sample for sample in self.running if not sample.is_done]
-        return done
+        key = (sample.spec.priority, sample.spec.group)
+        self._jobs[key].samples.remove(sample)
+        if not self._jobs[key].samples:
+            del self._jobs[key]
 
     def evict_all(self) -> list[Sample]:
         everyone = self._all()
-        self.running = []
-        self._waiting = {}
+        self._jobs = {}
         return everyone
 
     def _all(self) -> list[Sample]:
-        return [*self.running, *(s for groups in self._waiting.values() for queue in groups.values() for s in queue)]
+        return [sample for job in self._jobs.values() for sample in job.samples]
 
 
 def share_prefixes(samples: Collection[Sample]) -> Iterator[Sample]:

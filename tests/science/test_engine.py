@@ -124,6 +124,17 @@ def test_a_short_sample_overtakes_a_long_one(engine: Engine) -> None:
         long.result(timeout=60)
 
 
+def test_a_sample_that_paused_is_the_same_bytes(engine: Engine) -> None:
+    alone = engine.generate([MIXED[1]])[0]
+    schedule = engine._loaded["fashion"].schedule
+    budget, schedule.row_budget = schedule.row_budget, 2
+    try:
+        together = engine.generate(MIXED)
+    finally:
+        schedule.row_budget = budget
+    assert np.array_equal(together[1], alone)
+
+
 def test_previews_come_in_order_and_end_in_the_picture(engine: Engine) -> None:
     seen: list[int] = []
     spec = SampleSpec(pack="fashion", label=5, steps=6, preview_every=2)

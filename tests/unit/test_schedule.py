@@ -1,36 +1,94 @@
-"""The engine's policy: turns between packs and groups, priorities, room."""
+"""The engine's policy: whose turn it is within a pack and between packs, priorities, room."""
 
 from __future__ import annotations
 
-from models.engine.schedule import Sample, Schedule, Turns
+from collections.abc import Iterator
+
+from models.engine.schedule import PROMOTE_S, Sample, Schedule, Turns
 from models.spec import Guidance, SampleSpec
 
 
-def sample(group: str = "", *, priority: int = 0, free_scale: float | None = None) -> Sample:
-    spec = SampleSpec(pack="p", label=0, group=group, priority=priority, guidance=Guidance(free_scale=free_scale))
-    return Sample(spec=spec, num_positions=10, handle=None)
+def sample(
+    group: str = "",
+    *,
+    priority: int = 0,
+    free_scale: float | None = None,
+    classifier_scale: float = 0.0,
+    evaluations: int = 10,
+) -> Sample:
+    guidance = Guidance(free_scale=free_scale, classifier_scale=classifier_scale)
+    spec = SampleSpec(pack="p", label=0, group=group, priority=priority, guidance=guidance)
+    return Sample(spec=spec, num_positions=evaluations, handle=None)
 
 
-def test_groups_take_turns_and_higher_priorities_go_first() -> None:
-    schedule = Schedule(row_budget=5)
-    for one in (*(sample("many") for _ in range(4)), sample("few"), sample("late", priority=1)):
-        schedule.enqueue(one)
-    assert [one.spec.group for one in schedule.admit()] == ["late", "many", "few", "many", "many"]
-    assert schedule.num_waiting == 1
+def ticks(schedule: Schedule, *, start: float = 0.0, each_s: float = 0.1) -> Iterator[tuple[float, list[Sample]]]:
+    """Run the schedule dry: the time and the samples of every tick."""
+    now = start
+    while not schedule.is_idle:
+        moving = schedule.next_tick(now=now)
+        yield now, moving
+        for one in moving:
+            one.position += 1
+            if one.is_done:
+                schedule.remove(one)
+        now += each_s
 
 
-def test_a_guided_sample_takes_two_rows_of_the_budget() -> None:
+def test_a_short_job_overtakes_long_ones_that_fill_the_budget() -> None:
+    schedule = Schedule(row_budget=4)
+    for index in range(8):
+        schedule.enqueue(sample(f"long {index}", evaluations=100), now=0.0)
+    running = ticks(schedule)
+    for _ in range(50):
+        next(running)
+    schedule.enqueue(sample("short", evaluations=4), now=5.0)
+    in_ticks = next(index for index, (_, moving) in enumerate(running) if "short" in {one.spec.group for one in moving})
+    assert in_ticks <= 5
+
+
+def test_a_long_job_is_not_overtaken_for_ever() -> None:
+    schedule = Schedule(row_budget=1)
+    long = sample("long", evaluations=50)
+    schedule.enqueue(long, now=0.0)
+    for count, (now, _) in enumerate(ticks(schedule)):
+        if long.is_done:
+            break
+        schedule.enqueue(sample(f"short {count}", evaluations=2), now=now)  # twice what one row a tick can do
+    assert long.is_done
+    assert now < PROMOTE_S + 10
+
+
+def test_higher_priorities_go_first_and_low_ones_rise_with_the_time_they_wait() -> None:
+    schedule = Schedule(row_budget=1)
+    schedule.enqueue(sample("low", priority=0, evaluations=2), now=0.0)
+    schedule.enqueue(sample("high", priority=1, evaluations=100), now=10.0)
+    assert [one.spec.group for one in schedule.next_tick(now=20.0)] == ["high"]
+    assert [one.spec.group for one in schedule.next_tick(now=65.0)] == ["low"]
+
+
+def test_a_tick_holds_the_rows_that_are_evaluated_now() -> None:
     schedule = Schedule(row_budget=4)
     for _ in range(3):
-        schedule.enqueue(sample(free_scale=3.0))
-    assert len(schedule.admit()) == 2
-    assert not schedule.admit()
+        schedule.enqueue(sample(free_scale=3.0), now=0.0)
+    assert len(schedule.next_tick(now=0.0)) == 2
+    schedule.enqueue(sample("one row", evaluations=50), now=0.0)
+    schedule.row_budget = 5
+    assert sorted(one.rows_now for one in schedule.next_tick(now=0.0)) == [1, 2, 2]
+
+
+def test_samples_that_want_the_classifier_share_ticks() -> None:
+    schedule = Schedule(row_budget=4)
+    for index in range(8):
+        schedule.enqueue(sample(f"{index}", classifier_scale=2.0 * (index % 2)), now=0.0)
+    for _, moving in ticks(schedule):
+        assert len({one.wants_classifier_now for one in moving}) == 1
+        assert len(moving) == 4
 
 
 def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
     schedule = Schedule(row_budget=1)
-    schedule.enqueue(sample(free_scale=3.0))
-    assert len(schedule.admit()) == 1
+    schedule.enqueue(sample(free_scale=3.0), now=0.0)
+    assert len(schedule.next_tick(now=0.0)) == 1
 
 
 def test_packs_share_time_not_ticks() -> None:
