@@ -21,7 +21,7 @@ def print_network(name: str, found: NetworkCalibration) -> None:
         mark = "*" if size.rows in found.sizes else " "
         print(f"  {size.rows:>6} {size.row_ms:>9.3f} {1000 / size.row_ms:>8.0f} {mark} {size.bits}")
     print(f"  batches are padded to: {', '.join(map(str, found.sizes))}; row budget {found.row_budget}")
-    print(f"  the same bits in any company: {'yes' if found.is_bitwise else 'only because one fixed size is used'}")
+    print(f"  the same bits in any company: {'yes' if found.is_bitwise else 'no'}")
 
 
 def main() -> None:

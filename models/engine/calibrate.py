@@ -32,7 +32,8 @@ REFERENCE_SIZE = 16
 KNEE = 1.03  # the row budget is the smallest batch within 3 % of the best time a row
 SWITCH_GAIN = 1.15  # another precision must be so much faster: noise must not decide what bytes a picture has
 REPEATS = 3
-_FORMAT = 1  # of the cached file
+DEPENDS = "on the neighbours"
+_FORMAT = 2  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B,C,H,W), timesteps (B,), labels (B,)) → (B,C,H,W)."""
@@ -45,7 +46,7 @@ class BatchSize:
     Attributes:
         rows: the size.
         row_ms: milliseconds a row takes in it.
-        bits: sizes with the same text give the same bits.
+        bits: sizes with the same text give the same bits, but for `DEPENDS`.
     """
 
     rows: int
@@ -62,7 +63,7 @@ class NetworkCalibration:
         tried: milliseconds a row in a batch of 16, by precision.
         measured: every size that was tried.
         sizes: the sizes of the largest class, ascending: batches are padded to one of them.
-        is_bitwise: whether `sizes` is a class; where the device has none it is one fixed size.
+        is_bitwise: whether `sizes` is a class; where the device has none it is all sizes.
     """
 
     precision: Precision
@@ -197,7 +198,7 @@ class _Probes:
     def placed(self, size: int) -> Iterator[tuple[int, int, tuple[Tensor, Tensor, Tensor]]]:
         """(row's number, its position, a batch that has it there), for positions first, middle and last."""
         for (number, (row, timestep, label)), position in itertools.product(
-            enumerate(self.rows), sorted({0, size // 2, size - 1})
+            enumerate(self.rows), (0, size // 2, size - 1)
         ):
             x, timesteps, labels = self.batch(size)
             x[position], timesteps[position], labels[position] = row, timestep, label % self._num_labels
@@ -225,12 +226,12 @@ def _calibrate_network(network_at: Callable[[Precision], Network], probes: _Prob
         BatchSize(rows=size, row_ms=_row_ms(network, probes, size), bits=_bits(network, probes, size))
         for size in probes.sizes
     )
-    sizes = _largest_class(measured)
+    sizes = _best_class(measured)
     return NetworkCalibration(
         precision=chosen,
         tried={str(precision): row_ms for precision, row_ms in tried.items()},
         measured=measured,
-        sizes=sizes or (min(measured, key=lambda size: size.row_ms).rows,),
+        sizes=sizes or tuple(probes.sizes),
         is_bitwise=bool(sizes),
     )
 
@@ -246,19 +247,25 @@ def _row_ms(network: Network, probes: _Probes, size: int) -> float:
 
 
 def _bits(network: Network, probes: _Probes, size: int) -> str:
-    """A digest of the probes' results, the same wherever they stand in the batch; or one of a kind if not."""
+    """A digest of the probes' results, the same wherever they stand in the batch; or `DEPENDS` if not."""
     seen: dict[int, set[bytes]] = {}
     for number, position, batch in probes.placed(size):
         seen.setdefault(number, set()).add(network(*batch)[position].cpu().numpy().tobytes())
     if any(len(results) > 1 for results in seen.values()):
-        return f"depends on the neighbours at {size}"
+        return DEPENDS
     return hashlib.sha256(b"".join(result for results in seen.values() for result in results)).hexdigest()[:12]
 
 
-def _largest_class(measured: Sequence[BatchSize]) -> tuple[int, ...]:
-    """Sizes of the class that has the most of them, by the bits alone: a timing's noise must not choose bytes."""
+def _best_class(measured: Sequence[BatchSize]) -> tuple[int, ...]:
+    """Sizes of the class that has the most of them, or none where every size depends on the neighbours.
+
+    By the bits alone: a timing's noise must not choose bytes. Where no two sizes agree it is the largest one.
+    """
     classes: dict[str, list[int]] = {}
     for size in measured:
-        classes.setdefault(size.bits, []).append(size.rows)
+        if size.bits != DEPENDS:
+            classes.setdefault(size.bits, []).append(size.rows)
+    if not classes:
+        return ()
     largest = max(classes.values(), key=lambda sizes: (len(sizes), sizes[-1]))
-    return tuple(largest) if len(largest) > 1 else ()
+    return tuple(largest)

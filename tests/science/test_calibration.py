@@ -1,0 +1,49 @@
+"""Calibration finds the batch sizes in which a row keeps its bits, for networks whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.denoisers import load_denoiser
+from models.engine import Calibration, cached_calibration
+from models.engine.calibrate import CPU_SIZES, _calibrate_network, _Probes
+from models.loading import open_pack
+
+
+def rounds_otherwise_alone(x: Tensor) -> Tensor:
+    return x * (1.0 if len(x) > 1 else 1.0000001)
+
+
+@pytest.mark.parametrize(
+    ("compute", "sizes", "is_bitwise"),
+    [
+        (lambda x: 2 * x, CPU_SIZES, True),
+        (rounds_otherwise_alone, CPU_SIZES[1:], True),
+        (lambda x: x - x.mean(0), (1,), True),
+        (lambda x: x + torch.rand_like(x), CPU_SIZES, False),
+    ],
+    ids=["rows are alone", "another kernel at size 1", "neighbours leak", "never twice the same"],
+)
+def test_the_class_of_a_known_network(
+    compute: Callable[[Tensor], Tensor], sizes: tuple[int, ...], is_bitwise: bool
+) -> None:
+    pack = open_pack("fashion")
+    device = torch.device("cpu")
+    probes = _Probes(load_denoiser(pack, device), len(pack.labels), pack.num_train_timesteps, device)
+    found = _calibrate_network(lambda precision: lambda x, timesteps, labels: compute(x), probes)
+    assert found.sizes == sizes
+    assert found.is_bitwise is is_bitwise
+    assert found.row_budget in sizes
+
+
+def test_a_calibration_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pack, device = open_pack("fashion"), torch.device("cpu")
+    first = cached_calibration(pack, device)
+    assert cached_calibration(pack, device) == first == Calibration.from_json(first.to_json())
+    assert first.is_reproducible
