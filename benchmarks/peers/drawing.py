@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from benchmarks.stream import Asked
 from models.classifiers import load_classifier, log_probability_gradient
 from models.denoisers import load_denoiser
 from models.engine import cached_calibration
-from models.loading import open_pack
+from models.loading import FLOAT32, open_pack
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -32,8 +33,10 @@ class PlainPipeline:
 
     def __init__(self) -> None:
         pack, device = open_pack("fashion"), torch.device("cpu")
-        calibration = cached_calibration(pack, device)
-        self.denoiser = load_denoiser(pack, device, calibration.denoiser.precision)
+        precision = (
+            FLOAT32 if "CYNOSURE_BENCH_FLOAT32" in os.environ else cached_calibration(pack, device).denoiser.precision
+        )
+        self.denoiser = load_denoiser(pack, device, precision)
         self.classifier = load_classifier(pack, device)
         self.betas = pack.scheduler_config["beta_schedule"]
         self.shape = self.denoiser.latent_shape

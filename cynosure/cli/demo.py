@@ -24,9 +24,21 @@ CELL, MARGIN, HEADER = 84, 230, 24
 START_TIMEOUT_S = 180.0
 ROWS: dict[str, dict[str, Any]] = {
     "no guidance": {"guidance_mode": "none"},
-    "classifier, s = 2": {"guidance_mode": "classifier", "scale": 2, "classifier_base": "unconditional"},
-    "classifier, s = 5": {"guidance_mode": "classifier", "scale": 5, "classifier_base": "unconditional"},
-    "classifier, s = 10": {"guidance_mode": "classifier", "scale": 10, "classifier_base": "unconditional"},
+    "classifier, s = 2 (unconditional base)": {
+        "guidance_mode": "classifier",
+        "scale": 2,
+        "classifier_base": "unconditional",
+    },
+    "classifier, s = 5 (unconditional base)": {
+        "guidance_mode": "classifier",
+        "scale": 5,
+        "classifier_base": "unconditional",
+    },
+    "classifier, s = 10 (unconditional base)": {
+        "guidance_mode": "classifier",
+        "scale": 10,
+        "classifier_base": "unconditional",
+    },
     "classifier-free, w = 1.5": {"guidance_mode": "classifier_free", "scale": 1.5},
     "classifier-free, w = 3": {"guidance_mode": "classifier_free", "scale": 3},
     "classifier-free, w = 6": {"guidance_mode": "classifier_free", "scale": 6},
