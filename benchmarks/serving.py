@@ -152,9 +152,8 @@ class Table:
             ours = here.pop("cynosure")
             for name, row in here.items():
                 more = ours["pictures_per_s"] / row["pictures_per_s"]
-                print(
-                    f"  {load:<16} against {name:<20} {more:>5.2f}x pictures/s, {ours['p95_s'] / row['p95_s']:>5.2f}x p95"
-                )
+                p95 = ours["p95_s"] / row["p95_s"]
+                print(f"  {load:<16} against {name:<20} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
 
 
 def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> None:
