@@ -23,18 +23,20 @@ class InvalidPack(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The number format that a network runs in; what goes in and comes out is float32.
+    """How a network runs: number format, memory layout, kernels; what goes in and comes out is float32.
 
     Attributes:
         dtype: name of a torch dtype.
         channels_last: whether convolutions see (N, H, W, C) in memory.
+        compiled: whether `torch.compile` has made kernels for each batch size, on CUDA with graphs.
     """
 
     dtype: str = "float32"
     channels_last: bool = False
+    compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dtype}{', channels last' if self.channels_last else ''}"
+        return f"{self.dtype}{', channels last' * self.channels_last}{', compiled' * self.compiled}"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -133,4 +135,8 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
         local_files_only=True,
         low_cpu_mem_usage=False,  # what it would save needs the accelerate package
     )
-    return loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)
+    loaded = loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)
+    if precision.compiled:
+        options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
+        loaded.compile(dynamic=False, options=options)
+    return loaded

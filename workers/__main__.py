@@ -45,9 +45,11 @@ def main() -> None:
     store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
 
     def agreed_calibration(pack: Pack, device: torch.device) -> Calibration:
-        key = calibration_key(pack, device)
+        key = calibration_key(pack, device, compiling=settings.compile)
         return Calibration.from_json(
-            fleet.agree_on_calibration(key, lambda: cached_calibration(pack, device).to_json())
+            fleet.agree_on_calibration(
+                key, lambda: cached_calibration(pack, device, compiling=settings.compile).to_json()
+            )
         )
 
     try:

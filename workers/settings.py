@@ -13,6 +13,9 @@ class WorkerSettings(BaseSettings):
 
     models: str = Field("fashion", description="Packs to load: names or folders, separated by commas.")
     device: str = Field("cpu", description="Torch device of the engine.")
+    compile: bool = Field(
+        False, description="Try torch.compile when calibrating: faster batches for a first start of some minutes."
+    )
     concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each waits in a thread of its own.")
     heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
     reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")

@@ -20,7 +20,7 @@ def print_network(name: str, found: NetworkCalibration) -> None:
     for size in found.measured:
         mark = "*" if size.rows in found.sizes else " "
         print(f"  {size.rows:>6} {size.row_ms:>9.3f} {1000 / size.row_ms:>8.0f} {mark} {size.bits}")
-    print(f"  batches are padded to: {', '.join(map(str, found.sizes))}; row budget {found.row_budget}")
+    print(f"  batches are padded to: {', '.join(map(str, found.sizes))}; knee at {found.knee}")
     print(f"  the same bits in any company: {'yes' if found.is_bitwise else 'no'}")
 
 
@@ -30,13 +30,16 @@ def main() -> None:
     parser.add_argument("pack", nargs="?", default="fashion", help="name of a bundled pack, or a folder")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
     parser.add_argument("--again", action="store_true", help="measure even where a result is cached")
+    parser.add_argument("--compile", action="store_true", help="try torch.compile too (minutes)")
     arguments = parser.parse_args()
     try:
         pack = open_pack(arguments.pack)
     except InvalidPack as error:
         sys.exit(f"cynosure calibrate: {error}")
-    found = cached_calibration(pack, torch.device(arguments.device), again=arguments.again)
+    found = cached_calibration(pack, torch.device(arguments.device), compiling=arguments.compile, again=arguments.again)
     print(f"{pack.name} on {found.device}, torch {torch.__version__}")
+    for layout, row_ms in found.layouts.items():
+        print(f"  {'*' if layout == str(found.layout) else ' '} {layout:<22} {row_ms:>8.3f} ms a row in batches of 16")
     print_network("denoiser", found.denoiser)
     if found.classifier is not None:
         print_network("classifier", found.classifier)

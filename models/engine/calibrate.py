@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -24,16 +26,20 @@ from torch import Tensor
 
 from models.classifiers import load_classifier, log_probability_gradient
 from models.denoisers import Denoiser, load_denoiser
+from models.engine.lanes import CORES, Lanes, Layout, possible_layouts
 from models.loading import FLOAT32, Pack, Precision
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
+COMPILED_SIZES = (2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
 REFERENCE_SIZE = 16
 KNEE = 1.03  # the row budget is the smallest batch within 3 % of the best time a row
-SWITCH_GAIN = 1.15  # another precision must be so much faster: noise must not decide what bytes a picture has
+SWITCH_GAIN = 1.15  # another way to run must be so much faster: noise must not decide what bytes a picture has
+COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
+BATCH_OVERHEAD_ROWS = 4
 REPEATS = 3
 DEPENDS = "on the neighbours"
-_FORMAT = 2  # of the cached file
+_FORMAT = 4  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B,C,H,W), timesteps (B,), labels (B,)) → (B,C,H,W)."""
@@ -45,7 +51,7 @@ class BatchSize:
 
     Attributes:
         rows: the size.
-        row_ms: milliseconds a row takes in it.
+        row_ms: milliseconds of the device's time a row takes in it: every lane runs such a batch.
         bits: sizes with the same text give the same bits, but for `DEPENDS`.
     """
 
@@ -62,7 +68,7 @@ class NetworkCalibration:
         precision: the number format it runs in.
         tried: milliseconds a row in a batch of 16, by precision.
         measured: every size that was tried.
-        sizes: the sizes of the largest class, ascending: batches are padded to one of them.
+        sizes: the sizes of the best class, ascending: batches are padded to one of them.
         is_bitwise: whether `sizes` is a class; where the device has none it is all sizes.
     """
 
@@ -73,8 +79,8 @@ class NetworkCalibration:
     is_bitwise: bool
 
     @property
-    def row_budget(self) -> int:
-        """Rows at the knee: more of them cost everyone time and bring next to nothing."""
+    def knee(self) -> int:
+        """Rows of a batch at the knee: more of them cost everyone time and bring next to nothing."""
         usable = [size for size in self.measured if size.rows in self.sizes]
         best = min(size.row_ms for size in usable)
         return min(size.rows for size in usable if size.row_ms <= KNEE * best)
@@ -85,15 +91,40 @@ class NetworkCalibration:
         holding = next((size for size in usable if size.rows >= rows), usable[-1])
         return max(rows, holding.rows) * holding.row_ms / 1000
 
+    def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]:
+        """How many of `rows` go into each batch, at most `limit`, so that `lanes` are done with them soonest."""
+        largest = max([size for size in self.sizes if size <= limit], default=self.sizes[0])
+        fewest = math.ceil(rows / largest)
+
+        def seconds(count: int) -> float:
+            return math.ceil(count / lanes) * self.row_seconds(math.ceil(rows / count))
+
+        count = min(range(fewest, min(fewest + lanes, rows + 1)), key=seconds)
+        return [rows // count + (number < rows % count) for number in range(count)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was found for a pack on a device."""
+    """What was found for a pack on a device.
+
+    Attributes:
+        key: what it depends on, as `calibration_key` has it.
+        device: the hardware, in words.
+        layout: how the cores are dealt out.
+        layouts: milliseconds a denoiser row in batches of 16, by layout.
+    """
 
     key: str
     device: str
+    layout: Layout
+    layouts: dict[str, float]
     denoiser: NetworkCalibration
     classifier: NetworkCalibration | None
+
+    @property
+    def row_budget(self) -> int:
+        """Denoiser rows of a tick that has every lane at the knee."""
+        return self.layout.lanes * self.denoiser.knee
 
     @property
     def is_reproducible(self) -> bool:
@@ -117,7 +148,8 @@ class Calibration:
 
         denoiser = network(fields["denoiser"])
         assert denoiser is not None
-        return cls(**fields | {"denoiser": denoiser, "classifier": network(fields["classifier"])})
+        classifier, layout = network(fields["classifier"]), Layout(**fields["layout"])
+        return cls(**fields | {"layout": layout, "denoiser": denoiser, "classifier": classifier})
 
 
 def device_name(device: torch.device) -> str:
@@ -126,12 +158,13 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {CORES} threads"
 
 
-def calibration_key(pack: Pack, device: torch.device) -> str:
+def calibration_key(pack: Pack, device: torch.device, *, compiling: bool = False) -> str:
     """What a calibration depends on: the pack, the hardware, and the libraries that choose the kernels."""
-    parts = (pack.digest(), device_name(device), torch.__version__, diffusers.__version__, str(_FORMAT))
+    libraries = (torch.__version__, diffusers.__version__)
+    parts = (pack.digest(), device_name(device), *libraries, str(compiling), str(_FORMAT))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -140,12 +173,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cynosure" / "calibration"
 
 
-def cached_calibration(pack: Pack, device: torch.device, *, again: bool = False) -> Calibration:
-    """The calibration of this pack, device and these libraries: from the cache, or measured now and cached."""
-    path = cache_folder() / f"{calibration_key(pack, device)}.json"
+def cached_calibration(
+    pack: Pack, device: torch.device, *, compiling: bool = False, again: bool = False
+) -> Calibration:
+    """The calibration of this pack, device and these libraries: from the cache, or measured now and cached.
+
+    Where `compiling`, `torch.compile` is tried too; that takes minutes, and a C++ compiler on a CPU.
+    """
+    path = cache_folder() / f"{calibration_key(pack, device, compiling=compiling)}.json"
     if path.is_file() and not again:
         return Calibration.from_json(path.read_text())
-    found = calibrate(pack, device)
+    found = calibrate(pack, device, compiling=compiling)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(found.to_json())
@@ -153,8 +191,8 @@ def cached_calibration(pack: Pack, device: torch.device, *, again: bool = False)
     return found
 
 
-def calibrate(pack: Pack, device: torch.device) -> Calibration:
-    """Measure the pack's networks on `device`; takes some seconds."""
+def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
+    """Measure the pack's networks on `device`; takes some seconds, or minutes where `compiling`."""
 
     def denoiser_at(precision: Precision) -> Network:
         return load_denoiser(pack, device, precision).forward
@@ -166,12 +204,16 @@ def calibrate(pack: Pack, device: torch.device) -> Calibration:
 
     denoiser = load_denoiser(pack, device)
     probes = _Probes(denoiser, len(pack.labels), pack.num_train_timesteps, device)
-    return Calibration(
-        key=calibration_key(pack, device),
-        device=device_name(device),
-        denoiser=_calibrate_network(denoiser_at, probes),
-        classifier=_calibrate_network(classifier_at, probes) if pack.has_classifier else None,
-    )
+    layouts = _tried_layouts(denoiser.forward, probes)
+    with Lanes(_preferred(layouts)) as lanes:
+        return Calibration(
+            key=calibration_key(pack, device, compiling=compiling),
+            device=device_name(device),
+            layout=lanes.layout,
+            layouts={str(layout): row_ms for layout, row_ms in layouts.items()},
+            denoiser=_calibrate_network(denoiser_at, probes, lanes, compiling=compiling),
+            classifier=_calibrate_network(classifier_at, probes, lanes) if pack.has_classifier else None,
+        )
 
 
 class _Probes:
@@ -213,59 +255,97 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
     return (*plain, *(replace(precision, channels_last=True) for precision in plain))
 
 
-def _calibrate_network(network_at: Callable[[Precision], Network], probes: _Probes) -> NetworkCalibration:
-    tried = {
-        precision: _row_ms(network_at(precision), probes, REFERENCE_SIZE) for precision in _precisions(probes.device)
-    }
+def _tried_layouts(network: Network, probes: _Probes) -> dict[Layout, float]:
+    """Fewest lanes first: with more threads each, a lone request is done sooner."""
+    tried = {}
+    for layout in possible_layouts(probes.device):
+        with Lanes(layout) as lanes:
+            tried[layout] = _row_ms(network, probes, lanes, REFERENCE_SIZE)
+    return tried
+
+
+_Way = TypeVar("_Way")
+
+
+def _preferred(tried: dict[_Way, float]) -> _Way:
+    """The quickest, where each must beat those before it clearly."""
     chosen, *others = tried
-    for precision in others:
-        if tried[precision] * SWITCH_GAIN < tried[chosen]:
-            chosen = precision
+    for way in others:
+        if tried[way] * SWITCH_GAIN < tried[chosen]:
+            chosen = way
+    return chosen
+
+
+def _calibrate_network(
+    network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes, *, compiling: bool = False
+) -> NetworkCalibration:
+    tried = {
+        precision: _row_ms(network_at(precision), probes, lanes, REFERENCE_SIZE)
+        for precision in _precisions(probes.device)
+    }
+    chosen = _preferred(tried)
+    sizes: Sequence[int] = probes.sizes
+    if compiling:
+        compiled = replace(chosen, compiled=True)
+        tried[compiled] = _row_ms(network_at(compiled), probes, lanes, REFERENCE_SIZE)
+        if tried[compiled] * COMPILE_GAIN < tried[chosen]:
+            chosen, sizes = compiled, COMPILED_SIZES
     network = network_at(chosen)
     measured = tuple(
-        BatchSize(rows=size, row_ms=_row_ms(network, probes, size), bits=_bits(network, probes, size))
-        for size in probes.sizes
+        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=_bits(network, probes, lanes, size))
+        for size in sizes
     )
-    sizes = _best_class(measured)
+    agreeing = _best_class(measured)
     return NetworkCalibration(
         precision=chosen,
         tried={str(precision): row_ms for precision, row_ms in tried.items()},
         measured=measured,
-        sizes=sizes or tuple(probes.sizes),
-        is_bitwise=bool(sizes),
+        sizes=agreeing or tuple(sizes),
+        is_bitwise=bool(agreeing),
     )
 
 
-def _row_ms(network: Network, probes: _Probes, size: int) -> float:
+def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
+    """The best of some tries, every lane running a batch of `size`."""
     batch = probes.batch(size)
     times: list[float] = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()
-        network(*batch).cpu()  # waits for the device
+        lanes.run([lambda: network(*batch).cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
         times.append(time.perf_counter() - started)
-    return min(times[1:]) / size * 1000
+    return min(times[1:]) / (size * lanes.layout.lanes) * 1000
 
 
-def _bits(network: Network, probes: _Probes, size: int) -> str:
+def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:
     """A digest of the probes' results, the same wherever they stand in the batch; or `DEPENDS` if not."""
+    placed = list(probes.placed(size))
+    outputs = lanes.run([partial(network, *batch) for _, _, batch in placed])
     seen: dict[int, set[bytes]] = {}
-    for number, position, batch in probes.placed(size):
-        seen.setdefault(number, set()).add(network(*batch)[position].cpu().numpy().tobytes())
+    for (number, position, _), output in zip(placed, outputs, strict=True):
+        seen.setdefault(number, set()).add(output[position].cpu().numpy().tobytes())
     if any(len(results) > 1 for results in seen.values()):
         return DEPENDS
     return hashlib.sha256(b"".join(result for results in seen.values() for result in results)).hexdigest()[:12]
 
 
 def _best_class(measured: Sequence[BatchSize]) -> tuple[int, ...]:
-    """Sizes of the class that has the most of them, or none where every size depends on the neighbours.
+    """Sizes of the class that costs least over all sizes, or none where every size depends on the neighbours.
 
-    By the bits alone: a timing's noise must not choose bytes. Where no two sizes agree it is the largest one.
+    By the bits and a rule of thumb, a batch costs as its rows and `BATCH_OVERHEAD_ROWS` more: a timing's noise must not
+    choose bytes.
     """
     classes: dict[str, list[int]] = {}
     for size in measured:
         if size.bits != DEPENDS:
             classes.setdefault(size.bits, []).append(size.rows)
-    if not classes:
-        return ()
-    largest = max(classes.values(), key=lambda sizes: (len(sizes), sizes[-1]))
-    return tuple(largest)
+
+    def cost(sizes: Sequence[int]) -> float:
+        total = 0.0
+        for size in measured:
+            full, rest = divmod(size.rows, sizes[-1])
+            padded = [sizes[-1]] * full + [next(one for one in sizes if one >= rest)] * (rest > 0)
+            total += sum(rows + BATCH_OVERHEAD_ROWS for rows in padded) / (size.rows + BATCH_OVERHEAD_ROWS)
+        return total
+
+    best: Sequence[int] = min(classes.values(), key=cost, default=[])
+    return tuple(best)

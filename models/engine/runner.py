@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,53 @@ from torch import Tensor
 from models import guidance
 from models.classifiers import NoiseAwareClassifier, log_probability_gradient
 from models.denoisers import Denoiser
-from models.engine.calibrate import Calibration, Network
+from models.engine.calibrate import Calibration, Network, NetworkCalibration
+from models.engine.lanes import Lanes
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.samplers import CoefficientTable, advance, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import SampleSpec
+
+
+@dataclass
+class _Rows:
+    """Rows that one network evaluates in a tick."""
+
+    network: Network
+    calibration: NetworkCalibration
+    inputs: tuple[Tensor, Tensor, Tensor]
+
+    def batches(self, *, lanes: int, limit: int) -> Iterator[Callable[[], Tensor]]:
+        """Calls that evaluate them, in batches padded to sizes whose rows agree bitwise."""
+        start = 0
+        for count in self.calibration.batches(len(self.inputs[0]), lanes=lanes, limit=limit):
+            yield partial(self._padded, start, count)
+            start += count
+
+    def _padded(self, start: int, count: int) -> Tensor:
+        x, timesteps, labels = (tensor[start : start + count] for tensor in self.inputs)
+        padding = next(size for size in self.calibration.sizes if size >= count) - count
+        if padding:
+            x, timesteps, labels = (
+                torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])]) for tensor in (x, timesteps, labels)
+            )
+        return self.network(x, timesteps, labels)[:count]
+
+
+@dataclass
+class _Places:
+    """Where the samples' predictions stand among the denoiser's rows.
+
+    Attributes:
+        sample: of each row, its sample.
+        first: of each sample, its first row.
+        pairs: samples that have two rows: conditional, then unconditional.
+    """
+
+    sample: list[int]
+    first: list[int]
+    pairs: list[int]
 
 
 class Runner:
@@ -43,9 +86,17 @@ class Runner:
         self.calibration = calibration
         self.scheduler_config = scheduler_config
         self.device = device
+        self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
         self.denoiser_rows = 0
         self.classifier_rows = 0
+
+    def warm_up(self) -> None:
+        """Have compiled kernels made now, and not while someone waits."""
+        for size in self.calibration.denoiser.sizes if self.calibration.denoiser.precision.compiled else ():
+            x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
+            labels = torch.full((size,), -1, device=self.device)
+            self.lanes.run([partial(self.denoiser.forward, x, x.new_zeros(size), labels)])
 
     def table(self, spec: SampleSpec) -> CoefficientTable:
         return compile_table(
@@ -81,8 +132,15 @@ class Runner:
         x = state[:, 0]
         seen = x * column("input_scale")[:, None, None, None]
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
-        data = self._guided_data(samples, x, seen, timesteps, column)
-        data = self._with_classifier(samples, data, seen, timesteps, alpha, sigma)
+        wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
+        rows, places = self._denoiser_rows(samples, seen, timesteps)
+        outputs = self._evaluate([rows, *self._classifier_rows(samples, wanting, seen, timesteps)])
+        p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
+        data = self._guided(samples, places, p * x[places.sample] + q * outputs[0])
+        if wanting:
+            scale = torch.tensor([samples[row].spec.guidance.classifier_scale for row in wanting], device=self.device)
+            data[wanting] = guidance.with_classifier(data[wanting], outputs[1], alpha[wanting], sigma[wanting], scale)
+            data = self._limited(samples, data)
         weights = np.stack([table.weights[s.position] for table, s in zip(tables, samples, strict=True)])
         noise = torch.zeros_like(x)
         for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
@@ -94,78 +152,54 @@ class Runner:
             sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
         return data
 
-    def _guided_data(
-        self, samples: Sequence[Sample], x: Tensor, seen: Tensor, timesteps: Tensor, column: Callable[[str], Tensor]
-    ) -> Tensor:
-        """Classifier-free guidance, rescale and range: (R,C,H,W)."""
-        index: list[int] = []  # of each network row, its sample
+    def _denoiser_rows(self, samples: Sequence[Sample], seen: Tensor, timesteps: Tensor) -> tuple[_Rows, _Places]:
+        places = _Places([], [], [])
         labels: list[int] = []
-        first: list[int] = []  # of each sample, its first network row
-        pairs: list[int] = []  # samples that have two: conditional, then unconditional
-        for row, sample in enumerate(samples):
-            first.append(len(index))
+        for number, sample in enumerate(samples):
+            places.first.append(len(labels))
             wanted = sample.spec.guidance.rows(active=sample.guided_now)
             for is_conditional in wanted:
                 label = sample.spec.label if is_conditional else None
-                index.append(row)
+                places.sample.append(number)
                 labels.append(-1 if label is None else label)
             if len(wanted) == 2:
-                pairs.append(row)
-        self.denoiser_rows += len(index)
-        output = self._in_batches(
-            self.denoiser.forward,
-            self.calibration.denoiser.sizes,
-            (seen[index], timesteps[index], torch.tensor(labels, device=self.device)),
-        )
-        p, q = column("data_from_latent")[index], column("data_from_output")[index]
-        predictions = p[:, None, None, None] * x[index] + q[:, None, None, None] * output
-        data = predictions[first]
-        if pairs:
-            conditional = data[pairs]
-            unconditional = predictions[[first[row] + 1 for row in pairs]]
-            scale = torch.tensor([samples[row].spec.guidance.free_scale for row in pairs], device=self.device)
-            data[pairs] = guidance.classifier_free(conditional, unconditional, scale)
-            for row, plain in zip(pairs, conditional, strict=True):
+                places.pairs.append(number)
+        self.denoiser_rows += len(labels)
+        inputs = seen[places.sample], timesteps[places.sample], torch.tensor(labels, device=self.device)
+        return _Rows(self.denoiser.forward, self.calibration.denoiser, inputs), places
+
+    def _classifier_rows(
+        self, samples: Sequence[Sample], wanting: list[int], seen: Tensor, timesteps: Tensor
+    ) -> Iterator[_Rows]:
+        if not wanting:
+            return
+        if self.classifier is None or self.calibration.classifier is None:
+            raise ValueError("this pack has no classifier")
+        self.classifier_rows += len(wanting)
+        labels = torch.tensor([samples[number].spec.label for number in wanting], device=self.device)
+        gradient = partial(log_probability_gradient, self.classifier)
+        yield _Rows(gradient, self.calibration.classifier, (seen[wanting], timesteps[wanting], labels))
+
+    def _evaluate(self, work: Sequence[_Rows]) -> list[Tensor]:
+        """Each one's rows, all evaluated side by side."""
+        lanes = self.lanes.layout.lanes
+        batches = [list(rows.batches(lanes=lanes, limit=self.max_batch)) for rows in work]
+        outputs = iter(self.lanes.run([batch for of_network in batches for batch in of_network]))
+        return [torch.cat([next(outputs) for _ in of_network]) for of_network in batches]
+
+    def _guided(self, samples: Sequence[Sample], places: _Places, predictions: Tensor) -> Tensor:
+        """Classifier-free guidance, rescale and range: (R,C,H,W)."""
+        data = predictions[places.first]
+        if places.pairs:
+            conditional = data[places.pairs]
+            unconditional = predictions[[places.first[number] + 1 for number in places.pairs]]
+            scale = torch.tensor([samples[row].spec.guidance.free_scale for row in places.pairs], device=self.device)
+            data[places.pairs] = guidance.classifier_free(conditional, unconditional, scale)
+            for row, plain in zip(places.pairs, conditional, strict=True):
                 if share := samples[row].spec.guidance.rescale:
                     data[row] = guidance.rescaled(data[row], plain, share)
-        return self._limited(samples, data)
-
-    def _with_classifier(
-        self, samples: Sequence[Sample], data: Tensor, seen: Tensor, timesteps: Tensor, alpha: Tensor, sigma: Tensor
-    ) -> Tensor:
-        rows = [row for row, s in enumerate(samples) if s.spec.guidance.wants_classifier(active=s.guided_now)]
-        if not rows:
-            return data
-        classifier, calibration = self.classifier, self.calibration.classifier
-        if classifier is None or calibration is None:
-            raise ValueError("this pack has no classifier")
-        self.classifier_rows += len(rows)
-        labels = torch.tensor([samples[row].spec.label for row in rows], device=self.device)
-        gradient = self._in_batches(
-            lambda x, t, y: log_probability_gradient(classifier, x, t, y),
-            calibration.sizes,
-            (seen[rows], timesteps[rows], labels),
-        )
-        scale = torch.tensor([samples[row].spec.guidance.classifier_scale for row in rows], device=self.device)
-        data[rows] = guidance.with_classifier(data[rows], gradient, alpha[rows], sigma[rows], scale)
         return self._limited(samples, data)
 
     def _limited(self, samples: Sequence[Sample], data: Tensor) -> Tensor:
         clip = torch.tensor([sample.spec.clip for sample in samples], device=self.device)
         return guidance.limit_rows(data, clip, [sample.spec.dynamic_threshold for sample in samples])
-
-    def _in_batches(self, network: Network, sizes: Sequence[int], inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """`network` over all rows, in batches padded to sizes whose rows agree bitwise."""
-        allowed = [size for size in sizes if size <= self.max_batch] or [sizes[0]]
-        parts: list[Tensor] = []
-        for start in range(0, len(inputs[0]), allowed[-1]):
-            x, timesteps, labels = (tensor[start : start + allowed[-1]] for tensor in inputs)
-            count = len(x)
-            padding = next(size for size in allowed if size >= count) - count
-            if padding:
-                x, timesteps, labels = (
-                    torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])])
-                    for tensor in (x, timesteps, labels)
-                )
-            parts.append(network(x, timesteps, labels)[:count])
-        return torch.cat(parts)

@@ -74,16 +74,18 @@ class _Job:
     since: float
     samples: list[Sample] = field(default_factory=list)
 
-    def turn(self, now: float) -> tuple[float, float]:
-        """Sorts first what runs first: by priority, then by time waited for each evaluation that is left.
+    def turn(self, now: float, tick_s: float) -> tuple[float, float]:
+        """Sorts first what runs first: by priority, then by how late the job will be even if it runs from now on.
 
-        The second is highest-response-ratio-next (Brinch Hansen 1971) on what is left: a short job overtakes long ones
-        soon after it came, and a long one that has waited long enough is not overtaken any more.
+        Lateness is measured in square roots of the job's own length. In its length itself (the *stretch* of Bender,
+        Chakrabarti & Muthukrishnan 1998) a long job would wait for ever longer while short ones come; in seconds, a
+        short one would wait as long as everyone (docs/performance.md has both ends measured).
         """
         waited = now - self.since
         level = self.samples[0].spec.priority + waited // PROMOTE_S
-        left = sum(sample.num_positions - sample.position for sample in self.samples)
-        return -level, -(waited + 0.001) / left
+        left = max(sample.num_positions - sample.position for sample in self.samples)
+        length = max(sample.num_positions for sample in self.samples)
+        return -level, -(waited / tick_s + left) / length**0.5
 
 
 @dataclass
@@ -95,9 +97,11 @@ class Schedule:
 
     Attributes:
         row_budget: denoiser rows that one tick may hold.
+        tick_s: seconds that a full tick takes, roughly.
     """
 
     row_budget: int
+    tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
@@ -114,7 +118,7 @@ class Schedule:
         The classifier runs once a tick, and few rows cost it nearly as much as many, so the first sample in turn
         decides whether samples that want it or those that don't fill the rest first.
         """
-        jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now))
+        jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now, self.tick_s))
         in_turn = [
             sample for job in jobs for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
         ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.denoisers import load_denoiser
 from models.engine import Calibration, cached_calibration
 from models.engine.calibrate import CPU_SIZES, _calibrate_network, _Probes
+from models.engine.lanes import Lanes, Layout
 from models.loading import open_pack
 
 
@@ -35,10 +36,11 @@ def test_the_class_of_a_known_network(
     pack = open_pack("fashion")
     device = torch.device("cpu")
     probes = _Probes(load_denoiser(pack, device), len(pack.labels), pack.num_train_timesteps, device)
-    found = _calibrate_network(lambda precision: lambda x, timesteps, labels: compute(x), probes)
+    with Lanes(Layout(lanes=2, threads=1)) as lanes:
+        found = _calibrate_network(lambda precision: lambda x, timesteps, labels: compute(x), probes, lanes)
     assert found.sizes == sizes
     assert found.is_bitwise is is_bitwise
-    assert found.row_budget in sizes
+    assert found.knee in sizes
 
 
 def test_a_calibration_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_a_short_job_overtakes_long_ones_that_fill_the_budget() -> None:
         next(running)
     schedule.enqueue(sample("short", evaluations=4), now=5.0)
     in_ticks = next(index for index, (_, moving) in enumerate(running) if "short" in {one.spec.group for one in moving})
-    assert in_ticks <= 5
+    assert in_ticks <= 25  # of the 200 that the long ones have ahead of them
 
 
 def test_a_long_job_is_not_overtaken_for_ever() -> None:

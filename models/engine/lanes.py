@@ -1,0 +1,65 @@
+"""Lanes: threads that run networks side by side, each with cores of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CORES = torch.get_num_threads()  # as the environment set it: lanes change it for threads that begin later
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a device's cores are dealt out.
+
+    Attributes:
+        lanes: batches that run at once.
+        threads: threads that compute one of them.
+    """
+
+    lanes: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.lanes} x {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+def possible_layouts(device: torch.device) -> list[Layout]:
+    """Layouts worth trying, from all cores on one batch to a batch for each core; on a GPU one batch at a time."""
+    if device.type != "cpu":
+        return [Layout(lanes=1, threads=CORES)]
+    counts = [2**power for power in range(CORES.bit_length())]
+    return [Layout(lanes=count, threads=CORES // count) for count in counts]
+
+
+class Lanes:
+    """A pool of `layout.lanes` threads; close it when done."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._pool = ThreadPoolExecutor(
+            layout.lanes, "lane", initializer=torch.set_num_threads, initargs=(layout.threads,)
+        )
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        """The results of all `calls`, when all are over; started in this order, so put long ones first.
+
+        Raises:
+            Exception: what the first call that failed raised.
+        """
+        futures = [self._pool.submit(call) for call in calls]
+        wait(futures)
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        self._pool.shutdown()
