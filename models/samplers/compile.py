@@ -14,6 +14,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import diffusers
@@ -37,6 +38,19 @@ class NotLinear(ValueError):
     """The scheduler's step is no weighted sum of the table's columns."""
 
 
+class Path(StrEnum):
+    """The mixtures of picture and noise that a sampler goes through.
+
+    A path of a scheduler's own is not the pack's, but mixes the same two: on it the network is told the timestep (in
+    general a fraction) at which the pack has the same signal-to-noise ratio.
+    """
+
+    PACK = "pack"
+    EDM = "edm"  # x₀ + σε, σ from 80 down to 0.002 (Karras et al. 2022)
+    FLOW = "flow"  # (1−σ)x₀ + σε, σ from 1 to 0 (Liu et al. 2022)
+    ANGLE = "angle"  # √(1−β²)x₀ + βε, β = sin²
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplerKind:
     """How a sampler's name maps to a diffusers scheduler.
@@ -46,12 +60,18 @@ class SamplerKind:
         overrides: configuration that differs from the scheduler's own defaults.
         takes_eta: whether `step` has an `eta`.
         carried: the attribute in which a predictor-corrector keeps its corrected latent between steps.
+        noised: the attribute in which it keeps the noise of the step before.
+        mixes_outputs: whether it mixes the network's outputs as they are, so that what they predict matters.
+        path: which mixtures of picture and noise it goes through. The pack's own, unless named.
     """
 
     scheduler: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     takes_eta: bool = False
     carried: str | None = None
+    noised: str | None = None
+    mixes_outputs: bool = False
+    path: Path = Path.PACK
 
 
 SAMPLERS: Mapping[str, SamplerKind] = {
@@ -73,7 +93,22 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "tcd": SamplerKind(scheduler="TCDScheduler"),
     "lcm": SamplerKind(scheduler="LCMScheduler"),
     "unipc": SamplerKind(scheduler="UniPCMultistepScheduler", carried="last_sample"),
+    "kdpm2_ancestral": SamplerKind(scheduler="KDPM2AncestralDiscreteScheduler", overrides={"use_karras_sigmas": True}),
+    "pndm": SamplerKind(scheduler="PNDMScheduler", overrides={"skip_prk_steps": True}, mixes_outputs=True),
+    "sa_solver": SamplerKind(scheduler="SASolverScheduler", carried="last_sample", noised="last_noise"),
+    "ipndm": SamplerKind(scheduler="IPNDMScheduler", path=Path.ANGLE),
+    "edm_euler": SamplerKind(scheduler="EDMEulerScheduler", path=Path.EDM),
+    "edm_dpmpp_2m": SamplerKind(scheduler="EDMDPMSolverMultistepScheduler", path=Path.EDM),
+    "flow_euler": SamplerKind(scheduler="FlowMatchEulerDiscreteScheduler", path=Path.FLOW),
 }
+SIGMA_SCHEDULES = {
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+}
+"""Where the steps lie on the noise scale: Karras et al. 2022 (ρ = 7), evenly in log σ, or by a beta distribution."""
+SPACINGS = ("leading", "linspace", "trailing")
+"""Which timesteps N steps take: from 0 up, both ends, or from T−1 down (Lin et al. 2023, table 2)."""
 _FROM_PACK = (
     "num_train_timesteps",
     "beta_start",
@@ -82,6 +117,7 @@ _FROM_PACK = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
+_KINDS = 5  # of vectors at a step: latent, output, noise, carried latent, noise of the step before
 _PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
 # "sample" first: the output then is D, and no cancellation between large numbers blurs the weights
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
@@ -103,12 +139,18 @@ class _OneHotNoise(TorchFunctionMode):
 
 
 def build_scheduler(
-    name: str, pack_config: Mapping[str, Any], *, prediction_type: str, overrides: Mapping[str, Any] | None = None
+    name: str,
+    pack_config: Mapping[str, Any],
+    *,
+    prediction_type: str,
+    spacing: str | None = None,
+    sigmas: str | None = None,
 ) -> Any:
     """The diffusers scheduler behind `name`, on the pack's noise schedule, without clipping.
 
     Raises:
         UnknownSampler: no such name.
+        NotLinear: the sampler has no such spacing or sigmas.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
@@ -118,8 +160,23 @@ def build_scheduler(
     config = {key: pack_config[key] for key in _FROM_PACK if pack_config.get(key) is not None}
     if pack_config.get("beta_schedule") == "squaredcos_cap_v2":
         config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
-    config |= {**_PROBED_WITHOUT, **kind.overrides, **(overrides or {}), "prediction_type": prediction_type}
+    config |= {**_PROBED_WITHOUT, **kind.overrides, "prediction_type": prediction_type}
+    if spacing is not None:
+        if "timestep_spacing" not in accepted or spacing not in SPACINGS:
+            raise NotLinear(f"sampler '{name}' has no timestep spacing '{spacing}'")
+        config["timestep_spacing"] = spacing
+    if sigmas is not None:
+        if SIGMA_SCHEDULES.get(sigmas) not in accepted:
+            raise NotLinear(f"sampler '{name}' has no sigmas '{sigmas}'")
+        config |= {key: sigmas == schedule for schedule, key in SIGMA_SCHEDULES.items()}
     return scheduler_class(**{key: value for key, value in config.items() if key in accepted})
+
+
+def options(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The spacings and the sigma schedules that sampler `name` can be told to use."""
+    accepted = inspect.signature(getattr(diffusers, SAMPLERS[name].scheduler).__init__).parameters
+    spacings = SPACINGS if "timestep_spacing" in accepted else ()
+    return spacings, tuple(schedule for schedule, key in SIGMA_SCHEDULES.items() if key in accepted)
 
 
 def _relevant(pack_config: Mapping[str, Any]) -> str:
@@ -143,18 +200,25 @@ def _set_timesteps(scheduler: Any, steps: int) -> None:
 def _max_steps(name: str, pack_config_json: str) -> int:
     pack_config = json.loads(pack_config_json)
     total = int(pack_config["num_train_timesteps"])
+    try:
+        compile_table(name, pack_config, steps=min(total, 10), prediction_type="epsilon")
+    except NotLinear:
+        return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
+    if SAMPLERS[name].path is not Path.PACK:
+        return total  # its levels are not the pack's timesteps
 
     def repeats(steps: int) -> bool:
         _set_timesteps(scheduler, steps)
         timesteps = scheduler.timesteps
-        return not timesteps.is_floating_point() and len(timesteps.unique()) < len(timesteps)
+        by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
+        return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
 
     return bisect.bisect_left(range(total + 1), True, lo=1, key=repeats) - 1
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any]) -> int:
-    """Largest number of steps that sampler `name` can take on the pack's noise schedule.
+    """Largest number of steps that sampler `name` can take on the pack's noise schedule; 0 where it can't run on it.
 
     Multistep solvers leave out the last timestep, and in log-SNR a cosine schedule's noisiest ones too; more steps
     than timesteps would repeat one, and divide by the nothing between them.
@@ -166,7 +230,14 @@ def max_steps(name: str, pack_config: Mapping[str, Any]) -> int:
 
 
 def compile_table(
-    name: str, pack_config: Mapping[str, Any], *, steps: int, eta: float = 0.0, prediction_type: str | None = None
+    name: str,
+    pack_config: Mapping[str, Any],
+    *,
+    steps: int,
+    eta: float = 0.0,
+    spacing: str | None = None,
+    sigmas: str | None = None,
+    prediction_type: str | None = None,
 ) -> CoefficientTable:
     """Compile sampler `name` for a pack's noise schedule; the same arguments are compiled once.
 
@@ -175,32 +246,60 @@ def compile_table(
         pack_config: the pack's scheduler configuration (betas and prediction type).
         steps: sampling steps, 1..num_train_timesteps. Second-order samplers evaluate the network about twice a step.
         eta: share of fresh noise, for samplers that take it.
+        spacing: one of `SPACINGS`; the sampler's own by default.
+        sigmas: a key of `SIGMA_SCHEDULES`; the sampler's own by default.
         prediction_type: what the network predicts; the pack's own by default.
 
     Raises:
         UnknownSampler: no such name.
-        NotLinear: the scheduler does something that the table can't express.
+        NotLinear: the scheduler does something that the table can't express, or has no such option.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
     predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
-    return _compile(name, _relevant(pack_config), steps, eta, predicted)
+    return _compile(name, _relevant(pack_config), steps, eta, spacing, sigmas, predicted)
 
 
 @functools.lru_cache(maxsize=512)
-def _compile(name: str, pack_config_json: str, steps: int, eta: float, prediction_type: str) -> CoefficientTable:
+def _compile(
+    name: str,
+    pack_config_json: str,
+    steps: int,
+    eta: float,
+    spacing: str | None,
+    sigmas: str | None,
+    prediction_type: str,
+) -> CoefficientTable:
     pack_config: dict[str, Any] = json.loads(pack_config_json)
     last_refusal: Exception | None = None
-    for probed_as in _PROBED_AS:
+    for probed_as in (prediction_type,) if SAMPLERS[name].mixes_outputs else _PROBED_AS:
         try:
-            return _Probe(name, pack_config, steps, eta, probed_as).table(prediction_type)
+            scheduler = build_scheduler(name, pack_config, prediction_type=probed_as, spacing=spacing, sigmas=sigmas)
+            return _Probe(name, scheduler, steps, eta, probed_as, _Levels(pack_config)).table(prediction_type)
         except NotImplementedError as error:
             last_refusal = error
         except ValueError as error:
-            if "prediction_type" not in str(error):
+            if "rediction" not in str(error):
                 raise
             last_refusal = error
-    raise NotLinear(f"sampler '{name}' accepts none of {', '.join(_PROBED_AS)}") from last_refusal
+    raise NotLinear(f"sampler '{name}' can't take a network that predicts '{prediction_type}'") from last_refusal
+
+
+class _Levels:
+    """The noise levels that a pack was trained on."""
+
+    def __init__(self, pack_config: Mapping[str, Any]) -> None:
+        scheduler = diffusers.DDPMScheduler(**{key: pack_config[key] for key in _FROM_PACK if key in pack_config})
+        alpha_bar = scheduler.alphas_cumprod.double().numpy()
+        self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # of σ/α, rising with the timestep
+
+    def nearest(self, alpha: float, sigma: float) -> tuple[float, float, float]:
+        """(timestep, α, σ) of the pack's level with this ratio of σ to α, or of its last where that is further."""
+        with np.errstate(divide="ignore"):
+            wanted = np.clip(np.log(np.float64(sigma) / np.float64(alpha)), self.log_ratio[0], self.log_ratio[-1])
+        timestep = float(np.interp(wanted, self.log_ratio, np.arange(len(self.log_ratio))))
+        ratio = float(np.exp(wanted))
+        return timestep, (ratio**2 + 1) ** -0.5, ratio * (ratio**2 + 1) ** -0.5
 
 
 def _data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: float) -> tuple[float, float]:
@@ -218,34 +317,41 @@ def _data_factors(prediction_type: str, input_scale: float, alpha: float, sigma:
 class _Probe:
     """One pass over a scheduler's steps with one-hot vectors.
 
-    Coordinates of the probe space, at step i: a latent, an output, a noise and a carried latent of its own.
+    Coordinates of the probe space, at step i: a latent, an output, a noise, a carried latent and the noise before it.
     """
 
-    def __init__(self, name: str, pack_config: Mapping[str, Any], steps: int, eta: float, probed_as: str) -> None:
+    def __init__(self, name: str, scheduler: Any, steps: int, eta: float, probed_as: str, levels: _Levels) -> None:
         self.name = name
         self.kind = SAMPLERS[name]
         self.probed_as = probed_as
         self.step_arguments = {"eta": eta} if self.kind.takes_eta else {}
-        self.scheduler = build_scheduler(name, pack_config, prediction_type=probed_as)
+        self.scheduler = scheduler
+        self.levels = levels
         _set_timesteps(self.scheduler, steps)
         self.positions = len(self.scheduler.timesteps)
 
     def one_hot(self, kind: int, position: int) -> Tensor:
-        vector = torch.zeros(1, 4 * self.positions, dtype=torch.float64)  # (1, …): DDPM looks at a channel axis
-        vector[0, 4 * position + kind] = 1.0
+        vector = torch.zeros(1, _KINDS * self.positions, dtype=torch.float64)  # (1, …): DDPM looks at a channel axis
+        vector[0, _KINDS * position + kind] = 1.0
         return vector
 
     def table(self, prediction_type: str) -> CoefficientTable:
         count = self.positions
-        timesteps = self.scheduler.timesteps
         weights = np.zeros((count, 2, NUM_COLUMNS))
+        timestep = self.scheduler.timesteps.double().numpy().copy()
         scale, alpha, sigma = np.ones(count), np.ones(count), np.zeros(count)
         probed = np.zeros((count, 2))  # (p, q) of what the scheduler was told the outputs are
         wanted = np.zeros((count, 2))  # (p, q) of what the network's outputs are
         for i in range(count):
-            scale[i] = self._input_scale(i)
-            alpha[i], sigma[i] = self._signal_and_noise(i, scale[i])
-            probed[i] = _data_factors(self.probed_as, scale[i], alpha[i], sigma[i])
+            own_scale = self._input_scale(i)
+            if self.kind.path is Path.PACK:
+                scale[i] = own_scale
+                alpha[i], sigma[i] = self._signal_and_noise(i, scale[i])
+                probed[i] = _data_factors(self.probed_as, scale[i], alpha[i], sigma[i])
+            else:
+                signal, noise, *probed[i] = self._on_its_path(i)
+                scale[i] = (signal**2 + noise**2) ** -0.5
+                timestep[i], alpha[i], sigma[i] = self.levels.nearest(signal, noise)
             wanted[i] = _data_factors(prediction_type, scale[i], alpha[i], sigma[i])
             answer, carried = self._step(i)
             weights[i, 0] = self._columns(answer, i, probed)
@@ -253,52 +359,69 @@ class _Probe:
                 weights[i, 1] = self._columns(carried, i, probed)
         return CoefficientTable(
             weights=weights,
-            timestep=timesteps.double().numpy().copy(),
+            timestep=timestep,
             input_scale=scale,
             data_from_latent=wanted[:, 0].copy(),
             data_from_output=wanted[:, 1].copy(),
             alpha=alpha,
             sigma=sigma,
-            initial_scale=float(self.scheduler.init_noise_sigma),
+            initial_scale=float(getattr(self.scheduler, "init_noise_sigma", 1.0)),
         )
 
     def _input_scale(self, i: int) -> float:
         timestep = self.scheduler.timesteps[i]
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return 1.0
         return float(self.scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep)[0])
+
+    def _on_its_path(self, i: int) -> tuple[float, float, float, float]:
+        """At step i, latent = signal·x₀ + noise·ε and D = p·latent + q·output: (signal, noise, p, q)."""
+        scheduler = self.scheduler
+        if self.kind.path is Path.ANGLE:
+            alpha, beta = float(scheduler.alphas[i]), float(scheduler.betas[i])
+            return alpha, beta, alpha, -beta
+        sigma = float(scheduler.sigmas[i])
+        if self.kind.path is Path.FLOW:
+            return 1.0 - sigma, sigma, 1.0, -sigma
+        spread = sigma**2 + scheduler.config.sigma_data**2
+        return 1.0, sigma, scheduler.config.sigma_data**2 / spread, -sigma * scheduler.config.sigma_data / spread**0.5
 
     def _signal_and_noise(self, i: int, input_scale: float) -> tuple[float, float]:
         """(α, σ) of the network's input at step i."""
         scheduler = self.scheduler
         if hasattr(scheduler, "sigmas") and hasattr(scheduler, "step_index"):
+            if input_scale != 1.0:  # x is x₀ + ratio·ε there, scaled by 1/√(ratio²+1) on its way into the network
+                return input_scale, (1.0 - input_scale**2) ** 0.5
+            if not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+                raise self._gives_nan(i)  # a level between two far ones that float32 has rounded to nothing
             if scheduler.step_index is None:
                 scheduler._init_step_index(scheduler.timesteps[i])
-            between = hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
-            sigmas = scheduler.sigmas_interpol if between else scheduler.sigmas
-            ratio = sigmas[scheduler.step_index].double()
-            if input_scale == 1.0:
-                alpha, sigma = scheduler._sigma_to_alpha_sigma_t(ratio)
-                return float(alpha), float(sigma)
-            # x is x₀ + ratio·ε there, scaled by 1/√(ratio²+1) on its way into the network; not read off
-            # input_scale, whose float32 rounding would swamp a small sigma
-            return float((ratio**2 + 1) ** -0.5), float(ratio * (ratio**2 + 1) ** -0.5)
+            alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index].double())
+            return float(alpha), float(sigma)
         alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[i])])
         return float(np.sqrt(alpha_bar)), float(np.sqrt(1.0 - alpha_bar))
 
     def _step(self, i: int) -> tuple[Tensor, Tensor | None]:
-        carried = self.kind.carried
-        if carried and i > 0:
-            setattr(self.scheduler, carried, self.one_hot(3, i))
+        kind = self.kind
+        if kind.carried and i > 0:
+            setattr(self.scheduler, kind.carried, self.one_hot(3, i))
+        if kind.noised and i > 0:
+            setattr(self.scheduler, kind.noised, self.one_hot(4, i))
         with _OneHotNoise(self.one_hot(2, i)):
             answer = self.scheduler.step(
                 self.one_hot(1, i), self.scheduler.timesteps[i], self.one_hot(0, i), **self.step_arguments
             )
-        return answer.prev_sample.double(), getattr(self.scheduler, carried).double() if carried else None
+        carried = getattr(self.scheduler, kind.carried).double() if kind.carried else None
+        return answer.prev_sample.double(), carried
+
+    def _gives_nan(self, i: int) -> NotLinear:
+        return NotLinear(f"sampler '{self.name}' ({self.kind.scheduler}) itself gives NaN at step {i} here")
 
     def _columns(self, answer: Tensor, i: int, probed: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights of the table's columns in `answer`, outputs rewritten as data predictions."""
-        by_step = answer.numpy().reshape(self.positions, 4)
+        by_step = answer.numpy().reshape(self.positions, _KINDS)
         if not np.isfinite(by_step).all():
-            raise NotLinear(f"sampler '{self.name}' ({self.kind.scheduler}) itself gives NaN at step {i} here")
+            raise self._gives_nan(i)
         row = np.zeros(NUM_COLUMNS)
         explained = np.zeros_like(by_step)
         for back in range(min(HISTORY, i + 1)):
@@ -307,12 +430,12 @@ class _Probe:
             row[DATA + back] = on_output / q
             row[LATENT + back] = on_latent - on_output * p / q
             explained[i - back, :2] = on_latent, on_output
-        row[NOISE], row[CARRY] = by_step[i, 2], by_step[i, 3]
+        row[NOISE], row[CARRY], row[NOISE + 1] = by_step[i, 2:]
         explained[i, 2:] = by_step[i, 2:]
         residual = float(np.abs(by_step - explained).max())
         if residual > RESIDUAL_TOLERANCE * max(1.0, float(np.abs(by_step).max())):
             raise NotLinear(
                 f"sampler '{self.name}' ({self.kind.scheduler}), step {i}: a residual of {residual:.1e} lies outside "
-                f"the table's columns ({HISTORY} latents, {HISTORY} predictions, fresh noise, one carried latent)"
+                f"the table's columns ({HISTORY} latents, {HISTORY} predictions, two noises, one carried latent)"
             )
         return row

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-HISTORY = 4
-"""Latents and predictions that a step may look back on: LMS and DEIS of order 4 need as many."""
+HISTORY = 5
+"""Latents and predictions that a step may look back on: PNDM, which takes its second step twice, needs as many."""
 
-LATENT, DATA, NOISE, CARRY = 0, HISTORY, 2 * HISTORY, 2 * HISTORY + 1
-NUM_COLUMNS = 2 * HISTORY + 2
-"""Columns: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, and the latent that some solvers carry beside x."""
+LATENT, DATA, NOISE, CARRY = 0, HISTORY, 2 * HISTORY, 2 * HISTORY + 2
+NUM_COLUMNS = 2 * HISTORY + 3
+"""Columns: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, the noise before it, the latent that some solvers carry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class CoefficientTable:
     At evaluation i the network sees `input_scale[i]·x` at `timestep[i]`; its output gives the data prediction
     `D = data_from_latent[i]·x + data_from_output[i]·output`; and one matrix product advances the state:
 
-        (x[i+1], carry[i+1]) = weights[i] @ (x[i] … x[i-3], D[i] … D[i-3], noise, carry[i])
+        (x[i+1], carry[i+1]) = weights[i] @ (x[i] … x[i-4], D[i] … D[i-4], noise[i], noise[i-1], carry[i])
 
     Attributes:
         weights: (M, 2, NUM_COLUMNS); row 0 gives the next latent, row 1 the next carried latent (all zeros for
@@ -46,4 +46,5 @@ class CoefficientTable:
         return len(self.timestep)
 
     def adds_noise(self, position: int) -> bool:
-        return bool(self.weights[position, :, NOISE].any())
+        """Whether the noise of this evaluation is used in it, or in the next."""
+        return bool(self.weights[position, :, NOISE].any() or self.weights[position + 1 :, :, NOISE + 1][:1].any())

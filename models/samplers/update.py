@@ -26,7 +26,7 @@ def advance(state: Tensor, data: Tensor, noise: Tensor, weights: Tensor) -> Tens
     """
     columns = list(state.unbind(1))
     columns[DATA : DATA + HISTORY] = [data, *columns[DATA : DATA + HISTORY - 1]]
-    columns[NOISE] = noise
+    columns[NOISE : NOISE + 2] = [noise, columns[NOISE]]
     factors = weights[..., None, None, None].unbind(2)  # NUM_COLUMNS × (R,2,1,1,1)
     latent, carry = (factors[0] * columns[0][:, None]).unbind(1)
     for factor, column in zip(factors[1:], columns[1:], strict=True):
