@@ -46,8 +46,8 @@ class Measured:
 
     @property
     def latencies(self) -> list[float]:
-        """Of the requests that were sent in the window, however late they were finished."""
-        return [one.done - one.sent for one in self.answered if self.start <= one.sent < self.end]
+        """Of the requests that were finished in the window."""
+        return [one.done - one.sent for one in self.answered if self.start <= one.done < self.end]
 
     @property
     def pictures_per_s(self) -> float:

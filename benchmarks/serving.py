@@ -26,13 +26,14 @@ from cynosure.resolving import resolve
 from models.classifiers import load_classifier, log_probability_gradient
 from models.denoisers import load_denoiser
 from models.engine import Engine, cached_calibration
+from models.engine.calibrate import stacked, steered_by, told_by
 from models.engine.lanes import Lanes
 from models.loading import open_pack
 from models.spec import SampleSpec
 from workers.translate import card_of, png_of
 
 LOADS = (1, 8, 32, 128)  # clients
-WARM_UP_S, WINDOW_S = 10.0, 50.0
+WARM_UP_S, WINDOW_S = 10.0, 50.0  # at least; half a second and a second a client
 OFFLINE_S = 4.0
 
 
@@ -52,6 +53,7 @@ class OfflineBound:
         classifier = load_classifier(pack, device, calibration.classifier.precision)
         assert classifier is not None
         self._networks = {"denoiser": denoiser.forward, "classifier": partial(log_probability_gradient, classifier)}
+        self._told = {"denoiser": told_by(denoiser, pack)[0], "classifier": steered_by(pack)[0]}
         self._shape = denoiser.latent_shape
         self._lanes = Lanes(calibration.layout)
         self.row_s: dict[str, list[float]] = {"denoiser": [], "classifier": []}
@@ -60,7 +62,8 @@ class OfflineBound:
         lanes = self._lanes.layout.lanes
         for name, network in self._networks.items():
             size = self.sizes[name]
-            batch = (torch.randn(size, *self._shape), torch.full((size,), 500.0), torch.zeros(size, dtype=torch.long))
+            told = stacked([self._told[name]] * size, torch.device("cpu"))
+            batch = (torch.randn(size, *self._shape), torch.full((size,), 500.0), told)
             calls = [partial(network, *batch)] * lanes
             self._lanes.run(calls)
             rounds, started = 0, time.perf_counter()
@@ -163,7 +166,9 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
     bound = OfflineBound()
     bound.measure()
     table.head()
-    times = {"warm_up_s": WARM_UP_S, "window_s": WINDOW_S}
+
+    def times(clients: int) -> dict[str, float]:
+        return {"warm_up_s": max(WARM_UP_S, 0.5 * clients), "window_s": max(WINDOW_S, 1.0 * clients)}
 
     def measured(load: Callable[[Contender], Coroutine[Any, Any, Measured]]) -> None:
         for contender in contenders:
@@ -174,10 +179,12 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
 
     for clients in loads:
         measured(
-            lambda contender, clients=clients: closed_loop(contender, mixed_stream(seed=clients), clients, **times)
+            lambda contender, clients=clients: closed_loop(
+                contender, mixed_stream(seed=clients), clients, **times(clients)
+            )
         )
     half_full = 0.5 * 100 / bound.seconds(list(itertools.islice(mixed_stream(seed=7), 100)))
-    measured(lambda contender: open_loop(contender, mixed_stream(seed=7), half_full, **times))
+    measured(lambda contender: open_loop(contender, mixed_stream(seed=7), half_full, **times(0)))
     print("\nCynosure against each:")
     table.ratios()
     print("\na 4-step request while 16 jobs of 100 steps, two pictures each, are on their way")

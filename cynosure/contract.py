@@ -20,7 +20,9 @@ MAX_SEED = 2**63 - 1
 MAX_SCALE = 100.0
 MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
 MAX_SWEEP_CELLS = 256
-DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url"})
+MAX_PIXELS = 4096 * 4096
+MAX_CONDITION_TERMS = 8
+DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry"})
 """Fields that say how pictures are delivered, not what they show."""
 
 
@@ -38,6 +40,22 @@ class ClassifierBase(StrEnum):
 
     CONDITIONAL = "conditional"
     UNCONDITIONAL = "unconditional"
+
+
+class GuidanceRule(StrEnum):
+    """How classifier-free guidance moves on."""
+
+    STANDARD = "standard"
+    CFG_PLUS_PLUS = "cfg++"
+
+
+class IntervalUnit(StrEnum):
+    """What the two numbers of a guidance interval count."""
+
+    FRACTION = "fraction"
+    STEP = "step"
+    SIGMA = "sigma"
+    TIMESTEP = "timestep"
 
 
 class Priority(StrEnum):
@@ -70,8 +88,24 @@ def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False)]
-Interval = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered_interval)]
+Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Interval = Annotated[tuple[Bound, Bound], AfterValidator(_ordered_interval)]
+Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
+
+
+class ClassifierCondition(BaseModel):
+    """What the classifier steers to, where one label is not enough; at most 8 terms, which are summed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    labels: dict[Annotated[str, Field(max_length=200)], Scale] = Field(
+        {}, description="Labels, by name or index, with weights: the sum of weight times log p(label)."
+    )
+    any_of: tuple[Label, ...] = Field((), description="Any one of these: log of the sum of their probabilities.")
+    none_of: tuple[Label, ...] = Field(
+        (), alias="not", description="None of these: log of the sum of all others' probabilities."
+    )
 
 
 class GenerateRequest(BaseModel):
@@ -96,7 +130,7 @@ class GenerateRequest(BaseModel):
     )
 
     model: str | None = Field(None, max_length=200, description="Name from GET /models; the first model by default.")
-    class_label: StrictInt | Annotated[StrictStr, Field(max_length=200)] | None = Field(
+    class_label: Label | None = Field(
         None,
         description="Class by index or name: what a class-conditional model draws, or what the classifier steers to.",
     )
@@ -118,8 +152,25 @@ class GenerateRequest(BaseModel):
     classifier_base: ClassifierBase | None = Field(
         None, description="What the classifier's gradient is added to; `conditional` where the model can."
     )
+    classifier_condition: ClassifierCondition | None = Field(
+        None, description="What the classifier steers to; class_label by default."
+    )
+    guide_model: str | None = Field(
+        None,
+        max_length=200,
+        description="A second model that gives the unguided prediction: a weaker one (autoguidance), or one without "
+        "labels. The same worker must hold it.",
+    )
+    guidance_rule: GuidanceRule = Field(
+        GuidanceRule.STANDARD,
+        description="`cfg++` takes the noise from the unguided prediction; its scales are 0 to 1.",
+    )
     guidance_interval: Interval = Field(
         (0.0, 1.0), description="Guide only in this part of the trajectory: 0 is pure noise, 1 the finished picture."
+    )
+    guidance_interval_unit: IntervalUnit = Field(
+        IntervalUnit.FRACTION,
+        description="What the interval counts: a fraction of the trajectory, steps from 0, sigma/alpha, or timesteps.",
     )
     guidance_rescale: Fraction = Field(
         0.0, description="Pull the guided prediction's contrast back by this much (Lin et al. 2023, phi)."
@@ -127,6 +178,18 @@ class GenerateRequest(BaseModel):
     sampler: str | None = Field(None, max_length=100, description="Name from the model's card.")
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
         None, validation_alias=AliasChoices("steps", "num_inference_steps"), description="Sampling steps."
+    )
+    timestep_spacing: str | None = Field(
+        None, max_length=20, description="Which timesteps: leading, linspace or trailing; the sampler's by default."
+    )
+    sigma_schedule: str | None = Field(
+        None, max_length=20, description="Where the steps lie on the noise scale: karras, exponential or beta."
+    )
+    timestep_respacing: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^(fast27|ddim[0-9]{1,4}|[0-9]{1,4}(,[0-9]{1,4})*)$",
+        description="ADM's timestep string for ddpm and ddim, instead of steps: `250`, `10,15,20`, `ddim25`, `fast27`.",
     )
     eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
@@ -147,9 +210,7 @@ class GenerateRequest(BaseModel):
     preview_every: int = Field(0, ge=0, le=MAX_STEPS, description="Send a preview every so many steps; 0 for none.")
     priority: Priority = Field(Priority.NORMAL, description="Turn in the queue.")
     webhook_url: HttpUrl | None = Field(None, description="Called, signed, when the job is finished.")
-
-
-Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
+    telemetry: bool = Field(False, description="Note in the job what guidance did in every step.")
 
 
 class SweepRequest(BaseModel):
@@ -241,6 +302,12 @@ class ModelCard(BaseModel):
     sampler_max_steps: dict[str, int] = Field({}, description="Samplers that can't take as many, with their limit.")
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
+    takes_init_image: bool = Field(True, description="Whether pictures can start from a picture.")
+    needs_init_image: bool = Field(False, description="Whether they must: the model enlarges pictures.")
+    spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")
+    sigma_schedules: dict[str, tuple[str, ...]] = Field({}, description="Sigma schedules, by sampler.")
+    clipping_profiles: tuple[str, ...] = Field((), description="Profiles that clip where a request doesn't say.")
+    must_clip: bool = Field(False, description="Whether classifier guidance without clipping would wreck the picture.")
     defaults: ModelDefaults
     digest: str = Field(description="SHA-256 over the pack's weights and configuration.")
     precision: str = Field("float32", description="Number format that the denoiser runs in here.")
@@ -300,6 +367,11 @@ class Job(BaseModel):
     cached: bool = Field(False, description="Answered from an earlier identical job; nothing was drawn.")
     reproducible: bool | None = Field(
         None, description="Whether the same request gives the same bytes; known when done."
+    )
+    telemetry: tuple[tuple[dict[str, float], ...], ...] | None = Field(
+        None,
+        description="By picture and evaluation: timestep, clipped (share of the prediction out of range), "
+        "conditional_minus_unconditional and gradient_norm (Euclidean), probability (of the classifier's condition).",
     )
     links: JobLinks
 

@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 
 from cynosure.contract import (
     DELIVERY_FIELDS,
+    MAX_CONDITION_TERMS,
     MAX_SWEEP_CELLS,
     ClassifierBase,
+    ClassifierCondition,
     GenerateRequest,
     GuidanceMode,
+    GuidanceRule,
+    IntervalUnit,
     ModelCard,
     ResolvedRequest,
     SweepAxes,
     SweepRequest,
 )
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
+from cynosure.pictures import check_picture
 
 _NEEDS_CONDITION = (GuidanceMode.CLASSIFIER_FREE, GuidanceMode.COMBINED)
+_USES_CLASSIFIER = (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
+_RESPACED_SAMPLERS = ("ddpm", "ddim")
 
 
 def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
@@ -36,8 +44,9 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     _refuse_what_nobody_serves(request)
     _refuse_what_the_model_lacks(request, card)
     label = _label_index(request.class_label, card)
-    mode = request.guidance_mode or (card.defaults.guidance_mode if label is not None else GuidanceMode.NONE)
-    _check_mode(mode, label, card)
+    has_condition = label is not None or request.prompt is not None
+    mode = request.guidance_mode or (card.defaults.guidance_mode if has_condition else GuidanceMode.NONE)
+    _check_mode(request, mode, label, card)
     _check_refinements(request, mode)
     guidance_scale, classifier_scale = _scales(request, mode, card)
     sampler = request.sampler or card.defaults.sampler
@@ -45,10 +54,16 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         raise UnknownSampler(sampler, card.samplers)
     if request.eta > 0 and sampler not in card.eta_samplers:
         raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; those that do: {_list(card.eta_samplers)}.")
-    steps = request.steps or card.defaults.steps
-    most = card.sampler_max_steps.get(sampler, card.max_steps)
-    if steps > most:
-        raise InvalidRequest(f"'{card.name}' takes {most} steps at most with sampler '{sampler}'.", field="steps")
+    steps = _steps(request, sampler, card)
+    _check_pictures(request, card, steps)
+    profile = request.profile or card.defaults.profile
+    clip = profile in card.clipping_profiles if request.clip is None else request.clip
+    if card.must_clip and mode in _USES_CLASSIFIER and not clip and request.dynamic_threshold is None:
+        raise InvalidRequest(
+            f"'{card.name}' starts from noise alone, where the classifier's term is multiplied by some 20,000: "
+            "clip, or give a dynamic_threshold.",
+            field="clip",
+        )
     return ResolvedRequest.model_validate(
         request.model_dump()
         | {
@@ -63,8 +78,9 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
             "seed": seed if request.seed is None else request.seed,
             "width": card.width,
             "height": card.height,
-            "profile": request.profile or card.defaults.profile,
-            "clip": card.defaults.clip if request.clip is None else request.clip,
+            "profile": profile,
+            "clip": clip,
+            "classifier_condition": _condition(request, card),
         }
     )
 
@@ -155,9 +171,6 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
                 raise UnsupportedField(
                     field, f"'{card.name}' draws classes, not prompts. Give class_label, one of: {_list(card.labels)}."
                 )
-    for field in ("init_image", "strength", "mask_image"):
-        if getattr(request, field) is not None:
-            raise UnsupportedField(field, f"'{card.name}' starts from noise alone: no image-to-image, no inpainting.")
     for field, only in (("width", card.width), ("height", card.height)):
         asked = getattr(request, field)
         if asked is not None and asked != only:
@@ -183,12 +196,109 @@ def _label_index(label: int | str | None, card: ModelCard) -> int | None:
     return folded[label.strip().casefold()]
 
 
-def _check_mode(mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
-    if mode not in card.guidance_modes:
+def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
+    """The steps that will be run."""
+    options = (
+        ("timestep_spacing", card.spacings.get(sampler, ())),
+        ("sigma_schedule", card.sigma_schedules.get(sampler, ())),
+    )
+    for field, known in options:
+        asked = getattr(request, field)
+        if asked is not None and asked not in known:
+            raise UnsupportedField(field, f"Sampler '{sampler}' has no {field} '{asked}'; it has: {_list(known)}.")
+    if request.timestep_respacing is not None:
+        if sampler not in _RESPACED_SAMPLERS:
+            raise UnsupportedField("timestep_respacing", f"Only {_list(_RESPACED_SAMPLERS)} take timestep_respacing.")
+        if request.steps is not None:
+            raise InvalidRequest("Give steps or timestep_respacing, not both.", field="timestep_respacing")
+        return _respaced_steps(request.timestep_respacing, card.max_steps)
+    steps = request.steps or card.defaults.steps
+    most = card.sampler_max_steps.get(sampler, card.max_steps)
+    if steps > most:
+        raise InvalidRequest(f"'{card.name}' takes {most} steps at most with sampler '{sampler}'.", field="steps")
+    return steps
+
+
+def _respaced_steps(text: str, total: int) -> int:
+    """How many timesteps ADM's string chooses out of `total`."""
+    if text == "fast27":
+        text = "10,10,3,2,2"
+    if text.startswith("ddim"):
+        asked = int(text.removeprefix("ddim"))
+        possible = {len(range(0, total, stride)) for stride in range(1, total)}
+        if asked not in possible:
+            nearest = min(possible, key=lambda count: abs(count - asked))
+            raise InvalidRequest(
+                f"No whole stride gives {asked} of {total} timesteps; the nearest is ddim{nearest}.",
+                field="timestep_respacing",
+            )
+        return asked
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 1 or max(counts) > total // len(counts):
+        raise InvalidRequest(
+            f"Each of {len(counts)} sections of {total} timesteps has 1 to {total // len(counts)} to choose from.",
+            field="timestep_respacing",
+        )
+    return sum(counts)
+
+
+def _check_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> None:
+    if card.needs_init_image and request.init_image is None:
+        raise InvalidRequest(f"'{card.name}' enlarges a picture: give init_image.", field="init_image")
+    for field in ("strength", "mask_image"):
+        if getattr(request, field) is not None:
+            if card.needs_init_image:
+                raise UnsupportedField(field, f"'{card.name}' enlarges pictures; it doesn't redraw them.")
+            if request.init_image is None:
+                raise InvalidRequest(f"{field} needs an init_image.", field=field)
+    if request.strength is not None and int(steps * request.strength) < 1:
+        raise InvalidRequest(
+            f"A strength of {request.strength:g} is less than one of {steps} steps; "
+            f"at least {1 / steps:.3g} is needed.",
+            field="strength",
+        )
+    for field in ("init_image", "mask_image"):
+        picture = getattr(request, field)
+        if picture is not None:
+            check_picture(picture, field)
+
+
+def _condition(request: GenerateRequest, card: ModelCard) -> ClassifierCondition | None:
+    """The classifier's condition with labels by index."""
+    asked = request.classifier_condition
+    if asked is None:
+        return None
+
+    def indices(labels: Iterable[int | str]) -> tuple[int, ...]:
+        return tuple(index for label in labels if (index := _label_index(label, card)) is not None)
+
+    weights = {
+        str(_label_index(int(name) if name.isdecimal() else name, card)): weight
+        for name, weight in asked.labels.items()
+    }
+    if not weights and not asked.any_of and not asked.none_of:
+        raise InvalidRequest("The condition is empty: give labels, any_of or not.", field="classifier_condition")
+    if len(weights) + bool(asked.any_of) + bool(asked.none_of) > MAX_CONDITION_TERMS:
+        raise InvalidRequest(f"At most {MAX_CONDITION_TERMS} terms.", field="classifier_condition")
+    none_of = indices(asked.none_of)
+    if len(set(none_of)) == len(card.labels):
+        raise InvalidRequest("'not' leaves no label.", field="classifier_condition")
+    return ClassifierCondition(labels=weights, any_of=indices(asked.any_of), none_of=none_of)
+
+
+def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
+    with_a_guide = request.guide_model is not None and mode is GuidanceMode.CLASSIFIER_FREE
+    if mode not in card.guidance_modes and not with_a_guide:
         raise UnsupportedField(
             "guidance_mode", f"'{card.name}' can't do '{mode}'; its modes: {_list(card.guidance_modes)}."
         )
-    if mode is not GuidanceMode.NONE and label is None:
+    if request.classifier_condition is not None and mode not in _USES_CLASSIFIER:
+        raise UnsupportedField("classifier_condition", f"guidance_mode '{mode}' has no classifier to steer.")
+    has_prompt = request.prompt is not None and mode is GuidanceMode.CLASSIFIER_FREE
+    steered = request.classifier_condition is not None and mode is GuidanceMode.CLASSIFIER
+    if mode is not GuidanceMode.NONE and label is None and not has_prompt and not steered:
+        if card.takes_prompt and not card.labels:
+            raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt to guide to.", field="prompt")
         raise InvalidRequest(
             f"guidance_mode '{mode}' needs a class_label to guide to, one of: {_list(card.labels)}.",
             field="class_label",
@@ -196,6 +306,14 @@ def _check_mode(mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
 
 
 def _check_refinements(request: GenerateRequest, mode: GuidanceMode) -> None:
+    if request.guidance_interval_unit is IntervalUnit.FRACTION and request.guidance_interval[1] > 1:
+        raise InvalidRequest(
+            "As a fraction the interval lies in 0 to 1; for other counts give guidance_interval_unit.",
+            field="guidance_interval",
+        )
+    for field, value in (("guide_model", request.guide_model), ("guidance_rule", request.guidance_rule)):
+        if mode not in _NEEDS_CONDITION and value not in (None, GuidanceRule.STANDARD):
+            raise UnsupportedField(field, f"{field} belongs to classifier-free guidance; the mode here is '{mode}'.")
     if mode is GuidanceMode.NONE and request.guidance_interval != (0.0, 1.0):
         raise UnsupportedField("guidance_interval", "guidance_mode 'none' guides nowhere; choose a guidance_mode.")
     if mode not in _NEEDS_CONDITION and request.guidance_rescale:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -11,6 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.loading import FLOAT32, Pack, Precision, load_network
+from models.networks import AdmClassifier
+from models.spec import InvalidSpec, Term
+
+MAX_TERMS = 8
+"""Terms of a classifier condition: every row carries as many, used or not."""
 
 
 class AttentionPool(nn.Module):
@@ -125,23 +132,49 @@ class Judge(ModelMixin, ConfigMixin):
         return self.head(self.features(pictures))
 
 
-def log_probability_gradient(classifier: NoiseAwareClassifier, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ log p(y | xₜ, t), shape of `x` (B,C,H,W); each row's own label, each row's own timestep.
+def conditions(terms: Sequence[Term], num_classes: int) -> dict[str, Tensor]:
+    """One row's condition as tensors: weights (MAX_TERMS,) and members (MAX_TERMS, num_classes).
 
-    Rows do not mix: the gradient of the sum over rows is each row's own gradient.
+    Always of the same size, so that a row's arithmetic does not depend on its neighbours'.
+
+    Raises:
+        InvalidSpec: too many terms.
+    """
+    if len(terms) > MAX_TERMS:
+        raise InvalidSpec(f"a classifier condition has at most {MAX_TERMS} terms; this one has {len(terms)}")
+    weights = torch.zeros(MAX_TERMS)
+    members = torch.ones(MAX_TERMS, num_classes, dtype=torch.bool)  # of an unused term: log of the sum over all is 0
+    for number, term in enumerate(terms):
+        weights[number] = term.weight
+        members[number] = False
+        members[number, list(term.classes)] = True
+    return {"weights": weights, "members": members}
+
+
+def log_probability_gradient(
+    classifier: NoiseAwareClassifier | AdmClassifier, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """∇ₓ log p(condition | xₜ, t), shape of `x` (B,C,H,W), and log p itself (B,); each row its own condition.
+
+    Rows do not mix: the gradient of the sum over rows is each row's own gradient. `condition` as `conditions` makes
+    it, stacked: Σ weight · logsumexp of log p(y) over the term's members.
     """
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_(True)
         log_probabilities = functional.log_softmax(classifier(x, timesteps).float(), dim=-1)
-        selected = log_probabilities.gather(1, labels[:, None]).sum()
-        return torch.autograd.grad(selected, x)[0]
+        kept = log_probabilities[:, None].masked_fill(~condition["members"], -torch.inf)  # (B,terms,classes)
+        chosen = (condition["weights"] * kept.logsumexp(-1)).sum(-1)
+        return torch.autograd.grad(chosen.sum(), x)[0], chosen.detach()
 
 
-def load_classifier(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> NoiseAwareClassifier | None:
+def load_classifier(
+    pack: Pack, device: torch.device, precision: Precision = FLOAT32
+) -> NoiseAwareClassifier | AdmClassifier | None:
     """The pack's classifier with frozen parameters, or `None` where it has none."""
     if not pack.has_classifier:
         return None
-    return load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
+    network = AdmClassifier if pack.index["classifier"][1] == "AdmClassifier" else NoiseAwareClassifier
+    return load_network(network, pack.component("classifier"), device, precision)
 
 
 def load_judge(pack: Pack) -> Judge:

@@ -1,13 +1,16 @@
 """Guidance: how the data predictions of one evaluation and the classifier's gradient become one D, row by row.
 
-Order (the `cynosure` profile): classifier-free, rescale, clip, classifier, clip. Clipping before the classifier's
-term keeps its gradient the same size whatever the scale did before; clipping after it keeps the first step of a
-cosine schedule, where σ²/α is about 20,000, inside the data's range.
+Order (the `cynosure` profile; others differ in where they clip, models/profiles.py): classifier-free, rescale, clip,
+classifier, clip. Clipping before the classifier's term keeps its gradient the same size whatever the scale did before;
+clipping after it keeps the first step of a cosine schedule, where σ²/α is about 20,000, inside the data's range.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 
@@ -34,12 +37,12 @@ def thresholded(data: Tensor, quantile: float) -> Tensor:
     return data.clamp(-limit, limit) / limit
 
 
-def with_classifier(data: Tensor, gradient: Tensor, alpha: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
-    """D + (σ²/α)·s·∇ₓ log p(y | xₜ, t): Dhariwal & Nichol 2021, Algorithm 2, in terms of D.
+def classifier_term(gradient: Tensor, alpha: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
+    """(σ²/α)·s·∇ₓ log p(y | xₜ, t), added to D: Dhariwal & Nichol 2021, Algorithm 2, in terms of D.
 
-    `data` and `gradient` (R,C,H,W), the gradient at the network's input α·x₀ + σ·ε; the rest (R,).
+    `gradient` (R,C,H,W) at the network's input α·x₀ + σ·ε; the rest (R,).
     """
-    return data + _per_row(sigma**2 / alpha * scale) * gradient
+    return _per_row(sigma**2 / alpha * scale) * gradient
 
 
 def limit_rows(data: Tensor, clip: Tensor, quantiles: list[float | None]) -> Tensor:
@@ -49,3 +52,10 @@ def limit_rows(data: Tensor, clip: Tensor, quantiles: list[float | None]) -> Ten
         if quantile is not None:
             limited_rows[row] = thresholded(data[row], quantile)
     return limited_rows
+
+
+def fitted(picture: NDArray[np.uint8], size: tuple[int, int], channels: int) -> Tensor:
+    """A picture (h,w,c) as float (channels,height,width) in 0..255, resized and made grey or coloured as needed."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    resized = image.convert("L" if channels == 1 else "RGB").resize(size[::-1], Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(resized, dtype=np.float32)).reshape(*size, channels).permute(2, 0, 1)

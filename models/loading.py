@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
+from torch import nn
 
 PACKS_FOLDER = Path(__file__).parent / "packs"
 
 
-Network = TypeVar("Network", bound=ModelMixin)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class InvalidPack(ValueError):
@@ -74,6 +75,12 @@ class Pack:
         return tuple(names[str(index)] for index in range(len(names)))
 
     @property
+    def family(self) -> str:
+        """Class of the network that denoises, as `model_index.json` names it; "nothing" where it names none."""
+        component = self.index.get("unet") or self.index.get("transformer") or [None, None]
+        return str(component[1] or "nothing")
+
+    @property
     def has_classifier(self) -> bool:
         return "classifier" in self.index
 
@@ -128,15 +135,16 @@ def open_pack(name_or_folder: str) -> Pack:
 
 def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
     """A pack's network on `device`, for inference, with frozen parameters."""
-    loaded: Network = network.from_pretrained(
+    loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
         folder,
         torch_dtype=precision.torch_dtype,
         use_safetensors=True,
         local_files_only=True,
-        low_cpu_mem_usage=False,  # what it would save needs the accelerate package
+        **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # it needs the accelerate package
     )
     loaded = loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)
     if precision.compiled:
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)
-    return loaded
+    ready: Network = loaded
+    return ready

@@ -7,10 +7,48 @@ different modes, samplers and lengths share one batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class InvalidSpec(ValueError):
     """A spec that can't be drawn; the message names the field and what would be right."""
+
+
+class IntervalUnit(StrEnum):
+    """What the two numbers of a guidance interval count."""
+
+    FRACTION = "fraction"  # of the trajectory: 0 at pure noise, 1 at the finished picture
+    STEP = "step"  # network evaluations, the first is 0; both ends included
+    SIGMA = "sigma"  # σ/α of the network's input; both ends included
+    TIMESTEP = "timestep"  # what the network is told; both ends included
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """weight · log Σ p(y | xₜ) over `classes`: one class, any of several, or (as all the others) not this one."""
+
+    weight: float
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture to start from: `uint8`, as bytes, so that specs stay hashable."""
+
+    data: bytes
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, picture: NDArray[np.uint8]) -> Pixels:
+        """From (H,W,C)."""
+        height, width, channels = picture.shape
+        return cls(picture.tobytes(), (height, width, channels))
+
+    def array(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.data, np.uint8).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,32 +59,46 @@ class Guidance:
         free_scale: classifier-free scale w of D_u + w·(D_c − D_u) (Ho & Salimans 2022, in Stable Diffusion's
             convention: 0 is unconditional, 1 conditional). `None` is one conditional row, the same as 1.
         classifier_scale: s of the term (σ²/α)·s·∇ₓ log p(y | xₜ, t) (Dhariwal & Nichol 2021). 0 is off.
-        conditional: whether the label reaches the denoiser at all; the classifier always sees it.
-        interval: share of the trajectory that is guided, 0 at pure noise, 1 at the finished picture. Outside it
-            one row runs: conditional where `conditional`, else unconditional.
+        terms: what the classifier steers to: the sum of these. Empty: the spec's label.
+        conditional: whether the label or prompt reaches the denoiser at all; the classifier always sees it.
+        guide_pack: a second pack that gives D_u in the pack's place: a weaker one for autoguidance (Karras et al.
+            2024), or an unconditional one.
+        plus_plus: CFG++ (Chung et al. 2024): the unguided prediction says where the noise is. First-order samplers.
+        interval: where the trajectory is guided, in `interval_unit`. Outside it one row runs: conditional where
+            `conditional`, else unconditional.
         rescale: φ in 0..1, pulls the guided prediction's standard deviation back to the conditional one's
             (Lin et al. 2023, equations 15-16, applied to D).
     """
 
     free_scale: float | None = None
     classifier_scale: float = 0.0
+    terms: tuple[Term, ...] = ()
     conditional: bool = True
+    guide_pack: str | None = None
+    plus_plus: bool = False
     interval: tuple[float, float] = (0.0, 1.0)
+    interval_unit: IntervalUnit = IntervalUnit.FRACTION
     rescale: float = 0.0
 
-    def is_active(self, position: int, num_positions: int) -> bool:
-        """Whether evaluation `position` of `num_positions` lies in the interval."""
-        return self.first_active(num_positions) <= position < round(self.interval[1] * num_positions)
-
-    def first_active(self, num_positions: int) -> int:
-        """The first evaluation in the interval; those before it don't depend on the scales."""
-        return round(self.interval[0] * num_positions)
+    def active_range(self, timesteps: NDArray[np.float64], sigmas: NDArray[np.float64]) -> range:
+        """The guided evaluations of a trajectory: `timesteps` (M,), and σ/α of the network's inputs (M,)."""
+        low, high = self.interval
+        match self.interval_unit:
+            case IntervalUnit.FRACTION:
+                return range(round(low * len(sigmas)), round(high * len(sigmas)))
+            case IntervalUnit.STEP:
+                return range(min(int(low), len(sigmas)), min(int(high) + 1, len(sigmas)))
+            case IntervalUnit.SIGMA:
+                inside = np.flatnonzero((sigmas >= low) & (sigmas <= high))
+            case IntervalUnit.TIMESTEP:
+                inside = np.flatnonzero((timesteps >= low) & (timesteps <= high))
+        return range(int(inside[0]), int(inside[-1]) + 1) if len(inside) else range(0)
 
     def rows(self, *, active: bool) -> tuple[bool, ...]:
         """The denoiser rows of one evaluation: `True` for a conditional one, `False` for an unconditional one."""
         if not self.conditional:
             return (False,)
-        if not active or self.free_scale is None or self.free_scale == 1.0:
+        if not active or self.free_scale is None or (self.free_scale == 1.0 and not self.plus_plus):
             return (True,)
         if self.free_scale == 0.0:
             return (False,)
@@ -63,33 +115,54 @@ class SampleSpec:
     Attributes:
         pack: name of a loaded pack.
         label: class index in 0..num_classes-1, or `None` for an unconditional picture.
+        prompt, negative_prompt: for packs that take text; the negative one stands in for "no prompt".
         sampler: a name of `models.samplers.SAMPLERS`.
         steps: sampling steps, 1..num_train_timesteps.
         eta: DDIM's share of fresh noise, 0..1.
+        spacing, sigmas: where the steps lie, for samplers that can be told; `None` is the sampler's own.
+        respacing: ADM's timestep string, such as "250", "10,15,20" or "ddim25"; for ddpm and ddim, instead of `steps`.
+        profile: a name of `models.profiles.PROFILES`.
         seed, image_index: together they determine all noise of the picture.
         clip: clip D to [-1, 1] at every step.
         dynamic_threshold: quantile in 0..1 (Saharia et al. 2022), or `None`.
+        init_image: a picture to start from, of any size.
+        strength: how far to depart from it, in 0..1.
+        mask: (H,W,1), white where `init_image` is redrawn.
         priority: higher is admitted first.
         group: pictures of one group take turns with those of others.
         preview_every: call the preview callback every so many evaluations; 0 for never.
+        telemetry: whether to note what guidance does in every evaluation.
     """
 
     pack: str
     label: int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
     guidance: Guidance = Guidance()
     sampler: str = "ddim"
     steps: int = 50
     eta: float = 0.0
+    spacing: str | None = None
+    sigmas: str | None = None
+    respacing: str | None = None
+    profile: str = "cynosure"
     seed: int = 0
     image_index: int = 0
     clip: bool = True
     dynamic_threshold: float | None = None
+    init_image: Pixels | None = None
+    strength: float = 1.0
+    mask: Pixels | None = None
     priority: int = 0
     group: str = ""
     preview_every: int = 0
+    telemetry: bool = False
 
     def __post_init__(self) -> None:
-        if self.label is None and (self.guidance.free_scale is not None or self.guidance.classifier_scale):
-            raise InvalidSpec("guidance needs a label to guide to")
+        steered = self.guidance.free_scale is not None or (self.guidance.classifier_scale and not self.guidance.terms)
+        if self.label is None and self.prompt is None and steered:
+            raise InvalidSpec("guidance needs a label or a prompt to guide to")
         if self.steps < 1:
             raise InvalidSpec(f"steps is {self.steps}; at least 1 is needed")
+        if self.mask is not None and self.init_image is None:
+            raise InvalidSpec("mask needs an init_image to keep the rest of")

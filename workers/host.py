@@ -10,9 +10,10 @@ from app.jobs.doorbell import Doorbell
 from app.jobs.record import Claim, Finished, Verdict
 from app.jobs.store import WorkerStore
 from cynosure.contract import JobError, ModelCard
+from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
 from models.engine import DeadlineExceeded, Engine, EngineDied, SampleCancelled, SampleFailed
-from models.samplers import NotLinear
+from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.leases import HeldJob, LeaseKeeper
 from workers.translate import card_of, png_of, sheet_of, specs_of
@@ -63,7 +64,7 @@ class EngineHost:
             self._hand_back(claim)
         except DeadlineExceeded as error:
             self._store.fail(claim, JobError(code="deadline_exceeded", message=str(error)))
-        except (InvalidSpec, NotLinear) as error:
+        except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
             self._store.fail(claim, JobError(code="invalid_request", message=str(error)))
         except SampleFailed as error:
             self._store.fail(claim, JobError(code="sampling_failed", message=str(error)))
@@ -82,7 +83,7 @@ class EngineHost:
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
         try:
-            specs = specs_of(job.claim.job_id, request)
+            specs = specs_of(job.claim.job_id, request, self.cards[request.model])
             job.handles += self._engine.submit_all(specs, timeout=self._job_timeout_s)
             pictures = [handle.result() for handle in job.handles]
         except BaseException:
@@ -97,6 +98,7 @@ class EngineHost:
             ),
             sheet=sheet_of(pictures, request, card),
             reproducible=card.reproducible,
+            telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digest=card.digest,
         )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 from PIL.PngImagePlugin import PngInfo
@@ -14,60 +17,103 @@ from cynosure import __version__
 from cynosure.contract import (
     DELIVERY_FIELDS,
     ClassifierBase,
+    ClassifierCondition,
     GuidanceMode,
+    GuidanceRule,
     ModelCard,
     ModelDefaults,
     Priority,
     ResolvedRequest,
 )
+from cynosure.pictures import opened
 from cynosure.resolving import cells_of
 from models.engine import Engine, Image
 from models.loading import Pack
-from models.samplers import SAMPLERS, max_steps
-from models.spec import Guidance, SampleSpec
+from models.profiles import PROFILES
+from models.samplers import SAMPLERS, max_steps, options
+from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 
+DEFAULT_STRENGTH = 0.8  # as diffusers has it
+MUST_CLIP_BELOW = 1e-6  # last ᾱ of a schedule that ends in noise alone: a linear one ends at 4e-5
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
 SHEET_MARGIN, SHEET_HEADER, SHEET_MIN_CELL = 150, 20, 56
 
 
-def guidance_of(request: ResolvedRequest) -> Guidance:
+def guidance_of(request: ResolvedRequest, card: ModelCard) -> Guidance:
     """The request's guidance in the engine's terms."""
-    interval, rescale = request.guidance_interval, request.guidance_rescale
+    has_condition = request.class_label is not None or request.prompt is not None
+    shared = Guidance(
+        conditional=has_condition,
+        terms=terms_of(request.classifier_condition, card),
+        guide_pack=request.guide_model,
+        plus_plus=request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS,
+        interval=request.guidance_interval,
+        interval_unit=IntervalUnit(request.guidance_interval_unit),
+        rescale=request.guidance_rescale,
+    )
     match request.guidance_mode:
         case GuidanceMode.NONE:
-            return Guidance(conditional=request.class_label is not None)
+            return Guidance(conditional=has_condition)
         case GuidanceMode.CLASSIFIER_FREE:
-            return Guidance(free_scale=request.guidance_scale, interval=interval, rescale=rescale)
+            return replace(shared, free_scale=request.guidance_scale)
         case GuidanceMode.CLASSIFIER:
-            return Guidance(
-                classifier_scale=request.guidance_scale or 0.0,
-                conditional=request.classifier_base is ClassifierBase.CONDITIONAL,
-                interval=interval,
-                rescale=rescale,
-            )
+            is_conditional = has_condition and request.classifier_base is ClassifierBase.CONDITIONAL
+            return replace(shared, classifier_scale=request.guidance_scale or 0.0, conditional=is_conditional)
         case GuidanceMode.COMBINED:
-            return Guidance(
-                free_scale=request.guidance_scale,
-                classifier_scale=request.classifier_scale or 0.0,
-                interval=interval,
-                rescale=rescale,
-            )
+            return replace(shared, free_scale=request.guidance_scale, classifier_scale=request.classifier_scale or 0.0)
 
 
-def specs_of(job_id: str, request: ResolvedRequest) -> list[SampleSpec]:
-    """One spec a picture."""
+def terms_of(condition: ClassifierCondition | None, card: ModelCard) -> tuple[Term, ...]:
+    """A classifier condition (resolved: labels by index) as terms."""
+    if condition is None:
+        return ()
+    terms = [Term(weight, (int(label),)) for label, weight in condition.labels.items()]
+    if condition.any_of:
+        terms.append(Term(1.0, tuple(int(label) for label in condition.any_of)))
+    if condition.none_of:
+        terms.append(Term(1.0, tuple(index for index in range(len(card.labels)) if index not in condition.none_of)))
+    return tuple(terms)
+
+
+def pixels_of(encoded: str | None, field: str) -> Pixels | None:
+    """A picture of the request, decoded; transparent parts are white."""
+    if encoded is None:
+        return None
+    picture = opened(encoded, field)
+    background = PillowImage.new("RGBA", picture.size, "white")
+    coloured = PillowImage.alpha_composite(background, picture.convert("RGBA")).convert("RGB")
+    return Pixels.of(np.array(coloured))
+
+
+def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
+    """One spec a picture.
+
+    Raises:
+        InvalidRequest: a picture of the request can't be decoded.
+    """
+    start, mask = pixels_of(request.init_image, "init_image"), pixels_of(request.mask_image, "mask_image")
     return [
         SampleSpec(
             pack=cell.model,
             label=cell.class_label,
-            guidance=guidance_of(cell),
+            prompt=cell.prompt,
+            negative_prompt=cell.negative_prompt,
+            guidance=guidance_of(cell, card),
             sampler=cell.sampler,
             steps=cell.steps,
             eta=cell.eta,
+            spacing=cell.timestep_spacing,
+            sigmas=cell.sigma_schedule,
+            respacing=cell.timestep_respacing,
+            profile=cell.profile,
             seed=cell.seed,
             image_index=index,
             clip=cell.clip,
             dynamic_threshold=cell.dynamic_threshold,
+            init_image=start,
+            strength=DEFAULT_STRENGTH if cell.strength is None and mask is None else (cell.strength or 1.0),
+            mask=mask,
+            telemetry=cell.telemetry,
             priority=PRIORITY_LEVELS[cell.priority],
             group=job_id,
         )
@@ -77,7 +123,11 @@ def specs_of(job_id: str, request: ResolvedRequest) -> list[SampleSpec]:
 
 def png_of(picture: Image, request: ResolvedRequest, index: int, card: ModelCard) -> bytes:
     """PNG bytes with the request inside; nothing in them depends on when, where or under which id they were made."""
-    asked = request.model_dump(mode="json", exclude={*DELIVERY_FIELDS, "num_images"}, exclude_none=True)
+    pictures = {"init_image", "mask_image"}  # too large for a text chunk: their digests stand for them
+    asked = request.model_dump(mode="json", exclude={*DELIVERY_FIELDS, *pictures, "num_images"}, exclude_none=True)
+    for field in pictures:
+        if (encoded := getattr(request, field)) is not None:
+            asked[f"{field}_sha256"] = hashlib.sha256(encoded.encode()).hexdigest()
     label = card.labels[request.class_label] if request.class_label is not None else ""
     scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
     text = PngInfo()
@@ -135,39 +185,51 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
     """What the gateway may promise of this pack."""
     height, width = engine.picture_size(pack.name)
     calibration = engine.calibration(pack.name)
+    denoiser = engine.denoiser(pack.name)
     modes = [GuidanceMode.NONE]
     bases: tuple[ClassifierBase, ...] = ()
-    if pack.index.get("null_label") is not None:
+    if denoiser.has_null and (denoiser.takes_prompt or denoiser.has_classes):
         modes.append(GuidanceMode.CLASSIFIER_FREE)
     if pack.has_classifier:
-        bases = (ClassifierBase.CONDITIONAL, ClassifierBase.UNCONDITIONAL)
+        conditional, unconditional = (ClassifierBase.CONDITIONAL,), (ClassifierBase.UNCONDITIONAL,)
+        bases = conditional * denoiser.has_classes + unconditional * denoiser.has_null
         modes.append(GuidanceMode.CLASSIFIER)
         if GuidanceMode.CLASSIFIER_FREE in modes:
             modes.append(GuidanceMode.COMBINED)
     defaults = pack.defaults
-    limits = {name: max_steps(name, pack.scheduler_config) for name in SAMPLERS}
+    limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
+    samplers = tuple(name for name, limit in limits.items() if limit)
+    profile = str(defaults.get("profile", "cynosure"))
+    is_pixel_model = denoiser.latent_shape[1:] == engine.picture_size(pack.name) or "vae" not in pack.index
+    clipping = tuple(name for name, one in PROFILES.items() if one.clips and is_pixel_model)
     return ModelCard(
         name=pack.name,
         title=defaults.get("title", pack.name),
-        family="unet2d",
+        family=pack.family,
         labels=pack.labels,
         guidance_modes=tuple(modes),
         classifier_bases=bases,
-        samplers=tuple(SAMPLERS),
-        eta_samplers=tuple(name for name, kind in SAMPLERS.items() if kind.takes_eta),
-        profiles=("cynosure",),
+        samplers=samplers,
+        eta_samplers=tuple(name for name in samplers if SAMPLERS[name].takes_eta),
+        spacings={name: options(name)[0] for name in samplers if options(name)[0]},
+        sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},
+        profiles=tuple(PROFILES),
+        clipping_profiles=clipping,
+        must_clip=pack.has_classifier and engine.last_alpha_bar(pack.name) < MUST_CLIP_BELOW,
+        takes_prompt=denoiser.takes_prompt,
+        needs_init_image=denoiser.low_res_size is not None,
         width=width,
         height=height,
         max_steps=pack.num_train_timesteps,
-        sampler_max_steps={name: limit for name, limit in limits.items() if limit < pack.num_train_timesteps},
+        sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", 3.0),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
             sampler=defaults.get("sampler", "ddim"),
             steps=defaults.get("steps", 50),
-            profile="cynosure",
-            clip=True,
+            profile=profile,
+            clip=profile in clipping,
         ),
         digest=pack.digest(),
         precision=str(calibration.denoiser.precision),

@@ -38,6 +38,7 @@ def job_of(record: JobRecord, queue_position: int | None) -> Job:
         error=record.error,
         cached=record.cached,
         reproducible=record.reproducible,
+        telemetry=record.telemetry,
         links=JobLinks(
             self=f"/jobs/{record.id}",
             images=urls,

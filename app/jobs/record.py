@@ -50,6 +50,7 @@ class JobRecord:
     image_hashes: tuple[str, ...]
     cached: bool
     reproducible: bool | None
+    telemetry: tuple[tuple[dict[str, float], ...], ...] | None
 
     @property
     def progress(self) -> float:
@@ -75,12 +76,14 @@ class Finished:
         pictures: PNG bytes by index.
         sheet: PNG bytes of a sweep's contact sheet.
         reproducible: whether the same request gives the same bytes on this worker.
+        telemetry: by picture and evaluation, what guidance did; empty where nobody asked.
         digest: of the model that drew them.
     """
 
     pictures: tuple[bytes, ...]
     sheet: bytes | None = None
     reproducible: bool
+    telemetry: tuple[list[dict[str, float]], ...] = ()
     digest: str
 
     @property
@@ -114,4 +117,5 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         image_hashes=tuple(json.loads(text["image_hashes"])) if text.get("image_hashes") else (),
         cached="cached" in text,
         reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
+        telemetry=json.loads(text["telemetry"]) if text.get("telemetry") else None,
     )

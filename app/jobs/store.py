@@ -308,6 +308,7 @@ class WorkerStore:
                 keys.finished,
                 int(made.reproducible),
                 made.sheet or b"",
+                json.dumps(made.telemetry) if made.telemetry else "",
                 *made.pictures,
             ],
         )

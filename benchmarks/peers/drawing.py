@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.stream import Asked
-from models.classifiers import load_classifier, log_probability_gradient
-from models.denoisers import load_denoiser
+from models.classifiers import conditions, load_classifier, log_probability_gradient
+from models.denoisers import Conditioning, load_denoiser
 from models.engine import cached_calibration
+from models.engine.calibrate import stacked
 from models.loading import FLOAT32, open_pack
+from models.spec import Term
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -40,6 +42,8 @@ class PlainPipeline:
         self.classifier = load_classifier(pack, device)
         self.betas = pack.scheduler_config["beta_schedule"]
         self.shape = self.denoiser.latent_shape
+        self.num_labels = len(pack.labels)
+        self.null_label = int(pack.index["null_label"])
 
     def scheduler(self, asked: Asked) -> Any:
         extra = {"lambda_min_clipped": -5.1} if asked.sampler == "dpmpp_2m" else {}
@@ -70,20 +74,23 @@ class PlainPipeline:
     ) -> Tensor:
         timesteps = timestep.expand(len(x)).float()
         if mode == "classifier_free":
-            both = self.denoiser.forward(
-                torch.cat([x, x]), torch.cat([timesteps, timesteps]), torch.cat([labels, torch.full_like(labels, -1)])
-            )
+            told = torch.cat([labels, torch.full_like(labels, self.null_label)])
+            both = self.denoiser.forward(torch.cat([x, x]), torch.cat([timesteps, timesteps]), {"labels": told})
             conditional, unconditional = both.chunk(2)
             return unconditional + scales * (conditional - unconditional)
-        output = self.denoiser.forward(x, timesteps, labels)
+        output = self.denoiser.forward(x, timesteps, {"labels": labels})
         if mode == "none":
             return output
         assert self.classifier is not None
         alpha_bar = scheduler.alphas_cumprod[int(timestep)]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        gradient = log_probability_gradient(self.classifier, x, timesteps, labels)
+        gradient, _ = log_probability_gradient(self.classifier, x, timesteps, self._steered_to(labels))
         data = (alpha * x - sigma * output).clamp(-1, 1) + sigma**2 / alpha * scales * gradient
         return (alpha * x - data.clamp(-1, 1)) / sigma
+
+    def _steered_to(self, labels: Tensor) -> Conditioning:
+        rows = [conditions([Term(1.0, (int(label),))], self.num_labels) for label in labels]
+        return stacked(rows, torch.device("cpu"))
 
 
 def _png(picture: Any) -> str:

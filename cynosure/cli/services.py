@@ -13,6 +13,8 @@ SERVICES = {
     "serve": ("app", "Run the gateway alone."),
     "worker": ("workers", "Run one worker."),
     "train": ("models.training", "Train a bundled pack."),
+    "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),
+    "selftest": ("models.parity", "Compare this machine's results with the reference systems'."),
     "calibrate": ("models.engine", "Measure how a pack runs on this device."),
     "evaluate": ("models.evaluation", "Measure a pack's pictures."),
 }

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
-from models.classifiers import load_classifier, log_probability_gradient
-from models.denoisers import Denoiser, load_denoiser
+from models.classifiers import conditions, load_classifier, log_probability_gradient
+from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.engine.lanes import CORES, Lanes, Layout, possible_layouts
 from models.loading import FLOAT32, Pack, Precision
+from models.spec import Pixels, SampleSpec, Term
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
@@ -41,8 +43,8 @@ REPEATS = 3
 DEPENDS = "on the neighbours"
 _FORMAT = 4  # of the cached file
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x (B,C,H,W), timesteps (B,), labels (B,)) → (B,C,H,W)."""
+Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
+"""(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,16 +197,16 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
     """Measure the pack's networks on `device`; takes some seconds, or minutes where `compiling`."""
 
     def denoiser_at(precision: Precision) -> Network:
-        return load_denoiser(pack, device, precision).forward
+        return only(load_denoiser(pack, device, precision).forward)
 
     def classifier_at(precision: Precision) -> Network:
         classifier = load_classifier(pack, device, precision)
         assert classifier is not None
-        return lambda x, timesteps, labels: log_probability_gradient(classifier, x, timesteps, labels)
+        return partial(log_probability_gradient, classifier)
 
     denoiser = load_denoiser(pack, device)
-    probes = _Probes(denoiser, len(pack.labels), pack.num_train_timesteps, device)
-    layouts = _tried_layouts(denoiser.forward, probes)
+    probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
+    layouts = _tried_layouts(only(denoiser.forward), probes)
     with Lanes(_preferred(layouts)) as lanes:
         return Calibration(
             key=calibration_key(pack, device, compiling=compiling),
@@ -212,39 +214,95 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
             layout=lanes.layout,
             layouts={str(layout): row_ms for layout, row_ms in layouts.items()},
             denoiser=_calibrate_network(denoiser_at, probes, lanes, compiling=compiling),
-            classifier=_calibrate_network(classifier_at, probes, lanes) if pack.has_classifier else None,
+            classifier=_calibrate_network(classifier_at, probes.telling(steered_by(pack)), lanes)
+            if pack.has_classifier
+            else None,
         )
+
+
+def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
+    """A network of one output as one of many."""
+    return lambda x, timesteps, conditioning: (network(x, timesteps, conditioning),)
+
+
+def told_by(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
+    """Some conditionings of denoiser rows that differ, to measure with."""
+    size = denoiser.picture_size
+    start = Pixels.of(np.zeros((*size, 3), np.uint8))
+    prompts = ("a cat", "two red apples on a table", "")
+    labels = [number % len(pack.labels) if pack.labels else None for number in range(len(prompts))]
+    return [
+        denoiser.conditioning(SampleSpec(pack=pack.name, label=label, prompt=prompt, init_image=start))[0]
+        for label, prompt in zip(labels, prompts, strict=True)
+    ]
+
+
+def steered_by(pack: Pack) -> Sequence[Conditioning]:
+    """Some conditions of classifier rows that differ."""
+    count = len(pack.labels)
+    return [conditions([Term(1.0, (number % count,))], count) for number in range(3)]
+
+
+def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
+    """The conditioning of a batch."""
+    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+
+
+Batch = tuple[Tensor, Tensor, Conditioning]
+
+
+def fixed_calibration(pack: Pack | None = None, device: torch.device | None = None) -> Calibration:
+    """Nothing measured: float32 in batches of 4 rows. For networks that take longer to measure than to draw with."""
+    network = NetworkCalibration(
+        precision=FLOAT32,
+        tried={},
+        measured=(BatchSize(rows=4, row_ms=1.0, bits=""),),
+        sizes=(4,),
+        is_bitwise=True,
+    )
+    layout = Layout(lanes=1, threads=1)
+    return Calibration(key="", device="", layout=layout, layouts={}, denoiser=network, classifier=network)
 
 
 class _Probes:
     """Inputs of any size: fixed rows to look at, among random neighbours."""
 
-    def __init__(self, denoiser: Denoiser, num_labels: int, num_timesteps: int, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], num_timesteps: int, device: torch.device, told: Sequence[Conditioning]
+    ) -> None:
         self.device = device
         self.sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
         self._generator = torch.Generator().manual_seed(0)
-        self._shape = denoiser.latent_shape
-        self._num_labels = max(1, num_labels)
+        self._shape = shape
+        self._told = told
         self._num_timesteps = num_timesteps
         self.rows = [
             (torch.randn(self._shape, generator=self._generator), round(share * (num_timesteps - 1)), index)
             for index, share in enumerate((0.02, 0.5, 0.98))
         ]
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        x = torch.randn(size, *self._shape, generator=self._generator)
-        timesteps = torch.randint(self._num_timesteps, (size,), generator=self._generator).float()
-        labels = torch.randint(self._num_labels, (size,), generator=self._generator)
-        return x.to(self.device), timesteps.to(self.device), labels.to(self.device)
+    def telling(self, told: Sequence[Conditioning]) -> _Probes:
+        """The same with other conditionings, for another network."""
+        return _Probes(self._shape, self._num_timesteps, self.device, told)
 
-    def placed(self, size: int) -> Iterator[tuple[int, int, tuple[Tensor, Tensor, Tensor]]]:
+    def batch(self, size: int) -> Batch:
+        x, timesteps, told = self._batch(size)
+        return x.to(self.device), timesteps.to(self.device), stacked([self._told[one] for one in told], self.device)
+
+    def placed(self, size: int) -> Iterator[tuple[int, int, Batch]]:
         """(row's number, its position, a batch that has it there), for positions first, middle and last."""
-        for (number, (row, timestep, label)), position in itertools.product(
+        for (number, (row, timestep, index)), position in itertools.product(
             enumerate(self.rows), (0, size // 2, size - 1)
         ):
-            x, timesteps, labels = self.batch(size)
-            x[position], timesteps[position], labels[position] = row, timestep, label % self._num_labels
-            yield number, position, (x, timesteps, labels)
+            x, timesteps, told = self._batch(size)
+            x[position], timesteps[position], told[position] = row, timestep, index % len(self._told)
+            conditioning = stacked([self._told[one] for one in told], self.device)
+            yield number, position, (x.to(self.device), timesteps.to(self.device), conditioning)
+
+    def _batch(self, size: int) -> tuple[Tensor, Tensor, list[int]]:
+        x = torch.randn(size, *self._shape, generator=self._generator)
+        timesteps = torch.randint(self._num_timesteps, (size,), generator=self._generator).float()
+        return x, timesteps, torch.randint(len(self._told), (size,), generator=self._generator).tolist()
 
 
 def _precisions(device: torch.device) -> tuple[Precision, ...]:
@@ -311,7 +369,7 @@ def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float
     times: list[float] = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()
-        lanes.run([lambda: network(*batch).cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
+        lanes.run([lambda: network(*batch)[0].cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
         times.append(time.perf_counter() - started)
     return min(times[1:]) / (size * lanes.layout.lanes) * 1000
 
@@ -321,7 +379,7 @@ def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:
     placed = list(probes.placed(size))
     outputs = lanes.run([partial(network, *batch) for _, _, batch in placed])
     seen: dict[int, set[bytes]] = {}
-    for (number, position, _), output in zip(placed, outputs, strict=True):
+    for (number, position, _), (output, *_) in zip(placed, outputs, strict=True):
         seen.setdefault(number, set()).add(output[position].cpu().numpy().tobytes())
     if any(len(results) > 1 for results in seen.values()):
         return DEPENDS

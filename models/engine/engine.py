@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.classifiers import load_classifier
-from models.denoisers import load_denoiser
+from models.denoisers import Denoiser, load_denoiser
 from models.engine.calibrate import Calibration, cached_calibration
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.loading import Pack, open_pack
+from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
 
 Image = NDArray[np.uint8]
@@ -76,6 +77,11 @@ class Handle:
         """Network evaluations in all."""
         return self._sample.num_positions if self._sample else 0
 
+    @property
+    def telemetry(self) -> list[dict[str, float]]:
+        """What guidance did in each evaluation so far, where the spec asked for it."""
+        return list(self._sample.trace) if self._sample else []
+
 
 @dataclass
 class _Loaded:
@@ -114,6 +120,7 @@ class Engine:
     ) -> None:
         self.device = torch.device(device)
         self._loaded: dict[str, _Loaded] = {}
+        self._runners: dict[str, Runner] = {}
         self._arrived = threading.Condition()
         self._closing = False
         self._on_death = on_death
@@ -138,6 +145,14 @@ class Engine:
 
     def num_parameters(self, pack: str) -> int:
         return self._loaded[pack].runner.denoiser.num_parameters
+
+    def denoiser(self, pack: str) -> Denoiser:
+        """The pack's denoiser: what it can be told, and what it draws."""
+        return self._loaded[pack].runner.denoiser
+
+    def last_alpha_bar(self, pack: str) -> float:
+        """ᾱ of the pack's noisiest timestep: 0 where it starts from noise alone."""
+        return float(alpha_bars(self._loaded[pack].pack.scheduler_config)[-1])
 
     def calibration(self, pack: str) -> Calibration:
         """How the pack runs on this device."""
@@ -187,10 +202,17 @@ class Engine:
         return [sample.handle for sample in samples]
 
     def _sample(self, spec: SampleSpec, deadline: float | None) -> Sample:
-        if spec.guidance.classifier_scale and self._loaded_for(spec).runner.classifier is None:
-            raise InvalidSpec(f"pack '{spec.pack}' has no classifier to guide by")
+        runner = self._loaded_for(spec).runner
+        table = runner.table(spec)
         handle = Handle()
-        sample = Sample(spec=spec, num_positions=self.num_positions(spec), handle=handle, deadline=deadline)
+        sample = Sample(
+            spec=spec,
+            num_positions=len(table),
+            handle=handle,
+            guided=spec.guidance.active_range(table.timestep, table.sigma / table.alpha),
+            inputs=runner.prepare(spec),
+            deadline=deadline,
+        )
         handle._sample = sample
         return sample
 
@@ -230,14 +252,16 @@ class Engine:
 
     def _load(self, pack: Pack, calibrate: Callable[[Pack, torch.device], Calibration]) -> _Loaded:
         calibration = calibrate(pack, self.device)
-        of_classifier = calibration.classifier
+        of_classifier = calibration.classifier if pack.has_classifier else None
         runner = Runner(
             load_denoiser(pack, self.device, calibration.denoiser.precision),
             load_classifier(pack, self.device, of_classifier.precision) if of_classifier else None,
             calibration,
             pack.scheduler_config,
             device=self.device,
+            siblings=self._runners,
         )
+        self._runners[pack.name] = runner
         runner.warm_up()
         budget = calibration.row_budget
         return _Loaded(pack, runner, Schedule(budget, tick_s=calibration.denoiser.row_seconds(budget)))
@@ -286,7 +310,7 @@ class Engine:
         self._advance(loaded, moving)
         done = [sample for sample in moving if sample.is_done and not sample.handle.is_done]
         if done:
-            pictures = runner.denoiser.decode(runner.latent(done)).cpu().numpy()
+            pictures = runner.pictures(done, runner.latent(done))
             for sample, picture in zip(done, pictures, strict=True):
                 with self._arrived:
                     schedule.remove(sample)
@@ -322,7 +346,7 @@ class Engine:
             if not finite[row]:
                 self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
-                self._previews[sample](sample.position, loaded.runner.denoiser.decode(data[row : row + 1])[0].numpy())
+                self._previews[sample](sample.position, loaded.runner.pictures([sample], data[row : row + 1])[0])
 
     def _fork(self, loaded: _Loaded, trunk: Sample) -> None:
         """Queue the trunk's forks, which go on from where it is now."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+
+Result = TypeVar("Result")
 
 CORES = torch.get_num_threads()  # as the environment set it: lanes change it for threads that begin later
 
@@ -51,7 +53,7 @@ class Lanes:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         """The results of all `calls`, when all are over; started in this order, so put long ones first.
 
         Raises:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,38 @@ import torch
 from torch import Tensor
 
 from models import guidance
-from models.classifiers import NoiseAwareClassifier, log_probability_gradient
-from models.denoisers import Denoiser
-from models.engine.calibrate import Calibration, Network, NetworkCalibration
+from models.classifiers import NoiseAwareClassifier, conditions, log_probability_gradient
+from models.denoisers import Conditioning, Denoiser
+from models.engine.calibrate import Calibration, Network, NetworkCalibration, only, stacked
 from models.engine.lanes import Lanes
 from models.engine.schedule import Sample
+from models.networks import AdmClassifier
 from models.noise import draw_noise
+from models.profiles import PROFILES, StrengthRule, to_uint8
 from models.samplers import CoefficientTable, advance, compile_table
-from models.samplers.table import NUM_COLUMNS
-from models.spec import SampleSpec
+from models.samplers.table import LATENT, NUM_COLUMNS
+from models.spec import InvalidSpec, Pixels, SampleSpec, Term
+
+FIRST_ORDER = ("ddim", "euler")
+"""Samplers that CFG++ is defined for: one prediction a step, one direction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a sample's networks are told, and what it starts from.
+
+    Attributes:
+        conditional, unconditional: of the denoiser's rows; the unconditional one is the guide's where there is one.
+        condition: what the classifier steers to.
+        init: latent (C,H,W) to start from.
+        mask: (C or 1,H,W), 1 where `init` is redrawn.
+    """
+
+    conditional: Conditioning
+    unconditional: Conditioning
+    condition: Conditioning | None = None
+    init: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass
@@ -29,42 +52,66 @@ class _Rows:
 
     network: Network
     calibration: NetworkCalibration
-    inputs: tuple[Tensor, Tensor, Tensor]
+    x: Tensor
+    timesteps: Tensor
+    told: Conditioning
 
-    def batches(self, *, lanes: int, limit: int) -> Iterator[Callable[[], Tensor]]:
+    def batches(self, *, lanes: int, limit: int) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Calls that evaluate them, in batches padded to sizes whose rows agree bitwise."""
         start = 0
-        for count in self.calibration.batches(len(self.inputs[0]), lanes=lanes, limit=limit):
+        for count in self.calibration.batches(len(self.x), lanes=lanes, limit=limit):
             yield partial(self._padded, start, count)
             start += count
 
-    def _padded(self, start: int, count: int) -> Tensor:
-        x, timesteps, labels = (tensor[start : start + count] for tensor in self.inputs)
+    def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
         padding = next(size for size in self.calibration.sizes if size >= count) - count
-        if padding:
-            x, timesteps, labels = (
-                torch.cat([tensor, tensor[:1].expand(padding, *tensor.shape[1:])]) for tensor in (x, timesteps, labels)
-            )
-        return self.network(x, timesteps, labels)[:count]
+
+        def part(tensor: Tensor) -> Tensor:
+            own = tensor[start : start + count]
+            return torch.cat([own, own[:1].expand(padding, *own.shape[1:])]) if padding else own
+
+        told = {name: part(tensor) for name, tensor in self.told.items()}
+        return tuple(output[:count] for output in self.network(part(self.x), part(self.timesteps), told))
 
 
 @dataclass
 class _Places:
-    """Where the samples' predictions stand among the denoiser's rows.
+    """The denoiser rows of a tick: of each, its sample, what it is told, and whose network it is.
 
     Attributes:
         sample: of each row, its sample.
+        told: of each row, its conditioning.
+        guide: of each row, the pack whose network takes it, or `None` for the runner's own.
         first: of each sample, its first row.
         pairs: samples that have two rows: conditional, then unconditional.
     """
 
-    sample: list[int]
-    first: list[int]
-    pairs: list[int]
+    sample: list[int] = field(default_factory=list)
+    told: list[Conditioning] = field(default_factory=list)
+    guide: list[str | None] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> _Places:
+        places = cls()
+        for number, sample in enumerate(samples):
+            steered = sample.spec.guidance
+            places.first.append(len(places.sample))
+            wanted = steered.rows(active=sample.guided_now)
+            for is_conditional in wanted:
+                places.sample.append(number)
+                places.told.append(sample.inputs.conditional if is_conditional else sample.inputs.unconditional)
+                places.guide.append(None if is_conditional else steered.guide_pack)
+            if len(wanted) == 2:
+                places.pairs.append(number)
+        return places
 
 
 class Runner:
     """State and networks of one pack on one device.
+
+    `siblings` are the runners of all packs on the device, for guidance by a second one.
 
     A sample's state is (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
 
@@ -75,17 +122,19 @@ class Runner:
     def __init__(
         self,
         denoiser: Denoiser,
-        classifier: NoiseAwareClassifier | None,
+        classifier: NoiseAwareClassifier | AdmClassifier | None,
         calibration: Calibration,
         scheduler_config: dict[str, Any],
         *,
         device: torch.device,
+        siblings: Mapping[str, Runner],
     ) -> None:
         self.denoiser = denoiser
         self.classifier = classifier
         self.calibration = calibration
         self.scheduler_config = scheduler_config
         self.device = device
+        self.siblings = siblings
         self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
         self.denoiser_rows = 0
@@ -95,24 +144,118 @@ class Runner:
         """Have compiled kernels made now, and not while someone waits."""
         for size in self.calibration.denoiser.sizes if self.calibration.denoiser.precision.compiled else ():
             x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
-            labels = torch.full((size,), -1, device=self.device)
-            self.lanes.run([partial(self.denoiser.forward, x, x.new_zeros(size), labels)])
+            spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
+            told = stacked([self.denoiser.conditioning(spec)[0]] * size, self.device)
+            self.lanes.run([partial(self.denoiser.forward, x, x.new_zeros(size), told)])
 
-    def table(self, spec: SampleSpec) -> CoefficientTable:
+    def table(self, spec: SampleSpec, *, begin: int | None = None) -> CoefficientTable:
+        """The sampler of `spec`, from where it begins."""
+        profile = PROFILES[spec.profile]
+        respacing = spec.respacing
+        if spec.sampler == "ddpm" and self.denoiser.learns_variance and respacing is None:
+            respacing = str(spec.steps)
+        if spec.sampler in ("ddpm", "ddim") and profile.respaces and respacing is None:
+            respacing = str(spec.steps)
+        overrides = {} if respacing else dict(profile.samplers.get(spec.sampler, {}))
+        if spec.spacing is not None:
+            overrides.pop("timestep_spacing", None)
         return compile_table(
             spec.sampler,
             self.scheduler_config,
             steps=spec.steps,
             eta=spec.eta,
+            spacing=spec.spacing,
+            sigmas=spec.sigmas,
+            respacing=respacing,
+            begin=self._begin(spec) if begin is None else begin,
+            overrides=overrides,
             prediction_type=self.denoiser.prediction_type,
         )
 
+    def _starts_from_picture(self, spec: SampleSpec) -> bool:
+        return spec.init_image is not None and self.denoiser.low_res_size is None
+
+    def _begin(self, spec: SampleSpec) -> int:
+        """Steps left out at the noisy end."""
+        if not self._starts_from_picture(spec):
+            return 0
+        kept = int(spec.steps * spec.strength)
+        if kept < 1:
+            raise InvalidSpec(
+                f"strength {spec.strength:g} of {spec.steps} steps is less than one step; "
+                f"at least {1 / spec.steps:.3g} is needed"
+            )
+        return spec.steps - min(kept, spec.steps)
+
+    def prepare(self, spec: SampleSpec) -> Inputs:
+        """What the sample's networks are told. May take its time: it is called off the engine's thread.
+
+        Raises:
+            InvalidSpec: the spec can't be drawn by this pack.
+        """
+        steered = spec.guidance
+        conditional, unconditional = self.denoiser.conditioning(spec)
+        if steered.guide_pack is not None:
+            unconditional = self._guide(steered.guide_pack).denoiser.conditioning(spec)[0]
+        elif not self.denoiser.has_null and not all(steered.rows(active=active) == (True,) for active in (True, False)):
+            raise InvalidSpec("this model can't draw without its label; name a second one to guide by")
+        if steered.plus_plus and spec.sampler not in FIRST_ORDER:
+            raise InvalidSpec(f"CFG++ is for {', '.join(FIRST_ORDER)}; the sampler here is '{spec.sampler}'")
+        condition = None
+        if steered.classifier_scale:
+            if self.classifier is None:
+                raise InvalidSpec("the pack has no classifier to guide by")
+            terms = steered.terms or (Term(1.0, (int(spec.label or 0),)),)
+            condition = conditions(terms, int(self.classifier.config.num_classes))
+        return Inputs(
+            conditional=conditional,
+            unconditional=unconditional,
+            condition=condition,
+            **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
+        )
+
+    def _guide(self, name: str) -> Runner:
+        guide = self.siblings.get(name)
+        if guide is None:
+            raise InvalidSpec(f"no model '{name}' is loaded here to guide by; loaded: {', '.join(self.siblings)}")
+        mine, its = self.denoiser, guide.denoiser
+        if (mine.latent_shape, mine.prediction_type) != (its.latent_shape, its.prediction_type):
+            raise InvalidSpec(f"model '{name}' can't guide this one: other latents, or another prediction")
+        return guide
+
+    def _start_and_mask(self, spec: SampleSpec) -> dict[str, Tensor]:
+        assert spec.init_image is not None
+        channels = 1 if self.denoiser.decode(torch.zeros(1, *self.denoiser.latent_shape)).shape[1] == 1 else 3
+        start = guidance.fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
+        found = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
+        if spec.mask is not None:
+            mask = guidance.fitted(spec.mask.array(), self.denoiser.picture_size, 1) / 255
+            found["mask"] = self.denoiser.encode_mask((mask > 0.5).float()[None].to(self.device))[0]
+        return found
+
     def start(self, sample: Sample) -> None:
-        """Give the sample its initial noise."""
-        spec = sample.spec
-        noise = draw_noise(spec.seed, spec.image_index, 0, self.denoiser.latent_shape)
+        """Give the sample its initial noise, mixed with the picture it starts from."""
+        spec, inputs, table = sample.spec, sample.inputs, self.table(sample.spec)
+        noise = self._noise(spec, 0)
         sample.state = torch.zeros(NUM_COLUMNS, *self.denoiser.latent_shape, device=self.device)
-        sample.state[0] = noise.to(self.device) * self.table(spec).initial_scale
+        if inputs.init is None or (inputs.mask is not None and spec.strength == 1.0):
+            sample.state[0] = noise * table.initial_scale
+            return
+        kept, added = table.level(0)
+        if PROFILES[spec.profile].strength is StrengthRule.SD and (begin := self._begin(spec)):
+            kept, added = self.table(spec, begin=begin - 1).level(0)
+        sample.state[0] = kept * inputs.init + added * noise
+
+    def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
+        return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape).to(self.device)
+
+    def pictures(self, samples: Sequence[Sample], latents: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others."""
+        decoded = self.lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
+        return [
+            to_uint8(picture, PROFILES[sample.spec.profile].rounding)[0].cpu().numpy()
+            for sample, picture in zip(samples, decoded, strict=True)
+        ]
 
     def latent(self, samples: Sequence[Sample]) -> Tensor:
         return torch.stack([sample.state[0] for sample in samples])
@@ -123,6 +266,7 @@ class Runner:
         Nothing is written before everything is computed, so a tick that raised can be tried again.
         """
         tables = [self.table(sample.spec) for sample in samples]
+        profiles = [PROFILES[sample.spec.profile] for sample in samples]
         state = torch.stack([sample.state for sample in samples])  # (R,K,C,H,W)
 
         def column(name: str) -> Tensor:
@@ -133,73 +277,156 @@ class Runner:
         seen = x * column("input_scale")[:, None, None, None]
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
-        rows, places = self._denoiser_rows(samples, seen, timesteps)
-        outputs = self._evaluate([rows, *self._classifier_rows(samples, wanting, seen, timesteps)])
+        places = _Places.of(samples)
+        output, gradient, log_probability = self._evaluate(samples, places, wanting, seen, timesteps)
+        channels = x.shape[1]
         p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
-        data = self._guided(samples, places, p * x[places.sample] + q * outputs[0])
+        predictions = p * x[places.sample] + q * output[:, :channels]
+        plain = predictions[places.first]
+        data, unguided = self._classifier_free(samples, places, predictions)
+        data = self._limited(samples, data, [profile.clips_before for profile in profiles])
+        shift = torch.zeros_like(x)
+        variances = self._variances(samples, tables, output[places.first, channels:])
+        for row in places.pairs:
+            if samples[row].spec.guidance.plus_plus:
+                table, position = tables[row], samples[row].position
+                onto_noise = table.weights[position, 0, LATENT] * table.level(position)[0]
+                shift[row] += float(onto_noise) * (data[row] - unguided[row])
         if wanting:
             scale = torch.tensor([samples[row].spec.guidance.classifier_scale for row in wanting], device=self.device)
-            data[wanting] = guidance.with_classifier(data[wanting], outputs[1], alpha[wanting], sigma[wanting], scale)
-            data = self._limited(samples, data)
+            at_mean = [profiles[row].classifier_at_mean and row in variances for row in wanting]
+            term = guidance.classifier_term(gradient, alpha[wanting], sigma[wanting], scale)
+            for number, row in enumerate(wanting):
+                if at_mean[number]:
+                    shift[row] += variances[row] * scale[number] * gradient[number]
+                else:
+                    data[row] += term[number]
+        raw = data
+        data = self._limited(samples, data, [profile.clips_after for profile in profiles])
         weights = np.stack([table.weights[s.position] for table, s in zip(tables, samples, strict=True)])
         noise = torch.zeros_like(x)
         for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
             if table.adds_noise(sample.position):
-                spec, draw = sample.spec, sample.position + 1
-                noise[row] = draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
+                noise[row] = self._noise(sample.spec, sample.position + 1)
+                if row in variances:
+                    noise[row] *= variances[row].sqrt()
         moved = advance(state, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
+        moved[:, 0] += shift
+        self._keep_unmasked(samples, tables, moved)
+        if any(sample.spec.telemetry for sample in samples):
+            self._trace(samples, places, wanting, plain, data, raw, unguided, gradient, log_probability, timesteps)
         for sample, row in zip(samples, moved, strict=True):
             sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
         return data
 
-    def _denoiser_rows(self, samples: Sequence[Sample], seen: Tensor, timesteps: Tensor) -> tuple[_Rows, _Places]:
-        places = _Places([], [], [])
-        labels: list[int] = []
-        for number, sample in enumerate(samples):
-            places.first.append(len(labels))
-            wanted = sample.spec.guidance.rows(active=sample.guided_now)
-            for is_conditional in wanted:
-                label = sample.spec.label if is_conditional else None
-                places.sample.append(number)
-                labels.append(-1 if label is None else label)
-            if len(wanted) == 2:
-                places.pairs.append(number)
-        self.denoiser_rows += len(labels)
-        inputs = seen[places.sample], timesteps[places.sample], torch.tensor(labels, device=self.device)
-        return _Rows(self.denoiser.forward, self.calibration.denoiser, inputs), places
-
-    def _classifier_rows(
-        self, samples: Sequence[Sample], wanting: list[int], seen: Tensor, timesteps: Tensor
-    ) -> Iterator[_Rows]:
-        if not wanting:
-            return
-        if self.classifier is None or self.calibration.classifier is None:
-            raise ValueError("this pack has no classifier")
-        self.classifier_rows += len(wanting)
-        labels = torch.tensor([samples[number].spec.label for number in wanting], device=self.device)
-        gradient = partial(log_probability_gradient, self.classifier)
-        yield _Rows(gradient, self.calibration.classifier, (seen[wanting], timesteps[wanting], labels))
-
-    def _evaluate(self, work: Sequence[_Rows]) -> list[Tensor]:
-        """Each one's rows, all evaluated side by side."""
+    def _evaluate(
+        self, samples: Sequence[Sample], places: _Places, wanting: list[int], seen: Tensor, timesteps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All networks side by side: the denoisers' outputs, the classifier's gradients and log-probabilities."""
+        work: list[_Rows] = []
+        groups: dict[str | None, list[int]] = {}
+        for row, guide in enumerate(places.guide):
+            groups.setdefault(guide, []).append(row)
+        self.denoiser_rows += len(places.sample)
+        for guide, rows in groups.items():
+            runner = self if guide is None else self._guide(guide)
+            told = stacked([places.told[row] for row in rows], self.device)
+            index = [places.sample[row] for row in rows]
+            network = only(runner.denoiser.forward)
+            work.append(_Rows(network, runner.calibration.denoiser, seen[index], timesteps[index], told))
+        if wanting:
+            if self.classifier is None or self.calibration.classifier is None:
+                raise ValueError("this pack has no classifier")
+            self.classifier_rows += len(wanting)
+            told = stacked([samples[row].inputs.condition for row in wanting], self.device)
+            network = partial(log_probability_gradient, self.classifier)
+            work.append(_Rows(network, self.calibration.classifier, seen[wanting], timesteps[wanting], told))
         lanes = self.lanes.layout.lanes
         batches = [list(rows.batches(lanes=lanes, limit=self.max_batch)) for rows in work]
         outputs = iter(self.lanes.run([batch for of_network in batches for batch in of_network]))
-        return [torch.cat([next(outputs) for _ in of_network]) for of_network in batches]
+        done = [
+            [torch.cat(parts) for parts in zip(*(next(outputs) for _ in of_network), strict=True)]
+            for of_network in batches
+        ]
+        gradient, log_probability = done.pop() if wanting else (seen[:0], seen[:0, 0, 0, 0])
+        if len(done) == 1:
+            return done[0][0], gradient, log_probability
+        width = max(found.shape[1] for [found] in done)
+        merged = seen.new_zeros(len(places.sample), width, *seen.shape[2:])
+        for rows, [found] in zip(groups.values(), done, strict=True):
+            merged[rows, : found.shape[1]] = found
+        return merged, gradient, log_probability
 
-    def _guided(self, samples: Sequence[Sample], places: _Places, predictions: Tensor) -> Tensor:
-        """Classifier-free guidance, rescale and range: (R,C,H,W)."""
+    def _classifier_free(
+        self, samples: Sequence[Sample], places: _Places, predictions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """D after classifier-free guidance and rescale, and the unguided D: both (R,C,H,W)."""
         data = predictions[places.first]
+        unguided = data.clone()
         if places.pairs:
             conditional = data[places.pairs]
-            unconditional = predictions[[places.first[number] + 1 for number in places.pairs]]
+            unguided[places.pairs] = predictions[[places.first[number] + 1 for number in places.pairs]]
             scale = torch.tensor([samples[row].spec.guidance.free_scale for row in places.pairs], device=self.device)
-            data[places.pairs] = guidance.classifier_free(conditional, unconditional, scale)
+            data[places.pairs] = guidance.classifier_free(conditional, unguided[places.pairs], scale)
             for row, plain in zip(places.pairs, conditional, strict=True):
                 if share := samples[row].spec.guidance.rescale:
                     data[row] = guidance.rescaled(data[row], plain, share)
-        return self._limited(samples, data)
+        return data, unguided
 
-    def _limited(self, samples: Sequence[Sample], data: Tensor) -> Tensor:
-        clip = torch.tensor([sample.spec.clip for sample in samples], device=self.device)
-        return guidance.limit_rows(data, clip, [sample.spec.dynamic_threshold for sample in samples])
+    def _variances(
+        self, samples: Sequence[Sample], tables: Sequence[CoefficientTable], learned: Tensor
+    ) -> dict[int, Tensor]:
+        """Variance of the step, (C,H,W), of the rows whose sampler leaves it to the network or the classifier."""
+        found: dict[int, Tensor] = {}
+        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
+            if table.log_variance is None:
+                continue
+            least, greatest = (float(value) for value in table.log_variance[sample.position])
+            if self.denoiser.learns_variance:
+                share = (learned[row] + 1) / 2
+                found[row] = (share * greatest + (1 - share) * least).exp()
+            else:  # ADM's FIXED_LARGE
+                fixed = least if sample.position == len(table) - 1 else greatest
+                found[row] = torch.full_like(sample.state[0], fixed).exp()
+        return found
+
+    def _keep_unmasked(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable], moved: Tensor) -> None:
+        """Outside its mask a picture follows the one it started from, at the noise level it has now."""
+        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
+            init, mask = sample.inputs.init, sample.inputs.mask
+            if mask is not None:
+                kept, added = table.level(sample.position + 1)
+                moved[row, 0] = mask * moved[row, 0] + (1 - mask) * (kept * init + added * self._noise(sample.spec, 0))
+
+    def _trace(
+        self,
+        samples: Sequence[Sample],
+        places: _Places,
+        wanting: list[int],
+        plain: Tensor,
+        data: Tensor,
+        raw: Tensor,
+        unguided: Tensor,
+        gradient: Tensor,
+        log_probability: Tensor,
+        timesteps: Tensor,
+    ) -> None:
+        """Note what guidance did in this evaluation."""
+        pulled = (plain - unguided).flatten(1).norm(dim=1).tolist()
+        clipped = (raw.abs() > 1).float().flatten(1).mean(1).tolist()
+        pushed = gradient.flatten(1).norm(dim=1).tolist()
+        chances = log_probability.exp().tolist()
+        for row, sample in enumerate(samples):
+            noted: dict[str, float] = {"timestep": float(timesteps[row]), "clipped": clipped[row]}
+            if row in places.pairs:
+                noted["conditional_minus_unconditional"] = pulled[row]
+            if row in wanting:
+                noted["probability"] = chances[wanting.index(row)]
+                noted["gradient_norm"] = pushed[wanting.index(row)]
+            sample.trace.append(noted)
+
+    def _limited(self, samples: Sequence[Sample], data: Tensor, here: Sequence[bool]) -> Tensor:
+        specs = [sample.spec for sample in samples]
+        clip = torch.tensor([spec.clip and now for spec, now in zip(specs, here, strict=True)], device=self.device)
+        quantiles = [spec.dynamic_threshold if now else None for spec, now in zip(specs, here, strict=True)]
+        return guidance.limit_rows(data, clip, quantiles)

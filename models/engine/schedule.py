@@ -17,32 +17,39 @@ class Sample:
 
     Attributes:
         num_positions: network evaluations in all.
+        guided: the positions at which guidance is on.
+        inputs: what its networks are told; opaque here.
         position: evaluations done.
         deadline: on the engine's clock, in seconds, or `None`.
         state: what its sampler looks back on; opaque here. `None` before its first tick.
         handle: whom to answer; opaque here.
+        trace: what guidance did, evaluation by evaluation, where the spec asks for it.
         forks: samples that are the same as this one up to `fork_position`, and start from its state there.
     """
 
     spec: SampleSpec
     num_positions: int
     handle: Any
+    guided: range = range(1_000_000)
+    inputs: Any = None
     deadline: float | None = None
     position: int = 0
     state: Any = None
     cancelled: bool = False
+    trace: list[dict[str, float]] = field(default_factory=list)
     forks: list[Sample] = field(default_factory=list)
 
     @property
     def fork_position(self) -> int:
         """Evaluations before the guidance interval: the same whatever the scales."""
-        return self.spec.guidance.first_active(self.num_positions)
+        return min(self.guided.start, self.num_positions)
 
     @property
     def prefix(self) -> SampleSpec:
         """What decides the evaluations before the guidance interval: the spec without its scales."""
-        steered = self.spec.guidance
-        return replace(self.spec, guidance=Guidance(conditional=steered.conditional, interval=steered.interval))
+        full = self.spec.guidance
+        unscaled = Guidance(conditional=full.conditional, interval=full.interval, interval_unit=full.interval_unit)
+        return replace(self.spec, guidance=unscaled)
 
     def take_forks(self) -> list[Sample]:
         """The forks, which are then nobody's."""
@@ -51,7 +58,7 @@ class Sample:
 
     @property
     def guided_now(self) -> bool:
-        return self.spec.guidance.is_active(self.position, self.num_positions)
+        return self.position in self.guided
 
     @property
     def rows_now(self) -> int:

@@ -1,7 +1,19 @@
 """Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
 
-from models.samplers.compile import SAMPLERS, NotLinear, UnknownSampler, compile_table, max_steps
+from models.samplers.compile import SAMPLERS, NotLinear, UnknownSampler, compile_table, max_steps, options
+from models.samplers.respacing import InvalidRespacing, respaced
 from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 
-__all__ = ["SAMPLERS", "CoefficientTable", "NotLinear", "UnknownSampler", "advance", "compile_table", "max_steps"]
+__all__ = [
+    "SAMPLERS",
+    "CoefficientTable",
+    "InvalidRespacing",
+    "NotLinear",
+    "UnknownSampler",
+    "advance",
+    "compile_table",
+    "max_steps",
+    "options",
+    "respaced",
+]

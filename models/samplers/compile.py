@@ -15,7 +15,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from models.samplers.respacing import InvalidRespacing, adm_table, alpha_bars, respaced
 from models.samplers.table import CARRY, DATA, HISTORY, LATENT, NOISE, NUM_COLUMNS, CoefficientTable
 
 RESIDUAL_TOLERANCE = 1e-6
@@ -116,6 +118,8 @@ _FROM_PACK = (
     "beta_schedule",
     "trained_betas",
     "rescale_betas_zero_snr",
+    "set_alpha_to_one",
+    "steps_offset",
 )
 _KINDS = 5  # of vectors at a step: latent, output, noise, carried latent, noise of the step before
 _PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
@@ -145,6 +149,7 @@ def build_scheduler(
     prediction_type: str,
     spacing: str | None = None,
     sigmas: str | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """The diffusers scheduler behind `name`, on the pack's noise schedule, without clipping.
 
@@ -160,7 +165,7 @@ def build_scheduler(
     config = {key: pack_config[key] for key in _FROM_PACK if pack_config.get(key) is not None}
     if pack_config.get("beta_schedule") == "squaredcos_cap_v2":
         config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
-    config |= {**_PROBED_WITHOUT, **kind.overrides, "prediction_type": prediction_type}
+    config |= {**_PROBED_WITHOUT, **kind.overrides, **overrides, "prediction_type": prediction_type}
     if spacing is not None:
         if "timestep_spacing" not in accepted or spacing not in SPACINGS:
             raise NotLinear(f"sampler '{name}' has no timestep spacing '{spacing}'")
@@ -197,11 +202,11 @@ def _set_timesteps(scheduler: Any, steps: int) -> None:
 
 
 @functools.lru_cache(maxsize=128)
-def _max_steps(name: str, pack_config_json: str) -> int:
+def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
     pack_config = json.loads(pack_config_json)
     total = int(pack_config["num_train_timesteps"])
     try:
-        compile_table(name, pack_config, steps=min(total, 10), prediction_type="epsilon")
+        compile_table(name, pack_config, steps=min(total, 10), prediction_type=prediction_type)
     except NotLinear:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
@@ -217,7 +222,7 @@ def _max_steps(name: str, pack_config_json: str) -> int:
     return bisect.bisect_left(range(total + 1), True, lo=1, key=repeats) - 1
 
 
-def max_steps(name: str, pack_config: Mapping[str, Any]) -> int:
+def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:
     """Largest number of steps that sampler `name` can take on the pack's noise schedule; 0 where it can't run on it.
 
     Multistep solvers leave out the last timestep, and in log-SNR a cosine schedule's noisiest ones too; more steps
@@ -226,7 +231,8 @@ def max_steps(name: str, pack_config: Mapping[str, Any]) -> int:
     Raises:
         UnknownSampler: no such name.
     """
-    return _max_steps(name, _relevant(pack_config))
+    predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
+    return _max_steps(name, _relevant(pack_config), predicted)
 
 
 def compile_table(
@@ -237,6 +243,9 @@ def compile_table(
     eta: float = 0.0,
     spacing: str | None = None,
     sigmas: str | None = None,
+    respacing: str | None = None,
+    begin: int = 0,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
     prediction_type: str | None = None,
 ) -> CoefficientTable:
     """Compile sampler `name` for a pack's noise schedule; the same arguments are compiled once.
@@ -248,34 +257,62 @@ def compile_table(
         eta: share of fresh noise, for samplers that take it.
         spacing: one of `SPACINGS`; the sampler's own by default.
         sigmas: a key of `SIGMA_SCHEDULES`; the sampler's own by default.
+        respacing: ADM's timestep string for `ddpm` and `ddim`, as `respaced` reads it; `steps` is then not looked at.
+        begin: steps left out at the noisy end, for image-to-image.
+        overrides: further configuration of the scheduler.
         prediction_type: what the network predicts; the pack's own by default.
 
     Raises:
         UnknownSampler: no such name.
         NotLinear: the scheduler does something that the table can't express, or has no such option.
+        InvalidRespacing: no such timesteps.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
     predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
-    return _compile(name, _relevant(pack_config), steps, eta, spacing, sigmas, predicted)
+    if respacing is not None:
+        if name not in ("ddpm", "ddim"):
+            raise InvalidRespacing(f"respacing is for ddpm and ddim; the sampler here is '{name}'")
+        timesteps = respaced(respacing, int(pack_config["num_train_timesteps"]))
+        return _compile_adm(name, _relevant(pack_config), tuple(timesteps), eta, begin, predicted)
+    configured = _Configured(name, spacing, sigmas, tuple(sorted(overrides.items())))
+    return _compile(configured, _relevant(pack_config), steps, eta, begin, predicted)
+
+
+class _Configured(NamedTuple):
+    name: str
+    spacing: str | None
+    sigmas: str | None
+    overrides: tuple[tuple[str, Any], ...]
+
+
+@functools.lru_cache(maxsize=128)
+def _compile_adm(
+    name: str, pack_config_json: str, timesteps: tuple[int, ...], eta: float, begin: int, prediction_type: str
+) -> CoefficientTable:
+    factors = functools.partial(_data_factors, prediction_type)
+    return adm_table(name, json.loads(pack_config_json), timesteps, eta=eta, factors=factors, begin=begin)
 
 
 @functools.lru_cache(maxsize=512)
 def _compile(
-    name: str,
-    pack_config_json: str,
-    steps: int,
-    eta: float,
-    spacing: str | None,
-    sigmas: str | None,
-    prediction_type: str,
+    configured: _Configured, pack_config_json: str, steps: int, eta: float, begin: int, prediction_type: str
 ) -> CoefficientTable:
     pack_config: dict[str, Any] = json.loads(pack_config_json)
+    name, spacing, sigmas, overrides = configured
     last_refusal: Exception | None = None
     for probed_as in (prediction_type,) if SAMPLERS[name].mixes_outputs else _PROBED_AS:
         try:
-            scheduler = build_scheduler(name, pack_config, prediction_type=probed_as, spacing=spacing, sigmas=sigmas)
-            return _Probe(name, scheduler, steps, eta, probed_as, _Levels(pack_config)).table(prediction_type)
+            scheduler = build_scheduler(
+                name,
+                pack_config,
+                prediction_type=probed_as,
+                spacing=spacing,
+                sigmas=sigmas,
+                overrides=dict(overrides),
+            )
+            probe = _Probe(name, scheduler, steps, eta, probed_as, _Levels(pack_config), begin)
+            return probe.table(prediction_type)
         except NotImplementedError as error:
             last_refusal = error
         except ValueError as error:
@@ -289,8 +326,7 @@ class _Levels:
     """The noise levels that a pack was trained on."""
 
     def __init__(self, pack_config: Mapping[str, Any]) -> None:
-        scheduler = diffusers.DDPMScheduler(**{key: pack_config[key] for key in _FROM_PACK if key in pack_config})
-        alpha_bar = scheduler.alphas_cumprod.double().numpy()
+        alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules of zero terminal signal end at 0
         self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # of σ/α, rising with the timestep
 
     def nearest(self, alpha: float, sigma: float) -> tuple[float, float, float]:
@@ -320,7 +356,9 @@ class _Probe:
     Coordinates of the probe space, at step i: a latent, an output, a noise, a carried latent and the noise before it.
     """
 
-    def __init__(self, name: str, scheduler: Any, steps: int, eta: float, probed_as: str, levels: _Levels) -> None:
+    def __init__(
+        self, name: str, scheduler: Any, steps: int, eta: float, probed_as: str, levels: _Levels, begin: int
+    ) -> None:
         self.name = name
         self.kind = SAMPLERS[name]
         self.probed_as = probed_as
@@ -328,7 +366,13 @@ class _Probe:
         self.scheduler = scheduler
         self.levels = levels
         _set_timesteps(self.scheduler, steps)
-        self.positions = len(self.scheduler.timesteps)
+        self.first = begin * getattr(scheduler, "order", 1)
+        if self.first:
+            if not hasattr(scheduler, "set_begin_index") and hasattr(scheduler, "sigmas"):
+                raise NotLinear(f"sampler '{name}' can't begin in the middle")
+            getattr(scheduler, "set_begin_index", lambda index: None)(self.first)
+        self.timesteps = scheduler.timesteps[self.first :]
+        self.positions = len(self.timesteps)
 
     def one_hot(self, kind: int, position: int) -> Tensor:
         vector = torch.zeros(1, _KINDS * self.positions, dtype=torch.float64)  # (1, …): DDPM looks at a channel axis
@@ -338,7 +382,7 @@ class _Probe:
     def table(self, prediction_type: str) -> CoefficientTable:
         count = self.positions
         weights = np.zeros((count, 2, NUM_COLUMNS))
-        timestep = self.scheduler.timesteps.double().numpy().copy()
+        timestep = self.timesteps.double().numpy().copy()
         scale, alpha, sigma = np.ones(count), np.ones(count), np.zeros(count)
         probed = np.zeros((count, 2))  # (p, q) of what the scheduler was told the outputs are
         wanted = np.zeros((count, 2))  # (p, q) of what the network's outputs are
@@ -369,7 +413,7 @@ class _Probe:
         )
 
     def _input_scale(self, i: int) -> float:
-        timestep = self.scheduler.timesteps[i]
+        timestep = self.timesteps[i]
         if not hasattr(self.scheduler, "scale_model_input"):
             return 1.0
         return float(self.scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep)[0])
@@ -378,9 +422,9 @@ class _Probe:
         """At step i, latent = signal·x₀ + noise·ε and D = p·latent + q·output: (signal, noise, p, q)."""
         scheduler = self.scheduler
         if self.kind.path is Path.ANGLE:
-            alpha, beta = float(scheduler.alphas[i]), float(scheduler.betas[i])
+            alpha, beta = float(scheduler.alphas[self.first + i]), float(scheduler.betas[self.first + i])
             return alpha, beta, alpha, -beta
-        sigma = float(scheduler.sigmas[i])
+        sigma = float(scheduler.sigmas[self.first + i])
         if self.kind.path is Path.FLOW:
             return 1.0 - sigma, sigma, 1.0, -sigma
         spread = sigma**2 + scheduler.config.sigma_data**2
@@ -395,10 +439,10 @@ class _Probe:
             if not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
                 raise self._gives_nan(i)  # a level between two far ones that float32 has rounded to nothing
             if scheduler.step_index is None:
-                scheduler._init_step_index(scheduler.timesteps[i])
+                scheduler._init_step_index(self.timesteps[i])
             alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index].double())
             return float(alpha), float(sigma)
-        alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[i])])
+        alpha_bar = float(scheduler.alphas_cumprod[int(self.timesteps[i])])
         return float(np.sqrt(alpha_bar)), float(np.sqrt(1.0 - alpha_bar))
 
     def _step(self, i: int) -> tuple[Tensor, Tensor | None]:
@@ -409,7 +453,7 @@ class _Probe:
             setattr(self.scheduler, kind.noised, self.one_hot(4, i))
         with _OneHotNoise(self.one_hot(2, i)):
             answer = self.scheduler.step(
-                self.one_hot(1, i), self.scheduler.timesteps[i], self.one_hot(0, i), **self.step_arguments
+                self.one_hot(1, i), self.timesteps[i], self.one_hot(0, i), **self.step_arguments
             )
         carried = getattr(self.scheduler, kind.carried).double() if kind.carried else None
         return answer.prev_sample.double(), carried

@@ -31,6 +31,9 @@ class CoefficientTable:
         input_scale, data_from_latent, data_from_output: (M,).
         alpha, sigma: (M,), the network's input is alpha·x₀ + sigma·noise, alpha² + sigma² = 1.
         initial_scale: standard deviation of the first latent.
+        log_variance: (M, 2), least and greatest log variance of an ancestral step, where the network or the classifier
+            has a say in it (Nichol & Dhariwal 2021, eq. 15); or `None`. The column of fresh noise then has weight 1
+            where there is any, and the noise comes with its deviation.
     """
 
     weights: NDArray[np.float64]
@@ -41,6 +44,14 @@ class CoefficientTable:
     alpha: NDArray[np.float64]
     sigma: NDArray[np.float64]
     initial_scale: float
+    log_variance: NDArray[np.float64] | None = None
+
+    def level(self, position: int) -> tuple[float, float]:
+        """(a, s) of the latent a·x₀ + s·noise before evaluation `position`; the finished one is (1, 0)."""
+        if position == len(self):
+            return 1.0, 0.0
+        scale = self.input_scale[position]
+        return float(self.alpha[position] / scale), float(self.sigma[position] / scale)
 
     def __len__(self) -> int:
         return len(self.timestep)

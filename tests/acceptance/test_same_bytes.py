@@ -53,7 +53,7 @@ def hashes_alone(requests: list[GenerateRequest]) -> list[list[str]]:
         card = card_of(engine.packs["fashion"], engine)
         for asked in requests:
             request = resolve(asked, card, seed=0)
-            pictures = [engine.generate([spec])[0] for spec in specs_of("", request)]
+            pictures = [engine.generate([spec])[0] for spec in specs_of("", request, card)]
             pngs = [png_of(picture, *cell, card) for picture, cell in zip(pictures, cells_of(request), strict=True)]
             found.append([hashlib.sha256(png).hexdigest() for png in pngs])
     return found

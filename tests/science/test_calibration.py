@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.denoisers import load_denoiser
 from models.engine import Calibration, cached_calibration
 from models.engine.calibrate import CPU_SIZES, _calibrate_network, _Probes
 from models.engine.lanes import Lanes, Layout
@@ -35,9 +34,9 @@ def test_the_class_of_a_known_network(
 ) -> None:
     pack = open_pack("fashion")
     device = torch.device("cpu")
-    probes = _Probes(load_denoiser(pack, device), len(pack.labels), pack.num_train_timesteps, device)
+    probes = _Probes((4, 14, 14), pack.num_train_timesteps, device, [{"labels": torch.tensor(0)}])
     with Lanes(Layout(lanes=2, threads=1)) as lanes:
-        found = _calibrate_network(lambda precision: lambda x, timesteps, labels: compute(x), probes, lanes)
+        found = _calibrate_network(lambda precision: lambda x, timesteps, told: (compute(x),), probes, lanes)
     assert found.sizes == sizes
     assert found.is_bitwise is is_bitwise
     assert found.knee in sizes

@@ -56,8 +56,7 @@ def sample(sampler: str, *, free_scale: float | None, classifier_scale: float, c
             with torch.enable_grad():
                 point = seen.clone().requires_grad_(True)
                 gradient = torch.autograd.grad(log_posterior(point, alpha, sigma)[1].sum(), point)[0]
-            data = guidance.with_classifier(
-                data,
+            data = data + guidance.classifier_term(
                 gradient.view(1, 1, 1, -1),
                 torch.tensor([alpha]),
                 torch.tensor([sigma]),

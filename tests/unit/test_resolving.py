@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, SweepRequest
@@ -32,6 +35,14 @@ def test_each_mode_takes_its_own_default_scales(card: ModelCard, mode: str) -> N
     assert (resolved.guidance_scale, resolved.classifier_scale) == expected[mode]
 
 
+def encoded_picture(width: int, height: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+PICTURE, BOMB = encoded_picture(28, 28), encoded_picture(5000, 5000)
+
 REFUSED: list[tuple[dict[str, Any], type[InvalidRequest], str, str]] = [
     ({"class_label": "sneker"}, UnknownLabel, "class_label", "Did you mean 'sneaker'"),
     ({"class_label": 3}, UnknownLabel, "class_label", "0 to 2"),
@@ -52,7 +63,25 @@ REFUSED: list[tuple[dict[str, Any], type[InvalidRequest], str, str]] = [
     ({"eta": 0.5, "sampler": "euler"}, UnsupportedField, "eta", "those that do: ddim"),
     ({"steps": 1000, "sampler": "euler"}, InvalidRequest, "steps", "999 steps at most with sampler 'euler'"),
     ({"width": 64}, UnsupportedField, "width", "28×28"),
-    ({"init_image": "aGk="}, UnsupportedField, "init_image", "no image-to-image"),
+    ({"init_image": "aGk="}, InvalidRequest, "init_image", "no base64 PNG"),
+    ({"init_image": BOMB}, InvalidRequest, "init_image", "at most 16,777,216"),
+    ({"init_image": PICTURE, "strength": 0.001}, InvalidRequest, "strength", "at least 0.02"),
+    ({"mask_image": PICTURE}, InvalidRequest, "mask_image", "needs an init_image"),
+    ({"timestep_respacing": "ddim60", "steps": None}, InvalidRequest, "timestep_respacing", "nearest is ddim59"),
+    ({"timestep_respacing": "600,2"}, InvalidRequest, "timestep_respacing", "1 to 500"),
+    ({"timestep_respacing": "50", "sampler": "euler"}, UnsupportedField, "timestep_respacing", "ddpm, ddim"),
+    ({"timestep_spacing": "even"}, UnsupportedField, "timestep_spacing", "it has: leading, trailing"),
+    ({"sigma_schedule": "karras"}, UnsupportedField, "sigma_schedule", "has no sigma_schedule"),
+    ({"classifier_condition": {"any_of": [0, 1]}}, UnsupportedField, "classifier_condition", "no classifier"),
+    (
+        {"guidance_mode": "classifier", "classifier_condition": {"not": [0, 1, 2]}},
+        InvalidRequest,
+        "classifier_condition",
+        "leaves no label",
+    ),
+    ({"guidance_mode": "classifier", "class_label": 1, "clip": False}, InvalidRequest, "clip", "20,000"),
+    ({"class_label": 1, "guidance_interval": (1, 4)}, InvalidRequest, "guidance_interval", "guidance_interval_unit"),
+    ({"guide_model": "other"}, UnsupportedField, "guide_model", "belongs to classifier-free"),
     ({"profile": "adm"}, UnsupportedField, "profile", "known: cynosure"),
 ]
 
@@ -145,3 +174,21 @@ def test_a_sweep_that_cannot_be_is_refused_by_field(card: ModelCard, fields: dic
     with pytest.raises(InvalidRequest) as refusal:
         resolve_sweep(SweepRequest.model_validate(fields), card, seed=0)
     assert refusal.value.field == field
+
+
+def test_a_condition_is_resolved_to_class_indices(card: ModelCard) -> None:
+    asked = GenerateRequest.model_validate(
+        {
+            "guidance_mode": "classifier",
+            "classifier_condition": {"labels": {"sneaker": 1, "0": 0.5}, "not": ["Trouser"]},
+        }
+    )
+    resolved = resolve(asked, card, seed=0)
+    assert resolved.classifier_condition is not None
+    assert resolved.classifier_condition.labels == {"2": 1, "0": 0.5}
+    assert ResolvedRequest.model_validate_json(resolved.model_dump_json()) == resolved
+
+
+def test_a_respacing_string_decides_the_steps(card: ModelCard) -> None:
+    assert resolve(GenerateRequest(timestep_respacing="10,15,20"), card, seed=0).steps == 45
+    assert resolve(GenerateRequest(timestep_respacing="fast27"), card, seed=0).steps == 27

@@ -38,7 +38,7 @@ async def generate(
         )
     card = await card_of(state, asked.model)
     request = resolve(asked, card, seed=secrets.randbits(63))
-    may_be_cached = asked.seed is not None and asked.use_cache
+    may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
     job_id = await enqueue(
         state, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
     )

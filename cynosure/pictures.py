@@ -1,0 +1,41 @@
+"""Pictures that clients send: looked at before they are decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from cynosure.contract import MAX_PIXELS
+from cynosure.errors import InvalidRequest
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def check_picture(encoded: str, field: str) -> None:
+    """Refuse what is no picture, or too large a one, by its header alone.
+
+    Raises:
+        InvalidRequest: naming `field`.
+    """
+    opened(encoded, field)
+
+
+def opened(encoded: str, field: str) -> Image.Image:
+    """A base64 picture (a `data:` URL too), opened but not yet decoded.
+
+    Raises:
+        InvalidRequest: naming `field`.
+    """
+    _, _, data = encoded.rpartition("base64,")
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
+    except (binascii.Error, UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"{field} is no base64 {', '.join(FORMATS)} picture.", field=field) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise InvalidRequest(
+            f"{field} has {picture.width}×{picture.height} pixels; at most {MAX_PIXELS:,} are taken.", field=field
+        )
+    return picture

@@ -1,0 +1,36 @@
+"""Denoisers: one small adapter a model family."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+
+import torch
+
+from models.denoisers.base import Conditioning, Denoiser
+from models.loading import FLOAT32, InvalidPack, Pack, Precision
+
+FAMILIES: Mapping[str, str] = {
+    "UNet2DModel": "models.denoisers.unet2d:UNet2DDenoiser",
+    "AdmUNet": "models.denoisers.adm:AdmDenoiser",
+    "DiTTransformer2DModel": "models.denoisers.dit:DiTDenoiser",
+    "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # what DiT's folders said before diffusers 0.30
+    "UNet2DConditionModel": "models.denoisers.stable_diffusion:StableDiffusionDenoiser",
+}
+"""Adapters by the class of their network, as `model_index.json` names it. By name, because text families bring
+transformers with them, which takes seconds to import."""
+
+
+def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Denoiser:
+    """Load the pack's denoiser.
+
+    Raises:
+        InvalidPack: the pack's family is not served.
+    """
+    if pack.family not in FAMILIES:
+        raise InvalidPack(f"pack '{pack.name}' has a {pack.family}; served: {', '.join(FAMILIES)}")
+    denoiser: Denoiser = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
+    return denoiser
+
+
+__all__ = ["FAMILIES", "Conditioning", "Denoiser", "load_denoiser"]

@@ -1,0 +1,58 @@
+"""ADM's UNet on pixels, super-resolution included."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.denoisers.base import Conditioning
+from models.loading import Pack, Precision, load_network
+from models.networks import AdmUNet
+from models.spec import InvalidSpec, SampleSpec
+
+
+class AdmDenoiser:
+    """A class-conditional network has no "no label": unconditional rows need a second pack (`guide_pack`)."""
+
+    takes_prompt = False
+
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
+        self.network = load_network(AdmUNet, pack.component("unet"), device, precision)
+        config = self.network.config
+        self.prediction_type = str(pack.scheduler_config["prediction_type"])
+        self.latent_shape = (config.in_channels, config.image_size, config.image_size)
+        self.picture_size = (config.image_size, config.image_size)
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.has_classes = config.num_classes is not None
+        self.has_null = not self.has_classes
+        self.learns_variance = bool(config.learn_sigma)
+        self.low_res_size: int | None = config.low_res_size
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        told: dict[str, Tensor] = {}
+        if self.has_classes:
+            if spec.label is None:
+                raise InvalidSpec("this model draws nothing without a label")
+            told["labels"] = torch.tensor(spec.label)
+        if self.low_res_size is not None:
+            if spec.init_image is None:
+                raise InvalidSpec("this model enlarges a picture: it needs an init_image")
+            picture = torch.from_numpy(spec.init_image.array().copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            told["low_res"] = functional.interpolate(picture, (self.low_res_size,) * 2, mode="area")[0]
+        return told, told
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = self.network.dtype
+        low_res = conditioning["low_res"].to(dtype) if "low_res" in conditioning else None
+        return self.network(x.to(dtype), timesteps, conditioning.get("labels"), low_res).float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return mask

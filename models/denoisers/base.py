@@ -1,0 +1,58 @@
+"""What the engine needs of a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from models.spec import SampleSpec
+
+Conditioning = Mapping[str, Tensor]
+"""What one row is told beside latent and timestep, by name; in a batch the same names, stacked along a first axis."""
+
+
+class Denoiser(Protocol):
+    """One model family's adapter: from a spec to the network's input, and from a latent to a picture.
+
+    Attributes:
+        latent_shape: (C, H, W) of what the network denoises.
+        picture_size: (height, width) in pixels.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+        num_parameters: of the network that runs in every step.
+        has_null: whether a row can be unconditional.
+        takes_prompt: whether rows are conditioned on text.
+        has_classes: whether rows are conditioned on a label.
+        low_res_size: side of the small picture that a super-resolution model enlarges, or `None`.
+        learns_variance: whether the output has as many channels again, for the variance.
+    """
+
+    latent_shape: tuple[int, int, int]
+    picture_size: tuple[int, int]
+    prediction_type: str
+    num_parameters: int
+    has_null: bool
+    takes_prompt: bool
+    has_classes: bool
+    low_res_size: int | None
+    learns_variance: bool
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        """A conditional and an unconditional row's. May take its time: it is called off the engine's thread.
+
+        Raises:
+            InvalidSpec: the spec lacks what the family needs.
+        """
+
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's output, float32 (B,C or 2C,H,W), for `x` (B,C,H,W) at `timesteps` (B,)."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Latents (B,C,H,W) to float pictures (B,channels,height,width), [-1, 1] and a little beyond."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Float pictures in [-1, 1] to latents, for image-to-image; the inverse of `decode`."""
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """A mask (B,1,height,width) in the latents' places (B,C or 1,H,W)."""

@@ -1,0 +1,35 @@
+"""What families with a variational autoencoder share (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional
+
+from models.loading import Pack, load_network
+
+
+class Autoencoder:
+    """Between latents and pixels, in float32 and a picture at a time: half precision overflows in XL's decoder."""
+
+    def __init__(self, pack: Pack, device: torch.device) -> None:
+        self.network = load_network(AutoencoderKL, pack.component("vae"), device)
+        config = self.network.config
+        self.scale = float(config.scaling_factor)
+        self.shift = float(config.shift_factor or 0.0)
+        self.channels = int(config.latent_channels)
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+
+    @torch.inference_mode()
+    def decode(self, x: Tensor) -> Tensor:
+        return torch.cat([self.network.decode(one[None] / self.scale + self.shift).sample for one in x])
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """The latents' means: what image-to-image starts from does not depend on chance."""
+        means = torch.cat([self.network.encode(one[None]).latent_dist.mode() for one in pictures])
+        return (means - self.shift) * self.scale
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return functional.interpolate(mask, scale_factor=1 / self.factor, mode="nearest")

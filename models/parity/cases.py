@@ -1,0 +1,252 @@
+"""The parity cases: each computes here what a reference system computed, and says how far apart the two are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.classifiers import conditions, log_probability_gradient
+from models.denoisers import Conditioning
+from models.engine.calibrate import fixed_calibration, stacked
+from models.engine.runner import Runner
+from models.engine.schedule import Sample
+from models.networks import AdmClassifier, AdmUNet
+from models.parity import stand_ins
+from models.parity.stand_ins import LABELS, NUM_CLASSES, SHAPE, TIMESTEPS, TinyClassifier, inputs
+from models.samplers import respaced
+from models.samplers.respacing import InvalidRespacing, alpha_bars
+from models.spec import Guidance, SampleSpec, Term
+
+GOLDEN = Path(__file__).parent / "golden"
+RESPACINGS = ("250", "50", "10,15,20", "ddim25", "ddim50", "fast27")
+SCALES = (0.0, 1.0, 10.0)
+ETAS = (0.0, 0.5, 1.0)
+MULTISTEP = ((2, 9), (2, 27), (2, 37), (3, 9), (3, 27), (3, 37))
+SINGLESTEP = ((2, 9), (2, 27))
+LINEAR = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "prediction_type": "epsilon",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        name: what is compared.
+        reference: whose result it is.
+        tolerance: largest difference allowed: absolute, and relative where results are larger than 1.
+        measure: the difference here.
+    """
+
+    name: str
+    reference: str
+    tolerance: float
+    measure: Callable[[], float]
+
+
+def _far(mine: Tensor, golden: Tensor) -> float:
+    scale = max(1.0, float(golden.abs().max()))
+    return float((mine.double() - golden.double()).abs().max()) / scale
+
+
+def _golden(file: str, key: str) -> Tensor:
+    return load_file(GOLDEN / f"{file}.safetensors")[key]
+
+
+def _unet(name: str) -> float:
+    config = stand_ins.unet_config(name)
+    network = stand_ins.filled(AdmUNet(**config))
+    timesteps, labels = torch.tensor(TIMESTEPS), torch.arange(len(TIMESTEPS)) % NUM_CLASSES
+    side = config.get("low_res_size")
+    with torch.no_grad():
+        output = network(
+            inputs(len(TIMESTEPS), 3, 32, 32),
+            timesteps,
+            None if config["num_classes"] is None else labels,
+            inputs(len(TIMESTEPS), 3, side, side, draw=1) if side else None,
+        )
+    return _far(output, _golden("networks", f"unet.{name}"))
+
+
+def _classifier(what: str) -> float:
+    network = stand_ins.filled(AdmClassifier(**stand_ins.classifier_config())).requires_grad_(False)
+    x, timesteps = inputs(len(TIMESTEPS), 3, 32, 32), torch.tensor(TIMESTEPS)
+    if what == "logits":
+        with torch.no_grad():
+            return _far(network(x, timesteps), _golden("networks", "classifier.logits"))
+    rows = [conditions([Term(1.0, (number % NUM_CLASSES,))], NUM_CLASSES) for number in range(len(TIMESTEPS))]
+    gradient, _ = log_probability_gradient(network, x, timesteps, stacked(rows, torch.device("cpu")))
+    return _far(gradient, _golden("networks", "classifier.gradient"))
+
+
+def _respacing(text: str) -> float:
+    mine, golden = torch.tensor(respaced(text, 1000)), _golden("loops", f"respacing.{text}")
+    return 0.0 if torch.equal(mine, golden) else 1.0
+
+
+def _possible_strides() -> float:
+    def is_possible(count: int) -> bool:
+        try:
+            return bool(respaced(f"ddim{count}", 1000))
+        except InvalidRespacing:
+            return False
+
+    golden = _golden("loops", "respacing.possible").tolist()
+    return 0.0 if [count for count in range(1, 1001) if is_possible(count)] == golden else 1.0
+
+
+def _schedule(name: str) -> float:
+    kind = {"linear": LINEAR, "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}}[name]
+    golden = torch.cumprod(1 - _golden("loops", f"betas.{name}"), dim=0)
+    return float(np.abs(alpha_bars(kind) - golden.numpy()).max())
+
+
+class _StandIn:
+    """The stand-in network as a denoiser."""
+
+    latent_shape = SHAPE
+    picture_size = SHAPE[1:]
+    prediction_type = "epsilon"
+    num_parameters = 0
+    has_null = True
+    has_classes = True
+    takes_prompt = False
+    low_res_size: int | None = None
+
+    def __init__(self, *, learns_variance: bool) -> None:
+        self.learns_variance = learns_variance
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        return {"labels": torch.tensor(spec.label)}, {"labels": torch.tensor(NUM_CLASSES)}
+
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
+        return torch.cat([output, stand_ins.variance_share(x, timesteps)], dim=1) if self.learns_variance else output
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    encode = encode_mask = decode
+
+
+def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
+    """Finished latents (2,*SHAPE) of a spec for each label, by the engine's own tick."""
+    classifier: Any = TinyClassifier().requires_grad_(False)
+    classifier.config = SimpleNamespace(num_classes=NUM_CLASSES)
+    runner = Runner(
+        _StandIn(learns_variance=learns_variance),
+        classifier,
+        fixed_calibration(),
+        LINEAR,
+        device=torch.device("cpu"),
+        siblings={},
+    )
+    samples = []
+    for row, label in enumerate(LABELS):
+        spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **what)
+        table = runner.table(spec)
+        sample = Sample(spec=spec, num_positions=len(table), handle=None, inputs=runner.prepare(spec))
+        runner.start(sample)
+        samples.append(sample)
+    while not samples[0].is_done:
+        runner.tick(samples)
+        for sample in samples:
+            sample.position += 1
+    runner.lanes.close()
+    return runner.latent(samples)
+
+
+def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **what: Any) -> Callable[[], float]:
+    return lambda: _far(trajectory(learns_variance=learns_variance, **what), _golden(file, key))
+
+
+def cases() -> Iterator[Case]:
+    """All of them, in the order of docs/parity.md."""
+    adm, dpm, glide = "guided-diffusion", "DPM-Solver", "GLIDE"
+    for name in stand_ins.UNETS:
+        yield Case(name=f"UNet: {name}", reference=adm, tolerance=2e-5, measure=partial(_unet, name))
+    yield Case(name="classifier: logits", reference=adm, tolerance=2e-5, measure=partial(_classifier, "logits"))
+    yield Case(name="classifier: gradient", reference=adm, tolerance=1e-4, measure=partial(_classifier, "gradient"))
+    for name in ("linear", "cosine"):
+        yield Case(name=f"noise schedule: {name}", reference=adm, tolerance=1e-15, measure=partial(_schedule, name))
+    for text in RESPACINGS:
+        reference = glide if text == "fast27" else adm
+        yield Case(
+            name=f"timesteps of '{text}'",
+            reference=reference,
+            tolerance=0.0,
+            measure=partial(_respacing, text),
+        )
+    yield Case(name="the N that ddimN takes", reference=adm, tolerance=0.0, measure=_possible_strides)
+    for scale in SCALES:
+        guided = Guidance(classifier_scale=scale)
+        for clip in (True, False):
+            yield Case(
+                name=f"DDPM, 50 steps, learned variance, classifier scale {scale:g}, {'' if clip else 'un'}clipped",
+                reference=adm,
+                tolerance=2e-5,
+                measure=_loop(
+                    f"ddpm.{scale}.{clip}", sampler="ddpm", steps=50, profile="adm", clip=clip, guidance=guided
+                ),
+            )
+    for scale in SCALES:
+        for eta in ETAS:
+            yield Case(
+                name=f"DDIM, 'ddim25', eta {eta:g}, classifier scale {scale:g}, clip then guide",
+                reference=adm,
+                tolerance=2e-5,
+                measure=_loop(
+                    f"ddim.{scale}.{eta}",
+                    sampler="ddim",
+                    respacing="ddim25",
+                    eta=eta,
+                    profile="adm",
+                    guidance=Guidance(classifier_scale=scale),
+                ),
+            )
+    yield Case(
+        name="DDPM, 50 steps, classifier-free scale 3, the conditional row's variance",
+        reference=glide,
+        tolerance=2e-5,
+        measure=_loop("glide", sampler="ddpm", steps=50, profile="glide", guidance=Guidance(free_scale=3.0)),
+    )
+    solver: dict[str, Any] = {"profile": "dpm-solver", "clip": False, "file": "dpm_solver", "learns_variance": False}
+    for order, steps in MULTISTEP:
+        yield Case(
+            name=f"DPM-Solver++ multistep, order {order}, {steps} steps",
+            reference=dpm,
+            tolerance=2e-5,
+            measure=_loop(f"multistep.{order}.{steps}", sampler=f"dpmpp_{order}m", steps=steps, **solver),
+        )
+    for order, steps in SINGLESTEP:
+        yield Case(
+            name=f"DPM-Solver++ singlestep, order {order}, {steps} evaluations",
+            reference=dpm,
+            tolerance=2e-5,
+            measure=_loop(f"singlestep.{order}.{steps}", sampler="dpm_single", steps=steps, **solver),
+        )
+    for name, key, more in (
+        ("dynamic thresholding, 0.995", "thresholded", {"dynamic_threshold": 0.995}),
+        ("classifier scale 2", "classifier", {"guidance": Guidance(classifier_scale=2.0)}),
+        ("classifier-free scale 3", "classifier_free", {"guidance": Guidance(free_scale=3.0)}),
+    ):
+        yield Case(
+            name=f"DPM-Solver++ 2M, 27 steps, {name}",
+            reference=dpm,
+            tolerance=2e-5,
+            measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **more),
+        )

@@ -1,0 +1,228 @@
+"""Each family against diffusers' own pipeline: tiny random networks, saved to disk, the same noise and steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from models.engine import Engine
+from models.engine.calibrate import fixed_calibration
+from models.noise import draw_noise
+from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
+
+STEPS, SCALE, SIDE = 6, 3.0, 8
+
+
+def autoencoder() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        sample_size=16,
+    ).eval()
+
+
+def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=16)
+
+
+def text_config(width: int, layers: int = 2) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        projection_dim=32,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def unet(**more: Any) -> UNet2DConditionModel:
+    torch.manual_seed(2)
+    return UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        **more,
+    ).eval()
+
+
+def stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    torch.manual_seed(3)
+    return StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(text_config(32)).eval(),
+        tokenizer=tokenizer(folder / "words"),
+        unet=unet(cross_attention_dim=32),
+        scheduler=scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_v(folder: Path) -> StableDiffusionPipeline:
+    return stable_diffusion(folder, "v_prediction")
+
+
+def stable_diffusion_xl(folder: Path) -> StableDiffusionXLPipeline:
+    torch.manual_seed(4)
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(text_config(32)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(32)).eval(),
+        tokenizer=tokenizer(folder / "words"),
+        tokenizer_2=tokenizer(folder / "more words"),
+        unet=unet(
+            cross_attention_dim=64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+            transformer_layers_per_block=1,
+        ),
+        scheduler=scheduler(),
+        add_watermarker=False,
+    )
+
+
+def saved(build: Callable[[Path], Any], folder: Path) -> tuple[Any, Path]:
+    pipeline = build(folder)
+    pipeline.save_pretrained(folder / "pack", safe_serialization=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, folder / "pack"
+
+
+def drawn(pack: Path, **what: Any) -> np.ndarray:
+    with Engine([str(pack)], calibrate=fixed_calibration) as engine:
+        spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
+        [picture] = engine.generate([spec])
+        assert picture.std() > 5  # random networks, but a picture
+        return picture
+
+
+@pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_v, stable_diffusion_xl])
+@pytest.mark.parametrize("negative", [None, "blur"])
+def test_text_pipelines_draw_what_diffusers_draws(
+    build: Callable[[Path], Any], negative: str | None, tmp_path: Path
+) -> None:
+    pipeline, pack = saved(build, tmp_path)
+    with torch.inference_mode():
+        expected = pipeline(
+            "a red cat",
+            negative_prompt=negative,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
+            output_type="np",
+            **({"height": 16, "width": 16} if build is stable_diffusion_xl else {}),
+        ).images[0]
+    mine = drawn(pack, prompt="a red cat", negative_prompt=negative, guidance=Guidance(free_scale=SCALE))
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_dit_draws_what_diffusers_draws(tmp_path: Path) -> None:
+    def build(folder: Path) -> DiTPipeline:
+        torch.manual_seed(5)
+        transformer = DiTTransformer2DModel(
+            sample_size=SIDE,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            in_channels=4,
+            out_channels=8,
+            num_embeds_ada_norm=1000,
+            norm_type="ada_norm_zero",
+        ).eval()
+        for parameter in transformer.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        return DiTPipeline(transformer, autoencoder(), scheduler(), id2label={n: f"class {n}" for n in range(1000)})
+
+    pipeline, pack = saved(build, tmp_path)
+    index = json.loads((pack / "model_index.json").read_text())
+    assert index["transformer"][1] == "DiTTransformer2DModel"
+    noise = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(diffusers.pipelines.dit.pipeline_dit, "randn_tensor", lambda *args, **kwargs: noise.clone())
+        expected = pipeline([207], num_inference_steps=STEPS, guidance_scale=SCALE, output_type="np").images[0]
+    mine = drawn(pack, label=207, guidance=Guidance(free_scale=SCALE))
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_image_to_image_draws_what_diffusers_draws(tmp_path: Path) -> None:
+    pipeline, pack = saved(stable_diffusion, tmp_path)
+    start = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    redraw = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    redraw.set_progress_bar_config(disable=True)
+    noise = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    module = diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(module, "randn_tensor", lambda *args, **kwargs: noise.clone())
+        patch.setattr(module, "retrieve_latents", lambda output, **kwargs: output.latent_dist.mode())
+        expected = redraw(
+            "a red cat",
+            image=torch.from_numpy(start).permute(2, 0, 1)[None].float() / 255,
+            strength=0.7,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            output_type="np",
+        ).images[0]
+    mine = drawn(
+        pack,
+        prompt="a red cat",
+        guidance=Guidance(free_scale=SCALE),
+        init_image=Pixels.of(start),
+        strength=0.7,
+    )
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_a_strength_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion, tmp_path)
+    start = Pixels.of(np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(InvalidSpec, match=r"less than one step; at least 0\.167"):
+        drawn(pack, prompt="a cat", init_image=start, strength=0.1)
