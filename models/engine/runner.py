@@ -284,6 +284,7 @@ class Runner:
         predictions = p * x[places.sample] + q * output[:, :channels]
         plain = predictions[places.first]
         data, unguided = self._classifier_free(samples, places, predictions)
+        beyond = data.abs()  # how far D lies out of range before anything limits it
         data = self._limited(samples, data, [profile.clips_before for profile in profiles])
         shift = torch.zeros_like(x)
         variances = self._variances(samples, tables, output[places.first, channels:])
@@ -301,7 +302,7 @@ class Runner:
                     shift[row] += variances[row] * scale[number] * gradient[number]
                 else:
                     data[row] += term[number]
-        raw = data
+        beyond = torch.maximum(beyond, data.abs())
         data = self._limited(samples, data, [profile.clips_after for profile in profiles])
         weights = np.stack([table.weights[s.position] for table, s in zip(tables, samples, strict=True)])
         noise = torch.zeros_like(x)
@@ -314,7 +315,7 @@ class Runner:
         moved[:, 0] += shift
         self._keep_unmasked(samples, tables, moved)
         if any(sample.spec.telemetry for sample in samples):
-            self._trace(samples, places, wanting, plain, data, raw, unguided, gradient, log_probability, timesteps)
+            self._trace(samples, places, wanting, plain, beyond, unguided, gradient, log_probability, timesteps)
         for sample, row in zip(samples, moved, strict=True):
             sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
         return data
@@ -404,8 +405,7 @@ class Runner:
         places: _Places,
         wanting: list[int],
         plain: Tensor,
-        data: Tensor,
-        raw: Tensor,
+        beyond: Tensor,
         unguided: Tensor,
         gradient: Tensor,
         log_probability: Tensor,
@@ -413,7 +413,7 @@ class Runner:
     ) -> None:
         """Note what guidance did in this evaluation."""
         pulled = (plain - unguided).flatten(1).norm(dim=1).tolist()
-        clipped = (raw.abs() > 1).float().flatten(1).mean(1).tolist()
+        clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
         pushed = gradient.flatten(1).norm(dim=1).tolist()
         chances = log_probability.exp().tolist()
         for row, sample in enumerate(samples):
