@@ -202,12 +202,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="contenders whose name contains one of these")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
+    cached_calibration(open_pack("fashion"), torch.device("cpu"), compiling=True)  # minutes, the first time
     table = Table(arguments.out, png_seconds())
     with tempfile.TemporaryDirectory(prefix="cynosure-bench-") as data:
         store = ValkeyServer(port=free_port(), data_dir=Path(data), persist=True, appendonly="yes")
         store.start()
         redis_url = f"redis://127.0.0.1:{store.port}/0"
-        contenders = [Cynosure(redis_url), *peers(redis_url)]
+        compiled_url = redis_url.removesuffix("/0") + "/2"
+        contenders = [
+            Cynosure(redis_url),
+            Cynosure(compiled_url, "cynosure, compiled", compiling=True),
+            *peers(redis_url),
+        ]
         try:
             for contender in contenders:
                 contender.wait_ready()

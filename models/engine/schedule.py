@@ -84,15 +84,15 @@ class _Job:
     def turn(self, now: float, tick_s: float) -> tuple[float, float]:
         """Sorts first what runs first: by priority, then by how late the job will be even if it runs from now on.
 
-        Lateness is measured in square roots of the job's own length. In its length itself (the *stretch* of Bender,
+        Lateness is measured in fourth roots of the job's own length. In its length itself (the *stretch* of Bender,
         Chakrabarti & Muthukrishnan 1998) a long job would wait for ever longer while short ones come; in seconds, a
-        short one would wait as long as everyone (docs/performance.md has both ends measured).
+        short one would wait as long as everyone (docs/performance.md has both ends).
         """
         waited = now - self.since
         level = self.samples[0].spec.priority + waited // PROMOTE_S
         left = max(sample.num_positions - sample.position for sample in self.samples)
         length = max(sample.num_positions for sample in self.samples)
-        return -level, -(waited / tick_s + left) / length**0.5
+        return -level, -(waited / tick_s + left) / length**0.25
 
 
 @dataclass
