@@ -9,12 +9,13 @@ from fastapi import FastAPI
 
 from app.gateway import problems
 from app.gateway.limits import BodyLimit
-from app.gateway.routes import generate, health, images, jobs, models, sweeps
+from app.gateway.routes import generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import FinishedEvents
 from app.jobs.fleet import Fleet
+from app.jobs.inquiries import Inquiries
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from cynosure import __version__
@@ -30,13 +31,21 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             JobStore.connect(store_settings) as store,
             Fleet.connect(store_settings) as fleet,
             FinishedEvents.listen(store_settings) as finished,
+            Inquiries.connect(store_settings) as inquiries,
         ):
-            yield State(settings=settings, store=store, fleet=fleet, finished=finished, doorbell=doorbell)
+            yield State(
+                settings=settings,
+                store=store,
+                fleet=fleet,
+                finished=finished,
+                inquiries=inquiries,
+                doorbell=doorbell,
+            )
         doorbell.close()
 
     app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for module in (generate, sweeps, jobs, images, models, health):
+    for module in (generate, sweeps, plan, jobs, images, models, health):
         app.include_router(module.router)
     return app

@@ -23,10 +23,10 @@ from benchmarks.load import Measured, closed_loop, open_loop
 from benchmarks.stream import Asked, mixed_stream
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
-from models.classifiers import load_classifier, log_probability_gradient
+from models.classifiers import load_steering
 from models.denoisers import load_denoiser
 from models.engine import Engine, cached_calibration
-from models.engine.calibrate import stacked, steered_by, told_by
+from models.engine.calibrate import stacked, told_by
 from models.engine.lanes import Lanes
 from models.loading import open_pack
 from models.spec import SampleSpec
@@ -50,10 +50,10 @@ class OfflineBound:
         ]
         self.sizes = dict(zip(("denoiser", "classifier"), best, strict=True))
         denoiser = load_denoiser(pack, device, calibration.denoiser.precision)
-        classifier = load_classifier(pack, device, calibration.classifier.precision)
-        assert classifier is not None
-        self._networks = {"denoiser": denoiser.forward, "classifier": partial(log_probability_gradient, classifier)}
-        self._told = {"denoiser": told_by(denoiser, pack)[0], "classifier": steered_by(pack)[0]}
+        steering = load_steering(pack, device, calibration.classifier.precision)
+        assert steering is not None
+        self._networks = {"denoiser": denoiser.forward, "classifier": steering.gradient}
+        self._told = {"denoiser": told_by(denoiser, pack)[0], "classifier": steering.examples()[0]}
         self._shape = denoiser.latent_shape
         self._lanes = Lanes(calibration.layout)
         self.row_s: dict[str, list[float]] = {"denoiser": [], "classifier": []}

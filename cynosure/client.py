@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Problem, SweepRequest
+from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Plan, Problem, SweepRequest
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
 
 
@@ -44,6 +44,11 @@ class Client:
     def submit_sweep(self, request: SweepRequest, *, idempotency_key: str | None = None) -> Job:
         """Post a grid of pictures as one job and return at once."""
         return self._submit("/sweeps", request, idempotency_key)
+
+    def plan(self, request: GenerateRequest) -> Plan:
+        """What the request would take; nothing is drawn."""
+        body = request.model_dump(mode="json", exclude_unset=True)
+        return Plan.model_validate(self._call("POST", "/plan", json=body).json())
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""

@@ -268,6 +268,31 @@ class ResolvedRequest(GenerateRequest):
     )
 
 
+class NetworkCalls(BaseModel):
+    """Rows through each network; they are batched with those of other jobs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    denoiser: int
+    guide_model: int = 0
+    classifier: int = Field(0, description="Forward and backward.")
+
+
+class Plan(BaseModel):
+    """What a request would take, without running it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: ResolvedRequest = Field(description="With everything decided; a seed that was left out is a random one.")
+    timesteps: tuple[float, ...] = Field(description="What the network is told, evaluation by evaluation.")
+    sigmas: tuple[float, ...] = Field(description="Noise level sigma/alpha of its input, evaluation by evaluation.")
+    guided_evaluations: int = Field(description="Evaluations inside the guidance interval.")
+    rows: NetworkCalls
+    flop: int | None = Field(None, description="Floating-point operations of the networks; null where not counted.")
+    seconds: float | None = Field(None, description="Estimate for an idle worker, networks alone; null where unknown.")
+    warnings: tuple[str, ...] = Field((), description="What is legal and probably not meant.")
+
+
 class ModelDefaults(BaseModel):
     """What a model uses for fields that a request leaves out."""
 
@@ -292,6 +317,9 @@ class ModelCard(BaseModel):
     family: str = Field(description="Kind of denoiser, such as `unet2d`.")
     labels: tuple[str, ...] = Field(description="Class names; the position is the class index.")
     guidance_modes: tuple[GuidanceMode, ...]
+    classifier_takes_prompt: bool = Field(
+        False, description="Whether the classifier is asked by the prompt (CLIP guidance), not by a label."
+    )
     classifier_bases: tuple[ClassifierBase, ...] = Field((), description="First one is the default.")
     samplers: tuple[str, ...]
     eta_samplers: tuple[str, ...] = Field((), description="Samplers that take `eta`.")

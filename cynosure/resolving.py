@@ -292,9 +292,12 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
         raise UnsupportedField(
             "guidance_mode", f"'{card.name}' can't do '{mode}'; its modes: {_list(card.guidance_modes)}."
         )
+    if request.classifier_condition is not None and card.classifier_takes_prompt:
+        raise UnsupportedField("classifier_condition", f"The classifier of '{card.name}' is asked by the prompt.")
     if request.classifier_condition is not None and mode not in _USES_CLASSIFIER:
         raise UnsupportedField("classifier_condition", f"guidance_mode '{mode}' has no classifier to steer.")
-    has_prompt = request.prompt is not None and mode is GuidanceMode.CLASSIFIER_FREE
+    prompts_suffice = mode is GuidanceMode.CLASSIFIER_FREE or card.classifier_takes_prompt
+    has_prompt = request.prompt is not None and prompts_suffice
     steered = request.classifier_condition is not None and mode is GuidanceMode.CLASSIFIER
     if mode is not GuidanceMode.NONE and label is None and not has_prompt and not steered:
         if card.takes_prompt and not card.labels:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 PACKS_FOLDER = Path(__file__).parent / "packs"
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
+"""A repository of the model hub at one commit: a branch would change under a server, and its pictures with it."""
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -108,25 +114,35 @@ class Pack:
         return digest.hexdigest()
 
 
+def _downloaded(repository: str, revision: str) -> Path:
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InvalidPack(f"{repository} at {revision[:10]} can't be had from the hub: {error}") from error
+
+
 def open_pack(name_or_folder: str) -> Pack:
-    """Find a bundled pack by name, or any folder by its path.
+    """Find a bundled pack by name, any folder by its path, or a hub's repository as `owner/name@COMMIT`.
 
     Raises:
         InvalidPack: no such pack, or a folder without `model_index.json` or scheduler.
     """
     bundled = PACKS_FOLDER / name_or_folder
     folder = bundled if bundled.is_dir() else Path(name_or_folder)
+    on_hub = None if folder.is_dir() else HUB_ID.fullmatch(name_or_folder)
+    if on_hub:
+        folder = _downloaded(on_hub["repository"], on_hub["revision"])
     if not (folder / "model_index.json").is_file():
         known = sorted(path.parent.name for path in PACKS_FOLDER.glob("*/model_index.json"))
         raise InvalidPack(
             f"'{name_or_folder}' is neither a bundled pack ({', '.join(known) or 'none'}) "
-            "nor a folder with a model_index.json"
+            "nor a folder with a model_index.json, nor owner/name@COMMIT on the hub (40 hex digits)"
         )
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
     return Pack(
-        name=folder.resolve().name,
+        name=on_hub["name"] if on_hub else folder.resolve().name,
         folder=folder,
         index=json.loads((folder / "model_index.json").read_text()),
         scheduler_config=json.loads(scheduler.read_text()),

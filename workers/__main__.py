@@ -18,12 +18,14 @@ from celery.signals import worker_shutting_down
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
+from app.jobs.inquiries import InquiryDesk
 from app.jobs.settings import StoreSettings
 from app.jobs.store import WorkerStore
 from models.engine import Calibration, Engine, cached_calibration, calibration_key
 from models.loading import InvalidPack, Pack
 from workers.celery_app import build_celery
 from workers.host import EngineHost
+from workers.planner import Planner
 from workers.reaper import Reaper
 from workers.settings import WorkerSettings
 
@@ -73,6 +75,7 @@ def main() -> None:
     )
     celery = build_celery(store_settings, host)
     reaper = Reaper(store, doorbell, tuple(host.cards), interval_s=settings.reap_every_s)
+    planner = Planner(engine, host.cards, InquiryDesk(store_settings, tuple(host.cards)))
     grace = threading.Timer(settings.drain_s, host.hand_back_all)
     grace.daemon = True
 
@@ -84,6 +87,7 @@ def main() -> None:
     fleet.publish(name, list(host.cards.values()))
     host.leases.start()
     reaper.start()
+    planner.start()
     log.info("worker %s serves %s", name, ", ".join(host.cards))
     try:
         celery.Worker(
@@ -97,6 +101,7 @@ def main() -> None:
             quiet=True,
         ).start()
     finally:
+        planner.stop()
         reaper.stop()
         host.leases.stop()
         fleet.withdraw(name)

@@ -29,7 +29,8 @@ class HeldJob:
 
     @property
     def steps(self) -> int:
-        return sum(handle.num_positions for handle in self.handles)
+        request = self.claim.request
+        return sum(handle.num_positions for handle in self.handles) or request.steps * request.num_images
 
     def give_up(self, verdict: Verdict) -> None:
         """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""

@@ -192,7 +192,8 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
         modes.append(GuidanceMode.CLASSIFIER_FREE)
     if pack.has_classifier:
         conditional, unconditional = (ClassifierBase.CONDITIONAL,), (ClassifierBase.UNCONDITIONAL,)
-        bases = conditional * denoiser.has_classes + unconditional * denoiser.has_null
+        is_conditional = denoiser.has_classes or denoiser.takes_prompt
+        bases = conditional * is_conditional + unconditional * denoiser.has_null
         modes.append(GuidanceMode.CLASSIFIER)
         if GuidanceMode.CLASSIFIER_FREE in modes:
             modes.append(GuidanceMode.COMBINED)
@@ -208,6 +209,7 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
         family=pack.family,
         labels=pack.labels,
         guidance_modes=tuple(modes),
+        classifier_takes_prompt=engine.steers_by_prompt(pack.name),
         classifier_bases=bases,
         samplers=samplers,
         eta_samplers=tuple(name for name in samplers if SAMPLERS[name].takes_eta),

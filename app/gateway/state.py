@@ -10,6 +10,7 @@ from app.gateway.settings import GatewaySettings
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import FinishedEvents
 from app.jobs.fleet import Fleet
+from app.jobs.inquiries import Inquiries
 from app.jobs.store import JobStore
 
 
@@ -20,6 +21,7 @@ class State(TypedDict):
     store: JobStore
     fleet: Fleet
     finished: FinishedEvents
+    inquiries: Inquiries
     doorbell: Doorbell
 
 

@@ -21,6 +21,8 @@ class Keys:
     | `{p}:idempotency:KEY` | string | id and fingerprint |
     | `{p}:result:HASH` | string | id of a finished job that answers every request of that hash |
     | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
+    | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
+    | `{p}:inquiry:ID` | list | the answer to one |
     | `{p}:finished` | channel | ids as they finish |
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the end of their registration |
@@ -49,6 +51,12 @@ class Keys:
 
     def idempotency(self, key: str) -> str:
         return f"{self.prefix}:idempotency:{key}"
+
+    def inquiries(self, model: str) -> str:
+        return f"{self.prefix}:inquiries:{model}"
+
+    def inquiry(self, inquiry_id: str) -> str:
+        return f"{self.prefix}:inquiry:{inquiry_id}"
 
     def worker(self, name: str) -> str:
         return f"{self.prefix}:worker:{name}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +51,24 @@ def wait_showing(client: Client, job: Job, progress: Progress) -> Job:
     return client.wait(job.id, on_progress=show)
 
 
+def _encoded(path: Path | None) -> str | None:
+    return None if path is None else base64.b64encode(path.read_bytes()).decode()
+
+
+def assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """`FIELD=VALUE` each, the value as JSON where it is any, else as text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
+        try:
+            found[field] = json.loads(value)
+        except json.JSONDecodeError:
+            found[field] = value
+    return found
+
+
 def generate(
     label: Annotated[str | None, typer.Option(help="class, by name or index")] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
@@ -59,6 +79,14 @@ def generate(
     seed: Annotated[int | None, typer.Option()] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="pictures")] = 1,
     model: Annotated[str | None, typer.Option()] = None,
+    prompt: Annotated[str | None, typer.Option(help="what to draw, for text models")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
+    init_image: Annotated[Path | None, typer.Option(help="picture to start from", exists=True, dir_okay=False)] = None,
+    strength: Annotated[float | None, typer.Option(help="how far to depart from it, 0 to 1")] = None,
+    mask_image: Annotated[
+        Path | None, typer.Option(help="white where it is redrawn", exists=True, dir_okay=False)
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="any other field")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs")] = Path("out"),
     url: Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")] = DEFAULT_URL,
 ) -> None:
@@ -73,6 +101,12 @@ def generate(
         "seed": seed,
         "num_images": count,
         "model": model,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "init_image": _encoded(init_image),
+        "strength": strength,
+        "mask_image": _encoded(mask_image),
+        **assignments(more or ()),
     }
     with refusing(), Client(url) as client, progress_bar() as progress:
         request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})

@@ -10,6 +10,7 @@ from models.engine.engine import (
     SampleCancelled,
     SampleFailed,
 )
+from models.engine.outline import Outline
 
 __all__ = [
     "Calibration",
@@ -18,6 +19,7 @@ __all__ = [
     "EngineDied",
     "Handle",
     "Image",
+    "Outline",
     "SampleCancelled",
     "SampleFailed",
     "cached_calibration",

@@ -24,12 +24,13 @@ import diffusers
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from models.classifiers import conditions, load_classifier, log_probability_gradient
+from models.classifiers import load_steering
 from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.engine.lanes import CORES, Lanes, Layout, possible_layouts
 from models.loading import FLOAT32, Pack, Precision
-from models.spec import Pixels, SampleSpec, Term
+from models.spec import Pixels, SampleSpec
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
@@ -41,7 +42,7 @@ COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
 BATCH_OVERHEAD_ROWS = 4
 REPEATS = 3
 DEPENDS = "on the neighbours"
-_FORMAT = 4  # of the cached file
+_FORMAT = 5  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -72,6 +73,7 @@ class NetworkCalibration:
         measured: every size that was tried.
         sizes: the sizes of the best class, ascending: batches are padded to one of them.
         is_bitwise: whether `sizes` is a class; where the device has none it is all sizes.
+        row_flop: floating-point operations of a row, by torch's own count; 0 where it wasn't counted.
     """
 
     precision: Precision
@@ -79,6 +81,7 @@ class NetworkCalibration:
     measured: tuple[BatchSize, ...]
     sizes: tuple[int, ...]
     is_bitwise: bool
+    row_flop: int = 0
 
     @property
     def knee(self) -> int:
@@ -200,11 +203,11 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
         return only(load_denoiser(pack, device, precision).forward)
 
     def classifier_at(precision: Precision) -> Network:
-        classifier = load_classifier(pack, device, precision)
-        assert classifier is not None
-        return partial(log_probability_gradient, classifier)
+        steering = load_steering(pack, device, precision)
+        assert steering is not None
+        return steering.gradient
 
-    denoiser = load_denoiser(pack, device)
+    denoiser, steering = load_denoiser(pack, device), load_steering(pack, device)
     probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
     layouts = _tried_layouts(only(denoiser.forward), probes)
     with Lanes(_preferred(layouts)) as lanes:
@@ -214,8 +217,8 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
             layout=lanes.layout,
             layouts={str(layout): row_ms for layout, row_ms in layouts.items()},
             denoiser=_calibrate_network(denoiser_at, probes, lanes, compiling=compiling),
-            classifier=_calibrate_network(classifier_at, probes.telling(steered_by(pack)), lanes)
-            if pack.has_classifier
+            classifier=_calibrate_network(classifier_at, probes.telling(steering.examples()), lanes)
+            if steering is not None
             else None,
         )
 
@@ -235,12 +238,6 @@ def told_by(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
         denoiser.conditioning(SampleSpec(pack=pack.name, label=label, prompt=prompt, init_image=start))[0]
         for label, prompt in zip(labels, prompts, strict=True)
     ]
-
-
-def steered_by(pack: Pack) -> Sequence[Conditioning]:
-    """Some conditions of classifier rows that differ."""
-    count = len(pack.labels)
-    return [conditions([Term(1.0, (number % count,))], count) for number in range(3)]
 
 
 def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
@@ -360,6 +357,7 @@ def _calibrate_network(
         measured=measured,
         sizes=agreeing or tuple(sizes),
         is_bitwise=bool(agreeing),
+        row_flop=_row_flop(network_at(FLOAT32), probes),
     )
 
 
@@ -372,6 +370,12 @@ def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float
         lanes.run([lambda: network(*batch)[0].cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
         times.append(time.perf_counter() - started)
     return min(times[1:]) / (size * lanes.layout.lanes) * 1000
+
+
+def _row_flop(network: Network, probes: _Probes) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network(*probes.batch(1))
+    return int(counter.get_total_flops())
 
 
 def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:

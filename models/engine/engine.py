@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import load_classifier
+from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.engine.calibrate import Calibration, cached_calibration
+from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.loading import Pack, open_pack
@@ -150,6 +151,11 @@ class Engine:
         """The pack's denoiser: what it can be told, and what it draws."""
         return self._loaded[pack].runner.denoiser
 
+    def steers_by_prompt(self, pack: str) -> bool:
+        """Whether the pack's classifier is asked by a prompt."""
+        steering = self._loaded[pack].runner.steering
+        return steering is not None and steering.takes_prompt
+
     def last_alpha_bar(self, pack: str) -> float:
         """ᾱ of the pack's noisiest timestep: 0 where it starts from noise alone."""
         return float(alpha_bars(self._loaded[pack].pack.scheduler_config)[-1])
@@ -165,6 +171,10 @@ class Engine:
     def num_positions(self, spec: SampleSpec) -> int:
         """Network evaluations that `spec` takes."""
         return len(self._loaded_for(spec).runner.table(spec))
+
+    def outline(self, specs: Sequence[SampleSpec]) -> Outline:
+        """What drawing `specs` would take, which differ in their seeds alone; errors as those of `submit`."""
+        return outline(self._loaded_for(specs[0]).runner, specs)
 
     def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
         """Queue one picture.
@@ -255,7 +265,7 @@ class Engine:
         of_classifier = calibration.classifier if pack.has_classifier else None
         runner = Runner(
             load_denoiser(pack, self.device, calibration.denoiser.precision),
-            load_classifier(pack, self.device, of_classifier.precision) if of_classifier else None,
+            load_steering(pack, self.device, of_classifier.precision) if of_classifier else None,
             calibration,
             pack.scheduler_config,
             device=self.device,

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from models import guidance
-from models.classifiers import NoiseAwareClassifier, conditions, log_probability_gradient
+from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
 from models.engine.calibrate import Calibration, Network, NetworkCalibration, only, stacked
 from models.engine.lanes import Lanes
 from models.engine.schedule import Sample
-from models.networks import AdmClassifier
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, to_uint8
 from models.samplers import CoefficientTable, advance, compile_table
 from models.samplers.table import LATENT, NUM_COLUMNS
-from models.spec import InvalidSpec, Pixels, SampleSpec, Term
+from models.spec import InvalidSpec, Pixels, SampleSpec
 
 FIRST_ORDER = ("ddim", "euler")
 """Samplers that CFG++ is defined for: one prediction a step, one direction."""
@@ -122,7 +121,7 @@ class Runner:
     def __init__(
         self,
         denoiser: Denoiser,
-        classifier: NoiseAwareClassifier | AdmClassifier | None,
+        steering: Steering | None,
         calibration: Calibration,
         scheduler_config: dict[str, Any],
         *,
@@ -130,7 +129,7 @@ class Runner:
         siblings: Mapping[str, Runner],
     ) -> None:
         self.denoiser = denoiser
-        self.classifier = classifier
+        self.steering = steering
         self.calibration = calibration
         self.scheduler_config = scheduler_config
         self.device = device
@@ -203,10 +202,9 @@ class Runner:
             raise InvalidSpec(f"CFG++ is for {', '.join(FIRST_ORDER)}; the sampler here is '{spec.sampler}'")
         condition = None
         if steered.classifier_scale:
-            if self.classifier is None:
+            if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
-            terms = steered.terms or (Term(1.0, (int(spec.label or 0),)),)
-            condition = conditions(terms, int(self.classifier.config.num_classes))
+            condition = self.steering.condition(spec)
         return Inputs(
             conditional=conditional,
             unconditional=unconditional,
@@ -278,7 +276,7 @@ class Runner:
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
         places = _Places.of(samples)
-        output, gradient, log_probability = self._evaluate(samples, places, wanting, seen, timesteps)
+        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps)
         channels = x.shape[1]
         p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
         predictions = p * x[places.sample] + q * output[:, :channels]
@@ -315,7 +313,7 @@ class Runner:
         moved[:, 0] += shift
         self._keep_unmasked(samples, tables, moved)
         if any(sample.spec.telemetry for sample in samples):
-            self._trace(samples, places, wanting, plain, beyond, unguided, gradient, log_probability, timesteps)
+            self._trace(samples, places, wanting, plain, beyond, unguided, gradient, score, timesteps)
         for sample, row in zip(samples, moved, strict=True):
             sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
         return data
@@ -323,7 +321,7 @@ class Runner:
     def _evaluate(
         self, samples: Sequence[Sample], places: _Places, wanting: list[int], seen: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All networks side by side: the denoisers' outputs, the classifier's gradients and log-probabilities."""
+        """All networks side by side: the denoisers' outputs, the classifier's gradients and scores."""
         work: list[_Rows] = []
         groups: dict[str | None, list[int]] = {}
         for row, guide in enumerate(places.guide):
@@ -336,12 +334,13 @@ class Runner:
             network = only(runner.denoiser.forward)
             work.append(_Rows(network, runner.calibration.denoiser, seen[index], timesteps[index], told))
         if wanting:
-            if self.classifier is None or self.calibration.classifier is None:
+            if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
             self.classifier_rows += len(wanting)
             told = stacked([samples[row].inputs.condition for row in wanting], self.device)
-            network = partial(log_probability_gradient, self.classifier)
-            work.append(_Rows(network, self.calibration.classifier, seen[wanting], timesteps[wanting], told))
+            work.append(
+                _Rows(self.steering.gradient, self.calibration.classifier, seen[wanting], timesteps[wanting], told)
+            )
         lanes = self.lanes.layout.lanes
         batches = [list(rows.batches(lanes=lanes, limit=self.max_batch)) for rows in work]
         outputs = iter(self.lanes.run([batch for of_network in batches for batch in of_network]))
@@ -349,14 +348,14 @@ class Runner:
             [torch.cat(parts) for parts in zip(*(next(outputs) for _ in of_network), strict=True)]
             for of_network in batches
         ]
-        gradient, log_probability = done.pop() if wanting else (seen[:0], seen[:0, 0, 0, 0])
+        gradient, score = done.pop() if wanting else (seen[:0], seen[:0, 0, 0, 0])
         if len(done) == 1:
-            return done[0][0], gradient, log_probability
+            return done[0][0], gradient, score
         width = max(found.shape[1] for [found] in done)
         merged = seen.new_zeros(len(places.sample), width, *seen.shape[2:])
         for rows, [found] in zip(groups.values(), done, strict=True):
             merged[rows, : found.shape[1]] = found
-        return merged, gradient, log_probability
+        return merged, gradient, score
 
     def _classifier_free(
         self, samples: Sequence[Sample], places: _Places, predictions: Tensor
@@ -408,20 +407,20 @@ class Runner:
         beyond: Tensor,
         unguided: Tensor,
         gradient: Tensor,
-        log_probability: Tensor,
+        score: Tensor,
         timesteps: Tensor,
     ) -> None:
         """Note what guidance did in this evaluation."""
         pulled = (plain - unguided).flatten(1).norm(dim=1).tolist()
         clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
         pushed = gradient.flatten(1).norm(dim=1).tolist()
-        chances = log_probability.exp().tolist()
+        scores = score.tolist()
         for row, sample in enumerate(samples):
             noted: dict[str, float] = {"timestep": float(timesteps[row]), "clipped": clipped[row]}
             if row in places.pairs:
                 noted["conditional_minus_unconditional"] = pulled[row]
-            if row in wanting:
-                noted["probability"] = chances[wanting.index(row)]
+            if row in wanting and self.steering is not None:
+                noted[self.steering.score_name] = scores[wanting.index(row)]
                 noted["gradient_norm"] = pushed[wanting.index(row)]
             sample.trace.append(noted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.engine.calibrate import fixed_calibration
+from models.loading import InvalidPack, open_pack
 from models.noise import draw_noise
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
 
@@ -226,3 +229,63 @@ def test_a_strength_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
     start = Pixels.of(np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(InvalidSpec, match=r"less than one step; at least 0\.167"):
         drawn(pack, prompt="a cat", init_image=start, strength=0.1)
+
+
+def with_towers(folder: Path) -> Path:
+    """A Stable Diffusion folder with a noise-aware image tower and a text tower to steer by."""
+    stable_diffusion(folder / "parts").save_pretrained(folder / "pack")
+    pack = folder / "pack"
+    torch.manual_seed(6)
+    NoiseAwareClassifier(sample_size=SIDE, in_channels=4, num_classes=32, block_out_channels=(32, 64)).save_pretrained(
+        pack / "classifier"
+    )
+    CLIPTextModelWithProjection(text_config(32)).save_pretrained(pack / "classifier_text_encoder")
+    tokenizer(folder / "towers").save_pretrained(pack / "classifier_tokenizer")
+    index = json.loads((pack / "model_index.json").read_text())
+    index["classifier"] = ["models.classifiers", "NoiseAwareClassifier"]
+    index["classifier_text_encoder"] = ["transformers", "CLIPTextModelWithProjection"]
+    index["classifier_tokenizer"] = ["transformers", "CLIPTokenizer"]
+    (pack / "model_index.json").write_text(json.dumps(index))
+    return pack
+
+
+def test_clip_guidance_pulls_towards_the_prompt(tmp_path: Path) -> None:
+    steered = SampleSpec(pack="pack", prompt="a cat", steps=8, telemetry=True, guidance=Guidance(classifier_scale=0.05))
+    watched = replace(steered, guidance=Guidance(classifier_scale=1e-9))
+    with Engine([str(with_towers(tmp_path))], calibrate=fixed_calibration) as engine:
+        handles = engine.submit_all([steered, watched])
+        for handle in handles:
+            handle.result()
+        with_guidance, without = (handle.telemetry[-1]["similarity"] for handle in handles)
+        with pytest.raises(InvalidSpec, match="prompt"):
+            engine.submit(replace(steered, prompt=None))
+    assert with_guidance > without + 0.01
+
+
+def test_a_prompt_towers_gradient_is_that_of_the_similarity(tmp_path: Path) -> None:
+    steering = load_steering(open_pack(str(with_towers(tmp_path))), torch.device("cpu"))
+    assert steering is not None
+    generator = torch.Generator().manual_seed(0)
+    x, direction = torch.randn(2, 1, 4, SIDE, SIDE, generator=generator)
+    timesteps = torch.tensor([500.0])
+    condition = {name: value[None] for name, value in steering.examples()[0].items()}
+    gradient, similarity = steering.gradient(x, timesteps, condition)
+    h = 1e-2
+    _, above = steering.gradient(x + h * direction, timesteps, condition)
+    _, below = steering.gradient(x - h * direction, timesteps, condition)
+    slope = 100 * float(above - below) / (2 * h)
+    assert abs(float(similarity)) <= 1
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.05, abs=1e-2)
+
+
+def test_a_pack_comes_from_the_hub_at_a_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / commit
+    stable_diffusion(tmp_path / "parts").save_pretrained(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert open_pack(f"someone/tiny@{commit}").name == "tiny"
+    with pytest.raises(InvalidPack, match="someone/other"):
+        open_pack(f"someone/other@{commit}")
+    with pytest.raises(InvalidPack, match="COMMIT"):
+        open_pack("someone/tiny@main")

@@ -111,3 +111,32 @@ def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str
         assert client.job(job.id).status == "cancelled"
         with pytest.raises(IdempotencyConflict):
             client.submit(GenerateRequest(class_label=2), idempotency_key="once")
+
+
+def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
+    request = GenerateRequest(
+        class_label="bag",
+        guidance_mode="combined",
+        guidance_scale=3,
+        classifier_scale=2,
+        guidance_interval=(0.5, 1.0),
+        sampler="ddim",
+        steps=10,
+        num_images=2,
+    )
+    with Client(server_url) as client:
+        plan = client.plan(request)
+        empty = client.plan(request.model_copy(update={"guidance_interval": (0.5, 0.5)}))
+        with pytest.raises(InvalidRequest, match="CFG"):
+            client.plan(GenerateRequest(class_label=1, guidance_rule="cfg++", sampler="heun"))
+    assert len(plan.timesteps) == len(plan.sigmas) == 10
+    assert list(plan.sigmas) == sorted(plan.sigmas, reverse=True)
+    assert plan.guided_evaluations == 5
+    assert (plan.rows.denoiser, plan.rows.classifier) == (2 * (5 + 2 * 5), 2 * 5)
+    assert plan.flop is not None
+    assert plan.flop > 0
+    assert plan.seconds is not None
+    assert plan.seconds > 0
+    assert plan.warnings == ()
+    assert empty.rows.classifier == 0
+    assert "interval" in empty.warnings[0]

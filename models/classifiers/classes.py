@@ -1,4 +1,4 @@
-"""Classifiers: the noise-aware one that guides, with its gradient, and the one that judges clean pictures."""
+"""Classifiers of classes: the noise-aware one that guides, by its gradient, and the one that judges clean pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from models.loading import FLOAT32, Pack, Precision, load_network
 from models.networks import AdmClassifier
-from models.spec import InvalidSpec, Term
+from models.spec import InvalidSpec, SampleSpec, Term
 
 MAX_TERMS = 8
 """Terms of a classifier condition: every row carries as many, used or not."""
@@ -160,11 +160,36 @@ def log_probability_gradient(
     it, stacked: Σ weight · logsumexp of log p(y) over the term's members.
     """
     with torch.enable_grad():
-        x = x.detach().clone().requires_grad_(True)
-        log_probabilities = functional.log_softmax(classifier(x, timesteps).float(), dim=-1)
+        x = x.detach().clone().requires_grad_(True)  # a view of it goes in: torch's FLOP counter can't hook a leaf
+        log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps).float(), dim=-1)
         kept = log_probabilities[:, None].masked_fill(~condition["members"], -torch.inf)  # (B,terms,classes)
         chosen = (condition["weights"] * kept.logsumexp(-1)).sum(-1)
         return torch.autograd.grad(chosen.sum(), x)[0], chosen.detach()
+
+
+class ClassSteering:
+    """A noise-aware classifier: the gradient of log p(y | xₜ, t) (Dhariwal & Nichol 2021, section 4)."""
+
+    takes_prompt = False
+    score_name = "probability"
+
+    def __init__(self, network: NoiseAwareClassifier | AdmClassifier) -> None:
+        self.network = network
+
+    @property
+    def _num_classes(self) -> int:
+        return int(self.network.config.num_classes)
+
+    def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
+        terms = spec.guidance.terms or (Term(1.0, (int(spec.label or 0),)),)
+        return conditions(terms, self._num_classes)
+
+    def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        gradient, log_probability = log_probability_gradient(self.network, x, timesteps, condition)
+        return gradient, log_probability.exp()
+
+    def examples(self) -> Sequence[Mapping[str, Tensor]]:
+        return [conditions([Term(1.0, (number % self._num_classes,))], self._num_classes) for number in range(3)]
 
 
 def load_classifier(

@@ -1,0 +1,102 @@
+"""Questions about a request that only a worker can answer, put and answered through Redis.
+
+They are not jobs: nobody keeps them, and one that no worker takes in time is forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio
+from pydantic import TypeAdapter
+
+from app.jobs.keys import Keys
+from app.jobs.settings import StoreSettings
+from cynosure.contract import JobError, Plan, ResolvedRequest
+from cynosure.errors import InvalidRequest, NoWorker, StoreUnavailable
+
+_KEPT_S = 60
+_ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A request to plan, and where the answer goes."""
+
+    id: str
+    request: ResolvedRequest
+
+
+class Inquiries:
+    """The gateway's side."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self._client = client
+        self._keys = Keys(settings.key_prefix)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Inquiries]:
+        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-inquiries")
+        try:
+            yield cls(client, settings)
+        finally:
+            await client.aclose()
+
+    async def plan(self, request: ResolvedRequest, *, timeout_s: float) -> Plan:
+        """What drawing `request` would take.
+
+        Raises:
+            InvalidRequest: it can't be drawn.
+            NoWorker: none answered in time.
+            StoreUnavailable: Redis is away.
+        """
+        inquiry_id, queue = secrets.token_hex(8), self._keys.inquiries(request.model)
+        question = json.dumps({"id": inquiry_id, "request": request.model_dump(mode="json")})
+        try:
+            async with self._client.pipeline() as pipe:
+                pipe.rpush(queue, question)
+                pipe.expire(queue, _KEPT_S)
+                await pipe.execute()
+            found: Any = await self._client.blpop([self._keys.inquiry(inquiry_id)], timeout=timeout_s)
+            if found is None:
+                await self._client.lrem(queue, 1, question)
+        except redis.RedisError as error:
+            raise StoreUnavailable("The job store does not answer; try again.", retry_after_s=2) from error
+        if found is None:
+            raise NoWorker(f"No worker of '{request.model}' answered in {timeout_s:g} s; try again.", retry_after_s=5)
+        answer = _ANSWER.validate_json(found[1])
+        if isinstance(answer, JobError):
+            raise InvalidRequest(answer.message)
+        return answer
+
+
+class InquiryDesk:
+    """A worker's side."""
+
+    def __init__(self, settings: StoreSettings, models: Sequence[str]) -> None:
+        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-inquiries")
+        self._keys = Keys(settings.key_prefix)
+        self._queues = [self._keys.inquiries(model) for model in models]
+
+    def take(self, *, timeout_s: float) -> Inquiry | None:
+        """The next question, or `None` where there is none within the time."""
+        found: Any = self._client.blpop(self._queues, timeout=timeout_s)
+        if found is None:
+            return None
+        question = json.loads(found[1])
+        return Inquiry(question["id"], ResolvedRequest.model_validate(question["request"]))
+
+    def answer(self, inquiry: Inquiry, plan: Plan | JobError) -> None:
+        """Send the answer to whoever asked."""
+        key = self._keys.inquiry(inquiry.id)
+        with self._client.pipeline() as pipe:
+            pipe.rpush(key, plan.model_dump_json())
+            pipe.expire(key, _KEPT_S)
+            pipe.execute()

@@ -1,0 +1,43 @@
+"""Classifiers: noise-aware networks that steer by their gradient, and the judge of clean pictures."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import torch
+
+from models.classifiers.base import Steering
+from models.classifiers.classes import (
+    MAX_TERMS,
+    ClassSteering,
+    Judge,
+    NoiseAwareClassifier,
+    conditions,
+    load_classifier,
+    load_judge,
+    log_probability_gradient,
+)
+from models.loading import FLOAT32, Pack, Precision
+
+
+def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
+    """The pack's steering network with frozen parameters, or `None` where it has none."""
+    if "classifier_text_encoder" in pack.index:  # by name: transformers takes seconds to import
+        steering: Steering = pkgutil.resolve_name("models.classifiers.prompts:PromptSteering")(pack, device, precision)
+        return steering
+    network = load_classifier(pack, device, precision)
+    return None if network is None else ClassSteering(network)
+
+
+__all__ = [
+    "MAX_TERMS",
+    "ClassSteering",
+    "Judge",
+    "NoiseAwareClassifier",
+    "Steering",
+    "conditions",
+    "load_classifier",
+    "load_judge",
+    "load_steering",
+    "log_probability_gradient",
+]

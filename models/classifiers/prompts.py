@@ -1,0 +1,58 @@
+"""Steering by the likeness of picture and prompt: CLIP guidance (Nichol et al. 2021, GLIDE, section 3.2)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+from models.classifiers.classes import NoiseAwareClassifier
+from models.loading import Pack, Precision, load_network
+from models.spec import InvalidSpec, SampleSpec
+
+LOGIT_SCALE = 100.0  # exp(ln 100), which CLIP's learned temperature is cut off at (Radford et al. 2021, section 2.5)
+
+
+class PromptSteering:
+    """A noise-aware image tower and a text tower: the gradient of 100 times the cosine of their embeddings.
+
+    The image tower has the classifier's shape, with the embedding where that has its logits. It sees the noised latent
+    and its timestep, as GLIDE's does; a CLIP of clean pictures would be lost among the noise. The text tower and its
+    tokenizer are the components `classifier_text_encoder` and `classifier_tokenizer`.
+    """
+
+    takes_prompt = True
+    score_name = "similarity"
+
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
+        self.device = device
+        self.network = load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
+        self.text = load_network(CLIPTextModelWithProjection, pack.component("classifier_text_encoder"), device)
+        self.tokenizer = AutoTokenizer.from_pretrained(pack.component("classifier_tokenizer"), local_files_only=True)
+        self._embedded = functools.lru_cache(maxsize=256)(self._embed)
+
+    def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
+        if not spec.prompt:
+            raise InvalidSpec("this model's classifier is asked by a prompt; the spec has none")
+        return {"embedding": self._embedded(spec.prompt)}
+
+    @torch.inference_mode()
+    def _embed(self, prompt: str) -> Tensor:
+        tokens = self.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt")
+        embedding = self.text(tokens.input_ids.to(self.device)).text_embeds[0].float()
+        return functional.normalize(embedding, dim=-1)
+
+    def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_(True)
+            seen = functional.normalize(self.network(x.view_as(x), timesteps).float(), dim=-1)
+            # The product of a normal tensor and one made in inference mode would be refused by autograd.
+            similarity = (seen * condition["embedding"].clone()).sum(-1)
+            return torch.autograd.grad(LOGIT_SCALE * similarity.sum(), x)[0], similarity.detach()
+
+    def examples(self) -> Sequence[Mapping[str, Tensor]]:
+        return [{"embedding": self._embedded(prompt)} for prompt in ("a cat", "two red apples on a table", "rain")]

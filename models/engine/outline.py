@@ -1,0 +1,80 @@
+"""What drawing would take, without drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.engine.calibrate import NetworkCalibration
+from models.engine.runner import Runner
+from models.spec import SampleSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The course of pictures that differ in their seeds alone, and its cost.
+
+    Attributes:
+        timesteps: what the network is told, evaluation by evaluation.
+        sigmas: σ/α of the network's input, evaluation by evaluation.
+        guided: the evaluations at which guidance is on.
+        denoiser_rows: rows of all pictures through the pack's denoiser.
+        guide_rows: rows through a second pack's denoiser.
+        classifier_rows: rows through the classifier, forward and backward.
+        flop: of all of them, by torch's count: 2 for a multiplication and an addition. `None` where it wasn't counted.
+        seconds: estimate on this device, if it does nothing else; networks alone. `None` where it wasn't measured.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    guided: range
+    denoiser_rows: int
+    guide_rows: int
+    classifier_rows: int
+    flop: int | None
+    seconds: float | None
+
+
+def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
+    """The outline of `specs` (at least one; they differ in their seeds alone).
+
+    Raises:
+        InvalidSpec, NotLinear, InvalidRespacing: they can't be drawn.
+    """
+    spec = specs[0]
+    runner.prepare(spec)
+    table = runner.table(spec)
+    guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
+    calibration, lanes = runner.calibration, runner.calibration.layout.lanes
+    guide = runner.siblings[spec.guidance.guide_pack].calibration if spec.guidance.guide_pack else None
+    rows = dict.fromkeys(("denoiser", "guide", "classifier"), 0)
+    flop, seconds = 0, 0.0
+    for position in range(len(table)):
+        is_guided = position in guided
+        told = spec.guidance.rows(active=is_guided)
+        guiding = told.count(False) if guide else 0
+        calls: list[tuple[str, NetworkCalibration | None, int]] = [
+            ("denoiser", calibration.denoiser, len(told) - guiding),
+            ("guide", guide.denoiser if guide else None, guiding),
+            ("classifier", calibration.classifier, int(spec.guidance.wants_classifier(active=is_guided))),
+        ]
+        for name, network, each in calls:
+            count = each * len(specs)
+            if network is None or not count:
+                continue
+            rows[name] += count
+            flop += count * network.row_flop
+            batches = network.batches(count, lanes=lanes, limit=runner.max_batch)
+            rounds = math.ceil(len(batches) / lanes)
+            seconds += rounds * lanes * network.row_seconds(batches[0])  # row_seconds has every lane busy
+    return Outline(
+        timesteps=tuple(table.timestep.tolist()),
+        sigmas=tuple((table.sigma / table.alpha).tolist()),
+        guided=guided,
+        denoiser_rows=rows["denoiser"],
+        guide_rows=rows["guide"],
+        classifier_rows=rows["classifier"],
+        flop=flop or None,
+        seconds=seconds if calibration.denoiser.row_flop else None,
+    )
