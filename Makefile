@@ -36,7 +36,7 @@ demo: $(STAMP) ## Draw a sheet of every guidance mode into out/demo.png
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP) ## Race Cynosure against what a user would write instead (half an hour)
+bench: $(STAMP) ## Race Cynosure against what a user would write instead (about an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 	$(BIN)/python -m benchmarks.gateway

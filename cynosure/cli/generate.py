@@ -30,7 +30,8 @@ def refusing() -> Iterator[None]:
         raise typer.Exit(1) from None
     except ValidationError as error:
         fault = error.errors()[0]
-        typer.echo(f"cynosure: {'.'.join(map(str, fault['loc']))}: {fault['msg']}", err=True)
+        said = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+        typer.echo(f"cynosure: {'.'.join(map(str, fault['loc']))}: {said}", err=True)
         raise typer.Exit(1) from None
 
 
