@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.classifiers import conditions, log_probability_gradient
+from models.classifiers import ClassSteering, conditions, log_probability_gradient
 from models.denoisers import Conditioning
 from models.engine.calibrate import fixed_calibration, stacked
 from models.engine.runner import Runner
@@ -149,7 +149,7 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
     classifier.config = SimpleNamespace(num_classes=NUM_CLASSES)
     runner = Runner(
         _StandIn(learns_variance=learns_variance),
-        classifier,
+        ClassSteering(classifier),
         fixed_calibration(),
         LINEAR,
         device=torch.device("cpu"),

@@ -62,7 +62,7 @@ def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str,
         wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
         os.kill(up.child("workers"), how)
         done = client.wait(job.id)
-    assert done.attempt == 2
+    assert done.attempt >= 2  # more where the machine stalls for longer than the short lease
     with Client(server_url) as elsewhere:
         undisturbed = elsewhere.wait(elsewhere.submit(LONG).id)
     assert [image.sha256 for image in done.images] == [image.sha256 for image in undisturbed.images]
