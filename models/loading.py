@@ -86,9 +86,13 @@ class Pack:
         component = self.index.get("unet") or self.index.get("transformer") or [None, None]
         return str(component[1] or "nothing")
 
+    def has(self, component: str) -> bool:
+        """Whether the index names such a component; pipelines list those they do without as [null, null]."""
+        return bool((self.index.get(component) or [None])[0])
+
     @property
     def has_classifier(self) -> bool:
-        return "classifier" in self.index
+        return self.has("classifier")
 
     @property
     def num_train_timesteps(self) -> int:

@@ -228,7 +228,7 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", 3.0),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
-            sampler=defaults.get("sampler", "ddim"),
+            sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
             steps=defaults.get("steps", 50),
             profile=profile,
             clip=profile in clipping,

@@ -16,6 +16,7 @@ FAMILIES: Mapping[str, str] = {
     "DiTTransformer2DModel": "models.denoisers.dit:DiTDenoiser",
     "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # what DiT's folders said before diffusers 0.30
     "UNet2DConditionModel": "models.denoisers.stable_diffusion:StableDiffusionDenoiser",
+    "SD3Transformer2DModel": "models.denoisers.stable_diffusion_3:StableDiffusion3Denoiser",
 }
 """Adapters by the class of their network, as `model_index.json` names it. By name, because text families bring
 transformers with them, which takes seconds to import."""

@@ -19,7 +19,7 @@ class Denoiser(Protocol):
     Attributes:
         latent_shape: (C, H, W) of what the network denoises.
         picture_size: (height, width) in pixels.
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction_type: "epsilon", "v_prediction", "sample" or "flow_prediction".
         num_parameters: of the network that runs in every step.
         has_null: whether a row can be unconditional.
         takes_prompt: whether rows are conditioned on text.

@@ -7,10 +7,11 @@ import functools
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import Autoencoder
+from models.denoisers.text import TextEncoder
 from models.loading import Pack, Precision, load_network
 from models.spec import InvalidSpec, SampleSpec
 
@@ -34,18 +35,12 @@ class StableDiffusionDenoiser:
             raise InvalidSpec("a UNet trained for inpainting takes more than a latent; use the plain one")
         self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        self.is_xl = "text_encoder_2" in pack.index
+        self.is_xl = pack.has("text_encoder_2")
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
         self.device = device
-        self.tokenizers = [
-            AutoTokenizer.from_pretrained(pack.component(name), local_files_only=True)
-            for name in ("tokenizer", "tokenizer_2")
-            if name in pack.index
-        ]
-        kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-        self.encoders = [
-            load_network(kind, pack.component(name), device) for name, kind in kinds.items() if name in pack.index
-        ]
+        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device)]
+        if self.is_xl:
+            self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device))
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
@@ -58,27 +53,15 @@ class StableDiffusionDenoiser:
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:
-        hidden: list[Tensor] = []
-        pooled = None
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            tokens = tokenizer(
-                prompt,
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(tokens.input_ids.to(self.device), output_hidden_states=self.is_xl)
-            # XL takes the states before the last layer, without the final norm, and the second encoder's projection
-            hidden.append(output.hidden_states[-2] if self.is_xl else output.last_hidden_state)
-            pooled = output[0]
+        outputs = [encoder(prompt) for encoder in self.encoders]
+        # XL takes the states before the last layer, without the final norm, and the second encoder's projection
+        hidden = [output.hidden_states[-2] if self.is_xl else output.last_hidden_state for output in outputs]
         states = torch.cat(hidden, dim=-1)[0]
         if not self.is_xl:
             return {"states": states}
-        assert pooled is not None
         height, width = self.picture_size
         times = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"states": states, "pooled": pooled[0], "times": times}
+        return {"states": states, "pooled": outputs[-1][0][0], "times": times}
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -19,6 +19,7 @@ from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.loading import Pack, open_pack
+from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
 
@@ -158,6 +159,8 @@ class Engine:
 
     def last_alpha_bar(self, pack: str) -> float:
         """ᾱ of the pack's noisiest timestep: 0 where it starts from noise alone."""
+        if self.denoiser(pack).prediction_type == FLOW_PREDICTION:
+            return 0.0
         return float(alpha_bars(self._loaded[pack].pack.scheduler_config)[-1])
 
     def calibration(self, pack: str) -> Calibration:

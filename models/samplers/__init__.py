@@ -1,11 +1,20 @@
 """Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
 
-from models.samplers.compile import SAMPLERS, NotLinear, UnknownSampler, compile_table, max_steps, options
+from models.samplers.compile import (
+    FLOW_PREDICTION,
+    SAMPLERS,
+    NotLinear,
+    UnknownSampler,
+    compile_table,
+    max_steps,
+    options,
+)
 from models.samplers.respacing import InvalidRespacing, respaced
 from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 
 __all__ = [
+    "FLOW_PREDICTION",
     "SAMPLERS",
     "CoefficientTable",
     "InvalidRespacing",

@@ -120,7 +120,10 @@ _FROM_PACK = (
     "rescale_betas_zero_snr",
     "set_alpha_to_one",
     "steps_offset",
+    "shift",
 )
+FLOW_PREDICTION = "flow_prediction"
+"""What a network trained on straight paths from noise to picture predicts: ε − x₀ (Liu et al. 2022)."""
 _KINDS = 5  # of vectors at a step: latent, output, noise, carried latent, noise of the step before
 _PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
 # "sample" first: the output then is D, and no cancellation between large numbers blurs the weights
@@ -210,7 +213,7 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
     except NotLinear:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
-    if SAMPLERS[name].path is not Path.PACK:
+    if SAMPLERS[name].path is not Path.PACK or prediction_type == FLOW_PREDICTION:
         return total  # its levels are not the pack's timesteps
 
     def repeats(steps: int) -> bool:
@@ -273,8 +276,14 @@ def compile_table(
     if respacing is not None:
         if name not in ("ddpm", "ddim"):
             raise InvalidRespacing(f"respacing is for ddpm and ddim; the sampler here is '{name}'")
+        if predicted == FLOW_PREDICTION:
+            raise InvalidRespacing(
+                "respacing chooses from a schedule of betas; this pack was trained on straight paths"
+            )
         timesteps = respaced(respacing, int(pack_config["num_train_timesteps"]))
         return _compile_adm(name, _relevant(pack_config), tuple(timesteps), eta, begin, predicted)
+    if predicted == FLOW_PREDICTION and SAMPLERS[name].path is Path.PACK:
+        overrides = {**overrides, **_straight(name, pack_config)}
     configured = _Configured(name, spacing, sigmas, tuple(sorted(overrides.items())))
     return _compile(configured, _relevant(pack_config), steps, eta, begin, predicted)
 
@@ -300,6 +309,7 @@ def _compile(
 ) -> CoefficientTable:
     pack_config: dict[str, Any] = json.loads(pack_config_json)
     name, spacing, sigmas, overrides = configured
+    levels = (_StraightLevels if prediction_type == FLOW_PREDICTION else _Levels)(pack_config)
     last_refusal: Exception | None = None
     for probed_as in (prediction_type,) if SAMPLERS[name].mixes_outputs else _PROBED_AS:
         try:
@@ -311,7 +321,9 @@ def _compile(
                 sigmas=sigmas,
                 overrides=dict(overrides),
             )
-            probe = _Probe(name, scheduler, steps, eta, probed_as, _Levels(pack_config), begin)
+            probe = _Probe(name, scheduler, steps, eta, probed_as, levels, begin)
+            if "use_flow_sigmas" in dict(overrides) and float(scheduler.sigmas[-1]) > 0.001:
+                raise NotLinear(f"sampler '{name}' ({SAMPLERS[name].scheduler}) stops short of a straight path's end")
             return probe.table(prediction_type)
         except NotImplementedError as error:
             last_refusal = error
@@ -329,13 +341,29 @@ class _Levels:
         alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules of zero terminal signal end at 0
         self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # of σ/α, rising with the timestep
 
-    def nearest(self, alpha: float, sigma: float) -> tuple[float, float, float]:
-        """(timestep, α, σ) of the pack's level with this ratio of σ to α, or of its last where that is further."""
+    def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
+        """(input scale, timestep, α, σ) of the pack's level for the latent signal·x₀ + noise·ε.
+
+        It is the level with the same ratio of noise to signal, or the pack's last where that is further.
+        """
         with np.errstate(divide="ignore"):
-            wanted = np.clip(np.log(np.float64(sigma) / np.float64(alpha)), self.log_ratio[0], self.log_ratio[-1])
+            wanted = np.clip(np.log(np.float64(noise) / np.float64(signal)), self.log_ratio[0], self.log_ratio[-1])
         timestep = float(np.interp(wanted, self.log_ratio, np.arange(len(self.log_ratio))))
         ratio = float(np.exp(wanted))
-        return timestep, (ratio**2 + 1) ** -0.5, ratio * (ratio**2 + 1) ** -0.5
+        alpha = (ratio**2 + 1) ** -0.5
+        return (signal**2 + noise**2) ** -0.5, timestep, alpha, ratio * alpha
+
+
+class _StraightLevels(_Levels):
+    """Those of a pack trained on straight paths: (1−σ)x₀ + σε, told as σ·T."""
+
+    def __init__(self, pack_config: Mapping[str, Any]) -> None:
+        self.total = int(pack_config["num_train_timesteps"])
+
+    def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
+        sigma = noise / (signal + noise)
+        # Not quite 0 at pure noise, where the ratio of σ to α has none to divide by.
+        return 1 / (signal + noise), sigma * self.total, max(1 - sigma, 1e-6), sigma
 
 
 def _data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: float) -> tuple[float, float]:
@@ -347,7 +375,19 @@ def _data_factors(prediction_type: str, input_scale: float, alpha: float, sigma:
             return input_scale / alpha, -sigma / alpha
         case "v_prediction":  # Salimans & Ho 2022: v = αε − σx₀
             return input_scale * alpha, -sigma
-    raise NotLinear(f"prediction type '{prediction_type}' is not served; known: epsilon, v_prediction, sample")
+        case "flow_prediction":
+            return input_scale, -sigma
+    raise NotLinear(
+        f"prediction type '{prediction_type}' is not served; known: epsilon, v_prediction, sample, {FLOW_PREDICTION}"
+    )
+
+
+def _straight(name: str, pack_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a sampler that the pack's levels are those of straight paths."""
+    accepted = inspect.signature(getattr(diffusers, SAMPLERS[name].scheduler).__init__).parameters
+    if "use_flow_sigmas" not in accepted:
+        raise NotLinear(f"sampler '{name}' follows a schedule of betas, and the pack was trained on straight paths")
+    return {"use_flow_sigmas": True, "flow_shift": float(pack_config.get("shift", 1.0))}
 
 
 class _Probe:
@@ -389,13 +429,13 @@ class _Probe:
         for i in range(count):
             own_scale = self._input_scale(i)
             if self.kind.path is Path.PACK:
-                scale[i] = own_scale
-                alpha[i], sigma[i] = self._signal_and_noise(i, scale[i])
-                probed[i] = _data_factors(self.probed_as, scale[i], alpha[i], sigma[i])
+                signal, noise = self._signal_and_noise(i, own_scale)
+                probed[i] = _data_factors(self.probed_as, own_scale, signal, noise)
+                scale[i], alpha[i], sigma[i] = own_scale, signal, noise
             else:
                 signal, noise, *probed[i] = self._on_its_path(i)
-                scale[i] = (signal**2 + noise**2) ** -0.5
-                timestep[i], alpha[i], sigma[i] = self.levels.nearest(signal, noise)
+            if self.kind.path is not Path.PACK or prediction_type == FLOW_PREDICTION:
+                scale[i], timestep[i], alpha[i], sigma[i] = self.levels.nearest(signal, noise)
             wanted[i] = _data_factors(prediction_type, scale[i], alpha[i], sigma[i])
             answer, carried = self._step(i)
             weights[i, 0] = self._columns(answer, i, probed)

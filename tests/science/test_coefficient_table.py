@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.samplers import SAMPLERS, NotLinear, UnknownSampler, advance, compile_table, max_steps
+from models.samplers import (
+    FLOW_PREDICTION,
+    SAMPLERS,
+    InvalidRespacing,
+    NotLinear,
+    UnknownSampler,
+    advance,
+    compile_table,
+    max_steps,
+)
 from models.samplers.compile import Path, build_scheduler, options
 from models.samplers.table import NUM_COLUMNS
 
@@ -171,6 +180,39 @@ def test_every_spacing_and_sigma_schedule_replays(name: str, option: dict[str, s
     expected = own_loop(scheduler, 10, noises, first)
     replayed = replay(name, config, 10, noises, first, 0.0, **option)
     assert float((replayed - expected).abs().max()) <= 1e-6 * max(1.0, float(expected.abs().max()))
+
+
+STRAIGHT = {"num_train_timesteps": 1000, "shift": 3.0}
+
+
+@pytest.mark.parametrize("steps", [20, 50])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if max_steps(name, STRAIGHT, FLOW_PREDICTION)])
+def test_every_sampler_of_a_straight_path_ends_where_a_known_picture_lies(name: str, steps: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture, first = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    table = compile_table(name, STRAIGHT, steps=steps, prediction_type=FLOW_PREDICTION)
+    state = torch.zeros(1, NUM_COLUMNS, *SHAPE[1:], dtype=torch.float64)
+    state[:, 0] = first * table.initial_scale
+    for i in range(len(table)):
+        alpha, sigma, seen = table.alpha[i], table.sigma[i], table.input_scale[i] * state[:, 0]
+        assert alpha + sigma == pytest.approx(1, abs=2e-6)
+        assert table.timestep[i] == pytest.approx(1000 * sigma)
+        output = (seen - alpha * picture) / sigma - picture  # the noise that is left, less the picture
+        data = table.data_from_latent[i] * state[:, 0] + table.data_from_output[i] * output
+        assert torch.allclose(data, picture, atol=1e-4)
+        noise = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+        state = advance(state, data, noise, torch.from_numpy(table.weights[i])[None])
+    assert torch.allclose(state[:, 0], picture, atol=1e-2)
+
+
+def test_samplers_of_a_schedule_of_betas_refuse_a_pack_without_one() -> None:
+    with pytest.raises(NotLinear, match="'ddim' follows a schedule of betas"):
+        compile_table("ddim", STRAIGHT, steps=4, prediction_type=FLOW_PREDICTION)
+    with pytest.raises(InvalidRespacing, match="betas"):
+        compile_table("ddim", STRAIGHT, steps=4, respacing="25", prediction_type=FLOW_PREDICTION)
+    assert {"flow_euler", "dpmpp_2m", "unipc"} <= {
+        name for name in SAMPLERS if max_steps(name, STRAIGHT, FLOW_PREDICTION)
+    }
 
 
 def test_options_that_a_sampler_lacks_are_refused() -> None:

@@ -1,0 +1,77 @@
+"""Stable Diffusion 3 and 3.5: a transformer trained on straight paths (Esser et al. 2024)."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+from models.denoisers.base import Conditioning
+from models.denoisers.latent import Autoencoder
+from models.denoisers.text import TextEncoder
+from models.loading import Pack, Precision, load_network
+from models.spec import SampleSpec
+
+T5_TOKENS = 256
+
+
+class StableDiffusion3Denoiser:
+    """Prompts as the states of two CLIP encoders side by side, then those of T5, or zeros where the pack has none."""
+
+    takes_prompt = True
+    has_classes = False
+    low_res_size: int | None = None
+    has_null = True
+    learns_variance = False
+    prediction_type = "flow_prediction"
+
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
+        self.network = load_network(SD3Transformer2DModel, pack.component("transformer"), device, precision)
+        config = self.network.config
+        self.autoencoder = Autoencoder(pack, device)
+        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
+        self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.device = device
+        self.clips = [TextEncoder(pack, suffix, CLIPTextModelWithProjection, device) for suffix in ("", "_2")]
+        self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device) if pack.has("text_encoder_3") else None
+        self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
+
+    @torch.inference_mode()
+    def _encode(self, prompt: str) -> Conditioning:
+        outputs = [clip(prompt) for clip in self.clips]
+        width = int(self.network.config.joint_attention_dim)
+        states = torch.cat([output.hidden_states[-2][0] for output in outputs], dim=-1)
+        states = functional.pad(states, (0, width - states.shape[-1]))
+        if self.t5 is None:
+            more = states.new_zeros(T5_TOKENS, width)
+        else:
+            more = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
+        return {"states": torch.cat([states, more]), "pooled": torch.cat([output[0][0] for output in outputs])}
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = self.network.dtype
+        output = self.network(
+            x.to(dtype),
+            timestep=timesteps,
+            encoder_hidden_states=conditioning["states"].to(dtype),
+            pooled_projections=conditioning["pooled"].to(dtype),
+        )
+        return output.sample.float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.autoencoder.decode(x)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.autoencoder.encode(pictures)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return self.autoencoder.encode_mask(mask)

@@ -1,0 +1,33 @@
+"""What families with prompts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from models.loading import Network, Pack, load_network
+
+
+class TextEncoder:
+    """A pack's text encoder with its tokenizer, in float32."""
+
+    def __init__(self, pack: Pack, suffix: str, network: type[Network], device: torch.device) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(pack.component(f"tokenizer{suffix}"), local_files_only=True)
+        self.network: Any = load_network(network, pack.component(f"text_encoder{suffix}"), device)
+        self.device = device
+
+    def __call__(self, prompt: str, *, max_length: int | None = None) -> Any:
+        """The network's output with the states after every layer, for the prompt padded or cut to `max_length`.
+
+        Tokens in all: the tokenizer's own limit, unless told.
+        """
+        tokens = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=max_length or self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.network(tokens.input_ids.to(self.device), output_hidden_states=True)
