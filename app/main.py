@@ -9,11 +9,11 @@ from fastapi import FastAPI
 
 from app.gateway import problems
 from app.gateway.limits import BodyLimit
-from app.gateway.routes import generate, health, images, jobs, models, plan, sweeps
+from app.gateway.routes import events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.doorbell import Doorbell
-from app.jobs.events import FinishedEvents
+from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
 from app.jobs.settings import StoreSettings
@@ -30,14 +30,14 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
         async with (
             JobStore.connect(store_settings) as store,
             Fleet.connect(store_settings) as fleet,
-            FinishedEvents.listen(store_settings) as finished,
+            JobNews.listen(store_settings) as news,
             Inquiries.connect(store_settings) as inquiries,
         ):
             yield State(
                 settings=settings,
                 store=store,
                 fleet=fleet,
-                finished=finished,
+                news=news,
                 inquiries=inquiries,
                 doorbell=doorbell,
             )
@@ -46,6 +46,6 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for module in (generate, sweeps, plan, jobs, images, models, health):
+    for module in (generate, sweeps, plan, jobs, events, images, models, health):
         app.include_router(module.router)
     return app

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import httpx
+from httpx_sse import ServerSentEvent, connect_sse
 
-from cynosure.contract import GenerateRequest, Job, JobStatus, ModelCard, ModelList, Plan, Problem, SweepRequest
+from cynosure.contract import (
+    GenerateRequest,
+    Job,
+    JobStatus,
+    ModelCard,
+    ModelList,
+    Plan,
+    Preview,
+    Problem,
+    Progress,
+    SweepRequest,
+)
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
+
+MAX_FOLLOW_FAILURES = 8
+_EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
+    "status": Job,
+    "progress": Progress,
+    "preview": Preview,
+    "done": Job,
+}
 
 
 class Client:
@@ -83,6 +103,37 @@ class Client:
                 return job
             time.sleep(poll_s)
 
+    def follow(self, job_id: str) -> Iterator[Job | Progress | Preview]:
+        """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
+
+        Ends with the job as it ended. A connection that breaks is opened again where it was.
+
+        Raises:
+            Unreachable: the server was away for many attempts on end.
+        """
+        seen, failures = "", 0
+        while True:
+            try:
+                for event in self._events(job_id, seen):
+                    seen, failures = event.id or seen, 0
+                    if event.event in _EVENTS:
+                        yield _EVENTS[event.event].model_validate_json(event.data)
+                    if event.event == "done":
+                        return
+            except httpx.TransportError as error:
+                failures += 1
+                if failures == MAX_FOLLOW_FAILURES:
+                    raise self._unreachable(error) from error
+                time.sleep(min(5.0, 0.2 * 2**failures))
+
+    def _events(self, job_id: str, after: str) -> Iterator[ServerSentEvent]:
+        headers = {"Last-Event-ID": after} if after else {}
+        with connect_sse(self._http, "GET", f"/jobs/{job_id}/events", headers=headers) as source:
+            if source.response.is_error:
+                source.response.read()
+                raise _error_in(source.response)
+            yield from source.iter_sse()
+
     def generate(
         self, request: GenerateRequest, *, on_progress: Callable[[Job], None] = lambda job: None
     ) -> list[bytes]:
@@ -99,10 +150,13 @@ class Client:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
-            raise Unreachable(f"No answer from {self.url}: {error}. Is `cynosure up` running?") from error
+            raise self._unreachable(error) from error
         if response.is_error:
             raise _error_in(response)
         return response
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(f"No answer from {self.url}: {error}. Is `cynosure up` running?")
 
 
 def _error_in(response: httpx.Response) -> CynosureError:

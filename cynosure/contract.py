@@ -404,6 +404,28 @@ class Job(BaseModel):
     links: JobLinks
 
 
+class Progress(BaseModel):
+    """How far a job is, on its event stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int = Field(description="Network evaluations done, over all pictures of the job.")
+    steps: int = Field(description="Network evaluations to do.")
+    telemetry: tuple[dict[str, float], ...] = Field(
+        (), description="Of each evaluation since the last event: image, evaluation, and the fields of the job's own."
+    )
+
+
+class Preview(BaseModel):
+    """What a picture looks like so far, on the event stream: the guided prediction of the finished one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image: int = Field(description="Index of the picture.")
+    step: int = Field(description="Evaluations of it that are done.")
+    png: str = Field(description="Base64 PNG, at most 256 pixels wide and high.")
+
+
 class ModelList(BaseModel):
     """GET /models."""
 

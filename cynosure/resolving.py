@@ -160,8 +160,6 @@ def _list(names: tuple[str, ...]) -> str:
 def _refuse_what_nobody_serves(request: GenerateRequest) -> None:
     if request.webhook_url is not None:
         raise UnsupportedField("webhook_url", "Webhooks are not delivered by this version; poll the job's status.")
-    if request.preview_every:
-        raise UnsupportedField("preview_every", "Previews are not sent by this version; leave it out or at 0.")
 
 
 def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> None:

@@ -55,7 +55,10 @@ class EngineHost:
         job = HeldJob(claim, [])
         self.leases.hold(job)
         try:
-            if not self._store.finish(claim, self._draw(job)):
+            made = self._draw(job)
+            if claim.request.preview_every or claim.request.telemetry:
+                self.leases.report(job)
+            if not self._store.finish(claim, made):
                 log.warning("job %s: attempt %d finished too late; its pictures are dropped", job_id, claim.attempt)
         except SampleCancelled:
             if self._draining.is_set() and job.verdict is Verdict.OK:
@@ -84,7 +87,9 @@ class EngineHost:
         request = job.claim.request
         try:
             specs = specs_of(job.claim.job_id, request, self.cards[request.model])
-            job.handles += self._engine.submit_all(specs, timeout=self._job_timeout_s)
+            job.handles += self._engine.submit_all(
+                specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
+            )
             pictures = [handle.result() for handle in job.handles]
         except BaseException:
             for handle in job.handles:  # one picture failed: its siblings' rows are better used by others

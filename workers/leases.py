@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from redis.exceptions import RedisError
 
-from app.jobs.record import Claim, Verdict
+from app.jobs.record import Beat, Claim, Happening, Verdict
 from app.jobs.store import WorkerStore
-from models.engine import Handle
+from cynosure.contract import Preview, Progress
+from models.engine import Handle, Image
+from workers.translate import preview_of
 
 log = logging.getLogger(__name__)
+
+MAX_WAITING_PREVIEWS = 64  # where more are asked for than can be sent, the oldest go
 
 
 class HeldJob:
@@ -22,6 +28,13 @@ class HeldJob:
         self.claim = claim
         self.handles = handles
         self.verdict = Verdict.OK
+        self._told_step = 0
+        self._told_telemetry: dict[int, int] = {}
+        self._previews: deque[tuple[int, int, Image]] = deque(maxlen=MAX_WAITING_PREVIEWS)
+
+    def add_preview(self, index: int, step: int, picture: Image) -> None:
+        """Keep a preview for the next beat, where it is encoded: this is called on the engine's thread."""
+        self._previews.append((index, step, picture))
 
     @property
     def step(self) -> int:
@@ -31,6 +44,29 @@ class HeldJob:
     def steps(self) -> int:
         request = self.claim.request
         return sum(handle.num_positions for handle in self.handles) or request.steps * request.num_images
+
+    def beat(self) -> Beat:
+        """What is new since the last call."""
+        step, steps = self.step, self.steps
+        news = list(self._sent_previews())
+        if step != self._told_step:
+            telemetry = tuple(self._new_telemetry())
+            progress = Progress(step=step, steps=steps, telemetry=telemetry)
+            news.append(Happening("progress", progress.model_dump_json(exclude_defaults=True)))
+            self._told_step = step
+        return Beat(attempt=self.claim.attempt, step=step, steps=steps, happenings=tuple(news))
+
+    def _sent_previews(self) -> Iterator[Happening]:
+        while self._previews:
+            index, step, picture = self._previews.popleft()
+            yield Happening("preview", Preview(image=index, step=step, png=preview_of(picture)).model_dump_json())
+
+    def _new_telemetry(self) -> Iterator[dict[str, float]]:
+        for image, handle in enumerate(self.handles):
+            told = self._told_telemetry.get(image, 0)
+            for evaluation, noted in enumerate(islice(handle.telemetry, told, None), start=told):
+                self._told_telemetry[image] = evaluation + 1
+                yield {"image": image, "evaluation": evaluation, **noted}
 
     def give_up(self, verdict: Verdict) -> None:
         """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""
@@ -47,7 +83,7 @@ class LeaseKeeper:
         self._interval_s = interval_s
         self._on_beat = on_beat
         self._held: dict[str, HeldJob] = {}
-        self._lock = threading.Lock()
+        self._lock, self._beating = threading.Lock(), threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -73,16 +109,21 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_s):
             try:
-                self._beat()
+                self._beat(self.held())
                 self._on_beat()
             except RedisError as error:  # the next beat tries again; a lease outlives many of them
                 log.warning("heartbeat failed, trying again: %s", error)
 
-    def _beat(self) -> None:
-        jobs = {job.claim.job_id: job for job in self.held()}
+    def report(self, job: HeldJob) -> None:
+        """Write what is new of this job now, as its last beat."""
+        self._beat([job])
+
+    def _beat(self, held: Sequence[HeldJob]) -> None:
+        jobs = {job.claim.job_id: job for job in held}
         if not jobs:
             return
-        verdicts = self._store.heartbeat({key: (job.claim.attempt, job.step, job.steps) for key, job in jobs.items()})
+        with self._beating:  # two beats at once would share the news between them out of order
+            verdicts = self._store.heartbeat({key: job.beat() for key, job in jobs.items()})
         for job_id, verdict in verdicts.items():
             if verdict is not Verdict.OK:
                 log.info("job %s is no longer ours: %s", job_id, verdict)

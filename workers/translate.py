@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -36,6 +37,7 @@ from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 DEFAULT_STRENGTH = 0.8  # as diffusers has it
 MUST_CLIP_BELOW = 1e-6  # last ᾱ of a schedule that ends in noise alone: a linear one ends at 4e-5
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
+MAX_PREVIEW_SIDE = 256
 SHEET_MARGIN, SHEET_HEADER, SHEET_MIN_CELL = 150, 20, 56
 
 
@@ -113,6 +115,7 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             init_image=start,
             strength=DEFAULT_STRENGTH if cell.strength is None and mask is None else (cell.strength or 1.0),
             mask=mask,
+            preview_every=cell.preview_every,
             telemetry=cell.telemetry,
             priority=PRIORITY_LEVELS[cell.priority],
             group=job_id,
@@ -143,6 +146,15 @@ def png_of(picture: Image, request: ResolvedRequest, index: int, card: ModelCard
     buffer = io.BytesIO()
     _pillow(picture).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def preview_of(picture: Image) -> str:
+    """Base64 PNG, made smaller where it is larger than a preview should be."""
+    small = _pillow(picture)
+    small.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _pillow(picture: Image) -> PillowImage.Image:

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from app.gateway.settings import GatewaySettings
 from app.jobs.doorbell import Doorbell
-from app.jobs.events import FinishedEvents
+from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
 from app.jobs.store import JobStore
@@ -20,7 +20,7 @@ class State(TypedDict):
     settings: GatewaySettings
     store: JobStore
     fleet: Fleet
-    finished: FinishedEvents
+    news: JobNews
     inquiries: Inquiries
     doorbell: Doorbell
 

@@ -71,7 +71,7 @@ async def enqueue(
 async def wait_for(state: State, job_id: str, seconds: float) -> JobRecord:
     """The record, once it is final or the time is up."""
     until = time.monotonic() + seconds
-    async with state["finished"].of(job_id) as event:
+    async with state["news"].of(job_id) as event:
         while True:
             record = await state["store"].get(job_id)
             left = until - time.monotonic()

@@ -1,4 +1,4 @@
-"""Being told when a job finishes."""
+"""Being told when something happens to a job."""
 
 from __future__ import annotations
 
@@ -15,44 +15,57 @@ from app.jobs.settings import StoreSettings
 _RECONNECT_S = 0.5
 
 
-class FinishedEvents:
-    """One subscription for everyone who waits in this process."""
+class JobNews:
+    """One subscription for everyone who waits in this process.
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+    It only wakes: whoever is woken looks at the record and its stream, and polls as well, so that nothing depends on
+    a message that was lost.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._waiting: dict[tuple[str, str], set[asyncio.Event]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def listen(cls, settings: StoreSettings) -> AsyncIterator[FinishedEvents]:
-        events = cls()
+    async def listen(cls, settings: StoreSettings) -> AsyncIterator[JobNews]:
+        news = cls(Keys(settings.key_prefix))
         client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-events")
-        listener = asyncio.create_task(events._listen(client, Keys(settings.key_prefix).finished))
+        listener = asyncio.create_task(news._listen(client))
         try:
-            yield events
+            yield news
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
             await client.aclose()
 
     @asynccontextmanager
-    async def of(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the job finishes. Enter before looking at the job, so that nothing is missed."""
+    async def of(self, job_id: str, *, every_event: bool = False) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when the job finishes, or at each of its events too.
+
+        Enter before looking at the job, so that nothing is missed.
+        """
         event = asyncio.Event()
-        self._waiting.setdefault(job_id, set()).add(event)
+        channels = (self._keys.finished, self._keys.moved) if every_event else (self._keys.finished,)
+        topics = [(channel, job_id) for channel in channels]
+        for topic in topics:
+            self._waiting.setdefault(topic, set()).add(event)
         try:
             yield event
         finally:
-            self._waiting[job_id].discard(event)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            for topic in topics:
+                self._waiting[topic].discard(event)
+                if not self._waiting[topic]:
+                    del self._waiting[topic]
 
-    async def _listen(self, client: redis.asyncio.Redis, channel: str) -> None:
+    async def _listen(self, client: redis.asyncio.Redis) -> None:
         while True:
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(channel)
+                    await subscription.subscribe(self._keys.finished, self._keys.moved)
                     async for message in subscription.listen():
-                        for event in self._waiting.get(message["data"].decode(), ()):
+                        topic = message["channel"].decode(), message["data"].decode()
+                        for event in self._waiting.get(topic, ()):
                             event.set()
             except redis.RedisError:
-                await asyncio.sleep(_RECONNECT_S)  # whoever waits polls as well, and sees what was missed
+                await asyncio.sleep(_RECONNECT_S)

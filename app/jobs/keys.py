@@ -15,6 +15,7 @@ class Keys:
     |---|---|---|
     | `{p}:job:ID` | hash | the record |
     | `{p}:job:ID:images` | hash | picture bytes by index |
+    | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
     | `{p}:job:ID:known` | string | outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
     | `{p}:leases` | sorted set | running ids by the end of their lease |
@@ -24,6 +25,7 @@ class Keys:
     | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
     | `{p}:inquiry:ID` | list | the answer to one |
     | `{p}:finished` | channel | ids as they finish |
+    | `{p}:moved` | channel | ids as events are added |
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the end of their registration |
     | `{p}:worker:NAME` | string | the worker's model cards |
@@ -36,6 +38,9 @@ class Keys:
 
     def images(self, job_id: str) -> str:
         return f"{self.prefix}:job:{job_id}:images"
+
+    def events(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}:events"
 
     def known(self, job_id: str) -> str:
         return f"{self.prefix}:job:{job_id}:known"
@@ -68,6 +73,10 @@ class Keys:
     @property
     def finished(self) -> str:
         return f"{self.prefix}:finished"
+
+    @property
+    def moved(self) -> str:
+        return f"{self.prefix}:moved"
 
     @property
     def reaper(self) -> str:

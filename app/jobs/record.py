@@ -68,6 +68,25 @@ class Claim:
     request: ResolvedRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One entry of a job's event stream; `id` is empty before it is written."""
+
+    name: str
+    data: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a heartbeat says of a held job: evaluations done, evaluations in all, and what happened since the last."""
+
+    attempt: int
+    step: int
+    steps: int
+    happenings: tuple[Happening, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """What a worker made of a job.

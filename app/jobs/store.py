@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from app.jobs.keys import Keys
-from app.jobs.record import PRIORITIES, Claim, Finished, JobRecord, Verdict, decode_record
+from app.jobs.record import PRIORITIES, Beat, Claim, Finished, Happening, JobRecord, Verdict, decode_record
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
 from cynosure.errors import (
@@ -27,6 +27,8 @@ from cynosure.errors import (
 from cynosure.resolving import result_key
 
 _SCRIPTS = {path.stem: path.read_text() for path in (Path(__file__).parent / "scripts").glob("*.lua")}
+MAX_EVENTS = 256
+"""Of a job's events that are kept; a follower who is further behind misses the oldest."""
 _EXHAUSTED = JobError(
     code="attempts_exhausted", message="Every worker that took this job was lost before it was done."
 ).model_dump_json()
@@ -156,6 +158,14 @@ class JobStore:
             *ahead_counts, rank = await pipe.execute()
         return None if rank is None else sum(ahead_counts) + rank
 
+    async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
+        """The job's events after the one with that id ("0" for all), oldest first, as far as they are kept."""
+        async with _answering():
+            entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
+        return [
+            Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
+        ]
+
     async def image(self, job_id: str, index: int) -> bytes:
         """PNG bytes of picture `index`.
 
@@ -195,6 +205,7 @@ class JobStore:
                     keys.known(job_id),
                     keys.queue(record.request.model, record.request.priority),
                     keys.leases,
+                    keys.events(job_id),
                 ],
                 args=[job_id, settings.result_ttl_s, _known_ttl(settings), keys.finished],
             )
@@ -219,18 +230,40 @@ class WorkerStore:
             return None
         request = ResolvedRequest.model_validate_json(raw)
         attempt = self._claim(
-            keys=[self._keys.job(job_id), self._keys.queue(request.model, request.priority), self._keys.leases],
-            args=[job_id, worker, self._lease_ms],
+            keys=[
+                self._keys.job(job_id),
+                self._keys.queue(request.model, request.priority),
+                self._keys.leases,
+                self._keys.events(job_id),
+            ],
+            args=[
+                job_id,
+                worker,
+                self._lease_ms,
+                self._keys.moved,
+                self._settings.unfinished_ttl_s,
+                MAX_EVENTS,
+            ],
         )
         return Claim(job_id, attempt, request) if attempt else None
 
-    def heartbeat(self, held: Mapping[str, tuple[int, int, int]]) -> dict[str, Verdict]:
-        """Renew all leases in one round trip. `held`: id → (attempt, evaluations done, evaluations in all)."""
+    def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
+        """Renew the leases of these jobs, and write what happened to them, in one round trip."""
         pipe = self._client.pipeline(transaction=False)
-        for job_id, (attempt, step, steps) in held.items():
+        for job_id, beat in held.items():
             self._heartbeat(
-                keys=[self._keys.job(job_id), self._keys.leases],
-                args=[job_id, attempt, step, self._lease_ms, steps],
+                keys=[self._keys.job(job_id), self._keys.leases, self._keys.events(job_id)],
+                args=[
+                    job_id,
+                    beat.attempt,
+                    beat.step,
+                    self._lease_ms,
+                    beat.steps,
+                    self._keys.moved,
+                    self._settings.unfinished_ttl_s,
+                    MAX_EVENTS,
+                    *(part for happening in beat.happenings for part in (happening.name, happening.data)),
+                ],
                 client=pipe,
             )
         return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, pipe.execute(), strict=True)}
@@ -296,6 +329,7 @@ class WorkerStore:
                 keys.known(job_id),
                 keys.leases,
                 keys.result(result_key(claim.request, made.digest)),
+                keys.events(job_id),
             ],
             args=[
                 job_id,
@@ -317,7 +351,13 @@ class WorkerStore:
     def _give_back(self, job_id: str, request: ResolvedRequest, attempt: str) -> Any:
         keys, settings = self._keys, self._settings
         return self._release(
-            keys=[keys.job(job_id), keys.known(job_id), keys.queue(request.model, request.priority), keys.leases],
+            keys=[
+                keys.job(job_id),
+                keys.known(job_id),
+                keys.queue(request.model, request.priority),
+                keys.leases,
+                keys.events(job_id),
+            ],
             args=[
                 job_id,
                 attempt,
@@ -327,5 +367,7 @@ class WorkerStore:
                 settings.result_ttl_s,
                 _known_ttl(settings),
                 keys.finished,
+                keys.moved,
+                MAX_EVENTS,
             ],
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from models.spec import InvalidSpec, SampleSpec
 
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
-Preview = Callable[[int, Image], None]
+Preview = Callable[[int, int, Image], None]
+"""Called with the picture's index among those submitted with it, the evaluations done, and the picture so far."""
 
 
 class SampleFailed(RuntimeError):
@@ -126,7 +128,7 @@ class Engine:
         self._arrived = threading.Condition()
         self._closing = False
         self._on_death = on_death
-        self._previews: dict[Sample, Preview] = {}
+        self._previews: dict[Sample, Callable[[int, Image], None]] = {}
         self._turns = Turns()
         ready: Future[None] = Future()
         self._thread = threading.Thread(
@@ -185,7 +187,7 @@ class Engine:
         Args:
             spec: what to draw.
             timeout: seconds from now, after which the picture is given up.
-            on_preview: called on the engine's thread with (evaluations done, picture so far); must be quick.
+            on_preview: called on the engine's thread, every `preview_every` evaluations of the spec; must be quick.
 
         Raises:
             InvalidSpec: the spec can't be drawn by its pack.
@@ -207,7 +209,7 @@ class Engine:
             if self._closing:
                 raise EngineDied("the engine is closed")
             if on_preview is not None:
-                self._previews |= dict.fromkeys(samples, on_preview)
+                self._previews |= {sample: partial(on_preview, index) for index, sample in enumerate(samples)}
             now = time.monotonic()
             for sample in share_prefixes(samples):
                 self._loaded_for(sample.spec).schedule.enqueue(sample, now=now)

@@ -138,7 +138,7 @@ def test_a_sample_that_paused_is_the_same_bytes(engine: Engine) -> None:
 def test_previews_come_in_order_and_end_in_the_picture(engine: Engine) -> None:
     seen: list[int] = []
     spec = SampleSpec(pack="fashion", label=5, steps=6, preview_every=2)
-    engine.submit(spec, on_preview=lambda step, picture: seen.append(step)).result(timeout=60)
+    engine.submit(spec, on_preview=lambda index, step, picture: seen.append(step)).result(timeout=60)
     assert seen == [2, 4, 6]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest, SweepRequest
+from cynosure.contract import GenerateRequest, Job, JobStatus, Preview, Progress, SweepRequest
 from cynosure.errors import IdempotencyConflict, InvalidRequest, JobNotFound, UnknownLabel
 
 MODES: list[dict[str, Any]] = [
@@ -140,3 +142,59 @@ def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     assert plan.warnings == ()
     assert empty.rows.classifier == 0
     assert "interval" in empty.warnings[0]
+
+
+def test_a_job_is_followed_by_its_events(server_url: str) -> None:
+    asked = GenerateRequest(
+        class_label="bag",
+        guidance_mode="combined",
+        guidance_scale=3,
+        sampler="ddim",
+        steps=60,
+        num_images=2,
+        seed=11,
+        preview_every=20,
+        telemetry=True,
+    )
+    with Client(server_url) as client:
+        job = client.submit(asked)
+        first, *happened, last = client.follow(job.id)
+        assert isinstance(first, Job)
+        assert isinstance(last, Job)
+        assert last.status is JobStatus.SUCCEEDED
+        previews = [event for event in happened if isinstance(event, Preview)]
+        assert sorted((preview.image, preview.step) for preview in previews) == [
+            (image, step) for image in (0, 1) for step in (20, 40, 60)
+        ]
+        final = {preview.image: preview for preview in previews if preview.step == 60}
+        for index, preview in final.items():
+            drawn = np.asarray(Image.open(io.BytesIO(client.image(job.id, index)))).astype(int)
+            seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(preview.png)))).astype(int)
+            assert np.abs(drawn - seen).mean() < 1, "the last prediction is the picture, but for a last trace of noise"
+        steps = [event.step for event in happened if isinstance(event, Progress)]
+        assert steps == sorted(steps)
+        assert steps[-1] == 120
+        assert last.telemetry is not None
+        noted = [note for event in happened if isinstance(event, Progress) for note in event.telemetry]
+        for index, whole in enumerate(last.telemetry):
+            mine = sorted((note for note in noted if note["image"] == index), key=lambda note: note["evaluation"])
+            assert [{**note} for note in mine] == [
+                {"image": index, "evaluation": number, **note} for number, note in enumerate(whole)
+            ]
+        with pytest.raises(JobNotFound):
+            next(client.follow("AAAAAAAAAAAAAAAAAAAAAA"))
+
+
+def test_a_follower_who_was_cut_off_goes_on_where_it_was(server_url: str) -> None:
+    with Client(server_url) as client:
+        job = client.submit(GenerateRequest(class_label="bag", steps=50, seed=12, preview_every=10))
+        client.wait(job.id)
+
+        def events(after: str) -> list[tuple[str, str]]:
+            return [(event.id, event.event) for event in client._events(job.id, after)]
+
+        whole = events("")
+        assert [name for _, name in whole if name == "preview"] == ["preview"] * 5
+        cut = next(number for number, (_, name) in enumerate(whole) if name == "preview")
+        assert events(whole[cut][0]) == whole[cut + 1 :]
+        assert events("no such id") == whole

@@ -9,9 +9,9 @@ import pytest
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.keys import Keys
-from app.jobs.record import Finished, Verdict, new_job_id
+from app.jobs.record import Beat, Finished, Happening, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore, WorkerStore
+from app.jobs.store import MAX_EVENTS, JobStore, WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
 from cynosure.resolving import resolve, result_key
@@ -60,7 +60,7 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
     assert await store.queue_position(running) is None
 
-    assert worker_store.heartbeat({job_id: (claim.attempt, 40, 100)}) == {job_id: Verdict.OK}
+    assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, step=40, steps=100)}) == {job_id: Verdict.OK}
     assert (await store.get(job_id)).progress == 0.4
     with pytest.raises(ImageNotFound):
         await store.image(job_id, 0)
@@ -95,7 +95,7 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
     again = short.claim(job_id, "w2")
     assert again is not None
     assert again.attempt == 2
-    assert short.heartbeat({job_id: (lost.attempt, 99, 100)}) == {job_id: Verdict.STALE}
+    assert short.heartbeat({job_id: Beat(attempt=lost.attempt, step=99, steps=100)}) == {job_id: Verdict.STALE}
     assert not short.finish(lost, MADE)
     assert not short.fail(lost, JobError(code="internal", message="late"))
     assert not short.release(lost)
@@ -144,7 +144,9 @@ async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
     for job_id in (waiting, running):
         assert (await store.cancel(job_id)).status is JobStatus.CANCELLED
     assert worker_store.claim(waiting, "w") is None
-    assert worker_store.heartbeat({running: (claim.attempt, 1, 100)}) == {running: Verdict.CANCELLED}
+    assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, step=1, steps=100)}) == {
+        running: Verdict.CANCELLED
+    }
     assert not worker_store.finish(claim, MADE)
     assert (await store.get(running)).status is JobStatus.CANCELLED
 
@@ -252,3 +254,19 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     assert {job_id for job_id, _ in waiting} == {lost, never_rung}
     assert expired not in {job_id for job_id, _ in waiting}
     doorbell.close()
+
+
+async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    job_id = await accept(store, request_)
+    claim = worker_store.claim(job_id, "w1")
+    assert claim is not None
+    for step in range(1, MAX_EVENTS + 40):
+        beat = Beat(attempt=1, step=step, steps=999, happenings=(Happening("progress", f'{{"step": {step}}}'),))
+        worker_store.heartbeat({job_id: beat})
+    kept = await store.happenings(job_id, after="0")
+    assert len(kept) == MAX_EVENTS, "the oldest went"
+    assert await store.happenings(job_id, after=kept[-3].id) == kept[-2:]
+    assert worker_store.release(claim)
+    assert (await store.happenings(job_id, after=kept[-1].id))[0].data == '{"status":"queued","attempt":1}'

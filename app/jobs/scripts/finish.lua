@@ -1,5 +1,5 @@
 -- running → succeeded | failed
--- KEYS  1 job  2 images  3 known  4 leases  5 result
+-- KEYS  1 job  2 images  3 known  4 leases  5 result  6 events
 -- ARGV  1 id  2 attempt  3 new status  4 error ('' where none)  5 image hashes  6 result ttl s  7 known ttl s
 --       8 channel  9 reproducible  10 sheet ('' where none)  11 telemetry ('' where none)
 --       12… picture bytes
@@ -19,6 +19,7 @@ for i = 12, #ARGV do redis.call('HSET', KEYS[2], i - 12, ARGV[i]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'sheet', ARGV[10]) end
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 redis.call('EXPIRE', KEYS[2], ARGV[6])
+redis.call('EXPIRE', KEYS[6], ARGV[6])
 redis.call('SET', KEYS[3], '1', 'EX', ARGV[7])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('PUBLISH', ARGV[8], ARGV[1])

@@ -1,7 +1,8 @@
 -- running → queued, or → failed where its attempts are used up
--- KEYS  1 job  2 known  3 queue  4 leases
+-- KEYS  1 job  2 known  3 queue  4 leases  5 events
 -- ARGV  1 id  2 attempt of the holder who hands it back, or '' for the reaper: then only a lease that ran out
 --       3 max attempts  4 error where they are used up  5 unfinished ttl s  6 result ttl s  7 known ttl s  8 channel
+--       9 channel of events  10 events kept
 -- returns queued | failed | kept
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'running' then
@@ -26,6 +27,7 @@ local handed_back = tonumber(redis.call('HGET', KEYS[1], 'handed_back') or '0')
 if tonumber(attempt) - handed_back >= tonumber(ARGV[3]) then
   redis.call('HSET', KEYS[1], 'status', 'failed', 'error', ARGV[4], 'finished_ms', now)
   redis.call('EXPIRE', KEYS[1], ARGV[6])
+  redis.call('EXPIRE', KEYS[5], ARGV[6])
   redis.call('SET', KEYS[2], '1', 'EX', ARGV[7])
   redis.call('PUBLISH', ARGV[8], ARGV[1])
   return 'failed'
@@ -35,4 +37,8 @@ redis.call('HDEL', KEYS[1], 'started_ms')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[1], 'created_ms') * 1000, ARGV[1])
 redis.call('EXPIRE', KEYS[3], ARGV[5])
+redis.call('XADD', KEYS[5], 'MAXLEN', ARGV[10], '*', 'event', 'status', 'data',
+  '{"status":"queued","attempt":' .. attempt .. '}')
+redis.call('EXPIRE', KEYS[5], ARGV[5])
+redis.call('PUBLISH', ARGV[9], ARGV[1])
 return 'queued'

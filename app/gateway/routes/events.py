@@ -1,0 +1,71 @@
+"""GET /jobs/{id}/events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from app.gateway.shaping import job_of
+from app.gateway.state import StateDep
+from app.gateway.submission import POLL_S
+from app.jobs.record import JobRecord
+from cynosure.contract import Problem
+from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
+
+
+async def _known(job_id: str, state: StateDep) -> JobRecord:
+    """Looked up before the answer starts, so that an unknown id is a 404 and not an empty stream."""
+    return await state["store"].get(job_id)
+
+
+@router.get("/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse)
+async def follow(
+    record: Annotated[JobRecord, Depends(_known)],
+    state: StateDep,
+    last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events until the job ends.
+
+    `status`: the job, at first, when its place in the queue changes and when a worker takes it or gives it back.
+    `progress`: evaluations done, with what guidance did in them where the job asked for telemetry.
+    `preview`: a small PNG of the guided prediction, where it asked for previews. `done`: the job as it ended, and the
+    end of the stream. A follower who was cut off goes on where it was by `Last-Event-ID`.
+    """
+    store, job_id = state["store"], record.id
+    seen = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id or "") else None
+    place: tuple[str, int, int | None] | None = None
+    async with state["news"].of(job_id, every_event=True) as moved:
+        while True:
+            moved.clear()
+            try:
+                record = await store.get(job_id)
+                position = await store.queue_position(record)
+                happened = await store.happenings(job_id, after=seen or "0")
+            except StoreUnavailable:  # the stream goes on where it was once the store is back
+                await asyncio.sleep(POLL_S)
+                continue
+            except (JobExpired, JobNotFound):
+                return
+            for happening in happened:
+                seen = happening.id
+                if happening.name != "status":  # a status is told as the job is now, not as it was
+                    yield ServerSentEvent(event=happening.name, data=json.loads(happening.data), id=happening.id)
+            job = job_of(record, position)
+            if record.status.is_final:
+                yield ServerSentEvent(event="done", data=job, id=seen)
+                return
+            if (record.status, record.attempt, position) != place:
+                place = record.status, record.attempt, position
+                yield ServerSentEvent(event="status", data=job, id=seen)
+            try:
+                await asyncio.wait_for(moved.wait(), POLL_S)
+            except TimeoutError:
+                continue
