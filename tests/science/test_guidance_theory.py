@@ -100,3 +100,33 @@ def test_scale_zero_is_unconditional() -> None:
     zero = sample("ddim", free_scale=0.0, classifier_scale=0.0, conditional=False)
     plain = sample("ddim", free_scale=None, classifier_scale=0.0, conditional=False)
     assert np.array_equal(zero, plain)
+
+
+def _predictions() -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """x, two noise predictions at it, and a level (α, σ)."""
+    x, conditional, unconditional = torch.randn(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    return x, conditional, unconditional, 0.6, 0.8
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 1.0, 3.0, 7.5])
+def test_the_scale_is_the_papers_plus_one_and_edm2s(scale: float) -> None:
+    x, conditional, unconditional, alpha, sigma = _predictions()
+
+    def data(epsilon: Tensor) -> Tensor:
+        return (x - sigma * epsilon) / alpha
+
+    scales = torch.full((2,), scale, dtype=torch.float64)
+    mine = guidance.classifier_free(data(conditional), data(unconditional), scales)
+    of_paper = (1 + (scale - 1)) * conditional - (scale - 1) * unconditional
+    of_edm2 = torch.lerp(unconditional, conditional, scale)
+    for published in (of_paper, of_edm2):
+        assert torch.allclose(mine, data(published), rtol=1e-6, atol=1e-9)
+
+
+def test_the_classifiers_term_is_k_diffusions() -> None:
+    _, gradient, _, alpha, sigma = _predictions()
+    level = [torch.full((2,), value, dtype=torch.float64) for value in (alpha, sigma, 2.5)]
+    mine = guidance.classifier_term(gradient, *level)
+    # There x is x₀ + (σ/α)·ε: the gradient with respect to it is α times that with respect to the network's input.
+    published = (sigma / alpha) ** 2 * (2.5 * alpha * gradient)
+    assert torch.allclose(mine, published, rtol=1e-6)
