@@ -17,12 +17,13 @@ MAX_STEPS = 1000
 MAX_IMAGES = 64
 MAX_PROMPT_LENGTH = 2_000
 MAX_SEED = 2**63 - 1
+MAX_FIRST_IMAGE = 2**31 - 1
 MAX_SCALE = 100.0
 MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
 MAX_SWEEP_CELLS = 256
 MAX_PIXELS = 4096 * 4096
 MAX_CONDITION_TERMS = 8
-DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry"})
+DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
 """Fields that say how pictures are delivered, not what they show."""
 
 
@@ -64,6 +65,18 @@ class Priority(StrEnum):
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"
+
+
+class OutputFormat(StrEnum):
+    """File formats of pictures. They are kept as PNG and turned into the others when they are fetched."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self}"
 
 
 class JobStatus(StrEnum):
@@ -196,6 +209,17 @@ class GenerateRequest(BaseModel):
         None, description="Image i of a job uses (seed, i). Drawn, and returned, where it is left out."
     )
     num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="Pictures to draw.")
+    first_image: int = Field(
+        0,
+        ge=0,
+        le=MAX_FIRST_IMAGE,
+        description="Count pictures from here: the job's first one uses (seed, first_image).",
+    )
+    from_image: Base64Image | None = Field(
+        None,
+        description="A picture that was made here (base64 PNG, JPEG or WebP): every field left out is taken from it, "
+        "so that nothing but this draws the same picture again, byte for byte.",
+    )
     width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
     height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
     init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG or JPEG.")
@@ -211,6 +235,9 @@ class GenerateRequest(BaseModel):
     priority: Priority = Field(Priority.NORMAL, description="Turn in the queue.")
     webhook_url: HttpUrl | None = Field(None, description="Called, signed, when the job is finished.")
     telemetry: bool = Field(False, description="Note in the job what guidance did in every step.")
+    output_format: OutputFormat = Field(
+        OutputFormat.PNG, description="File format that the job's addresses name; WebP loses nothing, JPEG does."
+    )
 
 
 class SweepRequest(BaseModel):

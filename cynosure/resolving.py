@@ -132,7 +132,7 @@ def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> Resolve
 def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
     """What each picture of a job shows: (the request for that picture alone, its image index there)."""
     if request.sweep is None:
-        return [(request, index) for index in range(request.num_images)]
+        return [(request, request.first_image + index) for index in range(request.num_images)]
     sweep = request.sweep
     axes = {
         "class_label": sweep.class_labels,
@@ -142,7 +142,10 @@ def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
     }
     swept = {field: values for field, values in axes.items() if values}
     return [
-        (request.model_copy(update={"sweep": None, "num_images": 1, **dict(zip(swept, values, strict=True))}), 0)
+        (
+            request.model_copy(update={"sweep": None, "num_images": 1, **dict(zip(swept, values, strict=True))}),
+            request.first_image,
+        )
         for values in itertools.product(*swept.values())
     ]
 
@@ -207,9 +210,10 @@ def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
     if request.timestep_respacing is not None:
         if sampler not in _RESPACED_SAMPLERS:
             raise UnsupportedField("timestep_respacing", f"Only {_list(_RESPACED_SAMPLERS)} take timestep_respacing.")
-        if request.steps is not None:
+        respaced = _respaced_steps(request.timestep_respacing, card.max_steps)
+        if request.steps not in (None, respaced):  # a resolved request names both, and agrees with itself
             raise InvalidRequest("Give steps or timestep_respacing, not both.", field="timestep_respacing")
-        return _respaced_steps(request.timestep_respacing, card.max_steps)
+        return respaced
     steps = request.steps or card.defaults.steps
     most = card.sampler_max_steps.get(sampler, card.max_steps)
     if steps > most:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw
-from PIL.PngImagePlugin import PngInfo
 
-from cynosure import __version__
 from cynosure.contract import (
-    DELIVERY_FIELDS,
     ClassifierBase,
     ClassifierCondition,
     GuidanceMode,
@@ -26,6 +21,7 @@ from cynosure.contract import (
     Priority,
     ResolvedRequest,
 )
+from cynosure.metadata import png_bytes
 from cynosure.pictures import opened
 from cynosure.resolving import cells_of
 from models.engine import Engine, Image
@@ -126,26 +122,7 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
 
 def png_of(picture: Image, request: ResolvedRequest, index: int, card: ModelCard) -> bytes:
     """PNG bytes with the request inside; nothing in them depends on when, where or under which id they were made."""
-    pictures = {"init_image", "mask_image"}  # too large for a text chunk: their digests stand for them
-    asked = request.model_dump(mode="json", exclude={*DELIVERY_FIELDS, *pictures, "num_images"}, exclude_none=True)
-    for field in pictures:
-        if (encoded := getattr(request, field)) is not None:
-            asked[f"{field}_sha256"] = hashlib.sha256(encoded.encode()).hexdigest()
-    label = card.labels[request.class_label] if request.class_label is not None else ""
-    scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
-    text = PngInfo()
-    text.add_text(
-        "parameters",
-        f"{request.prompt or label}\nSteps: {request.steps}, Sampler: {request.sampler}, {scale}Seed: {request.seed}, "
-        f"Size: {request.width}x{request.height}, Model hash: {card.digest[:10]}, Model: {request.model}",
-    )
-    text.add_text(
-        "cynosure",
-        json.dumps({"version": __version__, "digest": card.digest, "image_index": index, "request": asked}),
-    )
-    buffer = io.BytesIO()
-    _pillow(picture).save(buffer, "PNG", pnginfo=text)
-    return buffer.getvalue()
+    return png_bytes(_pillow(picture), request, index, card)
 
 
 def preview_of(picture: Image) -> str:

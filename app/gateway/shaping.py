@@ -16,7 +16,9 @@ def _moment(milliseconds: int | None) -> datetime | None:
 def job_of(record: JobRecord, queue_position: int | None) -> Job:
     """The job as clients see it."""
     done = bool(record.image_hashes)
-    urls = tuple(f"/jobs/{record.id}/images/{index}.png" for index in range(len(record.image_hashes)))
+    urls = tuple(
+        f"/jobs/{record.id}/images/{index}.{record.request.output_format}" for index in range(len(record.image_hashes))
+    )
     return Job(
         id=record.id,
         status=record.status,

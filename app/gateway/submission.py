@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import secrets
 import time
 
 from fastapi import Response
@@ -13,11 +14,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from app.jobs.record import JobRecord, new_job_id
-from cynosure.contract import JobStatus, ModelCard, ResolvedRequest
-from cynosure.errors import JobCancelled, JobFailed, NoWorker, UnknownModel
+from cynosure.contract import GenerateRequest, JobStatus, ModelCard, OutputFormat, ResolvedRequest
+from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
+from cynosure.metadata import again
+from cynosure.resolving import resolve, result_key
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,26 @@ async def card_of(state: State, name: str | None) -> ModelCard:
     if name not in cards:
         raise UnknownModel(name, list(cards))
     return cards[name]
+
+
+async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedRequest, str | None]:
+    """The request with everything decided, and the key that a result for it is kept under, if it may be.
+
+    Raises:
+        InvalidRequest: naming the field, and what would be right.
+        NoWorker: none is up.
+    """
+    asked, made_by = again(asked)
+    card = await card_of(state, asked.model)
+    if made_by is not None and made_by != card.digest:
+        raise InvalidRequest(
+            f"The picture was made by another '{card.name}' ({made_by[:10]}…; here it is {card.digest[:10]}…), so its "
+            f'bytes can\'t be had here. To draw its request anyway, add "model": "{card.name}".',
+            field="from_image",
+        )
+    request = resolve(asked, card, seed=secrets.randbits(63))
+    may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
+    return request, result_key(request, card.digest) if may_be_cached else None
 
 
 async def enqueue(
@@ -83,17 +107,17 @@ async def wait_for(state: State, job_id: str, seconds: float) -> JobRecord:
                 continue
 
 
-async def _picture(state: State, record: JobRecord) -> Response:
+async def _picture(state: State, record: JobRecord, to: OutputFormat) -> Response:
     if record.status is JobStatus.CANCELLED:
         raise JobCancelled(f"Job '{record.id}' was cancelled.")
     if record.status is JobStatus.FAILED and record.error is not None:
         raise JobFailed(record.error.message, job_code=record.error.code)
-    png = await state["store"].image(record.id, 0)
-    headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed)}
-    return Response(png, media_type="image/png", headers=headers)
+    picture = await in_format(await state["store"].image(record.id, 0), to)
+    headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
+    return Response(picture, media_type=to.media_type, headers=headers)
 
 
-async def answer(state: State, job_id: str, prefer: str | None, *, as_picture: bool = False) -> Response:
+async def answer(state: State, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None) -> Response:
     """202 with the job, or 200 with what came of it where the client asked to wait and it is done."""
     wait_s = _wait_of(prefer)
     if wait_s is None and as_picture:
@@ -101,7 +125,7 @@ async def answer(state: State, job_id: str, prefer: str | None, *, as_picture: b
     held = 0.0 if wait_s is None else min(wait_s, state["settings"].max_wait_s)
     record = await wait_for(state, job_id, held)
     if as_picture and record.status.is_final:
-        return await _picture(state, record)
+        return await _picture(state, record, as_picture)
     job = job_of(record, await state["store"].queue_position(record))
     headers = {"Location": f"/jobs/{job_id}"}
     if wait_s is not None:

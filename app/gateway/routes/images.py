@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/images/{i}.png and /jobs/{id}/sheet.png."""
+"""GET /jobs/{id}/images/{i}.png (.jpeg, .webp) and /jobs/{id}/sheet.png."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
+from app.gateway.formats import in_format
 from app.gateway.state import StateDep
-from cynosure.contract import Problem
+from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
 
@@ -25,16 +26,24 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     return int(first), min(int(last) if last else length - 1, length - 1)
 
 
-@router.get("/{job_id}/images/{index}.png", summary="A picture", response_class=Response)
+@router.get(
+    "/{job_id}/images/{index}.{extension}",
+    summary="A picture",
+    response_class=Response,
+    responses={200: {"content": {format.media_type: {} for format in OutputFormat}}, 206: {}, 304: {}, 416: {}},
+)
 async def get_image(
     job_id: str,
-    index: int,
+    index: Annotated[int, Path(ge=0, le=MAX_SWEEP_CELLS)],
+    extension: OutputFormat,
     state: StateDep,
+    quality: Annotated[int | None, Query(ge=0, le=100, description="Of JPEG, and of WebP that may lose.")] = None,
     if_none_match: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """PNG bytes. They never change: caches may keep them."""
-    return _picture(await state["store"].image(job_id, index), if_none_match, range)
+    """The picture as PNG, JPEG or WebP, with its request inside. The bytes never change: caches may keep them."""
+    picture = await in_format(await state["store"].image(job_id, index), extension, quality)
+    return _picture(picture, extension.media_type, if_none_match, range)
 
 
 @router.get("/{job_id}/sheet.png", summary="A sweep's contact sheet", response_class=Response)
@@ -45,19 +54,19 @@ async def get_sheet(
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All pictures of a sweep on one sheet: a row for each label or prompt and seed, a column for each scale."""
-    return _picture(await state["store"].sheet(job_id), if_none_match, range)
+    return _picture(await state["store"].sheet(job_id), OutputFormat.PNG.media_type, if_none_match, range)
 
 
-def _picture(png: bytes, if_none_match: str | None, range: str | None) -> Response:
-    tag = f'"{hashlib.sha256(png).hexdigest()}"'
+def _picture(content: bytes, media_type: str, if_none_match: str | None, range: str | None) -> Response:
+    tag = f'"{hashlib.sha256(content).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=86400, immutable", "Accept-Ranges": "bytes"}
     if if_none_match in (tag, "*"):
         return Response(status_code=304, headers=headers)
-    part = _range_of(range, len(png))
+    part = _range_of(range, len(content))
     if part is None:
-        return Response(png, media_type="image/png", headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
     first, last = part
     if first > last:
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{len(png)}"})
-    headers["Content-Range"] = f"bytes {first}-{last}/{len(png)}"
-    return Response(png[first : last + 1], 206, media_type="image/png", headers=headers)
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{len(content)}"})
+    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+    return Response(content[first : last + 1], 206, media_type=media_type, headers=headers)

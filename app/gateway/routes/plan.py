@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-
 from fastapi import APIRouter
 
 from app.gateway.state import StateDep
-from app.gateway.submission import card_of
+from app.gateway.submission import resolved
 from cynosure.contract import GenerateRequest, Plan, Problem
-from cynosure.resolving import resolve
 
 router = APIRouter(tags=["generate"])
 
@@ -23,5 +20,5 @@ TIMEOUT_S = 10.0
 )
 async def plan(asked: GenerateRequest, state: StateDep) -> Plan:
     """The exact timesteps and noise levels, rows through each network, FLOP, time and warnings; nothing is drawn."""
-    request = resolve(asked, await card_of(state, asked.model), seed=secrets.randbits(63))
+    request, _ = await resolved(state, asked)
     return await state["inquiries"].plan(request, timeout_s=TIMEOUT_S)

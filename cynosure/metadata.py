@@ -1,0 +1,165 @@
+"""What a picture says of itself, and the way back from a picture to its request.
+
+A PNG holds two text chunks: `parameters`, in the form that other tools read, and `cynosure`, a JSON object with the
+whole resolved request. JPEG and WebP hold the same in EXIF: `UserComment` and `ImageDescription`. Nothing in them
+depends on when, where or under which id a picture was made, so that equal requests give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from typing import Any, Literal
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cynosure import __version__
+from cynosure.contract import DELIVERY_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
+from cynosure.errors import InvalidRequest
+from cynosure.pictures import opened
+
+PICTURES = ("init_image", "mask_image")
+"""Too large for a text chunk: their digests stand for them."""
+WEBP_METHOD = 4  # libwebp's own default between speed (0) and size (6)
+JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any gain
+
+_EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
+_UNICODE = b"UNICODE\0"
+_MAX_EXIF = 65_000  # a JPEG segment holds 65,533 bytes; two prompts of the full length may be longer
+
+
+class MadeFrom(BaseModel):
+    """The `cynosure` text of a picture."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str = Field(description="Of Cynosure, when the picture was made.")
+    digest: str = Field(description="SHA-256 of the model.")
+    image_index: int = Field(description="With the request's seed it determines the picture's noise.")
+    request: dict[str, Any] = Field(description="As it was resolved; pictures by their digests.")
+
+
+def digest_of(encoded: str) -> str:
+    """SHA-256 of a base64 picture's bytes, however they are spelt."""
+    return hashlib.sha256(base64.b64decode(encoded.rpartition("base64,")[2])).hexdigest()
+
+
+def made_from(request: ResolvedRequest, index: int, card: ModelCard) -> MadeFrom:
+    """What picture `index` of `request` is made from."""
+    left_out = {*DELIVERY_FIELDS, *PICTURES, "num_images", "first_image"}
+    asked = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    for field in PICTURES:
+        if (encoded := getattr(request, field)) is not None:
+            asked[f"{field}_sha256"] = digest_of(encoded)
+    return MadeFrom(version=__version__, digest=card.digest, image_index=index, request=asked)
+
+
+def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
+    """The request as text, in the form of the `parameters` chunk that other tools write and read."""
+    label = card.labels[request.class_label] if request.class_label is not None else ""
+    negative = f"Negative prompt: {request.negative_prompt}\n" if request.negative_prompt else ""
+    scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
+    return (
+        f"{request.prompt or label}\n{negative}Steps: {request.steps}, Sampler: {request.sampler}, {scale}"
+        f"Seed: {request.seed}, Size: {request.width}x{request.height}, "
+        f"Model hash: {card.digest[:10]}, Model: {request.model}"
+    )
+
+
+def png_bytes(picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard) -> bytes:
+    """A PNG that holds both texts."""
+    text = PngInfo()
+    text.add_text("parameters", parameters_of(request, card))
+    text.add_text("cynosure", json.dumps(made_from(request, index, card).model_dump(mode="json")))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def transcoded(png: bytes, to: OutputFormat, quality: int | None = None) -> bytes:
+    """A PNG of ours in another format, with its texts.
+
+    Args:
+        png: PNG bytes.
+        to: the format; a PNG stays as it is.
+        quality: 0 to 100; by default WebP loses nothing and JPEG is of quality 95.
+    """
+    if to is OutputFormat.PNG:
+        return png
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+        exif = _exif_of(picture.info)
+        if to is OutputFormat.WEBP:
+            picture.save(buffer, "WEBP", lossless=quality is None, quality=quality or 0, method=WEBP_METHOD, exif=exif)
+        else:
+            sharp: Literal[0] = 0  # no subsampling of colour: these pictures are small
+            jpeg_quality = JPEG_QUALITY if quality is None else max(1, quality)
+            picture.save(buffer, "JPEG", quality=jpeg_quality, subsampling=sharp, exif=exif)
+    return buffer.getvalue()
+
+
+def _exif_of(texts: dict[Any, Any]) -> Image.Exif:
+    exif = Image.Exif()
+    if "cynosure" in texts:
+        exif[_IMAGE_DESCRIPTION] = texts["cynosure"]
+    comment = _UNICODE + texts.get("parameters", "").encode("utf-16-be")
+    if len(exif.tobytes()) + len(comment) < _MAX_EXIF:
+        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment
+    return exif
+
+
+def read(encoded: str, field: str = "from_image") -> MadeFrom:
+    """What a base64 PNG, JPEG or WebP of ours was made from.
+
+    Raises:
+        InvalidRequest: it is no picture, or holds no request.
+    """
+    picture = opened(encoded, field)
+    try:
+        text = picture.info.get("cynosure") or picture.getexif().get(_IMAGE_DESCRIPTION)
+        return MadeFrom.model_validate_json(text or "")
+    except (ValidationError, OSError, ValueError, SyntaxError) as error:
+        raise InvalidRequest(
+            f"{field} holds no request: it was not made here, or a program that saved it again dropped its texts.",
+            field=field,
+        ) from error
+
+
+def again(asked: GenerateRequest) -> tuple[GenerateRequest, str | None]:
+    """The request with `from_image` replaced by what that picture was made from; what `asked` sets itself stands.
+
+    Returns:
+        the request, and the digest of the model that made the picture where the same bytes are asked for: where the
+        request names a model itself, it takes that model as it is.
+
+    Raises:
+        InvalidRequest: the picture holds no request, or was made from pictures that aren't given with it.
+    """
+    if asked.from_image is None:
+        return asked, None
+    made = read(asked.from_image)
+    base = dict(made.request)
+    given = asked.model_dump(exclude_unset=True, exclude={"from_image"})
+    for field in PICTURES:
+        needed = base.pop(f"{field}_sha256", None)
+        if needed is not None and field not in given:
+            raise InvalidRequest(f"The picture was made from another: give that one as {field}.", field=field)
+    try:
+        request = GenerateRequest.model_validate({**base, "first_image": made.image_index, **given})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InvalidRequest(
+            f"The request in from_image is not one of this version: {'.'.join(map(str, fault['loc']))}: "
+            f"{fault['msg']}.",
+            field="from_image",
+        ) from error
+    return request, None if asked.model is not None else made.digest
+
+
+def encoded_picture(content: bytes) -> str:
+    """Base64 of a file's bytes, as requests take pictures."""
+    return base64.b64encode(content).decode()
