@@ -14,11 +14,16 @@ from app.main import create_app
 def main() -> None:
     """Serve the HTTP API in the foreground."""
     parser = argparse.ArgumentParser(prog="cynosure serve", description=main.__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1, or CYNOSURE_GATEWAY_HOST)")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--insecure-no-auth", action="store_true", help="ask nobody for an API key, at whatever address"
+    )
     arguments = parser.parse_args()
-    app = create_app(GatewaySettings(), StoreSettings())
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", timeout_graceful_shutdown=10)
+    chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
+    settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})
+    app = create_app(settings, StoreSettings())
+    uvicorn.run(app, host=settings.host, port=arguments.port, log_level="warning", timeout_graceful_shutdown=10)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.gateway import problems
+from app.gateway.auth import Door
 from app.gateway.limits import BodyLimit
 from app.gateway.routes import events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
+from app.jobs.api_keys import KeyRing
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
@@ -19,6 +21,7 @@ from app.jobs.inquiries import Inquiries
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from cynosure import __version__
+from cynosure.contract import Problem
 
 
 def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
@@ -32,6 +35,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             Fleet.connect(store_settings) as fleet,
             JobNews.listen(store_settings) as news,
             Inquiries.connect(store_settings) as inquiries,
+            KeyRing.connect(store_settings) as api_keys,
         ):
             yield State(
                 settings=settings,
@@ -40,12 +44,15 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
                 news=news,
                 inquiries=inquiries,
                 doorbell=doorbell,
+                api_keys=api_keys,
             )
         doorbell.close()
 
     app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for module in (generate, sweeps, plan, jobs, events, images, models, health):
-        app.include_router(module.router)
+    app.add_middleware(Door)  # the last one added comes first
+    app.include_router(health.router)
+    for module in (generate, sweeps, plan, jobs, events, images, models):
+        app.include_router(module.router, responses={401: {"model": Problem}, 403: {"model": Problem}})
     return app

@@ -16,6 +16,8 @@ from types import FrameType
 import httpx
 import redis
 
+from app.keys import URL_FILE
+
 MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 STOP_GRACE_S = 30.0
 MAX_BACKOFF_S = 30.0
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the embedded store")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--models", default="fashion", help="packs to load, separated by commas")
+    parser.add_argument("--insecure-no-auth", action="store_true", help="ask nobody for an API key, at any address")
     arguments = parser.parse_args()
     _refuse_taken_port(arguments.host, arguments.port)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -141,8 +144,10 @@ def main() -> None:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _socket_folder(data) / "valkey.sock"
         environment["REDIS_URL"] = f"unix://{path}"
+        (data / URL_FILE).write_text(environment["REDIS_URL"])
         stores = [Child(["app.local_store", "--data", str(data), "--socket", str(path)], environment)]
-    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port)], environment)
+    openness = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
+    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
     workers = [Child(["workers", "--models", arguments.models], environment) for _ in range(arguments.workers)]
     print("Cynosure is starting; a worker takes some seconds to load its models", flush=True)
     try:

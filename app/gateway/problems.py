@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from cynosure.contract import GenerateRequest, Problem
-from cynosure.errors import CynosureError, InvalidRequest, JobFailed, MalformedBody, UnknownField
+from cynosure.errors import CynosureError, InvalidRequest, JobFailed, MalformedBody, Unauthenticated, UnknownField
 
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
@@ -27,6 +27,11 @@ def problem_response(
     )
 
 
+def _headers_of(error: CynosureError) -> dict[str, str]:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return headers | ({"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {})
+
+
 def from_error(error: CynosureError) -> JSONResponse:
     """The answer to one of our own errors."""
     return problem_response(
@@ -35,7 +40,7 @@ def from_error(error: CynosureError) -> JSONResponse:
         title=error.title,
         detail=error.detail,
         field=error.field,
-        headers={} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)},
+        headers=_headers_of(error),
         job_code=error.job_code if isinstance(error, JobFailed) else None,
     )
 

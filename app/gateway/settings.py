@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -11,5 +13,10 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CYNOSURE_GATEWAY_", frozen=True)
 
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    auth: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="Whether callers need an API key. auto: yes, but on a loopback address only once there is one.",
+    )
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

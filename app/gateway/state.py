@@ -7,6 +7,7 @@ from typing import Annotated, TypedDict, cast
 from fastapi import Depends, Request
 
 from app.gateway.settings import GatewaySettings
+from app.jobs.api_keys import KeyRing
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
@@ -23,6 +24,7 @@ class State(TypedDict):
     news: JobNews
     inquiries: Inquiries
     doorbell: Doorbell
+    api_keys: KeyRing
 
 
 def _state(request: Request) -> State:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
+from app.jobs.api_keys import Caller
 from app.jobs.record import JobRecord, new_job_id
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
@@ -72,12 +73,18 @@ async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedReques
 
 
 async def enqueue(
-    state: State, request: ResolvedRequest, asked: BaseModel, idempotency_key: str | None, cached_as: str | None
+    state: State,
+    caller: Caller,
+    request: ResolvedRequest,
+    asked: BaseModel,
+    idempotency_key: str | None,
+    cached_as: str | None,
 ) -> str:
-    """Accept a resolved request, ring for it, and return the job's id; `asked` is what the client sent."""
+    """Accept a resolved request for `caller`, ring, and return the job's id; `asked` is what the client sent."""
     accepted = await state["store"].accept(
         new_job_id(),
         request,
+        owner=caller.owner,
         steps=request.steps * request.num_images,
         idempotency_key=idempotency_key,
         fingerprint=hashlib.sha256(asked.model_dump_json().encode()).hexdigest(),
@@ -92,12 +99,12 @@ async def enqueue(
     return accepted.id
 
 
-async def wait_for(state: State, job_id: str, seconds: float) -> JobRecord:
+async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> JobRecord:
     """The record, once it is final or the time is up."""
     until = time.monotonic() + seconds
     async with state["news"].of(job_id) as event:
         while True:
-            record = await state["store"].get(job_id)
+            record = await state["store"].get(job_id, caller.sees)
             left = until - time.monotonic()
             if record.status.is_final or left <= 0:
                 return record
@@ -107,25 +114,27 @@ async def wait_for(state: State, job_id: str, seconds: float) -> JobRecord:
                 continue
 
 
-async def _picture(state: State, record: JobRecord, to: OutputFormat) -> Response:
+async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat) -> Response:
     if record.status is JobStatus.CANCELLED:
         raise JobCancelled(f"Job '{record.id}' was cancelled.")
     if record.status is JobStatus.FAILED and record.error is not None:
         raise JobFailed(record.error.message, job_code=record.error.code)
-    picture = await in_format(await state["store"].image(record.id, 0), to)
+    picture = await in_format(await state["store"].image(record.id, 0, caller.sees), to)
     headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
     return Response(picture, media_type=to.media_type, headers=headers)
 
 
-async def answer(state: State, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None) -> Response:
+async def answer(
+    state: State, caller: Caller, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None
+) -> Response:
     """202 with the job, or 200 with what came of it where the client asked to wait and it is done."""
     wait_s = _wait_of(prefer)
     if wait_s is None and as_picture:
         wait_s = DEFAULT_IMAGE_WAIT_S
     held = 0.0 if wait_s is None else min(wait_s, state["settings"].max_wait_s)
-    record = await wait_for(state, job_id, held)
+    record = await wait_for(state, caller, job_id, held)
     if as_picture and record.status.is_final:
-        return await _picture(state, record, as_picture)
+        return await _picture(state, caller, record, as_picture)
     job = job_of(record, await state["store"].queue_position(record))
     headers = {"Location": f"/jobs/{job_id}"}
     if wait_s is not None:

@@ -16,11 +16,13 @@ class Keys:
     | `{p}:job:ID` | hash | the record |
     | `{p}:job:ID:images` | hash | picture bytes by index |
     | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
-    | `{p}:job:ID:known` | string | outlives the record, so that an expired job is told from an unknown one |
+    | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
     | `{p}:leases` | sorted set | running ids by the end of their lease |
-    | `{p}:idempotency:KEY` | string | id and fingerprint |
-    | `{p}:result:HASH` | string | id of a finished job that answers every request of that hash |
+    | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint |
+    | `{p}:result:OWNER:HASH` | string | id of a finished job that answers every request of that owner and hash |
+    | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
+    | `{p}:api-keys` | sorted set | ids of API keys by the time they are forgotten |
     | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
     | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
     | `{p}:inquiry:ID` | list | the answer to one |
@@ -48,14 +50,17 @@ class Keys:
     def queue(self, model: str, priority: Priority) -> str:
         return f"{self.prefix}:queue:{model}:{priority}"
 
-    def result(self, key: str) -> str:
-        return f"{self.prefix}:result:{key}"
+    def result(self, owner: str, key: str) -> str:
+        return f"{self.prefix}:result:{owner}:{key}"
 
     def calibration(self, key: str) -> str:
         return f"{self.prefix}:calibration:{key}"
 
-    def idempotency(self, key: str) -> str:
-        return f"{self.prefix}:idempotency:{key}"
+    def idempotency(self, owner: str, key: str) -> str:
+        return f"{self.prefix}:idempotency:{owner}:{key}"
+
+    def api_key(self, key_id: str) -> str:
+        return f"{self.prefix}:api-key:{key_id}"
 
     def inquiries(self, model: str) -> str:
         return f"{self.prefix}:inquiries:{model}"
@@ -65,6 +70,10 @@ class Keys:
 
     def worker(self, name: str) -> str:
         return f"{self.prefix}:worker:{name}"
+
+    @property
+    def api_keys(self) -> str:
+        return f"{self.prefix}:api-keys"
 
     @property
     def leases(self) -> str:

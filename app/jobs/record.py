@@ -14,6 +14,11 @@ from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
 PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 """In the order in which they are served."""
 
+ANONYMOUS = "anonymous"
+"""The owner of all jobs where a deployment asks for no API key."""
+EVERYONE = "*"
+"""In place of an owner: whoever looks may see the jobs of all. No owner has this name."""
+
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
     JobStatus.RUNNING: frozenset({JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
@@ -38,6 +43,7 @@ class JobRecord:
     """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
 
     id: str
+    owner: str
     status: JobStatus
     request: ResolvedRequest
     created_ms: int
@@ -58,6 +64,10 @@ class JobRecord:
             return 1.0
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
+    def is_visible_to(self, viewer: str) -> bool:
+        """Whether `viewer`, an owner or `EVERYONE`, may know of this job."""
+        return viewer in (EVERYONE, self.owner)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -66,6 +76,7 @@ class Claim:
     job_id: str
     attempt: int
     request: ResolvedRequest
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
 
     return JobRecord(
         id=job_id,
+        owner=text.get("owner", ANONYMOUS),  # records from before there were owners
         status=JobStatus(text["status"]),
         request=ResolvedRequest.model_validate_json(text["request"]),
         created_ms=int(text["created_ms"]),

@@ -13,7 +13,18 @@ import redis
 import redis.asyncio
 
 from app.jobs.keys import Keys
-from app.jobs.record import PRIORITIES, Beat, Claim, Finished, Happening, JobRecord, Verdict, decode_record
+from app.jobs.record import (
+    ANONYMOUS,
+    EVERYONE,
+    PRIORITIES,
+    Beat,
+    Claim,
+    Finished,
+    Happening,
+    JobRecord,
+    Verdict,
+    decode_record,
+)
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
 from cynosure.errors import (
@@ -82,6 +93,7 @@ class JobStore:
         job_id: str,
         request: ResolvedRequest,
         *,
+        owner: str,
         steps: int,
         idempotency_key: str | None,
         fingerprint: str,
@@ -89,14 +101,15 @@ class JobStore:
     ) -> Accepted:
         """Write the record, the queue entry and the idempotency key, all or nothing.
 
-        Where `cached_as` is the `result_key` of a job that has succeeded, the new job has its pictures at once.
+        Where `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job has its
+        pictures at once. Neither it nor `idempotency_key` tells one owner anything of another's jobs.
 
         Raises:
             IdempotencyConflict: the key made another job.
             QueueFull: the model's queue is at its limit.
         """
         keys, settings = self._keys, self._settings
-        idempotency = keys.idempotency(idempotency_key) if idempotency_key else keys.job(job_id)
+        idempotency = keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id)
         queues = [keys.queue(request.model, priority) for priority in PRIORITIES]
         async with _answering():
             answer, detail = await self._accept(
@@ -106,7 +119,7 @@ class JobStore:
                     keys.queue(request.model, request.priority),
                     *queues,
                     idempotency,
-                    keys.result(cached_as) if cached_as else keys.job(job_id),
+                    keys.result(owner, cached_as) if cached_as else keys.job(job_id),
                     keys.images(job_id),
                 ],
                 args=[
@@ -119,6 +132,7 @@ class JobStore:
                     _known_ttl(settings),
                     settings.result_ttl_s,
                     keys.job(""),
+                    owner,
                 ],
             )
             if settings.durability == "fsync":
@@ -132,18 +146,23 @@ class JobStore:
                 raise QueueFull(f"{int(detail)} jobs wait for '{request.model}' already.", retry_after_s=10)
         return Accepted(detail.decode(), waits=answer == b"accepted")
 
-    async def get(self, job_id: str) -> JobRecord:
-        """The record.
+    async def get(self, job_id: str, viewer: str) -> JobRecord:
+        """The record, for `viewer`: an owner, or `EVERYONE`.
 
         Raises:
-            JobExpired, JobNotFound: it is kept no longer, or there never was one.
+            JobExpired: it is kept no longer.
+            JobNotFound: there never was one, or it is another's: a stranger can't tell which.
         """
         async with _answering():
             fields: Any = await self._client.hgetall(self._keys.job(job_id))
             if fields:
-                return decode_record(job_id, fields)
-            if await self._client.exists(self._keys.known(job_id)):
-                raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
+                record = decode_record(job_id, fields)
+                if record.is_visible_to(viewer):
+                    return record
+            else:
+                owner: Any = await self._client.get(self._keys.known(job_id))
+                if owner is not None and viewer in (EVERYONE, owner.decode()):
+                    raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"No job '{job_id}'.")
 
     async def queue_position(self, record: JobRecord) -> int | None:
@@ -166,37 +185,41 @@ class JobStore:
             Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
         ]
 
-    async def image(self, job_id: str, index: int) -> bytes:
+    async def image(self, job_id: str, index: int, viewer: str) -> bytes:
         """PNG bytes of picture `index`.
 
         Raises:
             ImageNotFound: there is none, or not yet.
+            JobExpired, JobNotFound: as `get`.
         """
-        async with _answering():
-            png: Any = await self._client.hget(self._keys.images(job_id), str(index))
+        png = await self._picture(job_id, str(index), viewer)
         if png is None:
-            record = await self.get(job_id)
+            record = await self.get(job_id, viewer)
             raise ImageNotFound(
                 f"Job '{job_id}' has no image {index}: it is {record.status}, with {len(record.image_hashes)} images."
             )
         return png
 
-    async def sheet(self, job_id: str) -> bytes:
+    async def sheet(self, job_id: str, viewer: str) -> bytes:
         """PNG bytes of a sweep's contact sheet.
 
         Raises:
             ImageNotFound: the job is no sweep, or not done.
+            JobExpired, JobNotFound: as `get`.
         """
-        async with _answering():
-            png: Any = await self._client.hget(self._keys.images(job_id), "sheet")
+        png = await self._picture(job_id, "sheet", viewer)
         if png is None:
-            record = await self.get(job_id)
+            record = await self.get(job_id, viewer)
             raise ImageNotFound(f"Job '{job_id}' has no sheet: it is {record.status}; sweeps have one when done.")
         return png
 
-    async def cancel(self, job_id: str) -> JobRecord:
-        """Cancel the job unless it is finished; returns it as it is then."""
-        record = await self.get(job_id)
+    async def cancel(self, job_id: str, viewer: str) -> JobRecord:
+        """Cancel the job unless it is finished; returns it as it is then.
+
+        Raises:
+            JobExpired, JobNotFound: as `get`.
+        """
+        record = await self.get(job_id, viewer)
         keys, settings = self._keys, self._settings
         async with _answering():
             await self._cancel(
@@ -209,7 +232,15 @@ class JobStore:
                 ],
                 args=[job_id, settings.result_ttl_s, _known_ttl(settings), keys.finished],
             )
-        return await self.get(job_id)
+        return await self.get(job_id, viewer)
+
+    async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
+        """The picture, or `None` where there is none for `viewer`. Both are read in one round trip."""
+        async with _answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.hget(self._keys.job(job_id), "owner")
+            pipe.hget(self._keys.images(job_id), name)
+            owner, png = await pipe.execute()
+        return png if viewer in (EVERYONE, (owner or ANONYMOUS.encode()).decode()) else None
 
 
 class WorkerStore:
@@ -225,7 +256,8 @@ class WorkerStore:
 
     def claim(self, job_id: str, worker: str) -> Claim | None:
         """Take a queued job, or `None` where it is not queued (any more)."""
-        raw = self._client.hget(self._keys.job(job_id), "request")
+        read: Any = self._client.hmget(self._keys.job(job_id), ["request", "owner"])
+        raw, owner = read
         if raw is None:
             return None
         request = ResolvedRequest.model_validate_json(raw)
@@ -245,7 +277,7 @@ class WorkerStore:
                 MAX_EVENTS,
             ],
         )
-        return Claim(job_id, attempt, request) if attempt else None
+        return Claim(job_id, attempt, request, (owner or ANONYMOUS.encode()).decode()) if attempt else None
 
     def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
         """Renew the leases of these jobs, and write what happened to them, in one round trip."""
@@ -328,7 +360,7 @@ class WorkerStore:
                 keys.images(job_id),
                 keys.known(job_id),
                 keys.leases,
-                keys.result(result_key(claim.request, made.digest)),
+                keys.result(claim.owner, result_key(claim.request, made.digest)),
                 keys.events(job_id),
             ],
             args=[

@@ -18,6 +18,11 @@ from cynosure.contract import GenerateRequest, GuidanceMode, Job
 from cynosure.errors import CynosureError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="CYNOSURE_API_KEY", help="where the server asks for one; the variable is seen by fewer"),
+]
 
 
 @contextmanager
@@ -89,7 +94,8 @@ def generate(
     ] = None,
     more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="any other field")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs")] = Path("out"),
-    url: Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")] = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Draw pictures and save them as PNG files."""
     fields: dict[str, Any] = {
@@ -109,7 +115,7 @@ def generate(
         "mask_image": _encoded(mask_image),
         **assignments(more or ()),
     }
-    with refusing(), Client(url) as client, progress_bar() as progress:
+    with refusing(), Client(url, api_key=api_key) as client, progress_bar() as progress:
         request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
         job = wait_showing(client, client.submit(request), progress)
         out.mkdir(parents=True, exist_ok=True)

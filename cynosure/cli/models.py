@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from cynosure.cli.generate import DEFAULT_URL, refusing
+from cynosure.cli.generate import DEFAULT_URL, ApiKey, Url, refusing
 from cynosure.client import Client
 
 
-def models(url: Annotated[str, typer.Option(envvar="CYNOSURE_URL")] = DEFAULT_URL) -> None:
+def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List what the server can draw."""
     table = Table("model", "size", "labels", "guidance", "default", "samplers")
-    with refusing(), Client(url) as client:
+    with refusing(), Client(url, api_key=api_key) as client:
         for card in client.models():
             table.add_row(
                 card.name,

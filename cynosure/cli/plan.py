@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from cynosure.cli.generate import DEFAULT_URL, assignments, refusing
+from cynosure.cli.generate import DEFAULT_URL, ApiKey, Url, assignments, refusing
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest
 
 
 def plan(
     fields: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE...", help="fields of POST /generate")],
-    url: Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")] = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Say what a request would take, without drawing."""
-    with refusing(), Client(url) as client:
+    with refusing(), Client(url, api_key=api_key) as client:
         found = client.plan(GenerateRequest(**assignments(fields)))
     rows = ", ".join(f"{count} through the {name.replace('_', ' ')}" for name, count in found.rows if count)
     cost = "" if found.flop is None else f", {found.flop / 1e9:.1f} GFLOP"

@@ -11,6 +11,7 @@ import typer
 SERVICES = {
     "up": ("app.up", "Run store, workers and gateway on this machine."),
     "serve": ("app", "Run the gateway alone."),
+    "keys": ("app.keys", "Make, list, rotate and revoke API keys."),
     "worker": ("workers", "Run one worker."),
     "train": ("models.training", "Train a bundled pack."),
     "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cynosure.cli.generate import DEFAULT_URL, progress_bar, refusing, wait_showing
+from cynosure.cli.generate import DEFAULT_URL, ApiKey, Url, progress_bar, refusing, wait_showing
 from cynosure.client import Client
 from cynosure.contract import GuidanceMode, SweepRequest
 
@@ -26,7 +26,8 @@ def sweep(
     steps: Annotated[int | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png")] = Path("out"),
-    url: Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")] = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Draw a grid of labels, scales and seeds, and save it with a contact sheet."""
     shared: dict[str, Any] = {
@@ -42,7 +43,7 @@ def sweep(
         "guidance_scales": _parts(scales),
         "seeds": _parts(seeds),
     }
-    with refusing(), Client(url) as client, progress_bar() as progress:
+    with refusing(), Client(url, api_key=api_key) as client, progress_bar() as progress:
         job = wait_showing(client, client.submit_sweep(SweepRequest.model_validate(body)), progress)
         out.mkdir(parents=True, exist_ok=True)
         for image in job.images:

@@ -9,7 +9,7 @@ import pytest
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.keys import Keys
-from app.jobs.record import Beat, Finished, Happening, Verdict, new_job_id
+from app.jobs.record import ANONYMOUS, Beat, Finished, Happening, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import MAX_EVENTS, JobStore, WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
@@ -38,7 +38,9 @@ def request_(card: ModelCard) -> ResolvedRequest:
 
 
 async def accept(store: JobStore, request: ResolvedRequest, key: str | None = None, fingerprint: str = "f") -> str:
-    accepted = await store.accept(new_job_id(), request, steps=100, idempotency_key=key, fingerprint=fingerprint)
+    accepted = await store.accept(
+        new_job_id(), request, owner=ANONYMOUS, steps=100, idempotency_key=key, fingerprint=fingerprint
+    )
     return accepted.id
 
 
@@ -50,25 +52,25 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     job_id = await accept(store, request_)
-    queued = await store.get(job_id)
+    queued = await store.get(job_id, ANONYMOUS)
     assert (queued.status, queued.attempt, queued.started_ms) == (JobStatus.QUEUED, 0, None)
     assert await store.queue_position(queued) == 0
 
     claim = worker_store.claim(job_id, "w1")
     assert claim is not None
-    running = await store.get(job_id)
+    running = await store.get(job_id, ANONYMOUS)
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
     assert await store.queue_position(running) is None
 
     assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, step=40, steps=100)}) == {job_id: Verdict.OK}
-    assert (await store.get(job_id)).progress == 0.4
+    assert (await store.get(job_id, ANONYMOUS)).progress == 0.4
     with pytest.raises(ImageNotFound):
-        await store.image(job_id, 0)
+        await store.image(job_id, 0, ANONYMOUS)
 
     assert worker_store.finish(claim, MADE)
-    done = await store.get(job_id)
+    done = await store.get(job_id, ANONYMOUS)
     assert (done.status, done.progress) == (JobStatus.SUCCEEDED, 1.0)
-    assert [await store.image(job_id, i) for i in range(2)] == list(MADE.pictures)
+    assert [await store.image(job_id, i, ANONYMOUS) for i in range(2)] == list(MADE.pictures)
     assert done.image_hashes == tuple(MADE.hashes)
 
 
@@ -99,12 +101,12 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
     assert not short.finish(lost, MADE)
     assert not short.fail(lost, JobError(code="internal", message="late"))
     assert not short.release(lost)
-    assert (await store.get(job_id)).status is JobStatus.RUNNING
+    assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.RUNNING
     assert short.finish(again, MADE)
     assert not short.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
         "a finished job is finished"
     )
-    assert await store.image(job_id, 0) == MADE.pictures[0]
+    assert await store.image(job_id, 0, ANONYMOUS) == MADE.pictures[0]
 
 
 async def test_a_job_that_loses_every_worker_fails(
@@ -118,7 +120,7 @@ async def test_a_job_that_loses_every_worker_fails(
         time.sleep(0.04)
         outcomes.append(short.reclaim(job_id)[0])
     assert outcomes == ["queued", "failed"]
-    failed = await store.get(job_id)
+    failed = await store.get(job_id, ANONYMOUS)
     assert failed.error is not None
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "attempts_exhausted")
 
@@ -132,7 +134,7 @@ async def test_handing_back_in_good_order_costs_no_attempt(
         claim = patient.claim(job_id, "w")
         assert claim is not None
         assert patient.release(claim)
-    assert (await store.get(job_id)).status is JobStatus.QUEUED
+    assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.QUEUED
 
 
 async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
@@ -142,13 +144,13 @@ async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
     claim = worker_store.claim(running, "w")
     assert claim is not None
     for job_id in (waiting, running):
-        assert (await store.cancel(job_id)).status is JobStatus.CANCELLED
+        assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.CANCELLED
     assert worker_store.claim(waiting, "w") is None
     assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, step=1, steps=100)}) == {
         running: Verdict.CANCELLED
     }
     assert not worker_store.finish(claim, MADE)
-    assert (await store.get(running)).status is JobStatus.CANCELLED
+    assert (await store.get(running, ANONYMOUS)).status is JobStatus.CANCELLED
 
 
 async def test_cancelling_a_finished_job_changes_nothing(
@@ -158,7 +160,7 @@ async def test_cancelling_a_finished_job_changes_nothing(
     claim = worker_store.claim(job_id, "w")
     assert claim is not None
     assert worker_store.finish(claim, MADE)
-    assert (await store.cancel(job_id)).status is JobStatus.SUCCEEDED
+    assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.SUCCEEDED
 
 
 async def test_a_key_makes_one_job_and_refuses_another_request(store: JobStore, request_: ResolvedRequest) -> None:
@@ -171,10 +173,16 @@ async def test_a_key_makes_one_job_and_refuses_another_request(store: JobStore, 
 async def test_what_was_drawn_before_is_answered_at_once(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
-    async def ask() -> tuple[str, bool]:
+    async def ask(owner: str = ANONYMOUS) -> tuple[str, bool]:
         key = result_key(request_, MADE.digest)
         accepted = await store.accept(
-            new_job_id(), request_, steps=100, idempotency_key=None, fingerprint="", cached_as=key
+            new_job_id(),
+            request_,
+            owner=owner,
+            steps=100,
+            idempotency_key=None,
+            fingerprint="",
+            cached_as=key,
         )
         return accepted.id, accepted.waits
 
@@ -186,9 +194,10 @@ async def test_what_was_drawn_before_is_answered_at_once(
     assert worker_store.finish(claim, MADE)
     again, waits = await ask()
     assert not waits
-    answered = await store.get(again)
+    answered = await store.get(again, ANONYMOUS)
     assert (answered.status, answered.cached, answered.image_hashes) == ("succeeded", True, tuple(MADE.hashes))
-    assert await store.image(again, 1) == MADE.pictures[1]
+    assert (await ask("another"))[1], "that it was drawn for one is nothing that another may learn"
+    assert await store.image(again, 1, ANONYMOUS) == MADE.pictures[1]
     other = request_.model_copy(update={"steps": 7})
     assert result_key(other, MADE.digest) != result_key(request_, MADE.digest) != result_key(request_, "other weights")
     assert result_key(request_.model_copy(update={"priority": Priority.LOW}), "d") == result_key(request_, "d")
@@ -210,7 +219,9 @@ async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request
         priority: await accept(store, request_.model_copy(update={"priority": priority}))
         for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH)
     }
-    positions = {priority: await store.queue_position(await store.get(job_id)) for priority, job_id in ids.items()}
+    positions = {
+        priority: await store.queue_position(await store.get(job_id, ANONYMOUS)) for priority, job_id in ids.items()
+    }
     assert positions == {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
 
@@ -224,11 +235,11 @@ async def test_an_expired_job_is_told_from_an_unknown_one(
     assert brief.finish(claim, MADE)
     time.sleep(1.2)
     with pytest.raises(JobExpired):
-        await store.get(job_id)
+        await store.get(job_id, ANONYMOUS)
     with pytest.raises(JobExpired):
-        await store.image(job_id, 0)
+        await store.image(job_id, 0, ANONYMOUS)
     with pytest.raises(JobNotFound):
-        await store.get("never-was")
+        await store.get("never-was", ANONYMOUS)
 
 
 async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
@@ -245,7 +256,7 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     await store._client.persist(Keys(store_settings.key_prefix).queue(request_.model, Priority.LOW))
     time.sleep(1.2)
     reaper.look()
-    assert (await store.get(lost)).status is JobStatus.QUEUED
+    assert (await store.get(lost, ANONYMOUS)).status is JobStatus.QUEUED
     assert doorbell.pending_bells(request_.model) == 1, "the lost job's bell; while bells wait, no other is rung"
     doorbell._client.delete(*doorbell._client.keys(f"{store_settings.key_prefix}:bell:*"))
     reaper.look()

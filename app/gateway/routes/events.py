@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from app.gateway.auth import Reader
 from app.gateway.shaping import job_of
 from app.gateway.state import StateDep
 from app.gateway.submission import POLL_S
@@ -21,15 +22,16 @@ from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
 
 
-async def _known(job_id: str, state: StateDep) -> JobRecord:
+async def _known(job_id: str, state: StateDep, caller: Reader) -> JobRecord:
     """Looked up before the answer starts, so that an unknown id is a 404 and not an empty stream."""
-    return await state["store"].get(job_id)
+    return await state["store"].get(job_id, caller.sees)
 
 
 @router.get("/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse)
 async def follow(
     record: Annotated[JobRecord, Depends(_known)],
     state: StateDep,
+    caller: Reader,
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events until the job ends.
@@ -46,7 +48,7 @@ async def follow(
         while True:
             moved.clear()
             try:
-                record = await store.get(job_id)
+                record = await store.get(job_id, caller.sees)
                 position = await store.queue_position(record)
                 happened = await store.happenings(job_id, after=seen or "0")
             except StoreUnavailable:  # the stream goes on where it was once the store is back

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
+from app.gateway.auth import Submitter
 from app.gateway.formats import wanted
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, enqueue, resolved
@@ -29,6 +30,7 @@ router = APIRouter(tags=["generate"])
 async def generate(
     asked: GenerateRequest,
     state: StateDep,
+    caller: Submitter,
     prefer: Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")] = None,
     accept: Annotated[str | None, Header()] = None,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
@@ -41,5 +43,5 @@ async def generate(
     if as_picture and asked.num_images > 1:
         raise InvalidRequest("Accept: image/… answers with one picture; ask for one, or for JSON.", field="num_images")
     request, cached_as = await resolved(state, asked)
-    job_id = await enqueue(state, request, asked, idempotency_key, cached_as)
-    return await answer(state, job_id, prefer, as_picture=as_picture)
+    job_id = await enqueue(state, caller, request, asked, idempotency_key, cached_as)
+    return await answer(state, caller, job_id, prefer, as_picture=as_picture)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
+from app.gateway.auth import Reader
 from app.gateway.formats import in_format
 from app.gateway.state import StateDep
 from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, Problem
@@ -37,12 +38,13 @@ async def get_image(
     index: Annotated[int, Path(ge=0, le=MAX_SWEEP_CELLS)],
     extension: OutputFormat,
     state: StateDep,
+    caller: Reader,
     quality: Annotated[int | None, Query(ge=0, le=100, description="Of JPEG, and of WebP that may lose.")] = None,
     if_none_match: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The picture as PNG, JPEG or WebP, with its request inside. The bytes never change: caches may keep them."""
-    picture = await in_format(await state["store"].image(job_id, index), extension, quality)
+    picture = await in_format(await state["store"].image(job_id, index, caller.sees), extension, quality)
     return _picture(picture, extension.media_type, if_none_match, range)
 
 
@@ -50,11 +52,12 @@ async def get_image(
 async def get_sheet(
     job_id: str,
     state: StateDep,
+    caller: Reader,
     if_none_match: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All pictures of a sweep on one sheet: a row for each label or prompt and seed, a column for each scale."""
-    return _picture(await state["store"].sheet(job_id), OutputFormat.PNG.media_type, if_none_match, range)
+    return _picture(await state["store"].sheet(job_id, caller.sees), OutputFormat.PNG.media_type, if_none_match, range)
 
 
 def _picture(content: bytes, media_type: str, if_none_match: str | None, range: str | None) -> Response:

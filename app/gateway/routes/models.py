@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from app.gateway.auth import Reader
 from app.gateway.state import StateDep
 from cynosure.contract import ModelCard, ModelList, Problem
 from cynosure.errors import ModelNotFound
@@ -12,13 +13,13 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 
 @router.get("", summary="What can be asked")
-async def list_models(state: StateDep) -> ModelList:
+async def list_models(state: StateDep, caller: Reader) -> ModelList:
     """The models of all live workers, with labels, modes, samplers, defaults and limits."""
     return ModelList(models=tuple((await state["fleet"].cards()).values()))
 
 
 @router.get("/{name}", summary="One model", responses={404: {"model": Problem}})
-async def get_model(name: str, state: StateDep) -> ModelCard:
+async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
     """One model's card."""
     cards = await state["fleet"].cards()
     if name not in cards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from app.gateway.auth import Submitter
 from app.gateway.state import StateDep
 from app.gateway.submission import resolved
 from cynosure.contract import GenerateRequest, Plan, Problem
@@ -18,7 +19,7 @@ TIMEOUT_S = 10.0
     summary="What a request would take",
     responses={422: {"model": Problem}, 503: {"model": Problem}},
 )
-async def plan(asked: GenerateRequest, state: StateDep) -> Plan:
+async def plan(asked: GenerateRequest, state: StateDep, caller: Submitter) -> Plan:
     """The exact timesteps and noise levels, rows through each network, FLOP, time and warnings; nothing is drawn."""
     request, _ = await resolved(state, asked)
     return await state["inquiries"].plan(request, timeout_s=TIMEOUT_S)

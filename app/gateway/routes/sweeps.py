@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
+from app.gateway.auth import Submitter
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, card_of, enqueue
 from cynosure.contract import Job, Problem, SweepRequest
@@ -25,6 +26,7 @@ router = APIRouter(tags=["generate"])
 async def sweep(
     asked: SweepRequest,
     state: StateDep,
+    caller: Submitter,
     prefer: Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")] = None,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> Response:
@@ -37,6 +39,6 @@ async def sweep(
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
     may_be_cached = is_seeded and asked.request.use_cache
     job_id = await enqueue(
-        state, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
+        state, caller, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
     )
-    return await answer(state, job_id, prefer)
+    return await answer(state, caller, job_id, prefer)

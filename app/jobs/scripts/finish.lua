@@ -20,7 +20,7 @@ if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'sheet', ARGV[10]) end
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 redis.call('EXPIRE', KEYS[2], ARGV[6])
 redis.call('EXPIRE', KEYS[6], ARGV[6])
-redis.call('SET', KEYS[3], '1', 'EX', ARGV[7])
+redis.call('EXPIRE', KEYS[3], ARGV[7])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('PUBLISH', ARGV[8], ARGV[1])
 return 'moved'

@@ -28,7 +28,7 @@ if tonumber(attempt) - handed_back >= tonumber(ARGV[3]) then
   redis.call('HSET', KEYS[1], 'status', 'failed', 'error', ARGV[4], 'finished_ms', now)
   redis.call('EXPIRE', KEYS[1], ARGV[6])
   redis.call('EXPIRE', KEYS[5], ARGV[6])
-  redis.call('SET', KEYS[2], '1', 'EX', ARGV[7])
+  redis.call('EXPIRE', KEYS[2], ARGV[7])
   redis.call('PUBLISH', ARGV[8], ARGV[1])
   return 'failed'
 end

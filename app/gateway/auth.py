@@ -1,0 +1,91 @@
+"""Who calls, and what they may."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.gateway.problems import from_error
+from app.gateway.settings import GatewaySettings
+from app.gateway.state import State
+from app.jobs.api_keys import NOBODY, Caller
+from app.jobs.api_keys import Scope as KeyScope
+from cynosure.errors import CynosureError, Forbidden, Unauthenticated
+
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+"""Paths that need no key: health, and what the API looks like."""
+_CALLER = "cynosure.caller"
+_bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def must_ask(settings: GatewaySettings) -> bool | None:
+    """Whether callers need a key: yes, no, or (`None`) as soon as there is one."""
+    if settings.auth == "auto":
+        return None if is_loopback(settings.host) else True
+    return settings.auth == "required"
+
+
+class Door:
+    """Finds out who calls before anything else of a request is read, its body least of all.
+
+    What is not in `OPEN` needs a valid key, or a deployment that asks for none. A key that is sent is checked even
+    where none is needed, so that a mistake shows before it matters. Keys in query strings are not looked at: those
+    end up in logs and histories.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            try:
+                scope[_CALLER] = await _identify(scope["state"], Headers(scope=scope).get("authorization"))
+            except CynosureError as error:
+                await from_error(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def _identify(state: State, authorization: str | None) -> Caller:
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("Authorization must be: Bearer cyn_…")
+        key = await state["api_keys"].verify(token.strip())
+        return Caller(key.id, key.scopes)
+    asked = must_ask(state["settings"])
+    if asked or (asked is None and await state["api_keys"].has_keys()):
+        raise Unauthenticated("This server asks for an API key: send Authorization: Bearer cyn_…")
+    return NOBODY
+
+
+async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:
+    """Whom the door let in."""
+    return request.scope[_CALLER]
+
+
+def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
+    async def allowed(known: Annotated[Caller, Depends(caller)]) -> Caller:
+        if not known.may(scope):
+            raise Forbidden(f"This API key lacks the scope '{scope}'.")
+        return known
+
+    return allowed
+
+
+Submitter = Annotated[Caller, Depends(_having(KeyScope.SUBMIT))]
+Reader = Annotated[Caller, Depends(_having(KeyScope.READ))]

@@ -1,0 +1,112 @@
+"""`python -m app.keys`: make, list, rotate and revoke API keys.
+
+It works on the store and not over HTTP: whoever can reach the store owns the deployment anyway, the first key needs no
+other key, and the gateway has no door through which keys could be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.jobs.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
+from app.jobs.settings import StoreSettings
+from cynosure.errors import StoreUnavailable
+
+URL_FILE = "store.url"
+"""In the data folder of `cynosure up`: where its store listens."""
+
+
+def _scopes(text: str) -> frozenset[Scope]:
+    try:
+        return frozenset(Scope(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; known: {', '.join(Scope)}") from None
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 3650:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of days from 1 to 3650")
+    return int(text)
+
+
+def _hours(text: str) -> int:
+    if not text.isdecimal() or int(text) > 720:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of hours from 0 to 720")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not 1 <= len(text) <= 100 or not text.isprintable():
+        raise argparse.ArgumentTypeError("a name has 1 to 100 printable characters")
+    return text
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--data", type=Path, default=Path("data"), help="data folder of `cynosure up`; or set REDIS_URL")
+    parser = argparse.ArgumentParser(prog="cynosure keys", description="Make, list, rotate and revoke API keys.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create", parents=[where], help="make a key and print its token, once")
+    create.add_argument("--name", type=_name, required=True, help="whose it is, or what for")
+    create.add_argument(
+        "--scopes", type=_scopes, default=frozenset({Scope.SUBMIT, Scope.READ}), help="of submit, read and admin"
+    )
+    create.add_argument("--days", type=_days, default=365, help="after which it ends by itself (%(default)s)")
+    commands.add_parser("list", parents=[where], help="list all keys, without their secrets")
+    rotate = commands.add_parser("rotate", parents=[where], help="print a new token for a key; its jobs stay its own")
+    rotate.add_argument("id")
+    rotate.add_argument("--overlap-hours", type=_hours, default=24, help="the old token goes on for (%(default)s)")
+    revoke = commands.add_parser("revoke", parents=[where], help="end a key, within a second")
+    revoke.add_argument("id")
+    return parser.parse_args(arguments)
+
+
+def _settings(data: Path) -> StoreSettings:
+    written = data / URL_FILE
+    if "REDIS_URL" not in os.environ and written.exists():
+        return StoreSettings(redis_url=written.read_text().strip())
+    return StoreSettings()
+
+
+def _line(key: ApiKey) -> str:
+    now_ms = datetime.now(UTC).timestamp() * 1000
+    state = "revoked" if key.is_revoked else "expired" if key.expires_ms <= now_ms else "valid"
+    until = datetime.fromtimestamp(key.expires_ms / 1000, UTC).date()
+    return f"{key.id}  {state:7}  until {until}  {','.join(sorted(key.scopes)):17}  {key.name}"
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    async with KeyRing.connect(_settings(arguments.data)) as ring:
+        match arguments.command:
+            case "create":
+                key, token = await ring.create(arguments.name, arguments.scopes, days=arguments.days)
+                sys.stderr.write(f"Key {key.id}. Its token is shown this once:\n")
+                sys.stdout.write(f"{token}\n")
+            case "list":
+                sys.stdout.writelines(f"{_line(key)}\n" for key in await ring.all())
+            case "rotate":
+                token = await ring.rotate(arguments.id, overlap_s=arguments.overlap_hours * 3600)
+                sys.stderr.write("The new token is shown this once:\n")
+                sys.stdout.write(f"{token}\n")
+            case "revoke":
+                await ring.revoke(arguments.id)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says; exit code 1 where it can't be done."""
+    try:
+        asyncio.run(_run(_parse(arguments)))
+    except StoreUnavailable:
+        sys.exit("cynosure keys: the store does not answer. Start `cynosure up` first, or set REDIS_URL or --data.")
+    except NoSuchKey as error:
+        sys.exit(f"cynosure keys: {error}")
+
+
+if __name__ == "__main__":
+    main()
