@@ -1,0 +1,201 @@
+"""Calls to addresses that clients name: public ones only, connected to as checked.
+
+A name is resolved once, every address it has must be allowed, and the connection goes to an address that was looked at:
+a name that answers otherwise a moment later (DNS rebinding) gains nothing. Redirects are not followed, proxies of the
+environment are not used, and nothing of the answer but its status is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import httpx
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+
+MAX_URL = 2048
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Special purposes that `ipaddress` calls global, or did in some release of Python 3.11 (IANA's registries, RFC 6890).
+_NEVER = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "100.64.0.0/10",  # shared by carriers; metadata of Alibaba
+        "192.0.0.0/24",  # protocols; metadata of Oracle
+        "198.18.0.0/15",  # benchmarks
+        "168.63.129.16/32",  # Azure's host agent: a public address that is none
+        "192.88.99.0/24",  # relays of 6to4
+        "64:ff9b:1::/48",  # NAT64 of a local network
+        "100::/63",  # discarded
+        "2001::/23",  # protocols
+        "2001:db8::/32",  # documents
+        "3fff::/20",  # documents
+        "5f00::/16",  # segment routing
+        "fec0::/10",  # site-local, as it was
+    )
+)
+_NUMBER = re.compile(r"(?:0[xX])?[0-9a-fA-F]*")
+
+
+class ForbiddenDestination(Exception):
+    """The address may not be called; the text says why, and nothing of what a name led to."""
+
+
+class OutboundSettings(BaseSettings):
+    """What may be called, from the environment (`CYNOSURE_OUTBOUND_…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_OUTBOUND_", frozen=True)
+
+    schemes: frozenset[str] = Field(frozenset({"https"}), description="URL schemes.")
+    ports: frozenset[int] = Field(frozenset({443}), description="Ports.")
+    allowed_networks: tuple[Network, ...] = Field(
+        (), description="Networks to allow although they are not public, such as the one of an internal receiver."
+    )
+    timeout_s: float = Field(10.0, gt=0, le=120, description="For a whole call, resolving and connecting included.")
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address is one of the public internet, and so is every IPv4 address inside it.
+
+    Refused: private, shared, loopback, link-local (where clouds keep their metadata), multicast and reserved ranges.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return False
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(inner)
+    if address.is_multicast or address.is_reserved or address.is_unspecified or not address.is_global:
+        return False
+    return not any(address in network for network in _NEVER)
+
+
+async def system_resolver(host: str, port: int) -> Sequence[str]:
+    """Every address of `host`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+class Outbound:
+    """Calls that clients asked for.
+
+    Args:
+        settings: what may be called.
+        resolver: from a name and port to addresses.
+        trust: certificates to trust; the usual authorities where `None`.
+    """
+
+    def __init__(
+        self,
+        settings: OutboundSettings,
+        *,
+        resolver: Resolver = system_resolver,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings = settings
+        self._resolver = resolver
+        self._trust = trust or ssl.create_default_context()
+
+    def check(self, url: str) -> httpx.URL:
+        """Look at the address without resolving it: what the door does, before a job is accepted.
+
+        Raises:
+            ForbiddenDestination: scheme, port or host are not allowed.
+        """
+        settings = self._settings
+        if len(url) > MAX_URL:
+            raise ForbiddenDestination(f"the address has over {MAX_URL} characters")
+        try:
+            parsed = httpx.URL(url)
+            host = parsed.raw_host.decode("ascii")
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ForbiddenDestination(f"this is no address: {error}") from None
+        if parsed.scheme not in settings.schemes:
+            raise ForbiddenDestination(f"the scheme must be {' or '.join(sorted(settings.schemes))}")
+        if parsed.userinfo:
+            raise ForbiddenDestination("an address with a user name or password is not called")
+        if _port_of(parsed) not in settings.ports:
+            raise ForbiddenDestination(f"the port must be one of {', '.join(map(str, sorted(settings.ports)))}")
+        literal = _literal(host)
+        if literal is not None:
+            self._allow(literal)
+        return parsed
+
+    async def post(self, url: str, *, content: bytes, headers: Mapping[str, str]) -> int:
+        """POST and return the status; 300 and above is a refusal by whoever answers.
+
+        Raises:
+            ForbiddenDestination: the address, or one that its name leads to, may not be called.
+            TimeoutError, httpx.HTTPError: nobody answers, or too slowly.
+        """
+        parsed = self.check(url)
+        async with asyncio.timeout(self._settings.timeout_s):
+            address = await self._resolve(parsed)
+            return await self._send(parsed, address, content, headers)
+
+    async def _resolve(self, url: httpx.URL) -> Address:
+        host = url.raw_host.decode("ascii")
+        literal = _literal(host)
+        if literal is not None:
+            return literal
+        try:
+            found = [ipaddress.ip_address(text) for text in await self._resolver(host, _port_of(url))]
+        except (OSError, ValueError, UnicodeError):
+            raise ForbiddenDestination(f"{host} leads nowhere") from None
+        for address in found:  # all of them: which one is taken is not left to whoever answers for the name
+            self._allow(address)
+        if not found:
+            raise ForbiddenDestination(f"{host} leads nowhere")
+        return found[0]
+
+    def _allow(self, address: Address) -> None:
+        inside = any(address in network for network in self._settings.allowed_networks)
+        if not inside and not is_public(address):
+            raise ForbiddenDestination("the address is not one of the public internet")
+
+    async def _send(self, url: httpx.URL, address: Address, content: bytes, headers: Mapping[str, str]) -> int:
+        host = url.raw_host.decode("ascii")
+        transport = httpx.AsyncHTTPTransport(verify=self._trust, trust_env=False, retries=0)
+        async with httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False) as client:
+            request = client.build_request(
+                "POST",
+                url.copy_with(host=str(address)),
+                content=content,
+                headers={**headers, "Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
+                timeout=self._settings.timeout_s,
+                # The certificate is the name's, though the connection goes to the address.
+                extensions={"sni_hostname": host},
+            )
+            answer = await client.send(request, stream=True)
+            await answer.aclose()
+            return answer.status_code
+
+
+def _port_of(url: httpx.URL) -> int:
+    return {"https": 443, "http": 80}.get(url.scheme, 0) if url.port is None else url.port
+
+
+def _literal(host: str) -> Address | None:
+    """The address that `host` spells, or `None` where it is a name.
+
+    Raises:
+        ForbiddenDestination: it is a number in a spelling that resolvers read in different ways (127.1, 0x7f000001,
+            0177.0.0.1, 2130706433).
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        last = host.rstrip(".").rpartition(".")[2]
+        if not last or (_NUMBER.fullmatch(last) and (last.isdigit() or last[:2].lower() == "0x")):
+            raise ForbiddenDestination("an address in numbers must be spelled in full, such as 192.0.2.1") from None
+        return None
