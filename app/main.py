@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.gateway import problems
 from app.gateway.auth import Door
 from app.gateway.limits import BodyLimit
-from app.gateway.routes import events, generate, health, images, jobs, models, plan, sweeps
+from app.gateway.routes import events, generate, health, images, jobs, models, openai, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.api_keys import KeyRing
@@ -18,6 +18,7 @@ from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
+from app.jobs.listing import Listing
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from cynosure import __version__
@@ -36,6 +37,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             JobNews.listen(store_settings) as news,
             Inquiries.connect(store_settings) as inquiries,
             KeyRing.connect(store_settings) as api_keys,
+            Listing.connect(store_settings) as listing,
         ):
             yield State(
                 settings=settings,
@@ -45,6 +47,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
                 inquiries=inquiries,
                 doorbell=doorbell,
                 api_keys=api_keys,
+                listing=listing,
             )
         doorbell.close()
 
@@ -53,6 +56,6 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Door)  # the last one added comes first
     app.include_router(health.router)
-    for module in (generate, sweeps, plan, jobs, events, images, models):
+    for module in (generate, sweeps, plan, jobs, events, images, models, openai):
         app.include_router(module.router, responses={401: {"model": Problem}, 403: {"model": Problem}})
     return app

@@ -1,3 +1,35 @@
-"""Cynosure: guided diffusion as a service. The public face: contract, client and command line."""
+"""Cynosure: guided diffusion as a service. The public face: contract, clients and command line."""
+
+from cynosure.async_client import AsyncClient
+from cynosure.calls import Retries
+from cynosure.client import Client
+from cynosure.contract import (
+    GenerateRequest,
+    GuidanceMode,
+    Job,
+    JobStatus,
+    OutputFormat,
+    Preview,
+    Progress,
+    SweepRequest,
+)
+from cynosure.drawn import Drawn
+from cynosure.errors import CynosureError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "CynosureError",
+    "Drawn",
+    "GenerateRequest",
+    "GuidanceMode",
+    "Job",
+    "JobStatus",
+    "OutputFormat",
+    "Preview",
+    "Progress",
+    "Retries",
+    "SweepRequest",
+]

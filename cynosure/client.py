@@ -1,53 +1,72 @@
-"""The Python client."""
+"""The Python client, synchronous."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from httpx_sse import ServerSentEvent, connect_sse
+from httpx_sse import connect_sse
+from PIL import Image
 
+from cynosure import calls
+from cynosure.calls import Call, Flow, Retries
 from cynosure.contract import (
+    Batch,
+    BatchResult,
     GenerateRequest,
     Job,
+    JobList,
     JobStatus,
     ModelCard,
-    ModelList,
+    OutputFormat,
     Plan,
     Preview,
-    Problem,
     Progress,
     SweepRequest,
 )
-from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
+from cynosure.drawn import Drawn
+from cynosure.errors import CynosureError
+from cynosure.following import Follower
 
-MAX_FOLLOW_FAILURES = 8
-_EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
-    "status": Job,
-    "progress": Progress,
-    "preview": Preview,
-    "done": Job,
-}
+DEFAULT_URL = "http://127.0.0.1:8000"
+Result = TypeVar("Result")
 
 
 class Client:
-    """A synchronous client; use it as a context manager.
+    """A synchronous client; use it as a context manager. Threads may share one.
 
-    What the server refuses is raised as the class of `cynosure.errors` that has the answer's code.
+    What the server refuses is raised as the class of `cynosure.errors` that has the answer's code. A call that met no
+    server, a full queue or a limit is sent again (`retries`); posts carry an idempotency key, so that this makes
+    nothing twice.
+
+    >>> with Client(url) as client:
+    ...     [picture] = client.generate(class_label="sneaker", steps=4, seed=1)
+    >>> picture.size
+    (28, 28)
 
     Args:
         url: the server, such as `http://127.0.0.1:8000`.
         api_key: `cyn_…`, where the server asks for one.
-        timeout_s: for one HTTP exchange.
+        timeout_s: for one HTTP exchange; waiting for a job may take any number of them.
+        retries: how often and how patiently a failed call is sent again.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
         self.url = url
+        self._timeout_s = timeout_s
+        self._retries = retries
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
@@ -55,116 +74,197 @@ class Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def models(self) -> tuple[ModelCard, ...]:
         """What can be asked."""
-        return ModelList.model_validate(self._call("GET", "/models").json()).models
+        return self._do(calls.models())
 
-    def submit(self, request: GenerateRequest, *, idempotency_key: str | None = None) -> Job:
-        """Post a job and return at once."""
-        return self._submit("/generate", request, idempotency_key)
+    def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
+        """Submit, wait, and fetch all pictures. Their texts (`picture.info`) hold the request.
+
+        >>> len(Client(url).generate(class_label="bag", scale=3, steps=4, num_images=2))
+        2
+
+        Raises:
+            InvalidRequest: the request can't be served; `field` says what to change.
+            JobFailed, JobCancelled: it was accepted and ended otherwise.
+        """
+        return self._run(calls.drawn(calls.request_of(request, fields)))
+
+    def submit(
+        self, request: GenerateRequest | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Post a job and return at once.
+
+        >>> job = Client(url).submit(class_label="coat", steps=4, num_images=2)
+        >>> job.request.sampler
+        'ddim'
+        """
+        return self._do(calls.submit(calls.request_of(request, fields), idempotency_key))
 
     def submit_sweep(self, request: SweepRequest, *, idempotency_key: str | None = None) -> Job:
         """Post a grid of pictures as one job and return at once."""
-        return self._submit("/sweeps", request, idempotency_key)
+        return self._do(calls.submit_sweep(request, idempotency_key))
 
-    def plan(self, request: GenerateRequest) -> Plan:
-        """What the request would take; nothing is drawn."""
-        body = request.model_dump(mode="json", exclude_unset=True)
-        return Plan.model_validate(self._call("POST", "/plan", json=body).json())
+    def plan(self, request: GenerateRequest | None = None, /, **fields: Any) -> Plan:
+        """What the request would take; nothing is drawn.
+
+        >>> Client(url).plan(class_label="coat", scale=3, steps=10).rows.denoiser
+        20
+        """
+        return self._do(calls.plan(calls.request_of(request, fields)))
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
-        return Job.model_validate(self._call("GET", f"/jobs/{job_id}").json())
+        return self._do(calls.job(job_id))
+
+    def jobs(self, *, status: JobStatus | None = None, cursor: str | None = None, limit: int = 20) -> JobList:
+        """One's own jobs, newest first, a page at a time: `next_cursor` of one page is the `cursor` of the next."""
+        return self._do(calls.jobs(status, cursor, limit))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel the job unless it is finished."""
-        return Job.model_validate(self._call("DELETE", f"/jobs/{job_id}").json())
+        return self._do(calls.cancel(job_id))
 
-    def image(self, job_id: str, index: int = 0) -> bytes:
-        """PNG bytes of one picture."""
-        return self._call("GET", f"/jobs/{job_id}/images/{index}.png").content
+    def retry(self, job_id: str) -> Job:
+        """Post a finished job's request again, as a new job."""
+        return self._do(calls.retry(job_id))
 
-    def sheet(self, job_id: str) -> bytes:
-        """PNG bytes of a finished sweep's contact sheet."""
-        return self._call("GET", f"/jobs/{job_id}/sheet.png").content
+    def vary(self, job_id: str, *, num_images: int | None = None) -> Job:
+        """Post a job's request again with a new seed."""
+        return self._do(calls.vary(job_id, num_images))
 
-    def wait(self, job_id: str, *, on_progress: Callable[[Job], None] = lambda job: None, poll_s: float = 0.2) -> Job:
-        """Poll until the job has succeeded.
+    def wait(self, job_id: str, *, on_event: Callable[[Job | Progress | Preview], None] | None = None) -> Job:
+        """Wait until the job has succeeded; `on_event` is told what happens on the way.
 
         Raises:
             JobFailed, JobCancelled: it ended otherwise.
         """
-        while True:
-            job = self.job(job_id)
-            on_progress(job)
-            if job.status is JobStatus.FAILED and job.error is not None:
-                raise JobFailed(job.error.message, job_code=job.error.code)
-            if job.status is JobStatus.CANCELLED:
-                raise JobCancelled(f"Job '{job_id}' was cancelled.")
-            if job.status is JobStatus.SUCCEEDED:
-                return job
-            time.sleep(poll_s)
+        if on_event is None:
+            return self._run(calls.until_done(self.job(job_id)))
+        for event in self.stream(job_id):
+            on_event(event)
+        return calls.ended(self.job(job_id))
 
-    def follow(self, job_id: str) -> Iterator[Job | Progress | Preview]:
+    def stream(self, job_id: str) -> Iterator[Job | Progress | Preview]:
         """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
 
         Ends with the job as it ended. A connection that breaks is opened again where it was.
 
+        >>> client = Client(url)
+        >>> *_, last = client.stream(client.submit(class_label="bag", steps=4).id)
+        >>> last.status.value
+        'succeeded'
+
         Raises:
             Unreachable: the server was away for many attempts on end.
         """
-        seen, failures = "", 0
+        follower = Follower(job_id)
+        while not follower.is_done:
+            try:
+                with connect_sse(self._http, "GET", follower.path, headers=follower.headers) as source:
+                    if source.response.is_error:
+                        source.response.read()
+                        raise calls.error_in(source.response)
+                    for event in source.iter_sse():
+                        if (told := follower.read(event)) is not None:
+                            yield told
+            except httpx.TransportError as error:
+                pause = follower.pause_after_failure()
+                if pause is None:
+                    raise calls.unreachable(self.url, error) from error
+                time.sleep(pause)
+
+    def image(self, job_id: str, index: int = 0, to: OutputFormat = OutputFormat.PNG) -> bytes:
+        """The file of one picture."""
+        return self._do(calls.image(job_id, index, to))
+
+    def images(self, job: Job) -> list[Image.Image]:
+        """All pictures of a finished job."""
+        return self._run(calls.pictures_of(job))
+
+    def sheet(self, job_id: str) -> bytes:
+        """PNG bytes of a finished sweep's contact sheet."""
+        return self._do(calls.sheet(job_id))
+
+    def batch(
+        self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, concurrency: int = 8
+    ) -> Iterator[Drawn]:
+        """Draw many requests, at most `concurrency` of them at once; each is yielded as it is done.
+
+        One that fails is yielded with its error, and the others go on. `requests` may be endless: it is read as there
+        is room. For thousands at once, `submit_batch` leaves the keeping to the server.
+
+        >>> with Client(url) as client:
+        ...     drawn = list(client.batch([{"class_label": n, "steps": 4} for n in range(3)], concurrency=2))
+        >>> sorted(one.index for one in drawn), all(one.pictures for one in drawn)
+        ([0, 1, 2], True)
+        """
+        numbered = enumerate(requests)
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="cynosure-batch") as pool:
+            waiting: set[Future[Drawn]] = set()
+            while True:
+                for index, request in islice(numbered, concurrency - len(waiting)):
+                    waiting.add(pool.submit(self._draw, index, request))
+                if not waiting:
+                    return
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for one in done:
+                    yield one.result()
+
+    def submit_batch(
+        self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Batch:
+        """Hand up to 10,000 requests to the server, which draws them as there is room."""
+        return self._do(calls.submit_batch(calls.ndjson(requests), idempotency_key))
+
+    def batch_status(self, batch_id: str) -> Batch:
+        """How many of the batch's requests are in which state."""
+        return self._do(calls.batch(batch_id))
+
+    def batch_results(self, batch_id: str) -> list[BatchResult]:
+        """What became of each line, in order."""
+        return self._run(calls.results_of(batch_id))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancel what of the batch is not finished."""
+        return self._do(calls.cancel_batch(batch_id))
+
+    def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
+        try:
+            asked = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
+            return Drawn(index, request, self._run(calls.drawn(asked)))
+        except (CynosureError, ValueError) as error:
+            return Drawn(index, request, error=error)
+
+    def _run(self, flow: Flow[Result]) -> Result:
+        answer: Any = None
         while True:
             try:
-                for event in self._events(job_id, seen):
-                    seen, failures = event.id or seen, 0
-                    if event.event in _EVENTS:
-                        yield _EVENTS[event.event].model_validate_json(event.data)
-                    if event.event == "done":
-                        return
+                call = flow.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = self._do(call)
+
+    def _do(self, call: Call[Result]) -> Result:
+        failures = 0
+        while True:
+            try:
+                response = self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
             except httpx.TransportError as error:
                 failures += 1
-                if failures == MAX_FOLLOW_FAILURES:
-                    raise self._unreachable(error) from error
-                time.sleep(min(5.0, 0.2 * 2**failures))
-
-    def _events(self, job_id: str, after: str) -> Iterator[ServerSentEvent]:
-        headers = {"Last-Event-ID": after} if after else {}
-        with connect_sse(self._http, "GET", f"/jobs/{job_id}/events", headers=headers) as source:
-            if source.response.is_error:
-                source.response.read()
-                raise _error_in(source.response)
-            yield from source.iter_sse()
-
-    def generate(
-        self, request: GenerateRequest, *, on_progress: Callable[[Job], None] = lambda job: None
-    ) -> list[bytes]:
-        """Submit, wait, and fetch all pictures as PNG bytes."""
-        job = self.wait(self.submit(request).id, on_progress=on_progress)
-        return [self.image(job.id, image.index) for image in job.images]
-
-    def _submit(self, path: str, request: GenerateRequest | SweepRequest, idempotency_key: str | None) -> Job:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        body = request.model_dump(mode="json", exclude_unset=True)
-        return Job.model_validate(self._call("POST", path, json=body, headers=headers).json())
-
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **arguments)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        if response.is_error:
-            raise _error_in(response)
-        return response
-
-    def _unreachable(self, error: Exception) -> Unreachable:
-        return Unreachable(f"No answer from {self.url}: {error}. Is `cynosure up` running?")
-
-
-def _error_in(response: httpx.Response) -> CynosureError:
-    if not response.headers.get("content-type", "").startswith("application/problem+json"):
-        return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
-    problem = Problem.model_validate_json(response.content)
-    return error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
+                pause = self._retries.pause(failures)
+                if pause is None:
+                    raise calls.unreachable(self.url, error) from error
+            else:
+                if not response.is_error:
+                    return call.parse(response)
+                failures += 1
+                pause = self._retries.pause_after(failures, response)
+                if pause is None:
+                    raise calls.error_in(response)
+            time.sleep(pause)

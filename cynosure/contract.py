@@ -23,6 +23,7 @@ MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
 MAX_SWEEP_CELLS = 256
 MAX_PIXELS = 4096 * 4096
 MAX_CONDITION_TERMS = 8
+MAX_BATCH_LINES = 10_000
 DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
 """Fields that say how pictures are delivered, not what they show."""
 
@@ -429,6 +430,97 @@ class Job(BaseModel):
         "conditional_minus_unconditional and gradient_norm (Euclidean), probability (of the classifier's condition).",
     )
     links: JobLinks
+
+
+class JobList(BaseModel):
+    """GET /jobs: a page of one's own jobs, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    jobs: tuple[Job, ...] = Field(description="Without the pictures that their requests held and without telemetry.")
+    next_cursor: str | None = Field(None, description="`cursor` of the next page; null after the last.")
+
+
+class VaryRequest(BaseModel):
+    """POST /jobs/{id}/vary: what is to be other than in the job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(
+        None, description="Pictures to draw; as many as the job by default. Not for sweeps."
+    )
+
+
+class BatchStatus(StrEnum):
+    """States of a batch: `receiving → running → finished | cancelled`."""
+
+    RECEIVING = "receiving"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (BatchStatus.FINISHED, BatchStatus.CANCELLED)
+
+
+class BatchLine(GenerateRequest):
+    """One line of a batch: a request, and perhaps a name for it."""
+
+    custom_id: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="A name of the client's own, which the results repeat."
+    )
+
+
+class BatchCounts(BaseModel):
+    """How many requests of a batch are in which state."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int
+    waiting: int = Field(description="Not posted yet: a batch keeps a limited number of jobs in the queue.")
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = Field(0, description="Finished and no longer kept.")
+
+
+class BatchLinks(BaseModel):
+    """Where the batch's parts are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    self: str
+    results: str
+    images: str
+
+
+class Batch(BaseModel):
+    """A batch as the API shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: BatchStatus
+    created_at: datetime
+    counts: BatchCounts
+    links: BatchLinks
+
+
+class BatchResult(BaseModel):
+    """What became of one line of a batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int = Field(description="From 1.")
+    custom_id: str | None = None
+    status: str = Field(description="Of the line's job, or `waiting`, `cancelled` or `expired`.")
+    job_id: str | None = None
+    seed: int | None = None
+    images: tuple[ImageInfo, ...] = ()
+    error: JobError | None = None
 
 
 class Progress(BaseModel):

@@ -15,6 +15,7 @@
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── IdempotencyConflict       409  the key was used before, with another request
+    ├── JobUnfinished             409  the job has not ended, so it can't be made again
     ├── JobExpired                410  the job is finished and its result is no longer kept
     ├── JobFailed                 500  a waited-for picture could not be made; carries the job's own error
     ├── JobCancelled              409  a waited-for picture was cancelled
@@ -167,6 +168,12 @@ class IdempotencyConflict(CynosureError):
     """The idempotency key was used before, with another request."""
 
     code, status, title = "idempotency_conflict", 409, "Idempotency key reused"
+
+
+class JobUnfinished(CynosureError):
+    """The job has not ended yet."""
+
+    code, status, title = "job_unfinished", 409, "Job unfinished"
 
 
 class JobExpired(CynosureError):

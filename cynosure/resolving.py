@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cynosure.contract import (
     DELIVERY_FIELDS,
@@ -21,6 +21,7 @@ from cynosure.contract import (
     ResolvedRequest,
     SweepAxes,
     SweepRequest,
+    VaryRequest,
 )
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
 from cynosure.pictures import check_picture
@@ -127,6 +128,22 @@ def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> Resolve
         seeds=asked.seeds,
     )
     return cells[0].model_copy(update={"sweep": sweep, "num_images": count})
+
+
+def varied(request: ResolvedRequest, changes: VaryRequest, draw_seed: Callable[[], int]) -> ResolvedRequest:
+    """The same request with another seed; a sweep over seeds gets as many others.
+
+    Raises:
+        InvalidRequest: a sweep's number of pictures is that of its cells.
+    """
+    if request.sweep is None:
+        count = request.num_images if changes.num_images is None else changes.num_images
+        return request.model_copy(update={"seed": draw_seed(), "num_images": count})
+    if changes.num_images is not None:
+        raise InvalidRequest("A sweep has a picture for each cell; leave num_images out.", field="num_images")
+    seeds = tuple(draw_seed() for _ in request.sweep.seeds)
+    sweep = request.sweep.model_copy(update={"seeds": seeds})
+    return request.model_copy(update={"seed": seeds[0] if seeds else draw_seed(), "sweep": sweep})
 
 
 def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:

@@ -22,7 +22,7 @@ class BodyLimit:
         error = BodyTooLarge(f"The body is over {self.max_bytes} bytes.")
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self.max_bytes:
-            await from_error(error)(scope, receive, send)
+            await from_error(error, scope["path"])(scope, receive, send)
             return
         seen = 0
 

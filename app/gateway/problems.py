@@ -10,17 +10,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.gateway.openai_shapes import error_response
 from cynosure.contract import GenerateRequest, Problem
 from cynosure.errors import CynosureError, InvalidRequest, JobFailed, MalformedBody, Unauthenticated, UnknownField
 
+OPENAI_PREFIX = "/v1/"
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
 
 def problem_response(
-    *, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
+    *,
+    path: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    **extra: Any,
 ) -> JSONResponse:
-    """An error answer of the given kind."""
+    """An error answer of the given kind, for a request to `path`: below /v1 in the shape that OpenAI's clients know."""
+    if path.startswith(OPENAI_PREFIX):
+        return error_response(status, code, detail, extra.get("field"), headers or {})
     problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
     return JSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
@@ -32,9 +43,10 @@ def _headers_of(error: CynosureError) -> dict[str, str]:
     return headers | ({"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {})
 
 
-def from_error(error: CynosureError) -> JSONResponse:
-    """The answer to one of our own errors."""
+def from_error(error: CynosureError, path: str) -> JSONResponse:
+    """The answer to one of our own errors at `path`."""
     return problem_response(
+        path=path,
         status=error.status,
         code=error.code,
         title=error.title,
@@ -50,18 +62,21 @@ def _field_of(location: tuple[Any, ...]) -> str:
     return parts[0] if parts else "body"
 
 
-def from_validation(error: RequestValidationError) -> JSONResponse:
+def from_validation(error: RequestValidationError, path: str) -> JSONResponse:
     """A 422 that names the first field at fault and lists them all; a 400 where the body is no JSON."""
     faults = error.errors()
     first = faults[0]
     if first["type"] == "json_invalid":
-        return from_error(MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."))
+        return from_error(
+            MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."), path
+        )
     field = _field_of(first["loc"])
     if field == "body":
-        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."))
+        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
     if first["type"] == "extra_forbidden":
-        return from_error(UnknownField(field, sorted(GenerateRequest.model_fields)))
+        return from_error(UnknownField(field, sorted(GenerateRequest.model_fields)), path)
     return problem_response(
+        path=path,
         status=InvalidRequest.status,
         code=InvalidRequest.code,
         title=InvalidRequest.title,
@@ -78,17 +93,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(CynosureError)
     async def known(request: Request, error: CynosureError) -> JSONResponse:
-        return from_error(error)
+        return from_error(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return from_validation(error)
+        return from_validation(error, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(
+            path=request.url.path,
             status=error.status_code,
             code=code,
             title=title,
@@ -100,5 +116,9 @@ def install(app: FastAPI) -> None:
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.exception("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
         return problem_response(
-            status=500, code="internal", title="Internal error", detail="The server failed; its log says more."
+            path=request.url.path,
+            status=500,
+            code="internal",
+            title="Internal error",
+            detail="The server failed; its log says more.",
         )

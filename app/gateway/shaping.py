@@ -47,3 +47,10 @@ def job_of(record: JobRecord, queue_position: int | None) -> Job:
             sheet=f"/jobs/{record.id}/sheet.png" if done and record.request.sweep else None,
         ),
     )
+
+
+def summary_of(record: JobRecord, queue_position: int | None) -> Job:
+    """The job as lists show it: without what may be megabytes."""
+    job = job_of(record, queue_position)
+    request = job.request.model_copy(update={"init_image": None, "mask_image": None})
+    return job.model_copy(update={"request": request, "telemetry": None})

@@ -12,6 +12,7 @@ from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
+from app.jobs.listing import Listing
 from app.jobs.store import JobStore
 
 
@@ -25,6 +26,7 @@ class State(TypedDict):
     inquiries: Inquiries
     doorbell: Doorbell
     api_keys: KeyRing
+    listing: Listing
 
 
 def _state(request: Request) -> State:

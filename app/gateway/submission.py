@@ -36,6 +36,16 @@ def _wait_of(prefer: str | None) -> float | None:
     return float(found.group(1)) if found else None
 
 
+def held_for(state: State, prefer: str | None) -> float:
+    """Seconds that an answer may be held."""
+    return min(_wait_of(prefer) or 0.0, state["settings"].max_wait_s)
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none."""
+    return secrets.randbits(63)
+
+
 async def card_of(state: State, name: str | None) -> ModelCard:
     """The card of the model asked for, or of the first one.
 
@@ -67,7 +77,7 @@ async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedReques
             f'bytes can\'t be had here. To draw its request anyway, add "model": "{card.name}".',
             field="from_image",
         )
-    request = resolve(asked, card, seed=secrets.randbits(63))
+    request = resolve(asked, card, seed=draw_seed())
     may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
     return request, result_key(request, card.digest) if may_be_cached else None
 

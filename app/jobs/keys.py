@@ -16,6 +16,8 @@ class Keys:
     | `{p}:job:ID` | hash | the record |
     | `{p}:job:ID:images` | hash | picture bytes by index |
     | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
+    | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
+    | `{p}:webhooks:watched` | sorted set | jobs whose end is to be told to a webhook |
     | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
     | `{p}:leases` | sorted set | running ids by the end of their lease |
@@ -46,6 +48,13 @@ class Keys:
 
     def known(self, job_id: str) -> str:
         return f"{self.prefix}:job:{job_id}:known"
+
+    def owned(self, owner: str) -> str:
+        return f"{self.prefix}:owner:{owner}:jobs"
+
+    @property
+    def watched(self) -> str:
+        return f"{self.prefix}:webhooks:watched"
 
     def queue(self, model: str, priority: Priority) -> str:
         return f"{self.prefix}:queue:{model}:{priority}"

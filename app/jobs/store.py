@@ -12,6 +12,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
+from app.jobs.answering import answering
 from app.jobs.keys import Keys
 from app.jobs.record import (
     ANONYMOUS,
@@ -33,7 +34,6 @@ from cynosure.errors import (
     JobExpired,
     JobNotFound,
     QueueFull,
-    StoreUnavailable,
 )
 from cynosure.resolving import result_key
 
@@ -57,15 +57,6 @@ def _known_ttl(settings: StoreSettings) -> int:
     return settings.unfinished_ttl_s + settings.result_ttl_s + settings.tombstone_ttl_s
 
 
-@asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        detail = "The job store does not answer; try again, with an Idempotency-Key."
-        raise StoreUnavailable(detail, retry_after_s=2) from error
-
-
 class JobStore:
     """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
 
@@ -73,7 +64,9 @@ class JobStore:
         self._client = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
-        self._accept, self._cancel = (client.register_script(_SCRIPTS[name]) for name in ("accept", "cancel"))
+        self._accept, self._cancel, self._index = (
+            client.register_script(_SCRIPTS[name]) for name in ("accept", "cancel", "index")
+        )
 
     @classmethod
     @asynccontextmanager
@@ -85,7 +78,7 @@ class JobStore:
             await client.aclose()
 
     async def ping(self) -> None:
-        async with _answering():
+        async with answering():
             await self._client.ping()
 
     async def accept(
@@ -111,8 +104,8 @@ class JobStore:
         keys, settings = self._keys, self._settings
         idempotency = keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id)
         queues = [keys.queue(request.model, priority) for priority in PRIORITIES]
-        async with _answering():
-            answer, detail = await self._accept(
+        async with answering(), self._client.pipeline() as pipe:
+            await self._accept(
                 keys=[
                     keys.job(job_id),
                     keys.known(job_id),
@@ -134,7 +127,18 @@ class JobStore:
                     keys.job(""),
                     owner,
                 ],
+                client=pipe,
             )
+            await self._index(
+                keys=[keys.job(job_id), keys.owned(owner), keys.watched],
+                args=[
+                    job_id,
+                    settings.unfinished_ttl_s + settings.result_ttl_s,
+                    int(request.webhook_url is not None),
+                ],
+                client=pipe,
+            )
+            (answer, detail), _ = await pipe.execute()
             if settings.durability == "fsync":
                 await self._client.waitaof(1, 0, 1000)
         match answer:
@@ -153,7 +157,7 @@ class JobStore:
             JobExpired: it is kept no longer.
             JobNotFound: there never was one, or it is another's: a stranger can't tell which.
         """
-        async with _answering():
+        async with answering():
             fields: Any = await self._client.hgetall(self._keys.job(job_id))
             if fields:
                 record = decode_record(job_id, fields)
@@ -170,7 +174,7 @@ class JobStore:
         if record.status is not JobStatus.QUEUED:
             return None
         model, priority = record.request.model, record.request.priority
-        async with _answering(), self._client.pipeline(transaction=False) as pipe:
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
             for ahead in PRIORITIES[: PRIORITIES.index(priority)]:
                 pipe.zcard(self._keys.queue(model, ahead))
             pipe.zrank(self._keys.queue(model, priority), record.id)
@@ -179,7 +183,7 @@ class JobStore:
 
     async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
         """The job's events after the one with that id ("0" for all), oldest first, as far as they are kept."""
-        async with _answering():
+        async with answering():
             entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
         return [
             Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
@@ -221,7 +225,7 @@ class JobStore:
         """
         record = await self.get(job_id, viewer)
         keys, settings = self._keys, self._settings
-        async with _answering():
+        async with answering():
             await self._cancel(
                 keys=[
                     keys.job(job_id),
@@ -236,7 +240,7 @@ class JobStore:
 
     async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
         """The picture, or `None` where there is none for `viewer`. Both are read in one round trip."""
-        async with _answering(), self._client.pipeline(transaction=False) as pipe:
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.hget(self._keys.job(job_id), "owner")
             pipe.hget(self._keys.images(job_id), name)
             owner, png = await pipe.execute()

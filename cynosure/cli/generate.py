@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest, GuidanceMode, Job
+from cynosure.contract import GenerateRequest, GuidanceMode, Job, Preview, Progress
 from cynosure.errors import CynosureError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -40,21 +41,25 @@ def refusing() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def progress_bar() -> Progress:
+def progress_bar() -> Bar:
     """What every command that waits for a job shows."""
-    return Progress(
+    return Bar(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()
     )
 
 
-def wait_showing(client: Client, job: Job, progress: Progress) -> Job:
+def wait_showing(client: Client, job: Job, progress: Bar) -> Job:
     """Wait for the job, moving the bar."""
     bar = progress.add_task("queued", total=1.0)
 
-    def show(now: Job) -> None:
-        progress.update(bar, completed=now.progress, description=str(now.status))
+    def show(event: Job | Progress | Preview) -> None:
+        if isinstance(event, Job):
+            place = f", {event.queue_position} before it" if event.queue_position else ""
+            progress.update(bar, completed=event.progress, description=f"{event.status}{place}")
+        elif isinstance(event, Progress):
+            progress.update(bar, completed=event.step / event.steps, description="running")
 
-    return client.wait(job.id, on_progress=show)
+    return client.wait(job.id, on_event=show)
 
 
 def _encoded(path: Path | None) -> str | None:

@@ -1,26 +1,96 @@
-"""GET and DELETE /jobs/{id}."""
+"""GET /jobs, GET and DELETE /jobs/{id}, POST /jobs/{id}/retry and /vary."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
 
 from app.gateway.auth import Reader, Submitter
-from app.gateway.shaping import job_of
+from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
-from cynosure.contract import Job, Problem
+from app.gateway.submission import answer, card_of, draw_seed, enqueue, held_for, wait_for
+from cynosure.contract import Job, JobList, JobStatus, Problem, VaryRequest
+from cynosure.errors import JobUnfinished
+from cynosure.resolving import varied
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 410: {"model": Problem}}
+_MAKES: dict[int | str, dict[str, Any]] = {
+    **_MISSING,
+    200: {"model": Job},
+    409: {"model": Problem},
+    422: {"model": Problem},
+    503: {"model": Problem},
+}
+Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
+IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 
-@router.get("/{job_id}", summary="A job's status")
-async def get_job(job_id: str, state: StateDep, caller: Reader) -> Job:
-    """The job as it is now."""
-    record = await state["store"].get(job_id, caller.sees)
+@router.get("", summary="One's own jobs", responses={422: {"model": Problem}})
+async def list_jobs(
+    state: StateDep,
+    caller: Reader,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page, at most.")] = 20,
+) -> JobList:
+    """The jobs that this API key posted, newest first, as long as they are kept.
+
+    A page may be shorter than `limit` where jobs of the status are rare; the end is where `next_cursor` is null.
+    """
+    page = await state["listing"].page(caller.owner, status=status, cursor=cursor, limit=limit)
+    jobs = [summary_of(record, await state["store"].queue_position(record)) for record in page.records]
+    return JobList(jobs=tuple(jobs), next_cursor=page.next_cursor)
+
+
+@router.get("/{job_id}", summary="A job's status", responses=_MISSING)
+async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer = None) -> Job:
+    """The job as it is now, or, with `Prefer: wait=SECONDS`, once it is done or the time is up."""
+    record = await wait_for(state, caller, job_id, held_for(state, prefer))
     return job_of(record, await state["store"].queue_position(record))
 
 
-@router.delete("/{job_id}", summary="Cancel a job")
+@router.delete("/{job_id}", summary="Cancel a job", responses=_MISSING)
 async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
     """Cancel the job; a finished one stays as it is. A running job's rows are free within a heartbeat."""
     record = await state["store"].cancel(job_id, caller.sees)
     return job_of(record, None)
+
+
+@router.post(
+    "/{job_id}/retry", status_code=202, response_model=Job, summary="Post a job's request again", responses=_MAKES
+)
+async def retry_job(
+    job_id: str,
+    state: StateDep,
+    caller: Submitter,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """A new job with the request of one that has ended, seed and all: for a job that failed or was cancelled."""
+    record = await state["store"].get(job_id, caller.sees)
+    if not record.status.is_final:
+        raise JobUnfinished(f"Job '{job_id}' is {record.status}: wait for it, or cancel it first.")
+    await card_of(state, record.request.model)
+    made = await enqueue(state, caller, record.request, record.request, idempotency_key, None)
+    return await answer(state, caller, made, prefer)
+
+
+@router.post(
+    "/{job_id}/vary", status_code=202, response_model=Job, summary="The same request, new seeds", responses=_MAKES
+)
+async def vary_job(
+    job_id: str,
+    state: StateDep,
+    caller: Submitter,
+    changes: VaryRequest = VaryRequest(),  # noqa: B008  frozen
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """A new job with the same request and another seed (a sweep: other seeds), whatever state the job is in."""
+    record = await state["store"].get(job_id, caller.sees)
+    await card_of(state, record.request.model)
+    request = varied(record.request, changes, draw_seed)
+    made = await enqueue(state, caller, request, changes, idempotency_key, None)
+    return await answer(state, caller, made, prefer)

@@ -1,0 +1,283 @@
+"""What the clients send and how they read the answers: pure, and shared by `Client` and `AsyncClient`."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import httpx
+from PIL import Image
+from pydantic import BaseModel
+
+from cynosure.contract import (
+    Batch,
+    BatchResult,
+    GenerateRequest,
+    Job,
+    JobList,
+    JobStatus,
+    ModelCard,
+    ModelList,
+    OutputFormat,
+    Plan,
+    Problem,
+    SweepRequest,
+)
+from cynosure.errors import CynosureError, JobCancelled, JobFailed, Unreachable, error_of
+
+Result = TypeVar("Result")
+LONG_POLL_S = 20
+"""Seconds that one look at a job may be held until it is done: below what proxies commonly allow (30 s or more)."""
+RESULTS_PAGE = 500
+"""Lines of a batch that are fetched at a time."""
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """One exchange: what is sent, and the reader of its answer. Each may be sent twice without harm."""
+
+    method: str
+    path: str
+    parse: Any  # Callable[[httpx.Response], Result]; a frozen dataclass would bind it as a method
+    json: Any = None
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    held_s: float = 0.0
+
+    def arguments(self, timeout_s: float) -> dict[str, Any]:
+        """Keyword arguments of httpx's `request`."""
+        given: dict[str, Any] = {"headers": dict(self.headers), "timeout": timeout_s + self.held_s}
+        if self.params:
+            given["params"] = {key: value for key, value in self.params.items() if value is not None}
+        if self.json is not None:
+            given["json"] = self.json
+        if self.content is not None:
+            given["content"] = self.content
+        return given
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a call that failed is sent again: after what the server says in `Retry-After`, else ever later.
+
+    Attributes:
+        times: tries after the first one.
+        first_s: pause before the first of them; each further one is twice as long.
+        longest_s: a server that asks for more patience than this is taken at its word: the error is raised.
+    """
+
+    times: int = 4
+    first_s: float = 0.25
+    longest_s: float = 60.0
+
+    def pause(self, failures: int, retry_after_s: float | None = None) -> float | None:
+        """Seconds until the next try after so many failures, or `None` where there is none."""
+        if failures > self.times:
+            return None
+        pause = self.first_s * 2 ** (failures - 1) if retry_after_s is None else retry_after_s
+        return pause if pause <= self.longest_s else None
+
+    def pause_after(self, failures: int, response: httpx.Response) -> float | None:
+        """As `pause`, for an answer; `None` for one that another try would not mend."""
+        if response.status_code not in _TRY_AGAIN:
+            return None
+        told = response.headers.get("retry-after", "")
+        return self.pause(failures, float(told) if told.isdecimal() else None)
+
+
+def unreachable(url: str, error: Exception) -> Unreachable:
+    """No server answered."""
+    return Unreachable(f"No answer from {url}: {error or type(error).__name__}. Is `cynosure up` running?")
+
+
+def error_in(response: httpx.Response) -> CynosureError:
+    """The error that an answer tells of."""
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
+    problem = Problem.model_validate_json(response.content)
+    error = error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
+    told = response.headers.get("retry-after", "")
+    error.retry_after_s = int(told) if told.isdecimal() else None
+    return error
+
+
+def _body(request: BaseModel) -> Any:
+    return request.model_dump(mode="json", exclude_unset=True)
+
+
+def _keyed(key: str | None, **more: str) -> dict[str, str]:
+    """Headers of a post that makes something: the key makes a second sending harmless."""
+    return {"Idempotency-Key": key or secrets.token_urlsafe(16), **more}
+
+
+def _job(response: httpx.Response) -> Job:
+    return Job.model_validate_json(response.content)
+
+
+def _batch(response: httpx.Response) -> Batch:
+    return Batch.model_validate_json(response.content)
+
+
+def models() -> Call[tuple[ModelCard, ...]]:
+    """What can be asked."""
+    return Call("GET", "/models", lambda response: ModelList.model_validate_json(response.content).models)
+
+
+def submit(request: GenerateRequest, key: str | None = None, *, wait_s: int = 0) -> Call[Job]:
+    """Post a job; with `wait_s` the answer is held until it is done."""
+    headers = _keyed(key, Prefer=f"wait={wait_s}") if wait_s else _keyed(key)
+    return Call("POST", "/generate", _job, json=_body(request), headers=headers, held_s=wait_s)
+
+
+def submit_sweep(request: SweepRequest, key: str | None = None) -> Call[Job]:
+    """Post a grid of pictures as one job."""
+    return Call("POST", "/sweeps", _job, json=_body(request), headers=_keyed(key))
+
+
+def plan(request: GenerateRequest) -> Call[Plan]:
+    """What a request would take."""
+    return Call("POST", "/plan", lambda response: Plan.model_validate_json(response.content), json=_body(request))
+
+
+def job(job_id: str, *, wait_s: int = 0) -> Call[Job]:
+    """A job; with `wait_s` the answer is held until it is done."""
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    return Call("GET", f"/jobs/{job_id}", _job, headers=headers, held_s=wait_s)
+
+
+def jobs(status: JobStatus | None, cursor: str | None, limit: int) -> Call[JobList]:
+    """A page of one's own jobs."""
+    params = {"status": status, "cursor": cursor, "limit": limit}
+    return Call("GET", "/jobs", lambda response: JobList.model_validate_json(response.content), params=params)
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Cancel a job."""
+    return Call("DELETE", f"/jobs/{job_id}", _job)
+
+
+def retry(job_id: str) -> Call[Job]:
+    """Post a job's request again."""
+    return Call("POST", f"/jobs/{job_id}/retry", _job, headers=_keyed(None))
+
+
+def vary(job_id: str, num_images: int | None = None) -> Call[Job]:
+    """Post a job's request again with another seed."""
+    body = {} if num_images is None else {"num_images": num_images}
+    return Call("POST", f"/jobs/{job_id}/vary", _job, json=body, headers=_keyed(None))
+
+
+def image(job_id: str, index: int, to: OutputFormat = OutputFormat.PNG) -> Call[bytes]:
+    """The file of a picture."""
+    return Call("GET", f"/jobs/{job_id}/images/{index}.{to}", lambda response: response.content)
+
+
+def sheet(job_id: str) -> Call[bytes]:
+    """A sweep's contact sheet."""
+    return Call("GET", f"/jobs/{job_id}/sheet.png", lambda response: response.content)
+
+
+def ndjson(requests: Iterable[GenerateRequest | Mapping[str, Any]]) -> bytes:
+    """One request a line."""
+    lines = (request if isinstance(request, Mapping) else _body(request) for request in requests)
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def submit_batch(lines: bytes, key: str | None = None) -> Call[Batch]:
+    """Post a batch, a request a line."""
+    headers = _keyed(key, **{"Content-Type": "application/x-ndjson"})
+    return Call("POST", "/batches", _batch, content=lines, headers=headers, held_s=60.0)
+
+
+def batch(batch_id: str) -> Call[Batch]:
+    """A batch's counts."""
+    return Call("GET", f"/batches/{batch_id}", _batch)
+
+
+def cancel_batch(batch_id: str) -> Call[Batch]:
+    """Cancel what of a batch is not finished."""
+    return Call("DELETE", f"/batches/{batch_id}", _batch)
+
+
+def batch_results(batch_id: str, first_line: int) -> Call[list[BatchResult]]:
+    """A page of what became of the lines."""
+
+    def parse(response: httpx.Response) -> list[BatchResult]:
+        return [BatchResult.model_validate_json(line) for line in response.content.splitlines()]
+
+    params = {"first_line": first_line, "limit": RESULTS_PAGE}
+    return Call("GET", f"/batches/{batch_id}/results", parse, params=params)
+
+
+Flow = Generator[Call[Any], Any, Result]
+"""Calls, each answered before the next is asked for: run by either client."""
+
+
+def ended(found: Job) -> Job:
+    """The job if it has succeeded.
+
+    Raises:
+        JobFailed, JobCancelled: it ended otherwise.
+    """
+    if found.status is JobStatus.FAILED and found.error is not None:
+        raise JobFailed(found.error.message, job_code=found.error.code)
+    if found.status is JobStatus.CANCELLED:
+        raise JobCancelled(f"Job '{found.id}' was cancelled.")
+    return found
+
+
+def until_done(found: Job) -> Flow[Job]:
+    """Look until the job is done; each look is held by the server."""
+    while not found.status.is_final:
+        found = yield job(found.id, wait_s=LONG_POLL_S)
+    return ended(found)
+
+
+def drawn(request: GenerateRequest) -> Flow[list[Image.Image]]:
+    """Submit, wait, fetch."""
+    found = yield submit(request, wait_s=LONG_POLL_S)
+    done = yield from until_done(found)
+    return (yield from pictures_of(done))
+
+
+def pictures_of(done: Job) -> Flow[list[Image.Image]]:
+    """The job's pictures, in its own format, decoded."""
+    found = []
+    for info in done.images:
+        content = yield image(done.id, info.index, done.request.output_format)
+        found.append(decoded(content))
+    return found
+
+
+def decoded(content: bytes) -> Image.Image:
+    """A picture that holds no file open; its texts are in `info`."""
+    picture = Image.open(io.BytesIO(content))
+    picture.load()
+    return picture
+
+
+def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> GenerateRequest:
+    """The request, with `fields` put into it.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or out of range.
+    """
+    if request is None:
+        return GenerateRequest.model_validate(fields)
+    return GenerateRequest.model_validate({**request.model_dump(exclude_unset=True), **fields}) if fields else request
+
+
+def results_of(batch_id: str) -> Flow[list[BatchResult]]:
+    """All lines of a batch so far, page by page."""
+    found: list[BatchResult] = []
+    while True:
+        page = yield batch_results(batch_id, len(found) + 1)
+        found += page
+        if len(page) < RESULTS_PAGE:
+            return found

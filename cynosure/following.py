@@ -1,0 +1,50 @@
+"""What happens to a job, as the event stream tells it: read by both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from httpx_sse import ServerSentEvent
+
+from cynosure.contract import Job, Preview, Progress
+
+MAX_FAILURES = 8
+LONGEST_PAUSE_S = 5.0
+_EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
+    "status": Job,
+    "progress": Progress,
+    "preview": Preview,
+    "done": Job,
+}
+
+
+@dataclass
+class Follower:
+    """Where one follower is in a job's stream."""
+
+    job_id: str
+    seen: str = ""
+    failures: int = 0
+    is_done: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"/jobs/{self.job_id}/events"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With where to go on."""
+        return {"Last-Event-ID": self.seen} if self.seen else {}
+
+    def read(self, event: ServerSentEvent) -> Job | Progress | Preview | None:
+        """What an event says; `None` for a kind that this version doesn't know."""
+        self.seen, self.failures = event.id or self.seen, 0
+        self.is_done = event.event == "done"
+        kind = _EVENTS.get(event.event)
+        return None if kind is None else kind.model_validate_json(event.data)
+
+    def pause_after_failure(self) -> float | None:
+        """Seconds until the connection is opened again where it was, or `None` where it has failed too often."""
+        self.failures += 1
+        return None if self.failures >= MAX_FAILURES else min(LONGEST_PAUSE_S, 0.2 * 2**self.failures)

@@ -1,0 +1,80 @@
+"""One's own jobs: listed, made again, varied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.jobs.store import WorkerStore
+from cynosure import Client, JobStatus, SweepRequest
+from cynosure.errors import InvalidRequest, JobUnfinished
+from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
+
+
+def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: Callable[..., TestClient]) -> None:
+    gateway = open_gateway()
+    ids = [gateway.post("/generate", json={"class_label": 1, "seed": n}).json()["id"] for n in range(7)]
+    for cancelled in ids[::3]:
+        gateway.delete(f"/jobs/{cancelled}")
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor:
+        page = gateway.get("/jobs", params={"limit": 3} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [job["id"] for job in page["jobs"]]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert sorted(seen) == sorted(ids)
+    created = [gateway.get(f"/jobs/{job_id}").json()["created_at"] for job_id in seen]
+    assert created == sorted(created, reverse=True)
+    found = gateway.get("/jobs", params={"status": "cancelled"}).json()["jobs"]
+    assert {job["id"] for job in found} == set(ids[::3])
+    assert gateway.get("/jobs", params={"cursor": "nonsense"}).status_code == 422
+
+
+def test_a_listing_leaves_out_what_may_be_megabytes_and_what_is_no_longer_kept(
+    open_gateway: Callable[..., TestClient], worker_store: WorkerStore
+) -> None:
+    gateway = open_gateway()
+    kept, lost = (gateway.post("/generate", json={"class_label": 1}).json()["id"] for _ in range(2))
+    worker_store._client.delete(worker_store._keys.job(lost))
+    assert [job["id"] for job in gateway.get("/jobs").json()["jobs"]] == [kept]
+    assert worker_store._client.zcard(worker_store._keys.owned("anonymous")) == 1
+
+
+def test_a_retry_is_the_same_request_and_waits_for_the_first_to_end(server_url: str) -> None:
+    with Client(server_url) as client:
+        job = client.submit(class_label="bag", steps=1000, num_images=8, seed=4)
+        with pytest.raises(JobUnfinished):
+            client.retry(job.id)
+        client.cancel(job.id)
+        again = client.retry(job.id)
+        assert (again.id != job.id, again.request) == (True, job.request)
+        assert client.cancel(again.id).status is JobStatus.CANCELLED
+
+
+def test_a_variation_differs_in_its_seed_alone(server_url: str) -> None:
+    with Client(server_url) as client:
+        job = client.wait(client.submit(class_label="bag", steps=4, num_images=2).id)
+        other = client.wait(client.vary(job.id, num_images=1).id)
+        assert other.request.model_copy(update={"seed": job.request.seed, "num_images": 2}) == job.request
+        assert other.images[0].sha256 != job.images[0].sha256
+        sweep = client.submit_sweep(SweepRequest(class_labels=(1, 2), seeds=(1, 2, 3)))
+        varied = client.vary(sweep.id).request.sweep
+        assert varied is not None
+        assert len(set(varied.seeds) - {1, 2, 3}) == 3
+        with pytest.raises(InvalidRequest):
+            client.vary(sweep.id, num_images=2)
+
+
+def test_a_stranger_sees_none_of_it(
+    open_gateway: Callable[..., TestClient],
+    make_key: Callable[..., str],  # noqa: F811
+) -> None:
+    gateway = open_gateway(auth="required")
+    mine, other = bearer(make_key()), bearer(make_key())
+    job_id = gateway.post("/generate", json={"class_label": 1}, headers=mine).json()["id"]
+    gateway.delete(f"/jobs/{job_id}", headers=mine)
+    assert [job["id"] for job in gateway.get("/jobs", headers=mine).json()["jobs"]] == [job_id]
+    assert gateway.get("/jobs", headers=other).json()["jobs"] == []
+    for action in ("retry", "vary"):
+        assert gateway.post(f"/jobs/{job_id}/{action}", headers=other).status_code == 404

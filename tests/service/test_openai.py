@@ -1,0 +1,149 @@
+"""The official `openai` package, unchanged, against a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+
+from cynosure import Client, JobStatus
+
+SMALL = {"steps": 6, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def client(server_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server_url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def picture(b64_json: str | None) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(b64_json or "")))
+
+
+def test_models_are_listed_and_looked_up(client: openai.OpenAI) -> None:
+    assert "fashion" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("fashion").owned_by == "cynosure"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nope")
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_a_prompt_that_is_a_label_draws_it_in_every_format(client: openai.OpenAI, output_format: str) -> None:
+    answer = client.images.generate(
+        model="fashion",
+        prompt="Ankle Boot",
+        n=2,
+        size="28x28",
+        output_format=output_format,  # type: ignore[arg-type]
+        extra_body={**SMALL, "guidance_mode": "classifier_free", "guidance_scale": 4},
+    )
+    pictures = [picture(one.b64_json) for one in answer.data or ()]
+    assert [(one.format, one.size) for one in pictures] == [(output_format.upper(), (28, 28))] * 2
+    text = pictures[0].info.get("cynosure") or pictures[0].getexif()[0x010E]
+    assert json.loads(text)["request"]["guidance_scale"] == 4
+    assert (answer.size, answer.output_format) == ("28x28", output_format)
+
+
+def test_the_picture_is_the_one_that_generate_draws(client: openai.OpenAI, server_url: str) -> None:
+    answer = client.images.generate(model="fashion", prompt="bag", extra_body=SMALL)
+    body = {"class_label": "bag", **SMALL, "use_cache": False}
+    ours = httpx.post(f"{server_url}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    assert base64.b64decode((answer.data or [])[0].b64_json or "") == ours.content
+
+
+def test_an_address_leads_to_the_picture(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="coat", response_format="url", output_format="webp", extra_body=SMALL)
+    content = httpx.get((answer.data or [])[0].url or "").content
+    assert Image.open(io.BytesIO(content)).format == "WEBP"
+
+
+def test_a_stream_has_partial_pictures_and_then_the_whole(client: openai.OpenAI) -> None:
+    body = {"steps": 40, "seed": 5, "use_cache": False}
+    stream = client.images.generate(prompt="sneaker", stream=True, partial_images=3, extra_body=body)
+    *partial, last = list(stream)
+    assert [event.type for event in partial] == ["image_generation.partial_image"] * 3
+    assert [event.partial_image_index for event in partial] == [0, 1, 2]  # type: ignore[union-attr]
+    assert last.type == "image_generation.completed"
+    whole = client.images.generate(prompt="sneaker", extra_body=body)
+    assert last.b64_json == (whole.data or [])[0].b64_json
+
+
+def test_an_edit_keeps_what_the_mask_covers(client: openai.OpenAI) -> None:
+    start, mask = io.BytesIO(), io.BytesIO()
+    Image.new("L", (28, 28), 200).save(start, "PNG")
+    hole = Image.new("RGBA", (28, 28), (0, 0, 0, 255))
+    hole.paste((0, 0, 0, 0), (0, 0, 14, 28))
+    hole.save(mask, "PNG")
+    answer = client.images.edit(
+        image=("start.png", start.getvalue()),
+        mask=("mask.png", mask.getvalue()),
+        prompt="bag",
+        extra_body=SMALL,
+    )
+    drawn = picture((answer.data or [])[0].b64_json).convert("L")
+    kept = drawn.crop((15, 0, 28, 28)).getextrema()
+    assert 195 <= kept[0] <= kept[1] <= 205  # type: ignore[operator]
+    assert drawn.crop((0, 0, 14, 28)).getextrema() != kept
+    *_, last = client.images.edit(
+        image=("start.png", start.getvalue()), prompt="bag", stream=True, extra_body={**SMALL, "strength": 0.5}
+    )
+    assert last.type == "image_edit.completed"
+
+
+def test_errors_are_those_that_clients_know(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.images.generate(prompt="a corgi in space")
+    assert (refusal.value.param, refusal.value.code) == ("prompt", "unknown_label")
+    assert "sneaker" in refusal.value.message
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.images.generate(prompt="bag", model="dall-e-3")
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as size:
+        client.images.generate(prompt="bag", size="1024x1024")
+    assert "28×28" in size.value.message
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.images.generate(prompt="bag", extra_body={"colour": "red"})
+    assert unknown.value.param == "colour"
+    with pytest.raises(openai.BadRequestError):
+        client.images.generate(prompt="bag", stream=True, extra_body={"steps": 100_000})
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=client.base_url, api_key="cyn_nonsense").models.list()
+
+
+def test_a_client_that_drops_the_connection_cancels_its_job(server_url: str) -> None:
+    async def leave() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="unused", max_retries=0) as client:
+            long = {"steps": 1000, "seed": 77, "use_cache": False}
+            stream = await client.images.generate(prompt="dress", n=8, stream=True, partial_images=1, extra_body=long)
+            async for _ in stream:
+                break
+            await stream.close()
+            whole = asyncio.create_task(client.images.generate(prompt="shirt", n=8, extra_body=long))
+            async with asyncio.timeout(60):
+                while "shirt" not in await labels():
+                    await asyncio.sleep(0.1)
+            whole.cancel()
+            async with asyncio.timeout(60):
+                while {"dress", "shirt"} & await labels():
+                    await asyncio.sleep(0.1)
+
+    async def labels() -> set[str]:
+        def look() -> set[str]:
+            with Client(server_url) as ours:
+                names = ours.models()[0].labels
+                found = [job for job in ours.jobs(limit=100).jobs if not job.status.is_final]
+                return {names[job.request.class_label] for job in found if job.request.class_label is not None}
+
+        return await asyncio.to_thread(look)
+
+    asyncio.run(leave())
+    with Client(server_url) as ours:
+        assert len(ours.jobs(status=JobStatus.CANCELLED, limit=100).jobs) >= 2

@@ -1,0 +1,147 @@
+"""The clients: their examples as they stand in the docstrings, and what they do when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+import cynosure
+from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries, async_client, client
+from cynosure.contract import JobStatus
+from cynosure.errors import InvalidRequest, JobCancelled, NoWorker, QueueFull, Unreachable
+
+
+@pytest.mark.parametrize("module", [client, async_client], ids=["sync", "async"])
+def test_the_examples_run(server_url: str, module: Any) -> None:
+    names = {"url": server_url, "Client": Client, "AsyncClient": AsyncClient}
+    outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert outcome.attempted > 3
+    assert outcome.failed == 0
+
+
+def test_all_that_is_exported_is_there() -> None:
+    assert sorted(cynosure.__all__) == cynosure.__all__
+    assert all(hasattr(cynosure, name) for name in cynosure.__all__)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(Client) == public(AsyncClient)
+
+
+def test_the_same_request_gives_the_same_picture_through_both(server_url: str) -> None:
+    request = GenerateRequest(class_label="bag", steps=5, seed=6, use_cache=False)
+
+    async def draw() -> list[bytes]:
+        async with AsyncClient(server_url) as asynchronous:
+            return [picture.tobytes() for picture in await asynchronous.generate(request)]
+
+    with Client(server_url) as synchronous:
+        assert [picture.tobytes() for picture in synchronous.generate(request)] == asyncio.run(draw())
+        assert synchronous.generate(request)[0].info["cynosure"]
+
+
+def test_a_batch_goes_on_past_what_fails(server_url: str) -> None:
+    asked: list[Any] = [{"class_label": "bag", "steps": 4}, {"class_label": "sneker"}, {"steps": 0}, {"steps": 4}]
+    with Client(server_url) as synchronous:
+        drawn = {one.index: one for one in synchronous.batch(asked, concurrency=2)}
+    assert [bool(drawn[index].pictures) for index in range(4)] == [True, False, False, True]
+    assert isinstance(drawn[1].error, InvalidRequest)
+    assert "steps" in str(drawn[2].error)
+
+
+def test_waiting_tells_what_happens_and_raises_how_it_ended(server_url: str) -> None:
+    with Client(server_url) as synchronous:
+        told: list[Any] = []
+        done = synchronous.wait(synchronous.submit(class_label=1, steps=30).id, on_event=told.append)
+        assert done.status is JobStatus.SUCCEEDED
+        assert isinstance(told[-1], Job)
+        assert all(isinstance(event, (Job, Progress)) for event in told)
+        job = synchronous.submit(class_label=1, steps=1000, num_images=8, use_cache=False)
+        threading.Timer(0.3, lambda: synchronous.cancel(job.id)).start()
+        with pytest.raises(JobCancelled):
+            synchronous.wait(job.id)
+
+
+@contextmanager
+def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives these answers in turn, and the idempotency keys that it was sent."""
+    given, keys = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            keys.append(self.headers.get("Idempotency-Key", ""))
+            status, body, headers = given.pop(0)
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", keys
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def problem(status: int, code: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+    body = f'{{"type": "", "title": "", "status": {status}, "detail": "no", "code": "{code}"}}'
+    return status, body, {"Content-Type": "application/problem+json", **headers}
+
+
+async def _submit_async(url: str, retries: Retries) -> Job:
+    async with AsyncClient(url, retries=retries) as asynchronous:
+        return await asynchronous.submit(class_label=1)
+
+
+def _submit(url: str, retries: Retries) -> Job:
+    with Client(url, retries=retries) as synchronous:
+        return synchronous.submit(class_label=1)
+
+
+SUBMITS: list[Callable[[str, Retries], Job]] = [
+    _submit,
+    lambda url, retries: asyncio.run(_submit_async(url, retries)),
+]
+
+
+@pytest.mark.parametrize("submit", SUBMITS, ids=["sync", "async"])
+def test_a_full_queue_is_tried_again_under_one_key_and_a_refusal_is_not(
+    server_url: str, submit: Callable[[str, Retries], Job]
+) -> None:
+    with Client(server_url) as ours:
+        accepted = ours.submit(class_label=1, steps=4).model_dump_json()
+    quick = Retries(first_s=0.01)
+    full = problem(429, "queue_full", **{"Retry-After": "0"})
+    with answering(full, problem(503, "no_worker"), (202, accepted, {})) as (url, keys):
+        assert submit(url, quick).request.class_label == 1
+        assert len(keys) == 3
+        assert len(set(keys)) == 1
+        assert keys[0]
+    with answering(problem(422, "invalid_request")) as (url, keys), pytest.raises(InvalidRequest):
+        submit(url, quick)
+    with answering(*[problem(503, "no_worker")] * 3) as (url, keys), pytest.raises(NoWorker):
+        submit(url, Retries(times=2, first_s=0.01))
+    with answering(problem(429, "queue_full", **{"Retry-After": "86400"})) as (url, _), pytest.raises(QueueFull) as far:
+        submit(url, quick)
+    assert far.value.retry_after_s == 86400
+    with pytest.raises(Unreachable):
+        submit("http://127.0.0.1:9", Retries(times=1, first_s=0.01))
