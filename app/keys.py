@@ -10,10 +10,11 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.jobs.allowance import Limits
 from app.jobs.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
 from app.jobs.settings import StoreSettings
 from cynosure.errors import StoreUnavailable
@@ -29,16 +30,22 @@ def _scopes(text: str) -> frozenset[Scope]:
         raise argparse.ArgumentTypeError(f"{error}; known: {', '.join(Scope)}") from None
 
 
-def _days(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 3650:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of days from 1 to 3650")
-    return int(text)
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not text.replace(".", "", 1).isdecimal() or not low <= float(text) <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low:g} to {high:g}")
+        return float(text)
+
+    return number
 
 
-def _hours(text: str) -> int:
-    if not text.isdecimal() or int(text) > 720:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of hours from 0 to 720")
-    return int(text)
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {low} to {high}")
+        return int(text)
+
+    return number
 
 
 def _name(text: str) -> str:
@@ -57,11 +64,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     create.add_argument(
         "--scopes", type=_scopes, default=frozenset({Scope.SUBMIT, Scope.READ}), help="of submit, read and admin"
     )
-    create.add_argument("--days", type=_days, default=365, help="after which it ends by itself (%(default)s)")
+    create.add_argument("--days", type=_whole(1, 3650), default=365, help="after which it ends by itself (%(default)s)")
+    create.add_argument(
+        "--requests-per-s", type=_between(0, 1e6), default=50.0, help="rate limit (%(default)s); 0 for none"
+    )
+    create.add_argument(
+        "--burst", type=_whole(1, 10**6), default=100, help="requests that may come at once (%(default)s)"
+    )
+    create.add_argument("--pictures-per-day", type=_whole(1, 10**12), help="quota of accepted pictures")
+    create.add_argument("--evaluations-per-day", type=_whole(1, 10**12), help="quota of accepted steps × pictures")
     commands.add_parser("list", parents=[where], help="list all keys, without their secrets")
     rotate = commands.add_parser("rotate", parents=[where], help="print a new token for a key; its jobs stay its own")
     rotate.add_argument("id")
-    rotate.add_argument("--overlap-hours", type=_hours, default=24, help="the old token goes on for (%(default)s)")
+    rotate.add_argument(
+        "--overlap-hours", type=_whole(0, 720), default=24, help="the old token goes on for (%(default)s)"
+    )
     revoke = commands.add_parser("revoke", parents=[where], help="end a key, within a second")
     revoke.add_argument("id")
     return parser.parse_args(arguments)
@@ -85,7 +102,13 @@ async def _run(arguments: argparse.Namespace) -> None:
     async with KeyRing.connect(_settings(arguments.data)) as ring:
         match arguments.command:
             case "create":
-                key, token = await ring.create(arguments.name, arguments.scopes, days=arguments.days)
+                limits = Limits(
+                    requests_per_s=arguments.requests_per_s or None,
+                    burst=arguments.burst,
+                    pictures_per_day=arguments.pictures_per_day,
+                    evaluations_per_day=arguments.evaluations_per_day,
+                )
+                key, token = await ring.create(arguments.name, arguments.scopes, days=arguments.days, limits=limits)
                 sys.stderr.write(f"Key {key.id}. Its token is shown this once:\n")
                 sys.stdout.write(f"{token}\n")
             case "list":

@@ -13,6 +13,7 @@ from app.gateway.limits import BodyLimit
 from app.gateway.routes import events, generate, health, images, jobs, models, openai, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
+from app.jobs.allowance import Allowance
 from app.jobs.api_keys import KeyRing
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
@@ -38,6 +39,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             Inquiries.connect(store_settings) as inquiries,
             KeyRing.connect(store_settings) as api_keys,
             Listing.connect(store_settings) as listing,
+            Allowance.connect(store_settings) as allowance,
         ):
             yield State(
                 settings=settings,
@@ -48,6 +50,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
                 doorbell=doorbell,
                 api_keys=api_keys,
                 listing=listing,
+                allowance=allowance,
             )
         doorbell.close()
 

@@ -20,6 +20,8 @@
     ├── JobFailed                 500  a waited-for picture could not be made; carries the job's own error
     ├── JobCancelled              409  a waited-for picture was cancelled
     ├── QueueFull                 429  too many jobs wait already
+    ├── RateLimited               429  the API key makes requests too fast
+    ├── QuotaExceeded             429  the API key's day has too little left
     ├── NoWorker                  503  no worker is up to serve the request
     ├── StoreUnavailable          503  the job store does not answer
     └── Unreachable               503  raised by the client alone: no server answers at the address
@@ -202,6 +204,18 @@ class QueueFull(CynosureError):
     """Too many jobs wait already."""
 
     code, status, title = "queue_full", 429, "Queue full"
+
+
+class RateLimited(CynosureError):
+    """The API key makes requests faster than it may."""
+
+    code, status, title = "rate_limited", 429, "Too many requests"
+
+
+class QuotaExceeded(CynosureError):
+    """The API key's day has less left than the request takes."""
+
+    code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
 
 class NoWorker(CynosureError):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.problems import OPENAI_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
@@ -51,15 +51,24 @@ class Door:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            try:
-                scope[_CALLER] = await _identify(
-                    scope["state"], Headers(scope=scope).get("authorization"), scope["path"]
-                )
-            except CynosureError as error:
-                await from_error(error, scope["path"])(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self.app(scope, receive, send)
+            return
+        state: State = scope["state"]
+        try:
+            known = await _identify(state, Headers(scope=scope).get("authorization"), scope["path"])
+            taken = await state["allowance"].take(known.owner, known.limits)
+        except CynosureError as error:
+            await from_error(error, scope["path"])(scope, receive, send)
+            return
+
+        async def telling(message: Message) -> None:
+            if taken is not None and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(taken.headers)
+            await send(message)
+
+        scope[_CALLER] = known
+        await self.app(scope, receive, telling)
 
 
 async def _identify(state: State, authorization: str | None, path: str) -> Caller:
@@ -73,7 +82,7 @@ async def _identify(state: State, authorization: str | None, path: str) -> Calle
         if scheme.lower() != "bearer":
             raise Unauthenticated("Authorization must be: Bearer cyn_…")
         key = await state["api_keys"].verify(token.strip())
-        return Caller(key.id, key.scopes)
+        return Caller(key.id, key.scopes, key.limits)
     if asked:
         raise Unauthenticated("This server asks for an API key: send Authorization: Bearer cyn_…")
     return NOBODY

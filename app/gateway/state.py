@@ -7,6 +7,7 @@ from typing import Annotated, TypedDict, cast
 from fastapi import Depends, Request
 
 from app.gateway.settings import GatewaySettings
+from app.jobs.allowance import Allowance
 from app.jobs.api_keys import KeyRing
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
@@ -27,6 +28,7 @@ class State(TypedDict):
     doorbell: Doorbell
     api_keys: KeyRing
     listing: Listing
+    allowance: Allowance
 
 
 def _state(request: Request) -> State:

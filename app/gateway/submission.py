@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
+from app.jobs.allowance import UNLIMITED
 from app.jobs.api_keys import Caller
 from app.jobs.record import JobRecord, new_job_id
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard, OutputFormat, ResolvedRequest
@@ -91,15 +92,21 @@ async def enqueue(
     cached_as: str | None,
 ) -> str:
     """Accept a resolved request for `caller`, ring, and return the job's id; `asked` is what the client sent."""
-    accepted = await state["store"].accept(
-        new_job_id(),
-        request,
-        owner=caller.owner,
-        steps=request.steps * request.num_images,
-        idempotency_key=idempotency_key,
-        fingerprint=hashlib.sha256(asked.model_dump_json().encode()).hexdigest(),
-        cached_as=cached_as,
-    )
+    steps = request.steps * request.num_images
+    limits = caller.limits
+    if limits.has_quota and await state["store"].has_answer(caller.owner, idempotency_key, cached_as):
+        limits = UNLIMITED  # a used-up quota keeps nobody from what is paid for
+    async with state["allowance"].charged(caller.owner, limits, request.num_images, steps) as bill:
+        accepted = await state["store"].accept(
+            new_job_id(),
+            request,
+            owner=caller.owner,
+            steps=steps,
+            idempotency_key=idempotency_key,
+            fingerprint=hashlib.sha256(asked.model_dump_json().encode()).hexdigest(),
+            cached_as=cached_as,
+        )
+        bill.stands = accepted.waits  # what was accepted before, or drawn before, costs nothing
     if accepted.waits:
         try:
             await run_in_threadpool(state["doorbell"].ring, accepted.id, request.model, request.priority)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import redis
 import redis.asyncio
 
+from app.jobs.allowance import UNLIMITED, Limits
+from app.jobs.answering import answering
 from app.jobs.keys import Keys
 from app.jobs.record import ANONYMOUS, EVERYONE
 from app.jobs.settings import StoreSettings
-from cynosure.errors import StoreUnavailable, Unauthenticated
+from cynosure.errors import Unauthenticated
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _TOKEN = re.compile(r"cyn_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -52,6 +54,7 @@ class ApiKey:
     scopes: frozenset[Scope]
     created_ms: int
     expires_ms: int
+    limits: Limits
     revoked_ms: int | None = None
 
     @property
@@ -65,6 +68,7 @@ class Caller:
 
     owner: str
     scopes: frozenset[Scope]
+    limits: Limits = UNLIMITED
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -99,6 +103,7 @@ def _key_of(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:
         scopes=frozenset(Scope(scope) for scope in text["scopes"].split()),
         created_ms=int(text["created_ms"]),
         expires_ms=int(text["expires_ms"]),
+        limits=Limits(**json.loads(text["limits"])),
         revoked_ms=int(text["revoked_ms"]) if "revoked_ms" in text else None,
     )
 
@@ -157,15 +162,17 @@ class KeyRing:
     async def has_keys(self) -> bool:
         """Whether a key was ever made here, at most a second ago; once true, it stays so."""
         if not self._has_keys and time.monotonic() - self._looked_at >= _REMEMBERED_S:
-            async with _answering():
+            async with answering():
                 self._has_keys = bool(await self._client.exists(self._keys.api_keys))
             self._looked_at = time.monotonic()
         return self._has_keys
 
-    async def create(self, name: str, scopes: Iterable[Scope], *, days: int) -> tuple[ApiKey, str]:
+    async def create(
+        self, name: str, scopes: Iterable[Scope], *, days: int, limits: Limits = UNLIMITED
+    ) -> tuple[ApiKey, str]:
         """A new key, and its token, which nothing can show again."""
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-        async with _answering():
+        async with answering():
             await self._create(
                 keys=[self._keys.api_key(key_id), self._keys.api_keys],
                 args=[
@@ -175,6 +182,7 @@ class KeyRing:
                     _digest(secret),
                     days * 86_400,
                     _KEPT_AFTER_EXPIRY_S,
+                    json.dumps(asdict(limits)),
                 ],
             )
             fields: Any = await self._client.hgetall(self._keys.api_key(key_id))
@@ -182,7 +190,7 @@ class KeyRing:
 
     async def all(self) -> list[ApiKey]:
         """Every key, oldest first, the expired and revoked of the last month too."""
-        async with _answering():
+        async with answering():
             ids: list[Any] = list(await self._client.zrange(self._keys.api_keys, 0, -1))
             async with self._client.pipeline(transaction=False) as pipe:
                 for raw in ids:
@@ -198,7 +206,7 @@ class KeyRing:
             NoSuchKey: there is none of that id, or it is revoked.
         """
         secret = secrets.token_urlsafe(32)
-        async with _answering():
+        async with answering():
             answer = await self._rotate(keys=[self._keys.api_key(key_id)], args=[_digest(secret), overlap_s * 1000])
         if answer != b"rotated":
             raise NoSuchKey(f"Key '{key_id}' is {answer.decode()}.")
@@ -210,7 +218,7 @@ class KeyRing:
         Raises:
             NoSuchKey: there is none of that id.
         """
-        async with _answering():
+        async with answering():
             if await self._revoke(keys=[self._keys.api_key(key_id)]) != b"revoked":
                 raise NoSuchKey(f"No key '{key_id}'.")
 
@@ -219,7 +227,7 @@ class KeyRing:
         if remembered is not None and time.monotonic() - remembered.read_at < _REMEMBERED_S:
             return remembered
         read_at = time.monotonic()
-        async with _answering(), self._client.pipeline(transaction=False) as pipe:
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.api_key(key_id))
             pipe.time()
             fields, (seconds, microseconds) = await pipe.execute()
@@ -231,11 +239,3 @@ class KeyRing:
         self._remembered.move_to_end(key_id)
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
-
-
-@asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise StoreUnavailable("The job store does not answer; try again.", retry_after_s=2) from error

@@ -24,6 +24,8 @@ class Keys:
     | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint |
     | `{p}:result:OWNER:HASH` | string | id of a finished job that answers every request of that owner and hash |
     | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
+    | `{p}:bucket:OWNER` | hash | tokens of its rate limit |
+    | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted in that day |
     | `{p}:api-keys` | sorted set | ids of API keys by the time they are forgotten |
     | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
     | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
@@ -79,6 +81,12 @@ class Keys:
 
     def worker(self, name: str) -> str:
         return f"{self.prefix}:worker:{name}"
+
+    def bucket(self, owner: str) -> str:
+        return f"{self.prefix}:bucket:{owner}"
+
+    def used(self, owner: str, day: str, what: str) -> str:
+        return f"{self.prefix}:used:{owner}:{day}:{what}"
 
     @property
     def api_keys(self) -> str:

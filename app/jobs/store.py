@@ -150,6 +150,13 @@ class JobStore:
                 raise QueueFull(f"{int(detail)} jobs wait for '{request.model}' already.", retry_after_s=10)
         return Accepted(detail.decode(), waits=answer == b"accepted")
 
+    async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
+        """Whether `accept` would find an earlier job to answer with, or a conflict."""
+        names = [self._keys.idempotency(owner, idempotency_key)] if idempotency_key else []
+        names += [self._keys.result(owner, cached_as)] if cached_as else []
+        async with answering():
+            return bool(names) and bool(await self._client.exists(*names))
+
     async def get(self, job_id: str, viewer: str) -> JobRecord:
         """The record, for `viewer`: an owner, or `EVERYONE`.
 
