@@ -86,7 +86,7 @@ class Client:
     def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
         """Submit, wait, and fetch all pictures. Their texts (`picture.info`) hold the request.
 
-        >>> len(Client(url).generate(class_label="bag", scale=3, steps=4, num_images=2))
+        >>> len(client.generate(class_label="bag", scale=3, steps=4, num_images=2))
         2
 
         Raises:
@@ -100,7 +100,7 @@ class Client:
     ) -> Job:
         """Post a job and return at once.
 
-        >>> job = Client(url).submit(class_label="coat", steps=4, num_images=2)
+        >>> job = client.submit(class_label="coat", steps=4, num_images=2)
         >>> job.request.sampler
         'ddim'
         """
@@ -113,7 +113,7 @@ class Client:
     def plan(self, request: GenerateRequest | None = None, /, **fields: Any) -> Plan:
         """What the request would take; nothing is drawn.
 
-        >>> Client(url).plan(class_label="coat", scale=3, steps=10).rows.denoiser
+        >>> client.plan(class_label="coat", scale=3, steps=10).rows.denoiser
         20
         """
         return self._do(calls.plan(calls.request_of(request, fields)))
@@ -155,7 +155,6 @@ class Client:
 
         Ends with the job as it ended. A connection that breaks is opened again where it was.
 
-        >>> client = Client(url)
         >>> *_, last = client.stream(client.submit(class_label="bag", steps=4).id)
         >>> last.status.value
         'succeeded'
@@ -219,7 +218,12 @@ class Client:
     def submit_batch(
         self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Batch:
-        """Hand up to 10,000 requests to the server, which draws them as there is room."""
+        """Hand up to 10,000 requests to the server, which draws them as there is room.
+
+        >>> batch = client.submit_batch([{"class_label": n, "steps": 4} for n in range(3)])
+        >>> batch.counts.total
+        3
+        """
         return self._do(calls.submit_batch(calls.ndjson(requests), idempotency_key))
 
     def batch_status(self, batch_id: str) -> Batch:

@@ -561,4 +561,5 @@ class Problem(BaseModel):
     code: str = Field(description="Stable machine-readable name.")
     field: str | None = Field(None, description="The request field at fault.")
     errors: list[dict[str, Any]] | None = Field(None, description="All faults, where there are several.")
+    line: int | None = Field(None, description="The line of a batch at fault, from 1.")
     job_code: str | None = Field(None, description="The job's own error code, where a waited-for job failed.")

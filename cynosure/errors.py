@@ -14,6 +14,8 @@
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
+    ├── BatchNotFound             404
+    ├── BatchSuperseded           409  another upload of the same batch has taken over
     ├── IdempotencyConflict       409  the key was used before, with another request
     ├── JobUnfinished             409  the job has not ended, so it can't be made again
     ├── JobExpired                410  the job is finished and its result is no longer kept
@@ -45,6 +47,7 @@ class CynosureError(Exception):
         title: the problem's kind, the same at every occurrence.
         field: the request field at fault, where there is one.
         retry_after_s: seconds after which another try makes sense, where that is known.
+        line: of a batch, from 1, that is at fault.
     """
 
     code: ClassVar[str] = "internal"
@@ -56,6 +59,7 @@ class CynosureError(Exception):
         self.detail = detail
         self.field = field
         self.retry_after_s = retry_after_s
+        self.line: int | None = None
 
 
 class InvalidRequest(CynosureError):
@@ -164,6 +168,18 @@ class ImageNotFound(JobNotFound):
     """The job has no image of that index, or not yet."""
 
     code, title = "image_not_found", "Image not found"
+
+
+class BatchNotFound(CynosureError):
+    """No batch of that id was accepted here, or it is no longer kept."""
+
+    code, status, title = "batch_not_found", 404, "Batch not found"
+
+
+class BatchSuperseded(CynosureError):
+    """Another upload of the same batch has taken over."""
+
+    code, status, title = "batch_superseded", 409, "Batch superseded"
 
 
 class IdempotencyConflict(CynosureError):

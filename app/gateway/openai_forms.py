@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.gateway.openai_shapes import ImageParams
+from app.gateway.refusals import refusal_of
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
 from cynosure.pictures import opened
@@ -80,9 +81,7 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
     try:
         return ImageParams.model_validate(fields)
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = str(fault["loc"][0]) if fault["loc"] else "body"
-        raise InvalidRequest(f"{field}: {fault['msg']}.", field=field) from error
+        raise refusal_of(error, ImageParams.model_fields) from error
 
 
 def _value_of(field: str, text: str) -> Any:

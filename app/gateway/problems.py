@@ -52,6 +52,7 @@ def from_error(error: CynosureError, path: str) -> JSONResponse:
         title=error.title,
         detail=error.detail,
         field=error.field,
+        line=error.line,
         headers=_headers_of(error),
         job_code=error.job_code if isinstance(error, JobFailed) else None,
     )

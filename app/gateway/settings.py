@@ -19,4 +19,5 @@ class GatewaySettings(BaseSettings):
         description="Whether callers need an API key. auto: yes, but on a loopback address only once there is one.",
     )
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
+    max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

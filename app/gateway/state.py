@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from app.gateway.settings import GatewaySettings
 from app.jobs.allowance import Allowance
 from app.jobs.api_keys import KeyRing
+from app.jobs.batches import Batches
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
@@ -29,6 +30,7 @@ class State(TypedDict):
     api_keys: KeyRing
     listing: Listing
     allowance: Allowance
+    batches: Batches
 
 
 def _state(request: Request) -> State:

@@ -92,6 +92,27 @@ async def enqueue(
     cached_as: str | None,
 ) -> str:
     """Accept a resolved request for `caller`, ring, and return the job's id; `asked` is what the client sent."""
+    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    return await accept(
+        state,
+        caller,
+        request,
+        fingerprint=fingerprint,
+        idempotency_key=idempotency_key,
+        cached_as=cached_as,
+    )
+
+
+async def accept(
+    state: State,
+    caller: Caller,
+    request: ResolvedRequest,
+    *,
+    fingerprint: str,
+    idempotency_key: str | None,
+    cached_as: str | None,
+) -> str:
+    """Accept a resolved request for `caller`, count it, ring, and return the job's id."""
     steps = request.steps * request.num_images
     limits = caller.limits
     if limits.has_quota and await state["store"].has_answer(caller.owner, idempotency_key, cached_as):
@@ -103,7 +124,7 @@ async def enqueue(
             owner=caller.owner,
             steps=steps,
             idempotency_key=idempotency_key,
-            fingerprint=hashlib.sha256(asked.model_dump_json().encode()).hexdigest(),
+            fingerprint=fingerprint,
             cached_as=cached_as,
         )
         bill.stands = accepted.waits  # what was accepted before, or drawn before, costs nothing

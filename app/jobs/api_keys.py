@@ -159,6 +159,17 @@ class KeyRing:
         self._remember(key_id, known)
         return key
 
+    async def caller_of(self, owner: str) -> Caller | None:
+        """Who an owner is and what it may, for work that goes on without it; `None` where its key is valid no more."""
+        if owner == ANONYMOUS:
+            return NOBODY
+        known = await self._known(owner)
+        if not known.fields:
+            return None
+        key = _key_of(owner, known.fields)
+        is_valid = not key.is_revoked and key.expires_ms > known.server_ms
+        return Caller(key.id, key.scopes, key.limits) if is_valid else None
+
     async def has_keys(self) -> bool:
         """Whether a key was ever made here, at most a second ago; once true, it stays so."""
         if not self._has_keys and time.monotonic() - self._looked_at >= _REMEMBERED_S:

@@ -17,6 +17,13 @@ class Keys:
     | `{p}:job:ID:images` | hash | picture bytes by index |
     | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
+    | `{p}:batch:ID` | hash | a batch: owner, status, counts |
+    | `{p}:batch:ID:lines` | list | its requests, decided, in order |
+    | `{p}:batch:ID:jobs` | list | their jobs, as far as they have become any |
+    | `{p}:batch:ID:open` | set | those of the jobs that have not ended |
+    | `{p}:batch:ID:feeder` | string | lock |
+    | `{p}:batch-key:OWNER:KEY` | string | id of the batch that an idempotency key made |
+    | `{p}:batches` | sorted set | ids of batches that want feeding by time of acceptance |
     | `{p}:webhooks:watched` | sorted set | jobs whose end is to be told to a webhook |
     | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
@@ -53,6 +60,28 @@ class Keys:
 
     def owned(self, owner: str) -> str:
         return f"{self.prefix}:owner:{owner}:jobs"
+
+    def batch(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{batch_id}"
+
+    def batch_lines(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{batch_id}:lines"
+
+    def batch_jobs(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{batch_id}:jobs"
+
+    def batch_open(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{batch_id}:open"
+
+    def batch_lock(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{batch_id}:feeder"
+
+    def batch_key(self, owner: str, key: str) -> str:
+        return f"{self.prefix}:batch-key:{owner}:{key}"
+
+    @property
+    def batches(self) -> str:
+        return f"{self.prefix}:batches"
 
     @property
     def watched(self) -> str:

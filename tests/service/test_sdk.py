@@ -20,8 +20,9 @@ from cynosure.errors import InvalidRequest, JobCancelled, NoWorker, QueueFull, U
 
 @pytest.mark.parametrize("module", [client, async_client], ids=["sync", "async"])
 def test_the_examples_run(server_url: str, module: Any) -> None:
-    names = {"url": server_url, "Client": Client, "AsyncClient": AsyncClient}
-    outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    with Client(server_url) as opened:
+        names = {"url": server_url, "client": opened}
+        outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 3
     assert outcome.failed == 0
 
@@ -67,9 +68,11 @@ def test_waiting_tells_what_happens_and_raises_how_it_ended(server_url: str) -> 
         assert isinstance(told[-1], Job)
         assert all(isinstance(event, (Job, Progress)) for event in told)
         job = synchronous.submit(class_label=1, steps=1000, num_images=8, use_cache=False)
-        threading.Timer(0.3, lambda: synchronous.cancel(job.id)).start()
+        canceller = threading.Thread(target=lambda: synchronous.cancel(job.id))
+        canceller.start()
         with pytest.raises(JobCancelled):
             synchronous.wait(job.id)
+        canceller.join()
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""The requests in a batch's body, one after another, while it arrives: NDJSON or a JSON array."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ijson
+
+from cynosure.contract import MAX_BATCH_LINES
+from cynosure.errors import BodyTooLarge, CynosureError, MalformedBody
+
+
+def at_line(error: CynosureError, line: int) -> CynosureError:
+    """The error, with the line (from 1) that is at fault."""
+    error.line = line
+    error.detail = f"line {line}: {error.detail}"
+    return error
+
+
+async def objects_of(chunks: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[dict[str, Any]]:
+    """Every object of the body.
+
+    Raises:
+        MalformedBody: it is neither; names the line, which is the element's number in an array.
+        BodyTooLarge: a line, or the number of lines, is over the limit.
+    """
+    head, rest = await _first_of(chunks)
+    found = _array(head, rest) if head.lstrip()[:1] == b"[" else _lines(head, rest, max_line_bytes)
+    count = 0
+    async for value in found:
+        count += 1
+        if count > MAX_BATCH_LINES:
+            raise BodyTooLarge(f"A batch has at most {MAX_BATCH_LINES:,} requests.")
+        if not isinstance(value, dict):
+            raise at_line(MalformedBody("this is no JSON object."), count)
+        yield value
+
+
+async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """The body up to its first visible byte, and the rest."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if head.strip():
+            break
+    return head, chunks
+
+
+async def _array(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    found: Any = ijson.sendable_list()
+    parser = ijson.items_coro(found, "item", use_float=True)
+    count = 0
+    try:
+        parser.send(head)
+        async for chunk in _with_last(rest):
+            for value in found:
+                count += 1
+                yield value
+            del found[:]
+            parser.send(chunk)
+        parser.close()
+    except ijson.JSONError as error:
+        said = str(error).partition("\n")[0]
+        raise at_line(MalformedBody(f"the body is no JSON array: {said}."), count + len(found) + 1) from error
+    for value in found:
+        yield value
+
+
+async def _with_last(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        if chunk:  # an empty one ends ijson's parser
+            yield chunk
+
+
+async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[Any]:
+    buffer, number = bytearray(head), 0
+    more = True
+    while more:
+        end = buffer.find(b"\n")
+        while end < 0 and more:
+            searched = len(buffer)
+            if searched > max_line_bytes:
+                raise at_line(BodyTooLarge(f"over {max_line_bytes} bytes."), number + 1)
+            chunk = await anext(rest, None)
+            more = chunk is not None
+            buffer += chunk or b""
+            end = buffer.find(b"\n", searched)
+        line = bytes(buffer if end < 0 else buffer[:end])
+        del buffer[: len(buffer) if end < 0 else end + 1]
+        more = more or bool(buffer)
+        if line.strip():
+            number += 1
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise at_line(MalformedBody(f"this is not JSON: {error}."), number) from error

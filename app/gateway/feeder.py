@@ -1,0 +1,79 @@
+"""Feeding batches: their lines become jobs as there is room, so that one batch fills neither queue nor memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from app.gateway.state import State
+from app.gateway.submission import accept
+from app.jobs.api_keys import Scope
+from app.jobs.batches import BatchRecord
+from app.jobs.record import EVERYONE
+from cynosure.contract import BatchStatus
+from cynosure.errors import BatchNotFound, CynosureError, QueueFull, QuotaExceeded
+
+log = logging.getLogger(__name__)
+
+WINDOW = 256
+"""Jobs of one batch that are queued or running at a time: several times what a worker's engine holds at once."""
+LOOK_S = 0.5
+_LOCK_S = 30.0  # a window of jobs takes about a second to post
+
+
+class Feeder:
+    """One a gateway; a lock for each batch lets one of them feed it at a time."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def run(self) -> None:
+        """Feed until cancelled; what goes wrong is tried again at the next look."""
+        while True:
+            try:
+                for batch_id in await self._state["batches"].running():
+                    await self._tend(batch_id)
+            except CynosureError as error:
+                log.warning("batches wait: %s", error)
+            except Exception:
+                log.exception("feeding failed, trying again")
+            await asyncio.sleep(LOOK_S)
+
+    async def _tend(self, batch_id: str) -> None:
+        batches = self._state["batches"]
+        if not await batches.try_lock(batch_id, ttl_s=_LOCK_S):
+            return
+        try:
+            record = await batches.look(batch_id, EVERYONE)
+            if record.status is BatchStatus.RUNNING:
+                await self._feed(record)
+        except BatchNotFound:
+            await batches.forget(batch_id)
+        except (QueueFull, QuotaExceeded):
+            pass  # others have filled the queue, or the key's day is used up: there is room later
+        finally:
+            await batches.unlock(batch_id)
+
+    async def _feed(self, record: BatchRecord) -> None:
+        """Make jobs of the next lines. Each has an idempotency key, so that a line never becomes two."""
+        state, room = self._state, min(WINDOW - record.open, record.total - record.fed)
+        if room <= 0:
+            return
+        caller = await state["api_keys"].caller_of(record.owner)
+        if caller is None or not caller.may(Scope.SUBMIT):
+            log.info("batch %s is cancelled: its API key is no longer valid", record.id)
+            await state["batches"].cancel(record.id)
+            return
+        lines = await state["batches"].lines(record.id, record.fed, room)
+        for index, line in enumerate(lines, start=record.fed):
+            job_id = await accept(
+                state,
+                caller,
+                line.request,
+                fingerprint=line.digest,
+                idempotency_key=f"batch:{record.id}:{index}",
+                cached_as=line.cached_as,
+            )
+            if not await state["batches"].fed(record.id, index, job_id):
+                await state["store"].cancel(job_id, EVERYONE)
+                return

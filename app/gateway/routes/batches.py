@@ -1,0 +1,98 @@
+"""POST /batches, GET and DELETE /batches/{id}, its results and its pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from stream_zip import async_stream_zip
+
+from app.gateway.auth import Reader, Submitter
+from app.gateway.batch_results import batch_of, members_of, results_of
+from app.gateway.batch_upload import receive
+from app.gateway.state import StateDep
+from cynosure.contract import MAX_BATCH_LINES, Batch, Problem
+
+router = APIRouter(prefix="/batches", tags=["batches"])
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
+_LINE = {"$ref": "#/components/schemas/BatchLine"}
+_EXAMPLE = '{"class_label": "bag", "seed": 1, "custom_id": "first"}\n{"class_label": "coat", "seed": 2}\n'
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": _EXAMPLE},
+            "application/json": {"schema": {"type": "array", "items": _LINE, "maxItems": MAX_BATCH_LINES}},
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Draw thousands of pictures",
+    responses={status: {"model": Problem} for status in (400, 409, 413, 422, 503)},
+    openapi_extra=_BODY,
+)
+async def post_batch(
+    request: Request,
+    state: StateDep,
+    caller: Submitter,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Batch:
+    """Up to 10,000 requests as NDJSON or as a JSON array; each may have a `custom_id`, which the results repeat.
+
+    All lines are checked as they arrive, and an error names the line; only when all are good does the batch start. A
+    client that was cut off sends the same body under the same `Idempotency-Key`: the batch goes on where it was.
+    """
+    batch_id = await receive(state, caller, request.stream(), idempotency_key)
+    return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+@router.get("/{batch_id}", summary="A batch's counts", responses=_MISSING)
+async def get_batch(batch_id: str, state: StateDep, caller: Reader) -> Batch:
+    """How many of the batch's requests are in which state."""
+    return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+@router.get(
+    "/{batch_id}/results",
+    summary="What became of each line",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-ndjson": {}}}, **_MISSING, 422: {"model": Problem}},
+)
+async def get_results(
+    batch_id: str,
+    state: StateDep,
+    caller: Reader,
+    first_line: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES, description="From 1.")] = 1,
+    limit: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES)] = MAX_BATCH_LINES,
+) -> StreamingResponse:
+    """NDJSON, in the order of the lines, finished or not: status, job, pictures' addresses, error."""
+    record = await state["batches"].look(batch_id, caller.sees)
+    return StreamingResponse(results_of(state, record, first_line, limit), media_type="application/x-ndjson")
+
+
+@router.get(
+    "/{batch_id}/images.zip",
+    summary="A batch's pictures",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}}, **_MISSING},
+)
+async def get_images(batch_id: str, state: StateDep, caller: Reader) -> StreamingResponse:
+    """Every picture that there is by now, as `LINE-INDEX.FORMAT`, streamed."""
+    record = await state["batches"].look(batch_id, caller.sees)
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
+    members = async_stream_zip(members_of(state, record))
+    return StreamingResponse(members, media_type="application/zip", headers=headers)
+
+
+@router.delete("/{batch_id}", summary="Cancel a batch", responses=_MISSING)
+async def cancel_batch(batch_id: str, state: StateDep, caller: Submitter) -> Batch:
+    """Cancel what is not finished; what is finished stays."""
+    await state["batches"].look(batch_id, caller.sees)
+    for job_id in await state["batches"].cancel(batch_id):
+        await state["store"].cancel(job_id, caller.sees)
+    return batch_of(await state["batches"].look(batch_id, caller.sees))

@@ -1,0 +1,9 @@
+-- receiving | running → cancelled
+-- KEYS  1 batch  2 its jobs that have not ended  3 running batches
+-- ARGV  1 id
+-- returns the jobs that are to be cancelled
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'receiving' and status ~= 'running' then return {} end
+redis.call('HSET', KEYS[1], 'status', 'cancelled')
+redis.call('ZREM', KEYS[3], ARGV[1])
+return redis.call('SMEMBERS', KEYS[2])

@@ -1,0 +1,22 @@
+-- running → running | finished: count the jobs that have ended since the last look; each is counted once
+-- KEYS  1 batch  2 its jobs that have not ended  3 running batches
+-- ARGV  1 id  2 what a job's key starts with
+-- returns {the batch's fields and values, queued, running}
+local queued, running = 0, 0
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  local status = redis.call('HGET', ARGV[2] .. id, 'status') or 'expired'
+  if status == 'queued' then
+    queued = queued + 1
+  elseif status == 'running' then
+    running = running + 1
+  else
+    redis.call('HINCRBY', KEYS[1], status, 1)
+    redis.call('SREM', KEYS[2], id)
+  end
+end
+local found = redis.call('HMGET', KEYS[1], 'status', 'fed', 'total')
+if found[1] == 'running' and found[2] == found[3] and queued + running == 0 then
+  redis.call('HSET', KEYS[1], 'status', 'finished')
+  redis.call('ZREM', KEYS[3], ARGV[1])
+end
+return {redis.call('HGETALL', KEYS[1]), queued, running}

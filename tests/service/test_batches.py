@@ -1,0 +1,184 @@
+"""Batches: streamed in, checked line by line, resumed, drawn, fetched, cancelled."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from starlette.requests import ClientDisconnect
+
+from app.gateway import feeder
+from app.gateway.batch_upload import receive
+from app.gateway.settings import GatewaySettings
+from app.gateway.state import State
+from app.jobs.api_keys import NOBODY
+from app.jobs.batches import Batches
+from app.jobs.fleet import Fleet, FleetRegistry
+from app.jobs.settings import StoreSettings
+from cynosure import Client
+from cynosure.contract import BatchStatus, ModelCard
+from cynosure.errors import BatchSuperseded
+from tests.conftest import wait_until
+from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
+
+Open = Callable[..., TestClient]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def lines(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def simple(count: int) -> list[dict[str, Any]]:
+    return [{"class_label": n % 3, "seed": n, "custom_id": f"no {n}"} for n in range(count)]
+
+
+def post(gateway: TestClient, content: Any, **headers: str) -> httpx.Response:
+    return gateway.post("/batches", content=content, headers={**NDJSON, **headers})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "line"),
+    [
+        (lines({"class_label": 1}, {"class_label": "sneker"}), 422, "unknown_label", 2),
+        (lines({"class_label": 1}, {"class_label": 1, "colour": 1}), 422, "unknown_field", 2),
+        (lines({"class_label": 1}) + b"\n\n{nonsense\n", 400, "malformed_body", 2),
+        (lines({"class_label": 1}, [1]), 400, "malformed_body", 2),
+        (b'[{"class_label": 1}, {"steps": 0}]', 422, "invalid_request", 2),
+        (b'[{"class_label": 1}, {"steps": 1', 400, "malformed_body", 2),
+        (b"[]", 422, "invalid_request", None),
+        (b"", 422, "invalid_request", None),
+        (lines(*[{"steps": 1}] * 10_001), 413, "body_too_large", None),
+    ],
+    ids=["label", "field", "json", "array in a line", "value in an array", "cut array", "none", "empty", "too many"],
+)
+def test_a_refusal_names_the_line_and_nothing_is_drawn(
+    open_gateway: Open, body: bytes, status: int, code: str, line: int | None
+) -> None:
+    gateway = open_gateway()
+    answer = post(gateway, body, **{"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["code"], answer.json().get("line")) == (status, code, line), answer.text
+    assert gateway.get("/jobs").json()["jobs"] == []
+
+
+def test_a_corrected_body_under_the_same_key_goes_on(open_gateway: Open) -> None:
+    gateway = open_gateway()
+    good = simple(5)
+    key = {"Idempotency-Key": "again"}
+    assert post(gateway, lines(*good[:3], {"steps": 0}, good[4]), **key).status_code == 422
+    batch = post(gateway, lines(*good), **key).json()
+    assert (batch["counts"]["total"], batch["status"]) == (5, "running")
+    assert post(gateway, json.dumps(good), **key).json()["id"] == batch["id"]
+    for other in (lines(*good[:4]), lines(*good, good[0]), lines(*good[:4], {"class_label": 0})):
+        assert post(gateway, other, **key).json()["code"] == "idempotency_conflict"
+
+
+@pytest.mark.anyio
+async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had_arrived(
+    store_settings: StoreSettings, card: ModelCard
+) -> None:
+    FleetRegistry(store_settings).publish("worker", [card])
+    unseeded = [{"class_label": n % 3} for n in range(450)]
+
+    async def dying() -> AsyncIterator[bytes]:
+        yield lines(*unseeded[:200])
+        yield lines(*unseeded[200:300])
+        raise ClientDisconnect
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield lines(*unseeded)
+
+    async with Batches.connect(store_settings) as batches, Fleet.connect(store_settings) as fleet:
+        state = cast(State, {"batches": batches, "fleet": fleet, "settings": GatewaySettings()})
+        with pytest.raises(ClientDisconnect):
+            await receive(state, NOBODY, dying(), "k")
+        batch_id = await batches.open("new", NOBODY.owner, "look", "k")
+        assert (await batches.look(batch_id, NOBODY.owner)).status is BatchStatus.RECEIVING
+        staged = await batches.lines(batch_id, 0, 450)
+        assert len(staged) == 300
+        assert await receive(state, NOBODY, whole(), "k") == batch_id
+        after = await batches.lines(batch_id, 0, 450)
+        assert len(after) == 450
+        assert after[:300] == staged, "a seed that was drawn for a line stays"
+        assert (await batches.look(batch_id, NOBODY.owner)).status is BatchStatus.RUNNING
+        with pytest.raises(BatchSuperseded):
+            await batches.stage(batch_id, "look", 0, staged)
+
+
+def test_lines_become_jobs_as_there_is_room_each_once(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeder, "WINDOW", 4)
+    monkeypatch.setattr(feeder, "LOOK_S", 0.02)
+    gateway, other = open_gateway(), open_gateway()  # two gateways feed, and no line becomes two jobs
+    batch_id = post(gateway, lines(*simple(10))).json()["id"]
+
+    def counts() -> dict[str, int]:
+        return gateway.get(f"/batches/{batch_id}").json()["counts"]
+
+    ended = 0
+    while ended < 10:
+        room = min(4, 10 - ended)
+        wait_until(lambda room=room: counts()["queued"] == room, what="the window is full")  # type: ignore[misc]
+        assert counts()["waiting"] == max(0, 10 - ended - 4)
+        for job in gateway.get("/jobs", params={"status": "queued"}).json()["jobs"]:
+            gateway.delete(f"/jobs/{job['id']}")
+            ended += 1
+    wait_until(lambda: other.get(f"/batches/{batch_id}").json()["status"] == "finished", what="finished")
+    assert counts() == {**dict.fromkeys(counts(), 0), "total": 10, "cancelled": 10}
+    assert len(gateway.get("/jobs").json()["jobs"]) == 10
+    results = [json.loads(line) for line in gateway.get(f"/batches/{batch_id}/results").text.splitlines()]
+    assert [(one["line"], one["custom_id"], one["seed"]) for one in results] == [
+        (n + 1, f"no {n}", n) for n in range(10)
+    ]
+
+
+def test_a_cancelled_batch_leaves_nothing_waiting(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeder, "WINDOW", 3)
+    gateway = open_gateway()
+    batch_id = post(gateway, lines(*simple(8))).json()["id"]
+    path = f"/batches/{batch_id}"
+    wait_until(lambda: gateway.get(path).json()["counts"]["queued"] == 3, what="some are queued")
+    cancelled = gateway.delete(path).json()
+    assert (cancelled["status"], cancelled["counts"]["cancelled"]) == ("cancelled", 8)
+    assert gateway.get("/jobs", params={"status": "queued"}).json()["jobs"] == []
+    assert gateway.delete(path).json() == cancelled
+
+
+def test_a_stranger_sees_no_batch(open_gateway: Open, make_key: Callable[..., str]) -> None:  # noqa: F811
+    gateway = open_gateway(auth="required")
+    mine, other = bearer(make_key()), bearer(make_key())
+    path = f"/batches/{post(gateway, lines(*simple(2)), **mine).json()['id']}"
+    for method, tail in (("GET", ""), ("GET", "/results"), ("GET", "/images.zip"), ("DELETE", "")):
+        answer = gateway.request(method, path + tail, headers=other)
+        assert (answer.status_code, answer.json()["code"]) == (404, "batch_not_found")
+    assert gateway.get(path, headers=mine).json()["status"] == "running"
+
+
+def test_a_batch_is_drawn_and_comes_back_as_lines_and_as_a_zip(server_url: str) -> None:
+    asked = [{"class_label": n, "steps": 4, "seed": n, "num_images": 1 + n % 2} for n in range(6)]
+    asked[5] |= {"output_format": "webp", "custom_id": "the last"}
+    with Client(server_url) as client:
+        batch = client.submit_batch(asked)
+        wait_until(lambda: client.batch_status(batch.id).status is BatchStatus.FINISHED, what="the batch is drawn")
+        assert client.batch_status(batch.id).counts.succeeded == 6
+        results = client.batch_results(batch.id)
+        assert [len(one.images) for one in results] == [1, 2, 1, 2, 1, 2]
+        assert results[5].custom_id == "the last"
+        with zipfile.ZipFile(io.BytesIO(httpx.get(f"{server_url}/batches/{batch.id}/images.zip").content)) as files:
+            assert files.testzip() is None
+            assert len(files.namelist()) == 9
+            assert files.read("00004-01.png") == client.image(results[3].job_id or "", 1)
+            assert Image.open(io.BytesIO(files.read("00006-00.webp"))).format == "WEBP"
