@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +22,19 @@ from app.keys import URL_FILE
 
 MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 STOP_GRACE_S = 30.0
+HURRY_S = 5.0  # after a second signal
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # prctl(2)
 MAX_BACKOFF_S = 30.0
 STORE_START_S = 60.0  # a long append-only file is read first
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send this process a SIGTERM when its parent is gone, however that ended."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Child:
@@ -44,18 +57,21 @@ class Child:
             self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
         if self.process is None and time.monotonic() >= self.restart_at:
             # A session of its own: the terminal's Ctrl-C reaches the supervisor alone, which stops all in order.
-            self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
+            # And should the supervisor be killed, no child outlives it. It has one thread: preexec_fn is safe.
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, start_new_session=True, preexec_fn=_end_with_parent
+            )
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
-    def wait(self, until: float) -> None:
-        if self.process is None:
-            return
-        try:
-            self.process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
@@ -116,11 +132,23 @@ def _supervise(children: list[Child], url: str) -> None:
 
 
 def _stop(children: list[Child]) -> None:
+    """Stop in good order; a further signal is passed on, which makes workers hand back at once what they hold."""
     until = time.monotonic() + STOP_GRACE_S
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        nonlocal until
+        until = min(until, time.monotonic() + HURRY_S)
+        for child in children:
+            child.stop()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, hurry)
     for child in children:
         child.stop()
+    while any(child.is_running for child in children) and time.monotonic() < until:
+        time.sleep(0.05)
     for child in children:
-        child.wait(until)
+        child.kill()
 
 
 def main() -> None:
@@ -132,13 +160,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--models", default="fashion", help="packs to load, separated by commas")
     parser.add_argument("--insecure-no-auth", action="store_true", help="ask nobody for an API key, at any address")
+    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
     arguments = parser.parse_args()
     _refuse_taken_port(arguments.host, arguments.port)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+    if arguments.with_parent:
+        _end_with_parent()
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _on_signal)
 
     environment = dict(os.environ)
     stores: list[Child] = []
+    path = Path()
     if "REDIS_URL" not in environment:
         data: Path = arguments.data.resolve()
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -160,6 +193,8 @@ def main() -> None:
     finally:
         _stop([gateway, *workers])
         _stop(stores)  # last: what the workers hand back is written first
+        if stores and path.parent != arguments.data.resolve():
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

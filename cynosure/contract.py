@@ -61,7 +61,7 @@ class IntervalUnit(StrEnum):
 
 
 class Priority(StrEnum):
-    """Turn in the queue: every waiting `high` job starts before the first `normal` one."""
+    """Turn in the queue: `normal` waits like `high` that came a minute later, `low` like `high` two minutes later."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -402,6 +402,21 @@ class JobLinks(BaseModel):
     sheet: str | None = Field(None, description="All pictures of a sweep on one sheet.")
 
 
+class JobAttempt(BaseModel):
+    """One time that a worker took the job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str = Field(
+        description="running, succeeded, failed or cancelled; handed_back by a worker that stopped, lost with its "
+        "worker, or faulted: tried again, if attempts are left."
+    )
+    error: JobError | None = Field(None, description="Why, where it did not end in good order.")
+
+
 class Job(BaseModel):
     """A job as the API shows it."""
 
@@ -413,10 +428,15 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     queue_position: int | None = Field(None, description="Jobs that start before this one; null once it has started.")
+    eta_seconds: float | None = Field(
+        None, description="Until the job should be done, at the pace of the last minutes; null where that is not known."
+    )
+    not_before: datetime | None = Field(None, description="After a fault that may pass, when it is tried again.")
     progress: float = Field(ge=0, le=1)
     step: int = Field(description="Network evaluations done, over all pictures of the job.")
     steps: int = Field(description="Network evaluations to do, over all pictures of the job.")
     attempt: int = Field(description="How often a worker has taken the job.")
+    attempts: tuple[JobAttempt, ...] = Field((), description="Those times, as far as they are kept: the last ones.")
     request: ResolvedRequest
     images: tuple[ImageInfo, ...] = ()
     error: JobError | None = None

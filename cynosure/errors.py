@@ -26,6 +26,7 @@
     ├── QuotaExceeded             429  the API key's day has too little left
     ├── NoWorker                  503  no worker is up to serve the request
     ├── StoreUnavailable          503  the job store does not answer
+    │   └── StoreFull             503  the job store is at its memory limit
     └── Unreachable               503  raised by the client alone: no server answers at the address
 
 `code` is part of the API: it is written here, never derived from a class name, and never changes.
@@ -244,6 +245,12 @@ class StoreUnavailable(CynosureError):
     """The job store does not answer."""
 
     code, status, title = "store_unavailable", 503, "Job store unavailable"
+
+
+class StoreFull(StoreUnavailable):
+    """The job store is at its memory limit."""
+
+    code, title = "store_full", "Job store full"
 
 
 class Unreachable(CynosureError):

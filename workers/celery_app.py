@@ -1,4 +1,4 @@
-"""The Celery application: one task, whose argument is a job's id."""
+"""The Celery application: one task, whose argument is the model that has work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build_celery(settings: StoreSettings, host: EngineHost) -> Celery:
     celery.conf.task_queues = [Queue(queue_of(model)) for model in host.cards]
 
     @celery.task(name=RUN_JOB)
-    def run_job(job_id: str) -> None:
-        host.run(job_id)
+    def run_job(model: str) -> None:
+        host.run(model)
 
     return celery

@@ -1,4 +1,4 @@
-"""The engine's host: takes a job by its id, has it drawn, and writes what came of it."""
+"""The engine's host: takes jobs off the queue, has them drawn, and writes what came of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import logging
 import threading
 from collections.abc import Callable
 
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
 from app.jobs.doorbell import Doorbell
-from app.jobs.record import Claim, Finished, Verdict
-from app.jobs.store import WorkerStore
+from app.jobs.record import Claim, Finished, Outcome, Verdict
+from app.jobs.worker_store import WorkerStore
 from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
-from models.engine import DeadlineExceeded, Engine, EngineDied, SampleCancelled, SampleFailed
+from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
+from workers.claims import Claims
+from workers.insistence import Insistence
 from workers.leases import HeldJob, LeaseKeeper
 from workers.translate import card_of, png_of, sheet_of, specs_of
 
@@ -31,6 +36,7 @@ class EngineHost:
         doorbell: Doorbell,
         *,
         worker_name: str,
+        slots: int,
         heartbeat_s: float,
         job_timeout_s: float,
         on_beat: Callable[[], None],
@@ -38,57 +44,86 @@ class EngineHost:
         self._engine = engine
         self._store = store
         self._doorbell = doorbell
-        self._worker_name = worker_name
         self._job_timeout_s = job_timeout_s
-        self._draining = threading.Event()
+        self._over = threading.Event()
+        self._insistence = Insistence(patience_s=job_timeout_s)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=on_beat)
         self.cards: dict[str, ModelCard] = {name: card_of(pack, engine) for name, pack in engine.packs.items()}
+        self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
 
-    def run(self, job_id: str) -> None:
-        """Claim the job, draw it, finish it. A job that is not there to claim any more is nothing to do."""
-        claim = self._store.claim(job_id, self._worker_name)
-        if claim is None:
-            return
-        if self._draining.is_set():
-            self._hand_back(claim)
-            return
-        job = HeldJob(claim, [])
-        self.leases.hold(job)
+    def run(self, model: str) -> None:
+        """Answer a bell: work on the model's next job, and then on whatever waits, until nothing does."""
         try:
-            made = self._draw(job)
-            if claim.request.preview_every or claim.request.telemetry:
-                self.leases.report(job)
-            if not self._store.finish(claim, made):
-                log.warning("job %s: attempt %d finished too late; its pictures are dropped", job_id, claim.attempt)
-        except SampleCancelled:
-            if self._draining.is_set() and job.verdict is Verdict.OK:
-                self._hand_back(claim)
-        except EngineDied:
-            self._hand_back(claim)
-        except DeadlineExceeded as error:
-            self._store.fail(claim, JobError(code="deadline_exceeded", message=str(error)))
-        except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
-            self._store.fail(claim, JobError(code="invalid_request", message=str(error)))
-        except SampleFailed as error:
-            self._store.fail(claim, JobError(code="sampling_failed", message=str(error)))
-        except Exception as error:
-            log.exception("job %s failed", job_id)
-            self._store.fail(claim, JobError(code="internal", message=f"{type(error).__name__}: {error}"))
-        finally:
-            self.leases.let_go(job)
+            claim = self.claims.take(model)
+            while claim is not None:
+                try:
+                    self._work_on(claim)
+                finally:
+                    self.claims.let_go(claim)
+                claim = self.claims.take()
+        except (RedisError, OperationalError) as error:
+            log.warning("the store is away: %s; the reaper finds what is left undone", error)
+
+    def begin_drain(self) -> None:
+        """Take no more jobs, and give back at once those of which nothing is drawn yet."""
+        self.claims.stop_taking()
+        for job in self.leases.held():
+            if job.step == 0:
+                job.give_up(Verdict.OK)
 
     def hand_back_all(self) -> None:
         """Give every unfinished job back to the queue; their `run` calls return at once."""
-        self._draining.set()
+        self._over.set()
+        self.claims.stop_taking()
+        self._insistence.give_up()
         for job in self.leases.held():
             job.give_up(Verdict.OK)
+
+    def _work_on(self, claim: Claim) -> None:
+        job = HeldJob(claim)
+        self.leases.hold(job)
+        if self._over.is_set():
+            job.give_up(Verdict.OK)
+        try:
+            self._finish(job)
+        except SampleCancelled:
+            if job.verdict is Verdict.OK:
+                self._give_back(claim, Outcome.HANDED_BACK)
+        except EngineDied as error:
+            self.claims.stop_taking()  # the process is about to end, and the next job would meet the same dead engine
+            self._give_back(claim, Outcome.FAULTED, JobError(code="device_lost", message=str(error)))
+        except OutOfMemory as error:
+            self._give_back(claim, Outcome.FAULTED, JobError(code="out_of_memory", message=str(error)))
+        except DeadlineExceeded as error:
+            self._fail(claim, "deadline_exceeded", str(error))
+        except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
+            self._fail(claim, "invalid_request", str(error))
+        except SampleFailed as error:
+            self._fail(claim, "sampling_failed", str(error))
+        except RedisError:
+            raise
+        except Exception as error:
+            log.exception("job %s failed", claim.job_id)
+            self._fail(claim, "internal", f"{type(error).__name__}: {error}")
+        finally:
+            self.leases.let_go(job)
+
+    def _finish(self, job: HeldJob) -> None:
+        claim = job.claim
+        made = self._draw(job)
+        if claim.request.preview_every or claim.request.telemetry:
+            self._insistence.on(lambda: self.leases.report(job))
+        if not self._insistence.on(lambda: self._store.finish(claim, made)):
+            log.warning("job %s: attempt %d finished too late; its pictures are dropped", claim.job_id, claim.attempt)
 
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
         try:
             specs = specs_of(job.claim.job_id, request, self.cards[request.model])
-            job.handles += self._engine.submit_all(
-                specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
+            job.attach(
+                self._engine.submit_all(
+                    specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
+                )
             )
             pictures = [handle.result() for handle in job.handles]
         except BaseException:
@@ -107,6 +142,10 @@ class EngineHost:
             digest=card.digest,
         )
 
-    def _hand_back(self, claim: Claim) -> None:
-        if self._store.release(claim):
-            self._doorbell.ring(claim.job_id, claim.request.model, claim.request.priority)
+    def _fail(self, claim: Claim, code: str, message: str) -> None:
+        self._insistence.on(lambda: self._store.fail(claim, JobError(code=code, message=message)))
+
+    def _give_back(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> None:
+        log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
+        if self._insistence.on(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
+            self._doorbell.ring(claim.request.model, claim.job_id)

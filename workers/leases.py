@@ -11,7 +11,7 @@ from itertools import islice
 from redis.exceptions import RedisError
 
 from app.jobs.record import Beat, Claim, Happening, Verdict
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 from cynosure.contract import Preview, Progress
 from models.engine import Handle, Image
 from workers.translate import preview_of
@@ -24,11 +24,15 @@ MAX_WAITING_PREVIEWS = 64  # where more are asked for than can be sent, the olde
 class HeldJob:
     """A claimed job and the pictures on their way for it."""
 
-    def __init__(self, claim: Claim, handles: list[Handle]) -> None:
+    def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.handles = handles
+        self.handles: list[Handle] = []
         self.verdict = Verdict.OK
+        self._given_up = False
+        self._lock = threading.Lock()
         self._told_step = 0
+        self._tellings = 0
+        self._untold: tuple[Happening, ...] = ()
         self._told_telemetry: dict[int, int] = {}
         self._previews: deque[tuple[int, int, Image]] = deque(maxlen=MAX_WAITING_PREVIEWS)
 
@@ -45,16 +49,39 @@ class HeldJob:
         request = self.claim.request
         return sum(handle.num_positions for handle in self.handles) or request.steps * request.num_images
 
+    def attach(self, handles: Sequence[Handle]) -> None:
+        """The job's pictures are on their way; where it was given up already, they are not."""
+        with self._lock:
+            self.handles += handles
+            given_up = self._given_up
+        if given_up:
+            self.give_up(self.verdict)
+
     def beat(self) -> Beat:
-        """What is new since the last call."""
+        """What is new since the last beat that was heard; the same again until it is."""
         step, steps = self.step, self.steps
+        if not self._untold and (news := self._news(step, steps)):
+            self._untold = news
+            self._tellings += 1
+        return Beat(attempt=self.claim.attempt, step=step, steps=steps, telling=self._tellings, happenings=self._untold)
+
+    @property
+    def owes_news(self) -> bool:
+        """Whether the last beat was not heard."""
+        return bool(self._untold)
+
+    def heard(self) -> None:
+        """The last beat was written."""
+        self._untold = ()
+
+    def _news(self, step: int, steps: int) -> tuple[Happening, ...]:
         news = list(self._sent_previews())
         if step != self._told_step:
             telemetry = tuple(self._new_telemetry())
             progress = Progress(step=step, steps=steps, telemetry=telemetry)
             news.append(Happening("progress", progress.model_dump_json(exclude_defaults=True)))
             self._told_step = step
-        return Beat(attempt=self.claim.attempt, step=step, steps=steps, happenings=tuple(news))
+        return tuple(news)
 
     def _sent_previews(self) -> Iterator[Happening]:
         while self._previews:
@@ -70,7 +97,8 @@ class HeldJob:
 
     def give_up(self, verdict: Verdict) -> None:
         """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""
-        self.verdict = verdict
+        with self._lock:
+            self.verdict, self._given_up = verdict, True
         for handle in self.handles:
             handle.cancel()
 
@@ -113,10 +141,15 @@ class LeaseKeeper:
                 self._on_beat()
             except RedisError as error:  # the next beat tries again; a lease outlives many of them
                 log.warning("heartbeat failed, trying again: %s", error)
+            except Exception:  # the thread must outlive any fault, or all leases run out
+                log.exception("heartbeat failed, trying again")
 
     def report(self, job: HeldJob) -> None:
         """Write what is new of this job now, as its last beat."""
+        owed = job.owes_news
         self._beat([job])
+        if owed:  # that one repeated what was not heard; this one has what is new since
+            self._beat([job])
 
     def _beat(self, held: Sequence[HeldJob]) -> None:
         jobs = {job.claim.job_id: job for job in held}
@@ -124,6 +157,8 @@ class LeaseKeeper:
             return
         with self._beating:  # two beats at once would share the news between them out of order
             verdicts = self._store.heartbeat({key: job.beat() for key, job in jobs.items()})
+            for job in jobs.values():
+                job.heard()
         for job_id, verdict in verdicts.items():
             if verdict is not Verdict.OK:
                 log.info("job %s is no longer ours: %s", job_id, verdict)

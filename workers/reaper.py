@@ -1,14 +1,15 @@
-"""Finding lost jobs: leases that ran out, and queued jobs whose bell never came."""
+"""Finding lost jobs: leases that ran out, and waiting jobs whose bell never came or is yet to come."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from redis.exceptions import RedisError
 
 from app.jobs.doorbell import Doorbell
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +18,21 @@ MAX_RINGS = 256  # a look; the rest follows at the next
 
 
 class Reaper:
-    """Every worker has one; a lock in Redis lets one of them look at a time."""
+    """Every worker has one; a lock in Redis lets one of them look at a time.
 
-    def __init__(self, store: WorkerStore, doorbell: Doorbell, models: tuple[str, ...], *, interval_s: float) -> None:
+    Args:
+        mercy_s: after the store was away, so long no lease is held against its worker, which could not renew it.
+    """
+
+    def __init__(
+        self, store: WorkerStore, doorbell: Doorbell, models: tuple[str, ...], *, interval_s: float, mercy_s: float
+    ) -> None:
         self._store = store
         self._doorbell = doorbell
         self._models = models
         self._interval_s = interval_s
+        self._mercy_s = mercy_s
+        self._mercy_until = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -40,17 +49,24 @@ class Reaper:
                 if self._store.try_reaper_lock(ttl_s=self._interval_s):
                     self.look()
             except RedisError as error:
+                self.store_was_away()
                 log.warning("the reaper could not look, trying again: %s", error)
+            except Exception:  # of the broker's client; the thread must outlive any
+                log.exception("the reaper could not ring, trying again")
+
+    def store_was_away(self) -> None:
+        """Hold no lease against anyone for a while."""
+        self._mercy_until = time.monotonic() + self._mercy_s
 
     def look(self) -> None:
-        """Send jobs of dead workers back to the queue, and ring for queued jobs that nobody was told of."""
-        for job_id in self._store.expired_leases():
-            outcome, request = self._store.reclaim(job_id)
-            log.warning("lease of job %s ran out: %s", job_id, outcome)
-            if outcome == "queued" and request is not None:
-                self._doorbell.ring(job_id, request.model, request.priority)
+        """Send jobs of dead workers back to the queue, and ring for waiting jobs that nobody was told of."""
+        if time.monotonic() >= self._mercy_until:
+            for job_id in self._store.expired_leases():
+                outcome, model = self._store.reclaim(job_id)
+                log.warning("lease of job %s ran out: %s", job_id, outcome)
+                if outcome == "queued" and model is not None:
+                    self._doorbell.ring(model, job_id)
         for model in self._models:
-            # While bells wait, queued jobs are told of already; only an empty list means that some are not.
-            if self._doorbell.pending_bells(model) == 0:
-                for job_id, priority in self._store.stale_queued(model, older_than_s=BELL_GRACE_S, limit=MAX_RINGS):
-                    self._doorbell.ring(job_id, model, priority)
+            unheard = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
+            for _ in range(min(unheard, MAX_RINGS)):
+                self._doorbell.ring(model)

@@ -20,6 +20,9 @@ class WorkerSettings(BaseSettings):
     heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
     reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")
     drain_s: float = Field(20.0, ge=0, description="Grace after SIGTERM before unfinished jobs are handed back.")
+    deaf_after_s: float = Field(
+        20.0, ge=1, description="A worker with room that hears none of the waiting bells for so long starts anew."
+    )
     job_timeout_s: float = Field(3600.0, gt=0, description="A job that runs longer fails with `deadline_exceeded`.")
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from app.jobs.pace import Outlook
 from app.jobs.record import JobRecord
-from cynosure.contract import ImageInfo, Job, JobLinks
+from cynosure.contract import ImageInfo, Job, JobAttempt, JobLinks
 from cynosure.resolving import cells_of
 
 
@@ -13,7 +14,7 @@ def _moment(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def job_of(record: JobRecord, queue_position: int | None) -> Job:
+def job_of(record: JobRecord, outlook: Outlook) -> Job:
     """The job as clients see it."""
     done = bool(record.image_hashes)
     urls = tuple(
@@ -25,11 +26,23 @@ def job_of(record: JobRecord, queue_position: int | None) -> Job:
         created_at=datetime.fromtimestamp(record.created_ms / 1000, UTC),
         started_at=_moment(record.started_ms),
         finished_at=_moment(record.finished_ms),
-        queue_position=queue_position,
+        queue_position=outlook.queue_position,
+        eta_seconds=None if outlook.eta_seconds is None else round(outlook.eta_seconds, 2),
+        not_before=_moment(record.not_before_ms),
         progress=record.progress,
         step=record.step,
         steps=record.steps,
         attempt=record.attempt,
+        attempts=tuple(
+            JobAttempt(
+                number=attempt.number,
+                started_at=datetime.fromtimestamp(attempt.started_ms / 1000, UTC),
+                ended_at=_moment(attempt.ended_ms),
+                outcome=attempt.outcome or "running",
+                error=attempt.error,
+            )
+            for attempt in record.attempts
+        ),
         request=record.request,
         images=tuple(
             ImageInfo(index=index, url=urls[index], seed=cell.seed, sha256=sha256)
@@ -49,8 +62,8 @@ def job_of(record: JobRecord, queue_position: int | None) -> Job:
     )
 
 
-def summary_of(record: JobRecord, queue_position: int | None) -> Job:
+def summary_of(record: JobRecord, outlook: Outlook) -> Job:
     """The job as lists show it: without what may be megabytes."""
-    job = job_of(record, queue_position)
+    job = job_of(record, outlook)
     request = job.request.model_copy(update={"init_image": None, "mask_image": None})
     return job.model_copy(update={"request": request, "telemetry": None})

@@ -130,7 +130,7 @@ async def accept(
         bill.stands = accepted.waits  # what was accepted before, or drawn before, costs nothing
     if accepted.waits:
         try:
-            await run_in_threadpool(state["doorbell"].ring, accepted.id, request.model, request.priority)
+            await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)
         except Exception:
             # The job is accepted and on record: the reaper rings for it. Failing here would make the client send twice.
             log.exception("the bell for job %s could not be rung; the reaper will", accepted.id)
@@ -173,7 +173,7 @@ async def answer(
     record = await wait_for(state, caller, job_id, held)
     if as_picture and record.status.is_final:
         return await _picture(state, caller, record, as_picture)
-    job = job_of(record, await state["store"].queue_position(record))
+    job = job_of(record, await state["store"].outlook(record))
     headers = {"Location": f"/jobs/{job_id}"}
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={held:g}"

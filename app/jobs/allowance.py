@@ -14,6 +14,7 @@ from typing import Any
 import redis.asyncio
 
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.errors import QuotaExceeded, RateLimited
@@ -84,7 +85,7 @@ class Allowance:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Allowance]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-allowance")
+        client = connect_async(settings, "cynosure-allowance")
         try:
             yield cls(client, settings)
         finally:

@@ -20,6 +20,7 @@ import redis.asyncio
 
 from app.jobs.allowance import UNLIMITED, Limits
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import ANONYMOUS, EVERYONE
 from app.jobs.settings import StoreSettings
@@ -134,7 +135,7 @@ class KeyRing:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[KeyRing]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-keys")
+        client = connect_async(settings, "cynosure-keys")
         try:
             yield cls(client, settings)
         finally:

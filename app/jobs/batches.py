@@ -12,6 +12,7 @@ from typing import Any
 import redis.asyncio
 
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
@@ -83,7 +84,7 @@ class Batches:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Batches]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-batches")
+        client = connect_async(settings, "cynosure-batches")
         try:
             yield cls(client, settings)
         finally:

@@ -1,19 +1,16 @@
-"""The doorbell: a Celery message that holds a job's id and nothing else."""
+"""The doorbell: a Celery message that says that a model has work, and nothing else."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import redis
 from celery import Celery
 
-from app.jobs.record import PRIORITIES
+from app.jobs.connections import connect
 from app.jobs.settings import StoreSettings
-from cynosure.contract import Priority
 
 RUN_JOB = "cynosure.run_job"
-_SEPARATOR = "\x06\x16"  # kombu's own between a queue's name and its priority step
-_STEPS = {priority: step for step, priority in enumerate(PRIORITIES)}
+CONNECTION_TIMEOUT_S = 5
 
 
 def queue_of(model: str) -> str:
@@ -32,11 +29,16 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
         "worker_disable_prefetch": True,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever: a worker without its broker has nothing better to do
         "broker_transport_options": {
-            "priority_steps": list(_STEPS.values()),
-            "queue_order_strategy": "priority",
             "global_keyprefix": f"{settings.key_prefix}:bell:",
+            # Without these a connection that was cut without a word is waited on for a minute, or for ever.
+            "socket_timeout": CONNECTION_TIMEOUT_S,
+            "socket_connect_timeout": CONNECTION_TIMEOUT_S,
+            "socket_keepalive": True,
+            "health_check_interval": CONNECTION_TIMEOUT_S,
         },
     }
 
@@ -47,23 +49,20 @@ class Doorbell:
     def __init__(self, settings: StoreSettings) -> None:
         self._celery = Celery("cynosure-doorbell", broker=settings.broker_url)
         self._celery.conf.update(celery_settings(settings))
-        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-doorbell")
+        self._client = connect(settings, "cynosure-doorbell")
         self._prefix = f"{settings.key_prefix}:bell:"
 
-    def ring(self, job_id: str, model: str, priority: Priority) -> None:
-        """Tell the model's workers of a job.
+    def ring(self, model: str, job_id: str | None = None) -> None:
+        """Tell the model's workers that there is work; the message has the id of the job that it is rung for, if any.
 
         Raises:
             kombu.exceptions.OperationalError: the broker is away; the reaper rings again.
         """
-        self._celery.send_task(
-            RUN_JOB, args=[job_id], task_id=job_id, queue=queue_of(model), priority=_STEPS[priority], retry=False
-        )
+        self._celery.send_task(RUN_JOB, args=[model], task_id=job_id, queue=queue_of(model), retry=False)
 
     def pending_bells(self, model: str) -> int:
         """Bells that no worker has fetched yet."""
-        names = [queue_of(model) + (f"{_SEPARATOR}{step}" if step else "") for step in _STEPS.values()]
-        return sum(int(self._client.llen(self._prefix + name)) for name in names)
+        return int(self._client.llen(self._prefix + queue_of(model)))
 
     def close(self) -> None:
         self._celery.close()

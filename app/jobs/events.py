@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 import redis
 import redis.asyncio
 
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 
 _RECONNECT_S = 0.5
+_LOOK_S = 1.0
+_PING_AFTER_S = 5.0
 
 
 class JobNews:
@@ -30,7 +33,7 @@ class JobNews:
     @asynccontextmanager
     async def listen(cls, settings: StoreSettings) -> AsyncIterator[JobNews]:
         news = cls(Keys(settings.key_prefix))
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-events")
+        client = connect_async(settings, "cynosure-events")
         listener = asyncio.create_task(news._listen(client))
         try:
             yield news
@@ -61,11 +64,24 @@ class JobNews:
     async def _listen(self, client: redis.asyncio.Redis) -> None:
         while True:
             try:
-                async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                async with client.pubsub() as subscription:
                     await subscription.subscribe(self._keys.finished, self._keys.moved)
-                    async for message in subscription.listen():
-                        topic = message["channel"].decode(), message["data"].decode()
-                        for event in self._waiting.get(topic, ()):
-                            event.set()
+                    await self._pass_on(subscription)
             except redis.RedisError:
                 await asyncio.sleep(_RECONNECT_S)
+
+    async def _pass_on(self, subscription: redis.asyncio.client.PubSub) -> None:
+        """Wake whoever waits; returns where the connection is silent, as one is that was cut without a word."""
+        silent_s = 0.0
+        while silent_s < 2 * _PING_AFTER_S:
+            message = await subscription.get_message(timeout=_LOOK_S)
+            if message is None:
+                silent_s += _LOOK_S
+                if silent_s == _PING_AFTER_S:
+                    await subscription.ping()
+                continue
+            silent_s = 0.0
+            if message["type"] == "message":
+                topic = message["channel"].decode(), message["data"].decode()
+                for event in self._waiting.get(topic, ()):
+                    event.set()

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
+from app.jobs.connections import connect, connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import ModelCard
@@ -25,7 +26,7 @@ class FleetRegistry:
     """A worker's side: publish at every heartbeat, withdraw on leaving."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-fleet")
+        self._client = connect(settings, "cynosure-fleet")
         self._keys = Keys(settings.key_prefix)
 
     def publish(self, worker: str, cards: Sequence[ModelCard]) -> None:
@@ -70,7 +71,7 @@ class Fleet:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Fleet]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-gateway-fleet")
+        client = connect_async(settings, "cynosure-gateway-fleet")
         try:
             yield cls(client, settings)
         finally:

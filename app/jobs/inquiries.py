@@ -16,12 +16,14 @@ import redis
 import redis.asyncio
 from pydantic import TypeAdapter
 
+from app.jobs.connections import connect, connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, Plan, ResolvedRequest
 from cynosure.errors import InvalidRequest, NoWorker, StoreUnavailable
 
 _KEPT_S = 60
+_PATIENCE_S = 30.0  # of a connection: more than an answer is waited for
 _ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
 
 
@@ -43,7 +45,7 @@ class Inquiries:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Inquiries]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-inquiries")
+        client = connect_async(settings, "cynosure-inquiries", timeout_s=_PATIENCE_S)
         try:
             yield cls(client, settings)
         finally:
@@ -81,7 +83,7 @@ class InquiryDesk:
     """A worker's side."""
 
     def __init__(self, settings: StoreSettings, models: Sequence[str]) -> None:
-        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-inquiries")
+        self._client = connect(settings, "cynosure-inquiries")
         self._keys = Keys(settings.key_prefix)
         self._queues = [self._keys.inquiries(model) for model in models]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.jobs.record import PRIORITIES
 from cynosure.contract import Priority
 
 
@@ -27,6 +28,14 @@ class Keys:
     | `{p}:webhooks:watched` | sorted set | jobs whose end is to be told to a webhook |
     | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
+    | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn |
+    | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by where the turn of their next job is |
+    | `{p}:delayed:MODEL` | sorted set | queued ids that were put off, by the time they are due |
+    | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run alone |
+    | `{p}:quarantine:MODEL` | string | the worker that empties itself for a suspect |
+    | `{p}:pace:MODEL` | hash | how fast jobs are done, and the clock of each priority's turns |
+    | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |
+    | `{p}:claim:TOKEN` | string | id that a call has claimed, for a lease: its repetition gets the same one |
     | `{p}:leases` | sorted set | running ids by the end of their lease |
     | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint |
     | `{p}:result:OWNER:HASH` | string | id of a finished job that answers every request of that owner and hash |
@@ -89,6 +98,45 @@ class Keys:
 
     def queue(self, model: str, priority: Priority) -> str:
         return f"{self.prefix}:queue:{model}:{priority}"
+
+    def queues(self, model: str) -> list[str]:
+        """All of a model's, highest priority first."""
+        return [self.queue(model, priority) for priority in PRIORITIES]
+
+    def turns(self, model: str, priority: Priority) -> str:
+        return f"{self.prefix}:turns:{model}:{priority}"
+
+    def owners(self, model: str, priority: Priority) -> str:
+        return f"{self.prefix}:owners:{model}:{priority}"
+
+    def delayed(self, model: str) -> str:
+        return f"{self.prefix}:delayed:{model}"
+
+    def suspects(self, model: str) -> str:
+        return f"{self.prefix}:suspects:{model}"
+
+    def quarantine(self, model: str) -> str:
+        return f"{self.prefix}:quarantine:{model}"
+
+    def pace(self, model: str) -> str:
+        return f"{self.prefix}:pace:{model}"
+
+    def waiting(self, owner: str) -> str:
+        return f"{self.prefix}:waiting:{owner}"
+
+    def claim(self, token: str) -> str:
+        return f"{self.prefix}:claim:{token}"
+
+    def places(self, model: str) -> list[str]:
+        """Wherever a waiting job of the model may be, and its pace: the first keys of every script of the queue."""
+        return [
+            *self.queues(model),
+            *(self.turns(model, priority) for priority in PRIORITIES),
+            *(self.owners(model, priority) for priority in PRIORITIES),
+            self.delayed(model),
+            self.suspects(model),
+            self.pace(model),
+        ]
 
     def result(self, owner: str, key: str) -> str:
         return f"{self.prefix}:result:{owner}:{key}"

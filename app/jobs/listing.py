@@ -11,6 +11,7 @@ from typing import Any
 import redis.asyncio
 
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import JobRecord, decode_record
 from app.jobs.settings import StoreSettings
@@ -41,7 +42,7 @@ class Listing:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Listing]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-listing")
+        client = connect_async(settings, "cynosure-listing")
         try:
             yield cls(client, settings)
         finally:

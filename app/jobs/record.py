@@ -38,6 +38,33 @@ class Verdict(StrEnum):
     GONE = "gone"
 
 
+class NoClaim(StrEnum):
+    """Why a worker got no job."""
+
+    NOTHING = "nothing"
+    WAIT = "wait"
+    """A suspect waits for a worker that holds nothing: finish what is held, then ask again."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended without ending the job."""
+
+    HANDED_BACK = "handed_back"
+    LOST = "lost"
+    FAULTED = "faulted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One claim of a job; `outcome` is an `Outcome`, a final state, or `None` while it runs."""
+
+    number: int
+    started_ms: int
+    ended_ms: int | None = None
+    outcome: str | None = None
+    error: JobError | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
@@ -57,6 +84,8 @@ class JobRecord:
     cached: bool
     reproducible: bool | None
     telemetry: tuple[tuple[dict[str, float], ...], ...] | None
+    attempts: tuple[Attempt, ...]
+    not_before_ms: int | None
 
     @property
     def progress(self) -> float:
@@ -77,6 +106,8 @@ class Claim:
     attempt: int
     request: ResolvedRequest
     owner: str
+    alone: bool = False
+    """Whether the worker may hold no other job beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +121,15 @@ class Happening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a heartbeat says of a held job: evaluations done, evaluations in all, and what happened since the last."""
+    """What a heartbeat says of a held job: evaluations done, evaluations in all, and what happened since the last.
+
+    `telling` counts what was told: the same happenings are told twice, and written once, where an answer was lost.
+    """
 
     attempt: int
     step: int
     steps: int
+    telling: int = 0
     happenings: tuple[Happening, ...] = ()
 
 
@@ -149,4 +184,14 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         cached="cached" in text,
         reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
         telemetry=json.loads(text["telemetry"]) if text.get("telemetry") else None,
+        attempts=_attempts(text),
+        not_before_ms=moment("not_before_ms"),
+    )
+
+
+def _attempts(text: Mapping[str, str]) -> tuple[Attempt, ...]:
+    told = [json.loads(value) for name, value in text.items() if name.startswith("attempt:")]
+    return tuple(
+        Attempt(**{**fields, "error": JobError(**fields["error"]) if "error" in fields else None})
+        for fields in sorted(told, key=lambda fields: fields["number"])
     )

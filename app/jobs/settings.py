@@ -23,8 +23,14 @@ class StoreSettings(BaseSettings):
     unfinished_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds an unfinished job is kept.")
     tombstone_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds after which an expired id is forgotten.")
     lease_s: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its jobs.")
-    max_attempts: int = Field(3, ge=1, description="Claims after which a job fails as attempts_exhausted.")
+    max_attempts: int = Field(
+        5, ge=1, description="Attempts that may be lost to a fault before a job fails as attempts_exhausted."
+    )
     max_queued: int = Field(10_000, ge=1, description="Jobs that may wait per model.")
+    max_queued_per_key: int = Field(2_000, ge=1, description="Jobs that may wait per API key, over all models.")
+    priority_ageing_s: float = Field(
+        60.0, ge=0, description="Seconds of waiting that count as much as the next higher priority."
+    )
     durability: Literal["relaxed", "fsync"] = Field("relaxed", description="fsync: 202 waits for the disk.")
 
     @property

@@ -1,48 +1,34 @@
-"""The store: the only caller of the scripts. An async face for the gateway, a sync one for the workers."""
+"""The store's face for the gateway: accept, look, cancel."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import redis
 import redis.asyncio
 
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
-from app.jobs.record import (
-    ANONYMOUS,
-    EVERYONE,
-    PRIORITIES,
-    Beat,
-    Claim,
-    Finished,
-    Happening,
-    JobRecord,
-    Verdict,
-    decode_record,
-)
+from app.jobs.pace import Outlook, Pace, outlook_of
+from app.jobs.record import ANONYMOUS, EVERYONE, PRIORITIES, Happening, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
-from cynosure.contract import JobError, JobStatus, Priority, ResolvedRequest
+from app.jobs.transitions import known_ttl_s, queue_args, script
+from cynosure.contract import JobStatus, ResolvedRequest
 from cynosure.errors import (
     IdempotencyConflict,
     ImageNotFound,
     JobExpired,
     JobNotFound,
     QueueFull,
+    StoreUnavailable,
 )
-from cynosure.resolving import result_key
 
-_SCRIPTS = {path.stem: path.read_text() for path in (Path(__file__).parent / "scripts").glob("*.lua")}
-MAX_EVENTS = 256
-"""Of a job's events that are kept; a follower who is further behind misses the oldest."""
-_EXHAUSTED = JobError(
-    code="attempts_exhausted", message="Every worker that took this job was lost before it was done."
-).model_dump_json()
+FSYNC_TIMEOUT_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -53,10 +39,6 @@ class Accepted:
     waits: bool
 
 
-def _known_ttl(settings: StoreSettings) -> int:
-    return settings.unfinished_ttl_s + settings.result_ttl_s + settings.tombstone_ttl_s
-
-
 class JobStore:
     """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
 
@@ -64,14 +46,12 @@ class JobStore:
         self._client = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
-        self._accept, self._cancel, self._index = (
-            client.register_script(_SCRIPTS[name]) for name in ("accept", "cancel", "index")
-        )
+        self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[JobStore]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-gateway")
+        client = connect_async(settings, "cynosure-gateway")
         try:
             yield cls(client, settings)
         finally:
@@ -99,55 +79,48 @@ class JobStore:
 
         Raises:
             IdempotencyConflict: the key made another job.
-            QueueFull: the model's queue is at its limit.
+            QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
+            StoreFull, StoreUnavailable: not accepted, as far as is known.
         """
         keys, settings = self._keys, self._settings
-        idempotency = keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id)
-        queues = [keys.queue(request.model, priority) for priority in PRIORITIES]
-        async with answering(), self._client.pipeline() as pipe:
-            await self._accept(
+        async with answering(), self._client.client() as connection:  # WAITAOF waits for its own connection's writes
+            answer, detail = await self._accept(
                 keys=[
+                    *keys.places(request.model),
                     keys.job(job_id),
                     keys.known(job_id),
-                    keys.queue(request.model, request.priority),
-                    *queues,
-                    idempotency,
+                    keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id),
                     keys.result(owner, cached_as) if cached_as else keys.job(job_id),
                     keys.images(job_id),
+                    keys.waiting(owner),
+                    keys.owned(owner),
+                    keys.watched,
                 ],
                 args=[
+                    *queue_args(keys, settings),
                     job_id,
                     request.model_dump_json(),
                     steps,
                     fingerprint if idempotency_key else "",
                     settings.max_queued,
-                    settings.unfinished_ttl_s,
-                    _known_ttl(settings),
+                    settings.max_queued if owner == ANONYMOUS else settings.max_queued_per_key,
+                    known_ttl_s(settings),
                     settings.result_ttl_s,
-                    keys.job(""),
                     owner,
-                ],
-                client=pipe,
-            )
-            await self._index(
-                keys=[keys.job(job_id), keys.owned(owner), keys.watched],
-                args=[
-                    job_id,
-                    settings.unfinished_ttl_s + settings.result_ttl_s,
+                    request.priority.value,
                     int(request.webhook_url is not None),
                 ],
-                client=pipe,
+                client=connection,
             )
-            (answer, detail), _ = await pipe.execute()
             if settings.durability == "fsync":
-                await self._client.waitaof(1, 0, 1000)
+                await _on_disk(connection)
         match answer:
             case b"conflict":
                 raise IdempotencyConflict(
                     "This Idempotency-Key was used with another request; use a new key for a new request."
                 )
-            case b"full":
-                raise QueueFull(f"{int(detail)} jobs wait for '{request.model}' already.", retry_after_s=10)
+            case b"full" | b"owner_full":
+                raise await self._queue_full(request.model, int(detail), of_owner=answer == b"owner_full")
         return Accepted(detail.decode(), waits=answer == b"accepted")
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
@@ -176,17 +149,45 @@ class JobStore:
                     raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"No job '{job_id}'.")
 
-    async def queue_position(self, record: JobRecord) -> int | None:
-        """Jobs of the model that start before this one, or `None` once it has started."""
-        if record.status is not JobStatus.QUEUED:
-            return None
-        model, priority = record.request.model, record.request.priority
+    async def outlook(self, record: JobRecord) -> Outlook:
+        """The job's place in the queue and when it should be done, by the model's pace of the last minutes."""
+        if record.status.is_final:
+            return Outlook()
+        keys, model = self._keys, record.request.model
         async with answering(), self._client.pipeline(transaction=False) as pipe:
-            for ahead in PRIORITIES[: PRIORITIES.index(priority)]:
-                pipe.zcard(self._keys.queue(model, ahead))
-            pipe.zrank(self._keys.queue(model, priority), record.id)
-            *ahead_counts, rank = await pipe.execute()
-        return None if rank is None else sum(ahead_counts) + rank
+            pipe.time()
+            pipe.hgetall(keys.pace(model))
+            if record.status is JobStatus.QUEUED:
+                self._ask_place(pipe, record)
+            (seconds, microseconds), pace, *places = await pipe.execute()
+        rank, *ahead = places or (None,)
+        return outlook_of(
+            record,
+            Pace.of(pace),
+            position=None if rank is None else rank + sum(ahead),
+            now_ms=seconds * 1000 + microseconds // 1000,
+        )
+
+    def _ask_place(self, pipe: Any, record: JobRecord) -> None:
+        """Rank among those of its priority, and how many of the others are ahead by their age."""
+        keys, model, level = self._keys, record.request.model, PRIORITIES.index(record.request.priority)
+        pipe.zrank(keys.turns(model, record.request.priority), record.id)
+        for other, priority in enumerate(PRIORITIES):
+            if other != level:
+                older_than_s = record.created_ms / 1000 + (level - other) * self._settings.priority_ageing_s
+                pipe.zcount(keys.queue(model, priority), "-inf", f"({older_than_s * 1_000_000:.0f}")
+
+    async def _queue_full(self, model: str, waiting: int, *, of_owner: bool) -> QueueFull:
+        """The refusal, with the time that a tenth of what is ahead takes: room for this one, and for some like it."""
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._keys.pace(model))
+            for priority in PRIORITIES:
+                pipe.zcard(self._keys.owners(model, priority))
+            pace, *owners = await pipe.execute()
+        shares = max(1, *owners) if of_owner else 1
+        retry_after_s = Pace.of(pace).seconds_for(max(1, math.ceil(waiting / 10)) * shares)
+        whose = "jobs of yours wait already" if of_owner else f"jobs wait for '{model}' already"
+        return QueueFull(f"{waiting} {whose}.", retry_after_s=retry_after_s)
 
     async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
         """The job's events after the one with that id ("0" for all), oldest first, as far as they are kept."""
@@ -235,13 +236,13 @@ class JobStore:
         async with answering():
             await self._cancel(
                 keys=[
-                    keys.job(job_id),
+                    *keys.places(record.request.model),
                     keys.known(job_id),
-                    keys.queue(record.request.model, record.request.priority),
                     keys.leases,
                     keys.events(job_id),
+                    keys.finished,
                 ],
-                args=[job_id, settings.result_ttl_s, _known_ttl(settings), keys.finished],
+                args=[*queue_args(keys, settings), job_id, settings.result_ttl_s, known_ttl_s(settings)],
             )
         return await self.get(job_id, viewer)
 
@@ -254,163 +255,18 @@ class JobStore:
         return png if viewer in (EVERYONE, (owner or ANONYMOUS.encode()).decode()) else None
 
 
-class WorkerStore:
-    """The workers' face: claim, keep, finish, give back. Thread-safe; raises `redis.RedisError`."""
+async def _on_disk(connection: redis.asyncio.Redis) -> None:
+    """Wait until the disk has what this connection wrote.
 
-    def __init__(self, settings: StoreSettings) -> None:
-        self._client = redis.Redis.from_url(settings.redis_url, client_name="cynosure-worker")
-        self._settings = settings
-        self._keys = Keys(settings.key_prefix)
-        self._claim, self._heartbeat, self._finish, self._release = (
-            self._client.register_script(_SCRIPTS[name]) for name in ("claim", "heartbeat", "finish", "release")
-        )
-
-    def claim(self, job_id: str, worker: str) -> Claim | None:
-        """Take a queued job, or `None` where it is not queued (any more)."""
-        read: Any = self._client.hmget(self._keys.job(job_id), ["request", "owner"])
-        raw, owner = read
-        if raw is None:
-            return None
-        request = ResolvedRequest.model_validate_json(raw)
-        attempt = self._claim(
-            keys=[
-                self._keys.job(job_id),
-                self._keys.queue(request.model, request.priority),
-                self._keys.leases,
-                self._keys.events(job_id),
-            ],
-            args=[
-                job_id,
-                worker,
-                self._lease_ms,
-                self._keys.moved,
-                self._settings.unfinished_ttl_s,
-                MAX_EVENTS,
-            ],
-        )
-        return Claim(job_id, attempt, request, (owner or ANONYMOUS.encode()).decode()) if attempt else None
-
-    def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
-        """Renew the leases of these jobs, and write what happened to them, in one round trip."""
-        pipe = self._client.pipeline(transaction=False)
-        for job_id, beat in held.items():
-            self._heartbeat(
-                keys=[self._keys.job(job_id), self._keys.leases, self._keys.events(job_id)],
-                args=[
-                    job_id,
-                    beat.attempt,
-                    beat.step,
-                    self._lease_ms,
-                    beat.steps,
-                    self._keys.moved,
-                    self._settings.unfinished_ttl_s,
-                    MAX_EVENTS,
-                    *(part for happening in beat.happenings for part in (happening.name, happening.data)),
-                ],
-                client=pipe,
-            )
-        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, pipe.execute(), strict=True)}
-
-    def finish(self, claim: Claim, made: Finished) -> bool:
-        """Write the pictures and the end; `False` where the claim is stale."""
-        return self._end(claim, JobStatus.SUCCEEDED, "", made)
-
-    def fail(self, claim: Claim, error: JobError) -> bool:
-        """End the job with an error; `False` where the claim is stale."""
-        nothing = Finished(pictures=(), reproducible=False, digest="")
-        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
-
-    def release(self, claim: Claim) -> bool:
-        """Hand the job back to the queue; `False` where it was not ours any more."""
-        return self._give_back(claim.job_id, claim.request, str(claim.attempt)) == b"queued"
-
-    def expired_leases(self, limit: int = 256) -> list[str]:
-        """Ids whose worker has been silent for longer than a lease."""
-        seconds, microseconds = self._client.time()
-        now = seconds * 1000 + microseconds // 1000
-        ids: list[Any] = list(self._client.zrangebyscore(self._keys.leases, "-inf", now, 0, limit))
-        return [raw.decode() for raw in ids]
-
-    def reclaim(self, job_id: str) -> tuple[str, ResolvedRequest | None]:
-        """Take a job from its silent worker: ("queued" | "failed" | "kept", its request)."""
-        raw = self._client.hget(self._keys.job(job_id), "request")
-        if raw is None:
-            self._client.zrem(self._keys.leases, job_id)
-            return "kept", None
-        request = ResolvedRequest.model_validate_json(raw)
-        return self._give_back(job_id, request, "").decode(), request
-
-    def stale_queued(self, model: str, *, older_than_s: float, limit: int) -> list[tuple[str, Priority]]:
-        """Queued jobs of `model` that have waited for longer, first come first; entries that outlived theirs go."""
-        seconds, microseconds = self._client.time()
-        before = seconds * 1_000_000 + microseconds - int(older_than_s * 1_000_000)
-        found: list[tuple[str, Priority]] = []
-        for priority in PRIORITIES:
-            queue = self._keys.queue(model, priority)
-            ids: list[Any] = list(self._client.zrangebyscore(queue, "-inf", before, 0, limit))
-            for job_id in (raw.decode() for raw in ids):
-                if self._client.exists(self._keys.job(job_id)):
-                    found.append((job_id, priority))
-                else:
-                    self._client.zrem(queue, job_id)
-        return found[:limit]
-
-    def try_reaper_lock(self, *, ttl_s: float) -> bool:
-        """Whether this worker is the one to look for lost jobs now."""
-        return bool(self._client.set(self._keys.reaper, "1", nx=True, px=max(1, int(ttl_s * 1000))))
-
-    @property
-    def _lease_ms(self) -> int:
-        return int(self._settings.lease_s * 1000)
-
-    def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
-        keys, settings, job_id = self._keys, self._settings, claim.job_id
-        answer = self._finish(
-            keys=[
-                keys.job(job_id),
-                keys.images(job_id),
-                keys.known(job_id),
-                keys.leases,
-                keys.result(claim.owner, result_key(claim.request, made.digest)),
-                keys.events(job_id),
-            ],
-            args=[
-                job_id,
-                claim.attempt,
-                status.value,
-                error,
-                json.dumps(made.hashes),
-                settings.result_ttl_s,
-                _known_ttl(settings),
-                keys.finished,
-                int(made.reproducible),
-                made.sheet or b"",
-                json.dumps(made.telemetry) if made.telemetry else "",
-                *made.pictures,
-            ],
-        )
-        return bool(answer == b"moved")
-
-    def _give_back(self, job_id: str, request: ResolvedRequest, attempt: str) -> Any:
-        keys, settings = self._keys, self._settings
-        return self._release(
-            keys=[
-                keys.job(job_id),
-                keys.known(job_id),
-                keys.queue(request.model, request.priority),
-                keys.leases,
-                keys.events(job_id),
-            ],
-            args=[
-                job_id,
-                attempt,
-                settings.max_attempts,
-                _EXHAUSTED,
-                settings.unfinished_ttl_s,
-                settings.result_ttl_s,
-                _known_ttl(settings),
-                keys.finished,
-                keys.moved,
-                MAX_EVENTS,
-            ],
-        )
+    Raises:
+        StoreUnavailable: it does not, or not in time. The job may be accepted all the same.
+    """
+    try:
+        answer: Any = await connection.waitaof(1, 0, FSYNC_TIMEOUT_MS)
+    except redis.ResponseError as error:
+        raise StoreUnavailable(
+            f"CYNOSURE_DURABILITY is fsync, and the job store can't do that ({error}): it needs `appendonly yes`."
+        ) from error
+    if answer[0] < 1:
+        detail = "The job store's disk did not confirm in time; try again, with an Idempotency-Key."
+        raise StoreUnavailable(detail, retry_after_s=5)

@@ -7,6 +7,7 @@ from models.engine.engine import (
     EngineDied,
     Handle,
     Image,
+    OutOfMemory,
     SampleCancelled,
     SampleFailed,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "EngineDied",
     "Handle",
     "Image",
+    "OutOfMemory",
     "Outline",
     "SampleCancelled",
     "SampleFailed",

@@ -42,6 +42,10 @@ class DeadlineExceeded(SampleFailed):
     """The picture was not done in time."""
 
 
+class OutOfMemory(SampleFailed):
+    """The device had no memory for the picture, alone; another time it may have."""
+
+
 class EngineDied(SampleFailed):
     """The engine's thread is gone, and with it everything that was on its way."""
 
@@ -341,11 +345,13 @@ class Engine:
         except torch.OutOfMemoryError as error:
             if loaded.runner.max_batch == 1:
                 for sample in samples:
-                    self._fail(loaded, sample, SampleFailed(f"out of memory: {error}"))
+                    self._fail(loaded, sample, OutOfMemory(f"out of memory: {error}"))
                 return
             loaded.runner.max_batch //= 2
             loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
             return self._advance(loaded, samples)
+        except torch.AcceleratorError:  # the device is lost, and every later call on it would fail the same way
+            raise
         except Exception as error:
             if len(samples) == 1:
                 self._fail(loaded, samples[0], SampleFailed(f"{type(error).__name__}: {error}"))

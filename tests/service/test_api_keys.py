@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from app.jobs import api_keys
 from app.jobs.api_keys import KeyRing, NoSuchKey, Scope
-from app.jobs.record import Finished
+from app.jobs.record import Claim, Finished
 from app.jobs.settings import StoreSettings
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 from app.keys import main as keys
 from cynosure.errors import Unauthenticated
 from tests.conftest import wait_until
@@ -179,8 +179,8 @@ def test_a_job_is_its_owners_alone(
     owner, stranger, admin = bearer(make_key()), bearer(make_key()), bearer(make_key("admin"))
     post = {**owner, "Idempotency-Key": "once"}
     job_id = gateway.post("/generate", json=ASKED, headers=post).json()["id"]
-    claim = worker_store.claim(job_id, "w")
-    assert claim is not None
+    claim = worker_store.claim("fashion", "w", held=0)
+    assert isinstance(claim, Claim)
     assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digest="0" * 64))
     paths = [f"/jobs/{job_id}", f"/jobs/{job_id}/images/0.png", f"/jobs/{job_id}/events"]
 

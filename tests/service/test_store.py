@@ -9,9 +9,11 @@ import pytest
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.keys import Keys
-from app.jobs.record import ANONYMOUS, Beat, Finished, Happening, Verdict, new_job_id
+from app.jobs.record import ANONYMOUS, Beat, Claim, Finished, Happening, Outcome, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
-from app.jobs.store import MAX_EVENTS, JobStore, WorkerStore
+from app.jobs.store import JobStore
+from app.jobs.transitions import MAX_EVENTS
+from app.jobs.worker_store import WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
 from cynosure.resolving import resolve, result_key
@@ -44,6 +46,12 @@ async def accept(store: JobStore, request: ResolvedRequest, key: str | None = No
     return accepted.id
 
 
+def take(store: WorkerStore, worker: str = "w") -> Claim | None:
+    """The next job, for a worker that holds none."""
+    found = store.claim("fashion", worker, held=0)
+    return found if isinstance(found, Claim) else None
+
+
 def with_settings(settings: StoreSettings, **changes: object) -> StoreSettings:
     return settings.model_copy(update=changes)
 
@@ -54,13 +62,13 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     job_id = await accept(store, request_)
     queued = await store.get(job_id, ANONYMOUS)
     assert (queued.status, queued.attempt, queued.started_ms) == (JobStatus.QUEUED, 0, None)
-    assert await store.queue_position(queued) == 0
+    assert (await store.outlook(queued)).queue_position == 0
 
-    claim = worker_store.claim(job_id, "w1")
+    claim = take(worker_store, "w1")
     assert claim is not None
     running = await store.get(job_id, ANONYMOUS)
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
-    assert await store.queue_position(running) is None
+    assert (await store.outlook(running)).queue_position is None
 
     assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, step=40, steps=100)}) == {job_id: Verdict.OK}
     assert (await store.get(job_id, ANONYMOUS)).progress == 0.4
@@ -77,9 +85,9 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
 async def test_only_one_of_two_workers_gets_a_job(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
-    job_id = await accept(store, request_)
-    assert worker_store.claim(job_id, "w1") is not None
-    assert worker_store.claim(job_id, "w2") is None
+    await accept(store, request_)
+    assert take(worker_store, "w1") is not None
+    assert take(worker_store, "w2") is None
 
 
 async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
@@ -87,20 +95,20 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
 ) -> None:
     short = WorkerStore(with_settings(store_settings, lease_s=0.05))
     job_id = await accept(store, request_)
-    lost = short.claim(job_id, "w1")
+    lost = take(short, "w1")
     assert lost is not None
     assert short.reclaim(job_id)[0] == "kept", "the lease still runs"
     time.sleep(0.1)
     assert short.expired_leases() == [job_id]
     assert short.reclaim(job_id)[0] == "queued"
 
-    again = short.claim(job_id, "w2")
+    again = take(short, "w2")
     assert again is not None
     assert again.attempt == 2
     assert short.heartbeat({job_id: Beat(attempt=lost.attempt, step=99, steps=100)}) == {job_id: Verdict.STALE}
     assert not short.finish(lost, MADE)
     assert not short.fail(lost, JobError(code="internal", message="late"))
-    assert not short.release(lost)
+    assert not short.release(lost, Outcome.HANDED_BACK)
     assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.RUNNING
     assert short.finish(again, MADE)
     assert not short.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
@@ -116,7 +124,7 @@ async def test_a_job_that_loses_every_worker_fails(
     job_id = await accept(store, request_)
     outcomes = []
     for _ in range(2):
-        assert short.claim(job_id, "w") is not None
+        assert take(short, "w") is not None
         time.sleep(0.04)
         outcomes.append(short.reclaim(job_id)[0])
     assert outcomes == ["queued", "failed"]
@@ -131,21 +139,21 @@ async def test_handing_back_in_good_order_costs_no_attempt(
     patient = WorkerStore(with_settings(store_settings, max_attempts=1))
     job_id = await accept(store, request_)
     for _ in range(3):
-        claim = patient.claim(job_id, "w")
+        claim = take(patient, "w")
         assert claim is not None
-        assert patient.release(claim)
+        assert patient.release(claim, Outcome.HANDED_BACK)
     assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.QUEUED
 
 
 async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
-    waiting, running = await accept(store, request_), await accept(store, request_)
-    claim = worker_store.claim(running, "w")
+    running, waiting = await accept(store, request_), await accept(store, request_)
+    claim = take(worker_store, "w")
     assert claim is not None
     for job_id in (waiting, running):
         assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.CANCELLED
-    assert worker_store.claim(waiting, "w") is None
+    assert take(worker_store, "w") is None
     assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, step=1, steps=100)}) == {
         running: Verdict.CANCELLED
     }
@@ -157,7 +165,7 @@ async def test_cancelling_a_finished_job_changes_nothing(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     job_id = await accept(store, request_)
-    claim = worker_store.claim(job_id, "w")
+    claim = take(worker_store, "w")
     assert claim is not None
     assert worker_store.finish(claim, MADE)
     assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.SUCCEEDED
@@ -186,10 +194,10 @@ async def test_what_was_drawn_before_is_answered_at_once(
         )
         return accepted.id, accepted.waits
 
-    first, waits = await ask()
+    _, waits = await ask()
     assert waits
     assert (await ask())[1], "not drawn yet: this one waits too"
-    claim = worker_store.claim(first, "w")
+    claim = take(worker_store, "w")
     assert claim is not None
     assert worker_store.finish(claim, MADE)
     again, waits = await ask()
@@ -220,7 +228,8 @@ async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request
         for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH)
     }
     positions = {
-        priority: await store.queue_position(await store.get(job_id, ANONYMOUS)) for priority, job_id in ids.items()
+        priority: (await store.outlook(await store.get(job_id, ANONYMOUS))).queue_position
+        for priority, job_id in ids.items()
     }
     assert positions == {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
@@ -230,7 +239,7 @@ async def test_an_expired_job_is_told_from_an_unknown_one(
 ) -> None:
     brief = WorkerStore(with_settings(store_settings, result_ttl_s=1))
     job_id = await accept(store, request_)
-    claim = brief.claim(job_id, "w")
+    claim = take(brief, "w")
     assert claim is not None
     assert brief.finish(claim, MADE)
     time.sleep(1.2)
@@ -248,22 +257,22 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     monkeypatch.setattr("workers.reaper.BELL_GRACE_S", 0.0)
     short = WorkerStore(with_settings(store_settings, lease_s=0.02))
     doorbell = Doorbell(store_settings)
-    reaper = Reaper(short, doorbell, (request_.model,), interval_s=1)
+    reaper = Reaper(short, doorbell, (request_.model,), interval_s=1, mercy_s=1)
     lost, never_rung = await accept(store, request_), await accept(store, request_)
-    assert short.claim(lost, "w") is not None
+    assert take(short, "w") is not None
     async with JobStore.connect(with_settings(store_settings, unfinished_ttl_s=1)) as brief:
-        expired = await accept(brief, request_.model_copy(update={"priority": Priority.LOW}))
+        await accept(brief, request_.model_copy(update={"priority": Priority.LOW}))
     await store._client.persist(Keys(store_settings.key_prefix).queue(request_.model, Priority.LOW))
     time.sleep(1.2)
     reaper.look()
     assert (await store.get(lost, ANONYMOUS)).status is JobStatus.QUEUED
-    assert doorbell.pending_bells(request_.model) == 1, "the lost job's bell; while bells wait, no other is rung"
-    doorbell._client.delete(*doorbell._client.keys(f"{store_settings.key_prefix}:bell:*"))
+    assert doorbell.pending_bells(request_.model) == 3, "as many as there seem to be jobs"
     reaper.look()
-    assert doorbell.pending_bells(request_.model) == 2
-    waiting = short.stale_queued(request_.model, older_than_s=0, limit=10)
-    assert {job_id for job_id, _ in waiting} == {lost, never_rung}
-    assert expired not in {job_id for job_id, _ in waiting}
+    assert doorbell.pending_bells(request_.model) == 3, "they are told of already"
+    taken = [claim.job_id for claim in (take(short), take(short)) if claim]
+    assert taken == [lost, never_rung]
+    assert take(short) is None, "the third has expired"
+    assert short.due(request_.model, waiting_s=0) == 0
     doorbell.close()
 
 
@@ -271,13 +280,14 @@ async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     job_id = await accept(store, request_)
-    claim = worker_store.claim(job_id, "w1")
+    claim = take(worker_store, "w1")
     assert claim is not None
     for step in range(1, MAX_EVENTS + 40):
-        beat = Beat(attempt=1, step=step, steps=999, happenings=(Happening("progress", f'{{"step": {step}}}'),))
+        told = (Happening("progress", f'{{"step": {step}}}'),)
+        beat = Beat(attempt=1, step=step, steps=999, telling=step, happenings=told)
         worker_store.heartbeat({job_id: beat})
     kept = await store.happenings(job_id, after="0")
     assert len(kept) == MAX_EVENTS, "the oldest went"
     assert await store.happenings(job_id, after=kept[-3].id) == kept[-2:]
-    assert worker_store.release(claim)
+    assert worker_store.release(claim, Outcome.HANDED_BACK)
     assert (await store.happenings(job_id, after=kept[-1].id))[0].data == '{"status":"queued","attempt":1}'

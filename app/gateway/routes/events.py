@@ -49,7 +49,7 @@ async def follow(
             moved.clear()
             try:
                 record = await store.get(job_id, caller.sees)
-                position = await store.queue_position(record)
+                outlook = await store.outlook(record)
                 happened = await store.happenings(job_id, after=seen or "0")
             except StoreUnavailable:  # the stream goes on where it was once the store is back
                 await asyncio.sleep(POLL_S)
@@ -60,12 +60,12 @@ async def follow(
                 seen = happening.id
                 if happening.name != "status":  # a status is told as the job is now, not as it was
                     yield ServerSentEvent(event=happening.name, data=json.loads(happening.data), id=happening.id)
-            job = job_of(record, position)
+            job = job_of(record, outlook)
             if record.status.is_final:
                 yield ServerSentEvent(event="done", data=job, id=seen)
                 return
-            if (record.status, record.attempt, position) != place:
-                place = record.status, record.attempt, position
+            if (record.status, record.attempt, outlook.queue_position) != place:
+                place = record.status, record.attempt, outlook.queue_position
                 yield ServerSentEvent(event="status", data=job, id=seen)
             try:
                 await asyncio.wait_for(moved.wait(), POLL_S)

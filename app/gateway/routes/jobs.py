@@ -10,6 +10,7 @@ from app.gateway.auth import Reader, Submitter
 from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, card_of, draw_seed, enqueue, held_for, wait_for
+from app.jobs.pace import Outlook
 from cynosure.contract import Job, JobList, JobStatus, Problem, VaryRequest
 from cynosure.errors import JobUnfinished
 from cynosure.resolving import varied
@@ -40,7 +41,7 @@ async def list_jobs(
     A page may be shorter than `limit` where jobs of the status are rare; the end is where `next_cursor` is null.
     """
     page = await state["listing"].page(caller.owner, status=status, cursor=cursor, limit=limit)
-    jobs = [summary_of(record, await state["store"].queue_position(record)) for record in page.records]
+    jobs = [summary_of(record, await state["store"].outlook(record)) for record in page.records]
     return JobList(jobs=tuple(jobs), next_cursor=page.next_cursor)
 
 
@@ -48,14 +49,14 @@ async def list_jobs(
 async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer = None) -> Job:
     """The job as it is now, or, with `Prefer: wait=SECONDS`, once it is done or the time is up."""
     record = await wait_for(state, caller, job_id, held_for(state, prefer))
-    return job_of(record, await state["store"].queue_position(record))
+    return job_of(record, await state["store"].outlook(record))
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=_MISSING)
 async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
     """Cancel the job; a finished one stays as it is. A running job's rows are free within a heartbeat."""
     record = await state["store"].cancel(job_id, caller.sees)
-    return job_of(record, None)
+    return job_of(record, Outlook())
 
 
 @router.post(

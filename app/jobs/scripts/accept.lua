@@ -1,43 +1,67 @@
 -- (nothing) → queued, or → succeeded where an earlier job has drawn the same
--- KEYS  1 job  2 known  3 this job's queue  4-6 all queues of the model  7 idempotency (or the job key again: none)
---       8 result (or the job key again: don't look)  9 images
--- ARGV  1 id  2 request  3 steps  4 fingerprint ('' where there is no idempotency key)  5 max queued
---       6 unfinished ttl s  7 known ttl s  8 result ttl s  9 what a job's key starts with
---       10 owner
--- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full', waiting}
-if ARGV[4] ~= '' then
-  local before = redis.call('GET', KEYS[7])
+-- KEYS  13 job  14 known  15 idempotency (or the job key again: none)  16 result (or the job key again: don't look)
+--       17 images  18 the owner's waiting jobs  19 the owner's jobs  20 jobs watched for webhooks
+-- ARGV  3 id  4 request  5 steps  6 fingerprint ('' where there is no idempotency key)  7 max queued
+--       8 max queued of one owner  9 known ttl s  10 result ttl s  11 owner  12 priority  13 1 where there is a webhook
+-- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
+local id, owner = ARGV[3], ARGV[11]
+if ARGV[6] ~= '' then
+  local before = redis.call('GET', KEYS[15])
   if before then
     local cut = string.find(before, ' ', 1, true)
-    local id = string.sub(before, 1, cut - 1)
-    if string.sub(before, cut + 1) == ARGV[4] then return {'replayed', id} end
-    return {'conflict', id}
+    -- A write, so that WAITAOF on this connection has something to wait for: the first answer may have been lost.
+    redis.call('EXPIRE', KEYS[15], unfinished_ttl)
+    local first = string.sub(before, 1, cut - 1)
+    if string.sub(before, cut + 1) ~= ARGV[6] then return {'conflict', first} end
+    return {first == id and 'accepted' or 'replayed', first}
   end
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local earlier = KEYS[8] ~= KEYS[1] and redis.call('GET', KEYS[8])
+-- This very call again, by a client whose connection broke before the answer.
+if redis.call('EXISTS', KEYS[13]) == 1 then
+  redis.call('EXPIRE', KEYS[14], ARGV[9])
+  return {redis.call('HEXISTS', KEYS[13], 'cached') == 1 and 'cached' or 'accepted', id}
+end
+
+-- Found by its owner, and watched where its end is to be told, for as long as there may be a record.
+local function index()
+  local ttl = unfinished_ttl + ARGV[10]
+  redis.call('ZADD', KEYS[19], now, id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[19], '-inf', now - 1000 * ttl)
+  redis.call('EXPIRE', KEYS[19], ttl)
+  if ARGV[13] == '1' then
+    redis.call('ZADD', KEYS[20], now, id)
+    redis.call('EXPIRE', KEYS[20], ttl)
+  end
+end
+
+local earlier = KEYS[16] ~= KEYS[13] and redis.call('GET', KEYS[16])
 if earlier then
-  local key = ARGV[9] .. earlier
+  local key = job_key(earlier)
   local found = redis.call('HMGET', key, 'status', 'image_hashes', 'reproducible')
-  if found[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[9]) == 1 then
-    redis.call('HSET', KEYS[1], 'status', 'succeeded', 'request', ARGV[2], 'created_ms', now, 'started_ms', now,
-      'finished_ms', now, 'attempt', 0, 'step', ARGV[3], 'steps', ARGV[3], 'image_hashes', found[2],
-      'reproducible', found[3] or '', 'cached', 1, 'owner', ARGV[10])
-    redis.call('EXPIRE', KEYS[1], ARGV[8])
-    redis.call('EXPIRE', KEYS[9], ARGV[8])
-    redis.call('SET', KEYS[2], ARGV[10], 'EX', ARGV[7])
-    if ARGV[4] ~= '' then redis.call('SET', KEYS[7], ARGV[1] .. ' ' .. ARGV[4], 'EX', ARGV[6]) end
-    return {'cached', ARGV[1]}
+  if found[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[17]) == 1 then
+    redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
+      'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', found[2],
+      'reproducible', found[3] or '', 'cached', 1, 'owner', owner)
+    redis.call('EXPIRE', KEYS[13], ARGV[10])
+    redis.call('EXPIRE', KEYS[17], ARGV[10])
+    redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
+    if ARGV[6] ~= '' then redis.call('SET', KEYS[15], id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
+    index()
+    return {'cached', id}
   end
 end
-local waiting = redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5]) + redis.call('ZCARD', KEYS[6])
-if waiting >= tonumber(ARGV[5]) then return {'full', tostring(waiting)} end
-redis.call('HSET', KEYS[1], 'status', 'queued', 'request', ARGV[2], 'created_ms', now, 'attempt', 0, 'step', 0,
-  'steps', ARGV[3], 'owner', ARGV[10])
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-redis.call('SET', KEYS[2], ARGV[10], 'EX', ARGV[7])
-redis.call('ZADD', KEYS[3], time[1] * 1000000 + time[2], ARGV[1])
-redis.call('EXPIRE', KEYS[3], ARGV[6])
-if ARGV[4] ~= '' then redis.call('SET', KEYS[7], ARGV[1] .. ' ' .. ARGV[4], 'EX', ARGV[6]) end
-return {'accepted', ARGV[1]}
+local waiting = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
+for level = 1, 3 do waiting = waiting + redis.call('ZCARD', KEYS[level]) end
+if waiting >= tonumber(ARGV[7]) then return {'full', tostring(waiting)} end
+redis.call('ZREMRANGEBYSCORE', KEYS[18], '-inf', now_us - unfinished_ttl * 1000000)
+local own = redis.call('ZCARD', KEYS[18])
+if own >= tonumber(ARGV[8]) then return {'owner_full', tostring(own)} end
+redis.call('HSET', KEYS[13], 'status', 'queued', 'request', ARGV[4], 'created_ms', now, 'created_us', now_us,
+  'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'priority', ARGV[12],
+  'turn', turn_of(LEVEL[ARGV[12]], owner, tonumber(ARGV[5])))
+redis.call('EXPIRE', KEYS[13], unfinished_ttl)
+redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
+enter(id, nil)
+index()
+if ARGV[6] ~= '' then redis.call('SET', KEYS[15], id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
+return {'accepted', id}

@@ -1,16 +1,18 @@
 -- queued | running → cancelled
--- KEYS  1 job  2 known  3 queue  4 leases  5 events
--- ARGV  1 id  2 result ttl s  3 known ttl s  4 channel
+-- KEYS  13 known  14 leases  15 events  16 finished channel
+-- ARGV  3 id  4 result ttl s  5 known ttl s
 -- returns moved | final | gone
-local status = redis.call('HGET', KEYS[1], 'status')
+local id, key = ARGV[3], job_key(ARGV[3])
+local status = redis.call('HGET', key, 'status')
 if not status then return 'gone' end
 if status ~= 'queued' and status ~= 'running' then return 'final' end
-local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'status', 'cancelled', 'finished_ms', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[5], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('PUBLISH', ARGV[4], ARGV[1])
+leave(id)
+if status == 'running' then end_attempt(id, redis.call('HGET', key, 'attempt'), 'cancelled', '') end
+redis.call('HSET', key, 'status', 'cancelled', 'finished_ms', now)
+redis.call('HDEL', key, 'not_before_ms')
+redis.call('EXPIRE', key, ARGV[4])
+redis.call('EXPIRE', KEYS[15], ARGV[4])
+redis.call('EXPIRE', KEYS[13], ARGV[5])
+redis.call('ZREM', KEYS[14], id)
+redis.call('PUBLISH', KEYS[16], id)
 return 'moved'

@@ -1,16 +1,82 @@
--- queued → running
--- KEYS  1 job  2 queue  3 leases  4 events
--- ARGV  1 id  2 worker  3 lease ms  4 channel  5 unfinished ttl s  6 events kept
--- returns attempt | 0 where there is nothing to claim
-if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then return 0 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('HSET', KEYS[1], 'status', 'running', 'worker', ARGV[2], 'started_ms', now, 'step', 0)
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[6], '*', 'event', 'status', 'data',
-  '{"status":"running","attempt":' .. attempt .. '}')
-redis.call('EXPIRE', KEYS[4], ARGV[5])
-redis.call('PUBLISH', ARGV[4], ARGV[1])
-return attempt
+-- queued → running: the model's next job
+-- KEYS  13 leases  14 events' channel  15 quarantine  16 this call, by its token
+-- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that are worth a priority
+--       8 attempts kept in the history  9 events kept
+-- returns {'claimed', id, attempt, request, owner, alone} | {'wait'} where the worker should empty itself for a suspect
+--       | {'nothing'}
+--
+-- Which priority: the one whose oldest job is the oldest, each step down counted as so much later. Which job of it: the
+-- one whose turn it is. A suspect, a job whose workers were lost twice, runs alone, so that no other pays for it.
+local held = tonumber(ARGV[5])
+
+local function answer(id)
+  local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner', 'failures')
+  return {'claimed', id, tonumber(job[1]), job[2], job[3], tonumber(job[4] or '0') >= SUSPECT_AFTER and 1 or 0}
+end
+
+-- This very call again, by a worker whose connection broke before the answer.
+local before = redis.call('GET', KEYS[16])
+if before then
+  local found = redis.call('HMGET', job_key(before), 'status', 'token')
+  if found[1] == 'running' and found[2] == ARGV[4] then return answer(before) end
+end
+
+local function take(id)
+  local key = job_key(id)
+  leave(id)
+  local attempt = redis.call('HINCRBY', key, 'attempt', 1)
+  redis.call('HSET', key, 'status', 'running', 'worker', ARGV[3], 'started_ms', now, 'step', 0, 'token', ARGV[4],
+    'told', 0, 'attempt:' .. attempt, '{"number":' .. attempt .. ',"started_ms":' .. string.format('%.0f', now) .. '}')
+  redis.call('HDEL', key, 'not_before_ms', 'attempt:' .. (attempt - ARGV[8]))
+  redis.call('ZADD', KEYS[13], now + ARGV[6], id)
+  redis.call('SET', KEYS[16], id, 'PX', ARGV[6])
+  redis.call('XADD', key .. ':events', 'MAXLEN', ARGV[9], '*', 'event', 'status', 'data',
+    '{"status":"running","attempt":' .. attempt .. '}')
+  redis.call('EXPIRE', key .. ':events', unfinished_ttl)
+  redis.call('PUBLISH', KEYS[14], id)
+  return answer(id)
+end
+
+-- The first of a sorted set that still has a record; those that outlived theirs go.
+local function first_of(key)
+  while true do
+    local id = redis.call('ZRANGE', key, 0, 0)[1]
+    if not id or redis.call('HGET', job_key(id), 'status') == 'queued' then return id end
+    leave(id)
+    redis.call('ZREM', key, id)
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[10], '-inf', now, 'LIMIT', 0, 64)) do
+  redis.call('ZREM', KEYS[10], id)
+  enter(id, nil)
+end
+
+local suspect = first_of(KEYS[11])
+if suspect then
+  if held == 0 then
+    redis.call('SET', KEYS[15], ARGV[3], 'PX', ARGV[6])
+    return take(suspect)
+  end
+  local keeper = redis.call('GET', KEYS[15])
+  if not keeper or keeper == ARGV[3] then
+    redis.call('SET', KEYS[15], ARGV[3], 'PX', ARGV[6])
+    return {'wait'}
+  end
+end
+
+local chosen, chosen_due
+for level = 1, 3 do
+  if first_of(KEYS[level]) then
+    local due = tonumber(redis.call('ZRANGE', KEYS[level], 0, 0, 'WITHSCORES')[2]) + (level - 1) * ARGV[7] * 1000
+    if not chosen_due or due < chosen_due then chosen, chosen_due = level, due end
+  end
+end
+local id = chosen and first_of(KEYS[3 + chosen])
+if not id then return {'nothing'} end
+local clock = math.max(tonumber(redis.call('HGET', KEYS[12], 'clock' .. chosen) or '0'),
+  tonumber(redis.call('ZSCORE', KEYS[3 + chosen], id)))
+redis.call('HSET', KEYS[12], 'clock' .. chosen, clock)
+redis.call('EXPIRE', KEYS[12], unfinished_ttl)
+redis.call('ZREMRANGEBYSCORE', KEYS[6 + chosen], '-inf', clock)
+return take(id)

@@ -1,26 +1,34 @@
 -- running → succeeded | failed
--- KEYS  1 job  2 images  3 known  4 leases  5 result  6 events
--- ARGV  1 id  2 attempt  3 new status  4 error ('' where none)  5 image hashes  6 result ttl s  7 known ttl s
---       8 channel  9 reproducible  10 sheet ('' where none)  11 telemetry ('' where none)
---       12… picture bytes
+-- KEYS  13 images  14 known  15 leases  16 result  17 events  18 finished channel
+-- ARGV  3 id  4 attempt  5 new status  6 error ('' where none)  7 image hashes  8 result ttl s  9 known ttl s
+--       10 reproducible  11 sheet ('' where none)  12 telemetry ('' where none)  13… picture bytes
 -- returns moved | stale | gone
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status then return 'gone' end
-if status ~= 'running' or redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[2] then return 'stale' end
-local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'status', ARGV[3], 'error', ARGV[4], 'image_hashes', ARGV[5],
-  'finished_ms', time[1] * 1000 + math.floor(time[2] / 1000))
-if ARGV[3] == 'succeeded' then
-  redis.call('HSET', KEYS[1], 'step', redis.call('HGET', KEYS[1], 'steps'), 'reproducible', ARGV[9],
-    'telemetry', ARGV[11])
-  redis.call('SET', KEYS[5], ARGV[1], 'EX', ARGV[6])
+local id, key = ARGV[3], job_key(ARGV[3])
+local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
+if not job[1] then return 'gone' end
+-- This very call again, by a worker whose connection broke before the answer.
+if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return 'moved' end
+if job[1] ~= 'running' or job[2] ~= ARGV[4] then return 'stale' end
+redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
+if ARGV[5] == 'succeeded' then
+  redis.call('HSET', key, 'step', job[4], 'reproducible', ARGV[10], 'telemetry', ARGV[12])
+  redis.call('SET', KEYS[16], id, 'EX', ARGV[8])
 end
-for i = 12, #ARGV do redis.call('HSET', KEYS[2], i - 12, ARGV[i]) end
-if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'sheet', ARGV[10]) end
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-redis.call('EXPIRE', KEYS[2], ARGV[6])
-redis.call('EXPIRE', KEYS[6], ARGV[6])
-redis.call('EXPIRE', KEYS[3], ARGV[7])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('PUBLISH', ARGV[8], ARGV[1])
+for i = 13, #ARGV do redis.call('HSET', KEYS[13], i - 13, ARGV[i]) end
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[13], 'sheet', ARGV[11]) end
+end_attempt(id, job[2], ARGV[5], ARGV[6])
+redis.call('EXPIRE', key, ARGV[8])
+redis.call('EXPIRE', KEYS[13], ARGV[8])
+redis.call('EXPIRE', KEYS[17], ARGV[8])
+redis.call('EXPIRE', KEYS[14], ARGV[9])
+redis.call('ZREM', KEYS[15], id)
+redis.call('PUBLISH', KEYS[18], id)
+-- The model's pace: jobs, evaluations and time in jobs, over the time in which any ran; older than a minute fades.
+local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms')
+for i = 1, 5 do pace[i] = tonumber(pace[i] or '0') end
+local busy = math.max(0, now - math.max(pace[5], tonumber(job[3])))
+local fade = math.exp(-busy / 60000)
+redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade + tonumber(job[4]),
+  'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + now - tonumber(job[3]), 'last_ms', now)
+redis.call('EXPIRE', KEYS[12], unfinished_ttl)
 return 'moved'

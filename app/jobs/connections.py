@@ -1,0 +1,41 @@
+"""Connections to the store that survive its restarts, its moves and broken networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialWithJitterBackoff
+
+from app.jobs.settings import StoreSettings
+
+TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a second
+RETRIES = 6  # of a call whose connection broke, 3 s in all at most: every script is harmless when it is run twice
+_BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
+
+
+def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A client for threads, which the store shows by `name`; `timeout_s` is more than any of its calls may block.
+
+    The address is looked up anew for every connection, so the store may move behind its name.
+    """
+    options = _options(settings, name, timeout_s)
+    return redis.Redis.from_url(settings.redis_url, retry=redis.retry.Retry(_BACKOFF, RETRIES), **options)
+
+
+def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
+    """A client for coroutines; otherwise as `connect`."""
+    options = _options(settings, name, timeout_s)
+    retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **options)
+
+
+def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, Any]:
+    options = {
+        "client_name": name,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": TIMEOUT_S,
+        "health_check_interval": int(TIMEOUT_S),
+    }
+    return options if settings.redis_url.startswith("unix:") else {**options, "socket_keepalive": True}

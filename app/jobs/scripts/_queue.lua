@@ -1,0 +1,73 @@
+-- What the scripts of the queue share; the store puts it in front of each of them.
+-- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 where each owner's next turn is
+--       10 put off until later  11 suspects  12 pace
+-- Further keys follow from an id that is found: {p}job:ID, and from its record: {p}waiting:OWNER. A deployment's keys
+-- live in one Redis.
+-- ARGV  1 what every key starts with  2 unfinished ttl s
+--
+-- Turns are start tags (Goyal, Vin & Cheng 1996, start-time fair queueing): an owner's next job starts where the cost
+-- (evaluations) of its last one ended, or at the queue's clock, which is the tag of the job that was taken last. The
+-- clock moves by 1/1024 with every arrival, so that of two newcomers the first stays first.
+local LEVEL = {high = 1, normal = 2, low = 3}
+local SUSPECT_AFTER = 2
+local prefix, unfinished_ttl = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+
+local function job_key(id) return prefix .. 'job:' .. id end
+
+local function turn_of(level, owner, work)
+  local clock = tonumber(redis.call('HGET', KEYS[12], 'clock' .. level) or '0')
+  local turn = math.max(clock, tonumber(redis.call('ZSCORE', KEYS[6 + level], owner) or '0'))
+  redis.call('ZADD', KEYS[6 + level], turn + work, owner)
+  redis.call('HSET', KEYS[12], 'clock' .. level, clock + 1 / 1024)
+  return turn
+end
+
+-- A waiting job takes its place, which the record tells: its own turn, or apart where it has been lost twice, or where
+-- it is not due before a later time.
+local function enter(id, due)
+  local job = redis.call('HMGET', job_key(id), 'priority', 'created_us', 'turn', 'failures', 'owner')
+  if not job[1] then return end
+  local level = LEVEL[job[1]]
+  local waiting = prefix .. 'waiting:' .. job[5]
+  if due then
+    redis.call('ZADD', KEYS[10], due, id)
+  elseif tonumber(job[4] or '0') >= SUSPECT_AFTER then
+    redis.call('ZADD', KEYS[11], job[2], id)
+  else
+    redis.call('ZADD', KEYS[level], job[2], id)
+    redis.call('ZADD', KEYS[3 + level], job[3], id)
+  end
+  redis.call('ZADD', waiting, job[2], id)
+  for _, key in ipairs({waiting, KEYS[level], KEYS[3 + level], KEYS[6 + level], KEYS[10], KEYS[11], KEYS[12]}) do
+    redis.call('EXPIRE', key, unfinished_ttl)
+  end
+end
+
+-- A job that waits no longer leaves every place that it may have; an owner with none left starts afresh.
+local function leave(id)
+  for level = 1, 3 do
+    redis.call('ZREM', KEYS[level], id)
+    redis.call('ZREM', KEYS[3 + level], id)
+  end
+  redis.call('ZREM', KEYS[10], id)
+  redis.call('ZREM', KEYS[11], id)
+  local owner = redis.call('HGET', job_key(id), 'owner')
+  if owner then
+    redis.call('ZREM', prefix .. 'waiting:' .. owner, id)
+    if redis.call('EXISTS', prefix .. 'waiting:' .. owner) == 0 then
+      for level = 7, 9 do redis.call('ZREM', KEYS[level], owner) end
+    end
+  end
+end
+
+-- How an attempt ended, for the job's history: error is JSON or ''.
+local function end_attempt(id, attempt, outcome, error)
+  local field = 'attempt:' .. attempt
+  local began = redis.call('HGET', job_key(id), field)
+  if not began then return end
+  redis.call('HSET', job_key(id), field, string.sub(began, 1, -2) .. ',"ended_ms":' .. string.format('%.0f', now)
+    .. ',"outcome":"' .. outcome .. '"' .. (error ~= '' and ',"error":' .. error or '') .. '}')
+end

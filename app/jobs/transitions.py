@@ -1,0 +1,38 @@
+"""The scripts that move a job, one a transition, and the keys and times that most of them take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.jobs.keys import Keys
+from app.jobs.settings import StoreSettings
+
+_FOLDER = Path(__file__).parent / "scripts"
+MAX_EVENTS = 256
+"""Of a job's events that are kept; a follower who is further behind misses the oldest."""
+MAX_ATTEMPTS_TOLD = 16
+"""Of a job's attempts that are kept; those handed back in good order may be many."""
+_QUEUE_SCRIPTS = frozenset({"accept", "claim", "finish", "requeue", "cancel"})
+# At the store's memory limit these go on: they keep what is accepted, and free memory or take next to none.
+_AT_THE_LIMIT = frozenset({"heartbeat", "requeue", "cancel"})
+
+
+def script(name: str) -> str:
+    """The text of a script.
+
+    Its first line makes Redis look at its memory limit before the script and not at every write within: a
+    transition happens whole or not at all.
+    """
+    shared = (_FOLDER / "_queue.lua").read_text() if name in _QUEUE_SCRIPTS else ""
+    flags = " flags=allow-oom" if name in _AT_THE_LIMIT else ""
+    return f"#!lua{flags}\n{shared}{(_FOLDER / f'{name}.lua').read_text()}"
+
+
+def queue_args(keys: Keys, settings: StoreSettings) -> list[str | int]:
+    """The first arguments of every script of the queue."""
+    return [f"{keys.prefix}:", settings.unfinished_ttl_s]
+
+
+def known_ttl_s(settings: StoreSettings) -> int:
+    """Seconds for which an id is known: longer than any record of it."""
+    return settings.unfinished_ttl_s + settings.result_ttl_s + settings.tombstone_ttl_s

