@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from app.jobs.store import WorkerStore
+from app.jobs.worker_store import WorkerStore
 from cynosure import Client, JobStatus, SweepRequest
 from cynosure.errors import InvalidRequest, JobUnfinished
 from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
