@@ -14,6 +14,7 @@ from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from app.jobs.batches import BatchRecord, Line
+from app.jobs.pace import Outlook
 from app.jobs.record import EVERYONE, JobRecord
 from cynosure.contract import Batch, BatchCounts, BatchLinks, BatchResult, BatchStatus
 
@@ -63,7 +64,7 @@ def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, jo
     if job is None:
         gone = "expired" if job_id else "cancelled" if record.status is BatchStatus.CANCELLED else "waiting"
         return BatchResult(line=number, custom_id=line.custom_id, status=gone, job_id=job_id, seed=line.request.seed)
-    shown = job_of(job, None)
+    shown = job_of(job, Outlook())
     return BatchResult(
         line=number,
         custom_id=line.custom_id,
