@@ -23,7 +23,14 @@ def main() -> None:
     chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
     settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})
     app = create_app(settings, StoreSettings())
-    uvicorn.run(app, host=settings.host, port=arguments.port, log_level="warning", timeout_graceful_shutdown=10)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=arguments.port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
 
 
 if __name__ == "__main__":

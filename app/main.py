@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway import problems
 from app.gateway.auth import Door
+from app.gateway.complexity import PartLimit
 from app.gateway.feeder import Feeder
+from app.gateway.headers import SecurityHeaders
 from app.gateway.limits import BodyLimit
 from app.gateway.routes import batches as batch_routes
-from app.gateway.routes import events, generate, health, images, jobs, models, openai, plan, sweeps
+from app.gateway.routes import docs, events, generate, health, images, jobs, models, openai, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.allowance import Allowance
@@ -28,6 +32,13 @@ from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from cynosure import __version__
 from cynosure.contract import Problem
+
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST", "DELETE"),
+    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+    "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
+}
+"""For origins that a deployment names; no credentials, since a key is a header that a page has to be given."""
 
 
 def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
@@ -66,11 +77,23 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
                 await asyncio.gather(feeding, return_exceptions=True)
         doorbell.close()
 
-    app = FastAPI(title="Cynosure", version=__version__, summary="Guided diffusion as a service.", lifespan=lifespan)
+    app = FastAPI(
+        title="Cynosure",
+        version=__version__,
+        summary="Guided diffusion as a service.",
+        lifespan=lifespan,
+        docs_url=None,  # routes/docs.py has it, with a policy
+        redoc_url=None,
+    )
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={"/batches": settings.max_batch_bytes})
-    app.add_middleware(Door)  # the last one added comes first
+    app.add_middleware(PartLimit, max_parts=settings.max_json_parts, exempt=frozenset({"/batches"}))
+    app.add_middleware(Door)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
+    app.add_middleware(SecurityHeaders)  # the last one added comes first
     app.include_router(health.router)
+    app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes):
         app.include_router(module.router, responses={401: {"model": Problem}, 403: {"model": Problem}})
     return app

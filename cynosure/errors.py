@@ -69,7 +69,17 @@ class InvalidRequest(CynosureError):
     code, status, title = "invalid_request", 422, "Invalid request"
 
 
+MAX_SHOWN = 100
+"""Characters of a client's own text that an error repeats, and that are compared with what is known."""
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+
+
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    if len(name) > MAX_SHOWN:  # the comparison takes the product of the lengths
+        return ""
     close = difflib.get_close_matches(name.lower(), known, n=1)
     return f"Did you mean '{close[0]}'? " if close else ""
 
@@ -81,7 +91,7 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
-            f"No model '{name}' here. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="model"
+            f"No model '{_shown(name)}' here. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="model"
         )
 
 
@@ -95,7 +105,7 @@ class UnknownLabel(InvalidRequest):
             detail = f"Class {label} is out of range: this model has classes 0 to {len(known) - 1}."
         else:
             shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            detail = f"No class '{label}'. {_did_you_mean(label, known)}Known: {shown}."
+            detail = f"No class '{_shown(label)}'. {_did_you_mean(label, known)}Known: {shown}."
         super().__init__(detail, field="class_label")
 
 
@@ -106,7 +116,7 @@ class UnknownSampler(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
-            f"No sampler '{name}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler"
+            f"No sampler '{_shown(name)}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler"
         )
 
 
@@ -117,7 +127,7 @@ class UnknownField(InvalidRequest):
 
     def __init__(self, field: str, known: Sequence[str]) -> None:
         hint = _did_you_mean(field, known)
-        super().__init__(f"No field '{field}'. {hint}Known: {', '.join(known)}.", field=field)
+        super().__init__(f"No field '{_shown(field)}'. {hint}Known: {', '.join(known)}.", field=_shown(field))
 
 
 class UnsupportedField(InvalidRequest):

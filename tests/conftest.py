@@ -117,7 +117,7 @@ def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Cal
 
         def one(**settings: Any) -> TestClient:
             app = create_app(GatewaySettings(**settings), store_settings)
-            return opened.enter_context(TestClient(app, raise_server_exceptions=False))
+            return opened.enter_context(TestClient(app, "http://127.0.0.1", raise_server_exceptions=False))
 
         yield one
 

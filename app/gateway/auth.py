@@ -18,8 +18,9 @@ from app.jobs.api_keys import NOBODY, Caller
 from app.jobs.api_keys import Scope as KeyScope
 from cynosure.errors import CynosureError, Forbidden, Unauthenticated
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """Paths that need no key: health, and what the API looks like."""
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CALLER = "cynosure.caller"
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
 
@@ -56,7 +57,7 @@ class Door:
             return
         state: State = scope["state"]
         try:
-            known = await _identify(state, Headers(scope=scope).get("authorization"), scope["path"])
+            known = await _identify(state, Headers(scope=scope), scope["path"])
             taken = await state["allowance"].take(known.owner, known.limits)
         except CynosureError as error:
             await from_error(error, scope["path"])(scope, receive, send)
@@ -71,7 +72,8 @@ class Door:
         await self.app(scope, receive, telling)
 
 
-async def _identify(state: State, authorization: str | None, path: str) -> Caller:
+async def _identify(state: State, headers: Headers, path: str) -> Caller:
+    authorization = headers.get("authorization")
     asked = must_ask(state["settings"])
     if asked is None:
         asked = await state["api_keys"].has_keys()
@@ -85,7 +87,31 @@ async def _identify(state: State, authorization: str | None, path: str) -> Calle
         return Caller(key.id, key.scopes, key.limits)
     if asked:
         raise Unauthenticated("This server asks for an API key: send Authorization: Bearer cyn_…")
+    if must_ask(state["settings"]) is None:
+        _refuse_foreign_pages(state["settings"], headers)
     return NOBODY
+
+
+def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
+    """A gateway that is open to its own machine is not open to every page in that machine's browser.
+
+    A page can reach it under a name of its own that it leads to 127.0.0.1 (DNS rebinding; the Host header tells), or by
+    a form that needs no permission to be sent (the Origin header tells).
+    """
+    host = headers.get("host", "")
+    if _name_of(host) not in (*_LOOPBACK_NAMES, *settings.allowed_hosts):
+        raise Forbidden(
+            f"Without API keys this server answers to its own machine alone, not as '{host[:100]}'. Make a key with "
+            "`cynosure keys create`, or name it in CYNOSURE_GATEWAY_ALLOWED_HOSTS."
+        )
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host and origin not in settings.cors_origins:
+        raise Forbidden("Without API keys this server answers no other site's pages.")
+
+
+def _name_of(host: str) -> str:
+    """The host of a Host header, without its port."""
+    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
 
 
 async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:

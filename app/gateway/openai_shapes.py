@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from app.gateway.safe_json import SafeJSONResponse
 from cynosure.contract import (
     MAX_IMAGES,
     MAX_PROMPT_LENGTH,
@@ -153,4 +154,4 @@ def error_response(status: int, code: str, detail: str, param: str | None, heade
     if code == "unknown_model":
         status, code = 404, "model_not_found"
     status = 400 if status == 422 else status
-    return JSONResponse(error_body(status, code, detail, param), status, headers=headers)
+    return SafeJSONResponse(error_body(status, code, detail, param), status, headers=headers)

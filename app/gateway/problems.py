@@ -11,10 +11,20 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.gateway.openai_shapes import error_response
+from app.gateway.safe_json import SafeJSONResponse
 from cynosure.contract import GenerateRequest, Problem
-from cynosure.errors import CynosureError, InvalidRequest, JobFailed, MalformedBody, Unauthenticated, UnknownField
+from cynosure.errors import (
+    MAX_SHOWN,
+    CynosureError,
+    InvalidRequest,
+    JobFailed,
+    MalformedBody,
+    Unauthenticated,
+    UnknownField,
+)
 
 OPENAI_PREFIX = "/v1/"
+MAX_FAULTS = 20
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
@@ -33,7 +43,7 @@ def problem_response(
     if path.startswith(OPENAI_PREFIX):
         return error_response(status, code, detail, extra.get("field"), headers or {})
     problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
-    return JSONResponse(
+    return SafeJSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
     )
 
@@ -60,11 +70,11 @@ def from_error(error: CynosureError, path: str) -> JSONResponse:
 
 def _field_of(location: tuple[Any, ...]) -> str:
     parts = [str(part) for part in location if part != "body"]
-    return parts[0] if parts else "body"
+    return parts[0][:MAX_SHOWN] if parts else "body"
 
 
 def from_validation(error: RequestValidationError, path: str) -> JSONResponse:
-    """A 422 that names the first field at fault and lists them all; a 400 where the body is no JSON."""
+    """A 422 that names the first field at fault and lists the first ones; a 400 where the body is no JSON."""
     faults = error.errors()
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -84,7 +94,8 @@ def from_validation(error: RequestValidationError, path: str) -> JSONResponse:
         detail=f"{field}: {first['msg']}.",
         field=field,
         errors=[
-            {"field": ".".join(str(part) for part in fault["loc"][1:]), "detail": fault["msg"]} for fault in faults
+            {"field": ".".join(str(part)[:MAX_SHOWN] for part in fault["loc"][1:]), "detail": fault["msg"]}
+            for fault in faults[:MAX_FAULTS]
         ],
     )
 

@@ -18,6 +18,11 @@ class GatewaySettings(BaseSettings):
         "auto",
         description="Whether callers need an API key. auto: yes, but on a loopback address only once there is one.",
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names, besides those of loopback, by which a gateway that asks for no key is called."
+    )
+    cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call: https://studio.example.org.")
+    max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

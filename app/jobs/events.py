@@ -38,8 +38,9 @@ class JobNews:
         try:
             yield news
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            while not listener.done():  # a cancellation is lost where it meets a time-out or a break in the client
+                listener.cancel()
+                await asyncio.wait({listener}, timeout=_RECONNECT_S)
             await client.aclose()
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Prob
 
 def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     """First and last byte of a single `bytes=` range (RFC 9110, 14.1.2), or `None` for the whole."""
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
     if found is None or found.group(0) == "bytes=-":
         return None
     first, last = found.groups()

@@ -1,0 +1,94 @@
+"""What a browser is told, and what a page of another site can do: nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+Open = Callable[..., TestClient]
+STRICT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+ASKED = {"class_label": 1, "steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/models", 200),
+        ("GET", "/healthz", 200),
+        ("GET", "/jobs/unknown", 404),
+        ("GET", "/nothing/here", 404),
+        ("PUT", "/generate", 405),
+        ("POST", "/generate", 400),
+    ],
+)
+def test_every_answer_forbids_what_a_browser_might_make_of_it(
+    open_gateway: Open, method: str, path: str, status: int
+) -> None:
+    answer = open_gateway(auth="off").request(method, path, content=b"{")
+    assert answer.status_code in (status, 422)
+    assert answer.headers["Content-Security-Policy"] == STRICT
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
+    refused = open_gateway(auth="required").get("/models")
+    assert refused.status_code == 401
+    assert refused.headers["Content-Security-Policy"] == STRICT
+
+
+def test_the_apis_page_runs_its_own_script_and_one_version_of_swaggers(open_gateway: Open) -> None:
+    page = open_gateway(auth="required").get("/docs")
+    policy = page.headers["Content-Security-Policy"]
+    [script] = re.findall(r"<script>(.*?)</script>", page.text, flags=re.DOTALL)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    scripts = re.search(r"script-src ([^;]*)", policy)
+    assert scripts is not None
+    assert "unsafe" not in scripts.group(1)
+    loaded = re.findall(r'(?:src|href)="(http[^"]*)"', page.text)
+    assert loaded
+    assert all(any(url.startswith(part) for part in scripts.group(1).split() if "://" in part) for url in loaded)
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_another_origin_is_told_nothing_unless_it_is_named(open_gateway: Open) -> None:
+    asking = {"Origin": "https://studio.example.org", "Access-Control-Request-Method": "POST"}
+    closed, opened = open_gateway(auth="off"), open_gateway(auth="off", cors_origins=("https://studio.example.org",))
+    assert "Access-Control-Allow-Origin" not in closed.get("/models", headers=asking).headers
+    assert closed.options("/generate", headers=asking).status_code == 405
+    preflight = opened.options("/generate", headers={**asking, "Access-Control-Request-Headers": "Authorization"})
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == "https://studio.example.org"
+    assert "Access-Control-Allow-Credentials" not in preflight.headers
+    other = opened.options("/generate", headers={**asking, "Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    told = opened.get("/models", headers={"Origin": "https://studio.example.org"}).headers
+    assert "RateLimit" in told["Access-Control-Expose-Headers"]
+
+
+def test_pages_in_this_machines_browser_do_not_reach_an_open_gateway(open_gateway: Open) -> None:
+    """DNS rebinding shows in the Host header, a form sent from another site in the Origin header."""
+    gateway = open_gateway(host="127.0.0.1", allowed_hosts=("box.lan",))
+
+    def post(**headers: str) -> int:
+        return gateway.post("/generate", json=ASKED, headers=headers).status_code
+
+    assert post(Host="127.0.0.1:8000") == post(Host="localhost:8000") == post(Host="[::1]:8000") == 202
+    assert post(Host="box.lan") == 202
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+        assert post(Host=host) == 403
+    assert post(Host="localhost:8000", Origin="http://localhost:8000") == 202
+    for origin in ("https://evil.example", "null", "http://localhost:3000"):
+        assert post(Host="localhost:8000", Origin=origin) == 403
+
+
+def test_json_must_be_called_so(open_gateway: Open) -> None:
+    """A form can send text/plain to another site without asking; JSON it can't."""
+    answer = open_gateway(auth="off").post(
+        "/generate", content=b'{"class_label": 1, "steps": 4}', headers={"Content-Type": "text/plain"}
+    )
+    assert answer.status_code == 400
