@@ -22,6 +22,7 @@ from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.allowance import Allowance
 from app.jobs.api_keys import KeyRing
+from app.jobs.background import end
 from app.jobs.batches import Batches
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
@@ -73,8 +74,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             try:
                 yield state
             finally:
-                feeding.cancel()
-                await asyncio.gather(feeding, return_exceptions=True)
+                await end(feeding)
         doorbell.close()
 
     app = FastAPI(

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import redis
 import redis.asyncio
 
+from app.jobs.background import end
 from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
@@ -38,9 +39,7 @@ class JobNews:
         try:
             yield news
         finally:
-            while not listener.done():  # a cancellation is lost where it meets a time-out or a break in the client
-                listener.cancel()
-                await asyncio.wait({listener}, timeout=_RECONNECT_S)
+            await end(listener)
             await client.aclose()
 
     @asynccontextmanager
