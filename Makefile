@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 
-.PHONY: help install run demo test bench check format clean
+.PHONY: help install run demo test bench check audit format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ check: $(STAMP) ## Check format, lint, types, import rules and spelling
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/typos
 	$(BIN)/yamllint --strict .
+
+audit: $(STAMP) ## Look the dependencies up in the database of known weaknesses (needs the network; not part of check)
+	$(BIN)/python .ci/audit.py
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	-$(BIN)/ruff check --fix .

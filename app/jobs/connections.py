@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import redis
@@ -32,10 +33,20 @@ def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIME
 
 
 def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, Any]:
-    options = {
+    options: dict[str, Any] = {
         "client_name": name,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": TIMEOUT_S,
         "health_check_interval": int(TIMEOUT_S),
     }
+    if settings.password is not None:
+        options["password"] = settings.password
+    if settings.uses_tls:
+        options |= tls_options(settings)
     return options if settings.redis_url.startswith("unix:") else {**options, "socket_keepalive": True}
+
+
+def tls_options(settings: StoreSettings) -> dict[str, Any]:
+    """What both this client and kombu's ask of the store's certificate: that it is valid, and for this very name."""
+    options: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    return options | ({"ssl_ca_certs": str(settings.redis_ca_file)} if settings.redis_ca_file else {})

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 
-from app.jobs.connections import connect
+from app.jobs.connections import connect, tls_options
 from app.jobs.settings import StoreSettings
 
 RUN_JOB = "cynosure.run_job"
@@ -32,6 +32,7 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever: a worker without its broker has nothing better to do
+        "broker_use_ssl": tls_options(settings) if settings.uses_tls else False,
         "broker_transport_options": {
             "global_keyprefix": f"{settings.key_prefix}:bell:",
             # Without these a connection that was cut without a word is waited on for a minute, or for ever.

