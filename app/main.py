@@ -13,11 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 from app.gateway import problems
 from app.gateway.auth import Door
 from app.gateway.complexity import PartLimit
+from app.gateway.deliverer import Deliverer
 from app.gateway.feeder import Feeder
 from app.gateway.headers import SecurityHeaders
 from app.gateway.limits import BodyLimit
 from app.gateway.routes import batches as batch_routes
 from app.gateway.routes import docs, events, generate, health, images, jobs, models, openai, plan, sweeps
+from app.gateway.routes import webhooks as webhook_routes
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.allowance import Allowance
@@ -29,8 +31,10 @@ from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
 from app.jobs.listing import Listing
+from app.jobs.outbound import Outbound, OutboundSettings
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
+from app.jobs.webhooks import Webhooks
 from cynosure import __version__
 from cynosure.contract import Problem
 
@@ -40,6 +44,20 @@ CORS: dict[str, Any] = {
     "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
 }
 """For origins that a deployment names; no credentials, since a key is a header that a page has to be given."""
+
+
+@asynccontextmanager
+async def _at_work(state: State) -> AsyncIterator[None]:
+    """What a gateway does besides answering: it feeds batches and tells webhooks."""
+    work = [Feeder(state).run()]
+    if (secret := state["settings"].webhook_secret) is not None:
+        work.append(Deliverer(state, secret.get_secret_value()).run())
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            await end(task)
 
 
 def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
@@ -57,6 +75,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
             Listing.connect(store_settings) as listing,
             Allowance.connect(store_settings) as allowance,
             Batches.connect(store_settings) as batches,
+            Webhooks.connect(store_settings) as webhooks,
         ):
             state = State(
                 settings=settings,
@@ -69,12 +88,11 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
                 listing=listing,
                 allowance=allowance,
                 batches=batches,
+                webhooks=webhooks,
+                outbound=Outbound(OutboundSettings()),
             )
-            feeding = asyncio.create_task(Feeder(state).run(), name="feeder")
-            try:
+            async with _at_work(state):
                 yield state
-            finally:
-                await end(feeding)
         doorbell.close()
 
     app = FastAPI(
@@ -94,6 +112,6 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(SecurityHeaders)  # the last one added comes first
     app.include_router(health.router)
     app.include_router(docs.router)
-    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes):
+    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):
         app.include_router(module.router, responses={401: {"model": Problem}, 403: {"model": Problem}})
     return app

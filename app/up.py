@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -87,6 +89,15 @@ def _refuse_taken_port(host: str, port: int) -> None:
 
 def _socket_folder(data: Path) -> Path:
     return data if len(str(data / "valkey.sock")) <= MAX_SOCKET_PATH else Path(tempfile.mkdtemp(prefix="cynosure-"))
+
+
+def _webhook_secret(data: Path) -> str:
+    """This deployment's own secret for signing webhooks, made at its first start."""
+    path = data / "webhook-secret"
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+    return path.read_text()
 
 
 class _Stop(Exception):
@@ -178,6 +189,7 @@ def main() -> None:
         path = _socket_folder(data) / "valkey.sock"
         environment["REDIS_URL"] = f"unix://{path}"
         (data / URL_FILE).write_text(environment["REDIS_URL"])
+        environment.setdefault("CYNOSURE_GATEWAY_WEBHOOK_SECRET", _webhook_secret(data))
         stores = [Child(["app.local_store", "--data", str(data), "--socket", str(path)], environment)]
     openness = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
     gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)

@@ -15,6 +15,7 @@
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── BatchNotFound             404
+    ├── WebhookNotFound           404  the job has told no webhook
     ├── BatchSuperseded           409  another upload of the same batch has taken over
     ├── IdempotencyConflict       409  the key was used before, with another request
     ├── JobUnfinished             409  the job has not ended, so it can't be made again
@@ -185,6 +186,12 @@ class BatchNotFound(CynosureError):
     """No batch of that id was accepted here, or it is no longer kept."""
 
     code, status, title = "batch_not_found", 404, "Batch not found"
+
+
+class WebhookNotFound(CynosureError):
+    """The job has told no webhook, or the deployment tells none."""
+
+    code, status, title = "webhook_not_found", 404, "Webhook not found"
 
 
 class BatchSuperseded(CynosureError):

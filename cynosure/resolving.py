@@ -42,7 +42,6 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     Raises:
         InvalidRequest: naming the field, and what would be right.
     """
-    _refuse_what_nobody_serves(request)
     _refuse_what_the_model_lacks(request, card)
     label = _label_index(request.class_label, card)
     has_condition = label is not None or request.prompt is not None
@@ -175,11 +174,6 @@ def result_key(request: ResolvedRequest, digest: str) -> str:
 
 def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "none"
-
-
-def _refuse_what_nobody_serves(request: GenerateRequest) -> None:
-    if request.webhook_url is not None:
-        raise UnsupportedField("webhook_url", "Webhooks are not delivered by this version; poll the job's status.")
 
 
 def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> None:

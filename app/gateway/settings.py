@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -25,4 +25,12 @@ class GatewaySettings(BaseSettings):
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="whsec_ and base64 of 24 bytes or more: what webhooks are signed with; without it none is told.",
+    )
+    webhook_retry_s: tuple[float, ...] = Field(
+        (5, 30, 120, 600, 1800, 3600, 10_800, 28_800),
+        description="Seconds before each further attempt to tell a webhook; after the last it has failed.",
+    )
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

@@ -15,7 +15,9 @@ from app.jobs.events import JobNews
 from app.jobs.fleet import Fleet
 from app.jobs.inquiries import Inquiries
 from app.jobs.listing import Listing
+from app.jobs.outbound import Outbound
 from app.jobs.store import JobStore
+from app.jobs.webhooks import Webhooks
 
 
 class State(TypedDict):
@@ -31,6 +33,8 @@ class State(TypedDict):
     listing: Listing
     allowance: Allowance
     batches: Batches
+    webhooks: Webhooks
+    outbound: Outbound
 
 
 def _state(request: Request) -> State:

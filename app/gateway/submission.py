@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from app.gateway.deliverer import check_webhook
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
@@ -79,6 +80,7 @@ async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedReques
             field="from_image",
         )
     request = resolve(asked, card, seed=draw_seed())
+    check_webhook(state, request)
     may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
     return request, result_key(request, card.digest) if may_be_cached else None
 

@@ -25,6 +25,8 @@ class Keys:
     | `{p}:batch:ID:feeder` | string | lock |
     | `{p}:batch-key:OWNER:KEY` | string | id of the batch that an idempotency key made |
     | `{p}:batches` | sorted set | ids of batches that want feeding by time of acceptance |
+    | `{p}:job:ID:webhook` | hash | what is told to the job's webhook, and what came of it |
+    | `{p}:webhooks:due` | sorted set | jobs whose webhook is to be told by the time of the next attempt |
     | `{p}:webhooks:watched` | sorted set | jobs whose end is to be told to a webhook |
     | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
@@ -91,6 +93,13 @@ class Keys:
     @property
     def batches(self) -> str:
         return f"{self.prefix}:batches"
+
+    def webhook(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}:webhook"
+
+    @property
+    def webhooks_due(self) -> str:
+        return f"{self.prefix}:webhooks:due"
 
     @property
     def watched(self) -> str:

@@ -34,7 +34,7 @@ REFUSALS: list[tuple[str, int, str, str | None]] = [
     ('{"class_label": 1, "sampler": "dimm"}', 422, "unknown_sampler", "sampler"),
     ('{"guidance_mode": "classifier_free"}', 422, "invalid_request", "class_label"),
     ('{"model": "nope"}', 422, "unknown_model", "model"),
-    ('{"class_label": 1, "webhook_url": "https://example.org"}', 422, "unsupported_field", "webhook_url"),
+    ('{"class_label": 1, "webhook_url": "https://10.0.0.1/"}', 422, "invalid_request", "webhook_url"),
     ("{bad", 400, "malformed_body", None),
     ("[]", 400, "malformed_body", None),
 ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
 from app.gateway.auth import Submitter
+from app.gateway.deliverer import check_webhook
 from app.gateway.state import StateDep
-from app.gateway.submission import answer, card_of, enqueue
+from app.gateway.submission import answer, card_of, draw_seed, enqueue
 from cynosure.contract import Job, Problem, SweepRequest
 from cynosure.resolving import resolve_sweep, result_key
 
@@ -35,7 +35,8 @@ async def sweep(
     Pictures that differ in scale alone share the steps before `guidance_interval`.
     """
     card = await card_of(state, asked.request.model)
-    request = resolve_sweep(asked, card, seed=secrets.randbits(63))
+    request = resolve_sweep(asked, card, seed=draw_seed())
+    check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
     may_be_cached = is_seeded and asked.request.use_cache
     job_id = await enqueue(

@@ -1,0 +1,133 @@
+"""Webhooks: whom to tell of a job's end, what, and what came of it. Kept in Redis, so that a restart loses none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+
+from app.jobs.answering import answering
+from app.jobs.keys import Keys
+from app.jobs.record import EVERYONE
+from app.jobs.settings import StoreSettings
+from cynosure.contract import DeliveryStatus
+from cynosure.errors import WebhookNotFound
+
+_NAMES = ("settle", "take", "note", "replay")
+_SCRIPTS = {name: (Path(__file__).parent / "scripts" / f"webhook_{name}.lua").read_text() for name in _NAMES}
+LEASE_MS = 60_000
+"""For one attempt: several of its time-outs (10 s each by default)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One job's webhook; times in milliseconds of the Redis server's clock."""
+
+    job_id: str
+    owner: str
+    url: str
+    body: str
+    status: DeliveryStatus
+    attempts: int
+    http_status: int | None
+    error: str | None
+    attempted_ms: int | None
+    next_ms: int | None
+
+
+class Webhooks:
+    """The store of deliveries. Every method raises `StoreUnavailable` where Redis is away."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self._client = client
+        self._keys = Keys(settings.key_prefix)
+        self._ttl_s = settings.result_ttl_s + settings.tombstone_ttl_s
+        self._run = {name: client.register_script(text) for name, text in _SCRIPTS.items()}
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Webhooks]:
+        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-webhooks")
+        try:
+            yield cls(client, settings)
+        finally:
+            await client.aclose()
+
+    async def settle(self) -> int:
+        """Find the jobs that have ended; returns how many deliveries are due."""
+        keys = [self._keys.watched, self._keys.webhooks_due]
+        async with answering():
+            return int(await self._run["settle"](keys=keys, args=[self._keys.job(""), self._ttl_s]))
+
+    async def take(self, count: int) -> list[str]:
+        """Jobs whose delivery is due; each is this caller's for a minute."""
+        async with answering():
+            raw: Any = await self._run["take"](keys=[self._keys.webhooks_due], args=[count, LEASE_MS])
+        return [job_id.decode() for job_id in raw]
+
+    async def get(self, job_id: str, viewer: str) -> Delivery:
+        """The delivery, for an owner or `EVERYONE`.
+
+        Raises:
+            WebhookNotFound: the job has none, has not ended, or is another's.
+        """
+        async with answering():
+            fields: Any = await self._client.hgetall(self._keys.webhook(job_id))
+        delivery = _decoded(job_id, fields) if fields else None
+        if delivery is None or viewer not in (EVERYONE, delivery.owner):
+            raise WebhookNotFound(f"Job '{job_id}' has told no webhook: it had none, or has not ended.")
+        return delivery
+
+    async def begin(self, job_id: str, owner: str, url: str, body: str) -> None:
+        """Note what is to be sent; a delivery that was begun before stays as it is."""
+        key = self._keys.webhook(job_id)
+        async with answering(), self._client.pipeline() as pipe:
+            for field, value in {"owner": owner, "url": url, "body": body, "status": "pending", "attempts": 0}.items():
+                pipe.hsetnx(key, field, str(value))
+            pipe.expire(key, self._ttl_s)
+            await pipe.execute()
+
+    async def note(
+        self, job_id: str, status: DeliveryStatus, *, http_status: int | None, error: str, again_s: float = 0.0
+    ) -> None:
+        """Note what came of an attempt, and when the next is due where there is one."""
+        keys = [self._keys.webhook(job_id), self._keys.webhooks_due]
+        told = "" if http_status is None else http_status
+        args: list[Any] = [job_id, status.value, told, error, int(again_s * 1000), self._ttl_s]
+        async with answering():
+            await self._run["note"](keys=keys, args=args)
+
+    async def drop(self, job_id: str) -> None:
+        """Forget a delivery whose job is no longer kept."""
+        async with answering():
+            await self._client.zrem(self._keys.webhooks_due, job_id)
+
+    async def replay(self, job_id: str) -> None:
+        """Tell it again, now, with all attempts."""
+        keys = [self._keys.webhook(job_id), self._keys.webhooks_due]
+        async with answering():
+            await self._run["replay"](keys=keys, args=[job_id, self._ttl_s])
+
+
+def _decoded(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
+    text = {key.decode(): value.decode() for key, value in fields.items()}
+
+    def number(name: str) -> int | None:
+        return int(text[name]) if text.get(name) else None
+
+    return Delivery(
+        job_id=job_id,
+        owner=text["owner"],
+        url=text["url"],
+        body=text["body"],
+        status=DeliveryStatus(text["status"]),
+        attempts=int(text["attempts"]),
+        http_status=number("http_status"),
+        error=text.get("error") or None,
+        attempted_ms=number("attempted_ms"),
+        next_ms=number("next_ms"),
+    )
