@@ -162,6 +162,10 @@ class AsyncClient:
         """The file of one picture."""
         return await self._do(calls.image(job_id, index, to))
 
+    async def file(self, url: str) -> bytes:
+        """The file at an address that an answer named, such as a picture's `url`."""
+        return await self._do(calls.file(url))
+
     async def images(self, job: Job) -> list[Image.Image]:
         """All pictures of a finished job."""
         return await self._run(calls.pictures_of(job))
@@ -200,7 +204,7 @@ class AsyncClient:
                 task.cancel()
 
     async def submit_batch(
-        self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
+        self, requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Batch:
         """Hand up to 10,000 requests to the server, which draws them as there is room."""
         return await self._do(calls.submit_batch(calls.ndjson(requests), idempotency_key))
@@ -209,9 +213,9 @@ class AsyncClient:
         """How many of the batch's requests are in which state."""
         return await self._do(calls.batch(batch_id))
 
-    async def batch_results(self, batch_id: str) -> list[BatchResult]:
-        """What became of each line, in order."""
-        return await self._run(calls.results_of(batch_id))
+    async def batch_results(self, batch_id: str, *, first_line: int = 1) -> list[BatchResult]:
+        """What became of each line from `first_line` on, in order."""
+        return await self._run(calls.results_of(batch_id, first_line))
 
     async def cancel_batch(self, batch_id: str) -> Batch:
         """Cancel what of the batch is not finished."""

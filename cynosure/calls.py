@@ -178,13 +178,20 @@ def image(job_id: str, index: int, to: OutputFormat = OutputFormat.PNG) -> Call[
     return Call("GET", f"/jobs/{job_id}/images/{index}.{to}", lambda response: response.content)
 
 
+def file(path: str) -> Call[bytes]:
+    """The file at an address that an answer named."""
+    return Call("GET", path, lambda response: response.content)
+
+
 def sheet(job_id: str) -> Call[bytes]:
     """A sweep's contact sheet."""
     return Call("GET", f"/jobs/{job_id}/sheet.png", lambda response: response.content)
 
 
-def ndjson(requests: Iterable[GenerateRequest | Mapping[str, Any]]) -> bytes:
-    """One request a line."""
+def ndjson(requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]]) -> bytes:
+    """One request a line; bytes are such lines already."""
+    if isinstance(requests, bytes):
+        return requests
     lines = (request if isinstance(request, Mapping) else _body(request) for request in requests)
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
@@ -273,11 +280,11 @@ def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> Ge
     return GenerateRequest.model_validate({**request.model_dump(exclude_unset=True), **fields}) if fields else request
 
 
-def results_of(batch_id: str) -> Flow[list[BatchResult]]:
-    """All lines of a batch so far, page by page."""
+def results_of(batch_id: str, first_line: int) -> Flow[list[BatchResult]]:
+    """The lines of a batch from `first_line` on, page by page."""
     found: list[BatchResult] = []
     while True:
-        page = yield batch_results(batch_id, len(found) + 1)
+        page = yield batch_results(batch_id, first_line + len(found))
         found += page
         if len(page) < RESULTS_PAGE:
             return found

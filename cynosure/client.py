@@ -182,6 +182,10 @@ class Client:
         """The file of one picture."""
         return self._do(calls.image(job_id, index, to))
 
+    def file(self, url: str) -> bytes:
+        """The file at an address that an answer named, such as a picture's `url`."""
+        return self._do(calls.file(url))
+
     def images(self, job: Job) -> list[Image.Image]:
         """All pictures of a finished job."""
         return self._run(calls.pictures_of(job))
@@ -216,7 +220,7 @@ class Client:
                     yield one.result()
 
     def submit_batch(
-        self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
+        self, requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Batch:
         """Hand up to 10,000 requests to the server, which draws them as there is room.
 
@@ -230,9 +234,9 @@ class Client:
         """How many of the batch's requests are in which state."""
         return self._do(calls.batch(batch_id))
 
-    def batch_results(self, batch_id: str) -> list[BatchResult]:
-        """What became of each line, in order."""
-        return self._run(calls.results_of(batch_id))
+    def batch_results(self, batch_id: str, *, first_line: int = 1) -> list[BatchResult]:
+        """What became of each line from `first_line` on, in order."""
+        return self._run(calls.results_of(batch_id, first_line))
 
     def cancel_batch(self, batch_id: str) -> Batch:
         """Cancel what of the batch is not finished."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image, ImageDraw
 
-from cynosure.cli.generate import refusing
+from cynosure.cli.shared import refusing
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, ModelCard
 from cynosure.errors import CynosureError, NoWorker, Unreachable

@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from cynosure.client import Client
-from cynosure.contract import GenerateRequest, GuidanceMode, Job, Preview, Progress
-from cynosure.errors import CynosureError
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(envvar="CYNOSURE_API_KEY", help="where the server asks for one; the variable is seen by fewer"),
-]
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn a refusal into one line and exit code 1."""
-    try:
-        yield
-    except CynosureError as error:
-        typer.echo(f"cynosure: {error.field + ': ' if error.field else ''}{error.detail}", err=True)
-        raise typer.Exit(1) from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        said = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
-        typer.echo(f"cynosure: {'.'.join(map(str, fault['loc']))}: {said}", err=True)
-        raise typer.Exit(1) from None
-
-
-def progress_bar() -> Bar:
-    """What every command that waits for a job shows."""
-    return Bar(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()
-    )
-
-
-def wait_showing(client: Client, job: Job, progress: Bar) -> Job:
-    """Wait for the job, moving the bar."""
-    bar = progress.add_task("queued", total=1.0)
-
-    def show(event: Job | Progress | Preview) -> None:
-        if isinstance(event, Job):
-            place = f", {event.queue_position} before it" if event.queue_position else ""
-            progress.update(bar, completed=event.progress, description=f"{event.status}{place}")
-        elif isinstance(event, Progress):
-            progress.update(bar, completed=event.step / event.steps, description="running")
-
-    return client.wait(job.id, on_event=show)
-
-
-def _encoded(path: Path | None) -> str | None:
-    return None if path is None else base64.b64encode(path.read_bytes()).decode()
-
-
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` each, the value as JSON where it is any, else as text."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        field, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
-        try:
-            found[field] = json.loads(value)
-        except json.JSONDecodeError:
-            found[field] = value
-    return found
+from cynosure.cli.shared import (
+    ApiKey,
+    AsJson,
+    Url,
+    assignments,
+    encoded,
+    refusing,
+    save,
+    show_json,
+    wait_showing,
+)
+from cynosure.client import DEFAULT_URL, Client
+from cynosure.contract import GenerateRequest, GuidanceMode, Job
 
 
 def generate(
@@ -98,11 +40,12 @@ def generate(
         Path | None, typer.Option(help="white where it is redrawn", exists=True, dir_okay=False)
     ] = None,
     more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="any other field")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures")] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw pictures and save them as PNG files."""
+    """Draw pictures and save them."""
     fields: dict[str, Any] = {
         "class_label": int(label) if label is not None and label.isdecimal() else label,
         "guidance_mode": guidance,
@@ -115,16 +58,26 @@ def generate(
         "model": model,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
-        "init_image": _encoded(init_image),
+        "init_image": encoded(init_image),
         "strength": strength,
-        "mask_image": _encoded(mask_image),
+        "mask_image": encoded(mask_image),
         **assignments(more or ()),
     }
-    with refusing(), Client(url, api_key=api_key) as client, progress_bar() as progress:
+    with refusing(as_json), Client(url, api_key=api_key) as client:
         request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
-        job = wait_showing(client, client.submit(request), progress)
-        out.mkdir(parents=True, exist_ok=True)
-        for image in job.images:
-            path = out / f"{job.request.seed}-{image.index:02d}.png"
-            path.write_bytes(client.image(job.id, image.index))
-            progress.console.print(str(path))
+        save_all(client, client.submit(request), out, as_json)
+
+
+def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:
+    """Wait for the job, save its pictures, and say where."""
+    done = wait_showing(client, job)
+    form = done.request.output_format
+    paths = [
+        save(out / f"{done.request.seed}-{image.index:02d}.{form}", client.image(done.id, image.index, form))
+        for image in done.images
+    ]
+    if as_json:
+        show_json({"job": done, "files": paths})
+        return
+    for path in paths:
+        typer.echo(path)

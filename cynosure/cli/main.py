@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import typer
 
+from cynosure.cli.again import again
+from cynosure.cli.batch import batch
 from cynosure.cli.demo import demo
 from cynosure.cli.generate import generate
+from cynosure.cli.jobs import cancel, jobs
 from cynosure.cli.models import models
 from cynosure.cli.plan import plan
 from cynosure.cli.services import SERVICES, service
+from cynosure.cli.shared import EXIT_CODES
 from cynosure.cli.sweep import sweep
 
-app = typer.Typer(help="Guided diffusion as a service.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Guided diffusion as a service.", epilog=EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False
+)
 app.command()(generate)
 app.command()(sweep)
+app.command()(batch)
+app.command()(again)
 app.command()(plan)
+app.command()(jobs)
+app.command()(cancel)
 app.command()(models)
 app.command()(demo)
 for name, (module, text) in SERVICES.items():

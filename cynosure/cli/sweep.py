@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cynosure.cli.generate import DEFAULT_URL, ApiKey, Url, progress_bar, refusing, wait_showing
-from cynosure.client import Client
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, save, show_json, wait_showing
+from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GuidanceMode, SweepRequest
 
 
@@ -28,6 +28,7 @@ def sweep(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png")] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a grid of labels, scales and seeds, and save it with a contact sheet."""
     shared: dict[str, Any] = {
@@ -43,10 +44,11 @@ def sweep(
         "guidance_scales": _parts(scales),
         "seeds": _parts(seeds),
     }
-    with refusing(), Client(url, api_key=api_key) as client, progress_bar() as progress:
-        job = wait_showing(client, client.submit_sweep(SweepRequest.model_validate(body)), progress)
-        out.mkdir(parents=True, exist_ok=True)
-        for image in job.images:
-            (out / f"{image.index:03d}.png").write_bytes(client.image(job.id, image.index))
-        (out / "sheet.png").write_bytes(client.sheet(job.id))
-        progress.console.print(f"{len(job.images)} pictures and {out / 'sheet.png'}")
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        job = wait_showing(client, client.submit_sweep(SweepRequest.model_validate(body)))
+        paths = [save(out / f"{image.index:03d}.png", client.image(job.id, image.index)) for image in job.images]
+        sheet = save(out / "sheet.png", client.sheet(job.id))
+    if as_json:
+        show_json({"job": job, "files": paths, "sheet": sheet})
+    else:
+        typer.echo(f"{len(paths)} pictures and {sheet}")

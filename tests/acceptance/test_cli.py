@@ -72,5 +72,5 @@ def test_a_typo_is_answered_in_one_line(server_url: str, arguments: list[str], s
 
 def test_no_server_is_said(tmp_path: Path) -> None:
     answer = cynosure("generate", "--label", "bag", "-o", str(tmp_path))
-    assert answer.returncode == 1
+    assert answer.returncode == 3
     assert "Is `cynosure up` running?" in answer.stderr

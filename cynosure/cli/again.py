@@ -1,0 +1,43 @@
+"""`cynosure again`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cynosure.cli.shared import ApiKey, AsJson, Url, assignments, encoded, refusing, save, show_json, wait_showing
+from cynosure.client import DEFAULT_URL, Client
+from cynosure.contract import GenerateRequest
+
+
+def again(
+    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a picture that was made here")],
+    init_image: Annotated[Path | None, typer.Option(help="what it was made from", exists=True, dir_okay=False)] = None,
+    mask_image: Annotated[Path | None, typer.Option(help="and its mask", exists=True, dir_okay=False)] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="a field that is to be other")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="file; PICTURE-again.png by default")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a picture again from what it says of itself: the same bytes, unless fields are set."""
+    fields: dict[str, Any] = {
+        "from_image": encoded(picture),
+        "init_image": encoded(init_image),
+        "mask_image": encoded(mask_image),
+        **assignments(more or ()),
+    }
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
+        job = wait_showing(client, client.submit(request))
+        content = client.image(job.id, 0)
+    path = save(out or picture.with_name(f"{picture.stem}-again.png"), content)
+    is_same = content == picture.read_bytes()
+    if as_json:
+        show_json({"job": job, "file": path, "same_bytes": is_same})
+    else:
+        typer.echo(f"{path}{': the same bytes' if is_same else ''}")

@@ -1,0 +1,113 @@
+"""`cynosure batch`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from cynosure.cli.shared import FAILED, ApiKey, AsJson, Url, refusing, save, show_json
+from cynosure.client import DEFAULT_URL, Client
+from cynosure.contract import BatchResult
+
+LOOK_S = 0.5
+DOWNLOADS_AT_ONCE = 8
+_ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+def batch(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON: a request of POST /generate a line")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures and results.ndjson")] = Path("out"),
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw every line of a file; started again, it goes on where it was."""
+    content = file.read_bytes()
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        key = f"cli-{hashlib.sha256(content).hexdigest()}"  # the same file is the same batch, whoever starts it again
+        found = client.submit_batch(content, idempotency_key=key)
+        try:
+            with _bar() as progress:
+                bar = progress.add_task("pictures", total=_pictures(content), rate=0.0)
+                began = time.monotonic()
+                fetched = 0
+
+                def show(count: int) -> None:
+                    nonlocal fetched
+                    fetched += count
+                    rate = fetched / max(0.001, time.monotonic() - began)
+                    progress.update(bar, advance=count, rate=rate)
+
+                results = _fetch(client, found.id, out, show)
+        except KeyboardInterrupt:
+            typer.echo(f"cynosure: batch {found.id} goes on; the same command fetches the rest", err=True)
+            raise
+    lines = "".join(f"{one.model_dump_json()}\n" for one in results)
+    save(out / "results.ndjson", lines.encode())
+    failed = [one for one in results if one.status != "succeeded"]
+    if as_json:
+        show_json({"batch": found.id, "results": out / "results.ndjson", "failed": len(failed)})
+    else:
+        typer.echo(f"{sum(len(one.images) for one in results)} pictures in {out}")
+        for one in failed[:10]:
+            said = one.error.message if one.error else one.status
+            typer.echo(f"cynosure: line {one.line}: {said}", err=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _fetch(client: Client, batch_id: str, out: Path, show: Callable[[int], None]) -> list[BatchResult]:
+    """Save pictures as they are made, until all lines have ended; those that are there already are not fetched."""
+    ended: dict[int, BatchResult] = {}
+    total = client.batch_status(batch_id).counts.total
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        first = 1
+        while True:
+            page = client.batch_results(batch_id, first_line=first)
+            new = [one for one in page if one.status in _ENDED and one.line not in ended]
+            for one in pool.map(lambda result: _saved(client, result, out), new):
+                ended[one.line] = one
+                show(len(one.images))
+            while first in ended:
+                first += 1
+            if len(ended) == total:
+                return [ended[line] for line in sorted(ended)]
+            if not new:
+                time.sleep(LOOK_S)
+
+
+def _saved(client: Client, result: BatchResult, out: Path) -> BatchResult:
+    for image in result.images:
+        extension = image.url.rpartition(".")[2]
+        path = out / f"{result.line:05d}-{image.index:02d}.{extension}"
+        if not path.exists():
+            save(path, client.file(image.url))
+    return result
+
+
+def _pictures(content: bytes) -> int:
+    return sum(int(json.loads(line).get("num_images", 1)) for line in content.splitlines() if line.strip())
+
+
+def _bar() -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]:.1f}/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

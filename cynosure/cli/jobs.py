@@ -1,0 +1,60 @@
+"""`cynosure jobs` and `cynosure cancel`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json
+from cynosure.client import DEFAULT_URL, Client
+from cynosure.contract import JobStatus
+
+
+def jobs(
+    status: Annotated[JobStatus | None, typer.Option(help="only jobs in this state")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="at most so many")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="go on after a page: its next_cursor")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List one's own jobs, newest first."""
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        page = client.jobs(status=status, cursor=cursor, limit=limit)
+    if as_json:
+        show_json(page)
+        return
+    table = Table("job", "status", "done", "pictures", "model", "sampler", "accepted")
+    for job in page.jobs:
+        request = job.request
+        table.add_row(
+            job.id,
+            job.status,
+            f"{job.progress:.0%}",
+            str(request.num_images),
+            request.model,
+            f"{request.sampler}, {request.steps}",
+            f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S}",
+        )
+    Console().print(table)
+    if page.next_cursor:
+        typer.echo(f"more: cynosure jobs --cursor {page.next_cursor}")
+
+
+def cancel(
+    ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="jobs to cancel")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel jobs; those that have ended stay as they are."""
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        ended = [client.cancel(job_id) for job_id in ids]
+    if as_json:
+        show_json(ended)
+        return
+    for job in ended:
+        typer.echo(f"{job.id} {job.status}")

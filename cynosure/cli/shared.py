@@ -1,0 +1,132 @@
+"""What the commands share: options, exit codes, one-line refusals, progress."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from cynosure.client import Client
+from cynosure.contract import Job, Preview, Progress
+from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
+
+REFUSED, NO_SERVER, FAILED, CANCELLED = 1, 3, 4, 5
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 refused (the message says what to change), 2 wrong usage, 3 no server, worker or store "
+    "(try later), 4 a job failed, 5 a job was cancelled, 130 interrupted."
+)
+_BY_KIND: Mapping[type[CynosureError], int] = {
+    Unreachable: NO_SERVER,
+    NoWorker: NO_SERVER,
+    StoreUnavailable: NO_SERVER,
+    JobFailed: FAILED,
+    JobCancelled: CANCELLED,
+}
+
+Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="CYNOSURE_API_KEY", help="where the server asks for one; the variable is seen by fewer"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, and errors as JSON too")]
+
+
+@contextmanager
+def refusing(as_json: bool = False) -> Iterator[None]:
+    """Turn an error into one line (or one JSON object) and an exit code."""
+    try:
+        yield
+    except CynosureError as error:
+        code = next((code for kind, code in _BY_KIND.items() if isinstance(error, kind)), REFUSED)
+        _end(code, error.code, error.field, error.detail, as_json)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        said = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+        _end(REFUSED, "invalid_request", ".".join(map(str, fault["loc"])), said, as_json)
+    except KeyboardInterrupt:
+        _end(130, "interrupted", None, "interrupted", as_json)
+
+
+def _end(exit_code: int, code: str, field: str | None, detail: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"error": {"code": code, "field": field, "detail": detail}}), err=True)
+    else:
+        typer.echo(f"cynosure: {field + ': ' if field else ''}{detail}", err=True)
+    raise typer.Exit(exit_code) from None
+
+
+def show_json(value: Any) -> None:
+    """Print a value of the contract, or what is made of such, as JSON."""
+
+    def plain(part: Any) -> Any:
+        return part.model_dump(mode="json") if isinstance(part, BaseModel) else str(part)
+
+    typer.echo(json.dumps(value, default=plain))
+
+
+def progress_bar() -> Bar:
+    """What every command that waits for a job shows, beside its output."""
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def wait_showing(client: Client, job: Job) -> Job:
+    """Wait for the job, moving a bar; Ctrl-C cancels it."""
+    with progress_bar() as progress:
+        bar = progress.add_task("queued", total=1.0)
+
+        def show(event: Job | Progress | Preview) -> None:
+            if isinstance(event, Job):
+                place = f", {event.queue_position} before it" if event.queue_position else ""
+                progress.update(bar, completed=event.progress, description=f"{event.status}{place}")
+            elif isinstance(event, Progress):
+                progress.update(bar, completed=event.step / event.steps, description="running")
+
+        try:
+            return client.wait(job.id, on_event=show)
+        except KeyboardInterrupt:
+            client.cancel(job.id)
+            raise
+
+
+def save(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+    return path
+
+
+def encoded(path: Path | None) -> str | None:
+    """A file as requests take pictures."""
+    return None if path is None else base64.b64encode(path.read_bytes()).decode()
+
+
+def assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """`FIELD=VALUE` each, the value as JSON where it is any, else as text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
+        try:
+            found[field] = json.loads(value)
+        except json.JSONDecodeError:
+            found[field] = value
+    return found

@@ -1,0 +1,80 @@
+"""The commands for many pictures, for old pictures and for jobs, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cynosure import Client
+from tests.acceptance.test_cli import cynosure
+
+
+def test_batch_fetches_every_picture_and_started_again_fetches_none_twice(server_url: str, tmp_path: Path) -> None:
+    lines = [{"class_label": n, "steps": 4, "seed": n, "num_images": 1 + n % 2} for n in range(6)]
+    file, out = tmp_path / "many.ndjson", tmp_path / "out"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first = cynosure("batch", str(file), "-o", str(out), url=server_url)
+    assert first.returncode == 0, first.stderr
+    assert "9 pictures" in first.stdout
+    pictures = sorted(out.glob("*.png"))
+    assert len(pictures) == 9
+    assert len((out / "results.ndjson").read_text().splitlines()) == 6
+    pictures[0].unlink()
+    times = {path: path.stat().st_mtime_ns for path in pictures[1:]}
+    again = cynosure("batch", str(file), "-o", str(out), "--json", url=server_url)
+    assert json.loads(again.stdout)["failed"] == 0
+    assert pictures[0].exists()
+    assert {path: path.stat().st_mtime_ns for path in pictures[1:]} == times
+
+
+def test_batch_says_which_line_is_wrong(server_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.ndjson"
+    file.write_text('{"class_label": 1}\n{"class_label": "sneker"}\n')
+    answer = cynosure("batch", str(file), "-o", str(tmp_path), url=server_url)
+    assert answer.returncode == 1
+    assert "line 2: No class 'sneker'" in answer.stderr
+
+
+def test_again_makes_the_same_bytes(server_url: str, tmp_path: Path) -> None:
+    options = ["--label", "bag", "--steps", "5", "-n", "2", "--seed", "4", "--json"]
+    made = json.loads(cynosure("generate", *options, "-o", str(tmp_path), url=server_url).stdout)
+    answer = cynosure("again", made["files"][1], "--json", url=server_url)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["same_bytes"] is True
+    assert Path(found["file"]).read_bytes() == Path(made["files"][1]).read_bytes()
+    varied = cynosure("again", made["files"][1], "--set", "seed=5", url=server_url)
+    assert "the same bytes" not in varied.stdout
+
+
+def test_jobs_are_listed_and_cancelled(server_url: str) -> None:
+    with Client(server_url) as client:
+        job = client.submit(class_label=1, steps=1000, num_images=8, use_cache=False)
+    cancelled = cynosure("cancel", job.id, url=server_url)
+    assert cancelled.stdout == f"{job.id} cancelled\n"
+    listed = json.loads(cynosure("jobs", "--status", "cancelled", "--limit", "5", "--json", url=server_url).stdout)
+    assert job.id in [one["id"] for one in listed["jobs"]]
+    assert job.id in cynosure("jobs", url=server_url).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code"),
+    [
+        (["generate", "--label", "sneker"], 1, "unknown_label"),
+        (["cancel", "nope"], 1, "job_not_found"),
+        (["generate", "--label", "bag", "--url", "http://127.0.0.1:9"], 3, "unreachable"),
+    ],
+)
+def test_errors_are_json_too_and_have_exit_codes(
+    server_url: str, arguments: list[str], exit_code: int, code: str
+) -> None:
+    answer = cynosure(*arguments, "--json", url=server_url)
+    assert answer.returncode == exit_code
+    assert json.loads(answer.stderr.splitlines()[-1])["error"]["code"] == code
+
+
+def test_a_shell_is_told_how_to_complete() -> None:
+    answer = cynosure("--show-completion", "bash")
+    assert "_CYNOSURE_COMPLETE" in answer.stdout + answer.stderr
