@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 
-.PHONY: help install run demo test bench check audit format clean
+.PHONY: help install run demo test bench chaos soak check audit format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ bench: $(STAMP) ## Race Cynosure against what a user would write instead (about 
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.png
 	$(BIN)/python -m benchmarks.plot
+
+chaos: $(STAMP) ## Kill, pause, starve and cut off its parts, and count what was accepted against what came out
+	$(BIN)/python -m chaos $(ARGS)
+
+soak: $(STAMP) ## Load it to 80 % for half an hour, and see that memory stays where it is
+	$(BIN)/python -m chaos.soak $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, import rules and spelling
 	$(BIN)/ruff format --check .

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import socket
 
 import uvicorn
 
 from app.gateway.settings import GatewaySettings
 from app.jobs.settings import StoreSettings
 from app.main import create_app
+
+
+class Server(uvicorn.Server):
+    """Answers those who wait for a job before it stops: they would be cut off when its grace is over."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if "news" in self.lifespan.state:
+            self.lifespan.state["news"].hang_up()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -23,7 +33,7 @@ def main() -> None:
     chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
     settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})
     app = create_app(settings, StoreSettings())
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=arguments.port,
@@ -31,6 +41,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    Server(config).run()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Reaper:
 
     def look(self) -> None:
         """Send jobs of dead workers back to the queue, and ring for waiting jobs that nobody was told of."""
+        self._store.mend_times(self._models)
         if time.monotonic() >= self._mercy_until:
             for job_id in self._store.expired_leases():
                 outcome, model = self._store.reclaim(job_id)

@@ -51,7 +51,7 @@ class Watchdog:
         while not self._stopping.wait(interval_s):
             try:
                 unheard = self.bells_wait()
-            except RedisError:  # nobody hears bells while the store is away
+            except RedisError:  # nobody hears bells while the store is away, or full
                 unheard = False
             self._waiting_s = self._waiting_s + interval_s if unheard else 0.0
             if self._waiting_s >= self._silence_s:
@@ -60,7 +60,12 @@ class Watchdog:
                 return
 
     def bells_wait(self) -> bool:
-        """Whether there are bells that this worker should have heard."""
+        """Whether there are bells that this worker should have heard.
+
+        Raises:
+            RedisError: nobody could have.
+        """
+        self._doorbell.check_hearing()
         return (
             self._claims.has_room
             and self._claims.silent_s >= self._silence_s / 10

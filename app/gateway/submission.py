@@ -146,7 +146,7 @@ async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) ->
         while True:
             record = await state["store"].get(job_id, caller.sees)
             left = until - time.monotonic()
-            if record.status.is_final or left <= 0:
+            if record.status.is_final or left <= 0 or state["news"].is_closing:
                 return record
             try:
                 await asyncio.wait_for(event.wait(), min(left, POLL_S))

@@ -65,6 +65,14 @@ class Doorbell:
         """Bells that no worker has fetched yet."""
         return int(self._client.llen(self._prefix + queue_of(model)))
 
+    def check_hearing(self) -> None:
+        """Find out whether bells can be fetched at all: that takes writes.
+
+        Raises:
+            RedisError: the store is away, or refuses them at its limit.
+        """
+        self._client.set(f"{self._prefix}heard", "1", px=1000)
+
     def close(self) -> None:
         self._celery.close()
         self._client.close()

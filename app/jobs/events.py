@@ -29,6 +29,14 @@ class JobNews:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._waiting: dict[tuple[str, str], set[asyncio.Event]] = {}
+        self.is_closing = False
+
+    def hang_up(self) -> None:
+        """Wake everyone, for good: the process is to end, and nobody should wait for it any longer."""
+        self.is_closing = True
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
 
     @classmethod
     @asynccontextmanager

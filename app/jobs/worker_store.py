@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.jobs.connections import connect
@@ -96,6 +96,23 @@ class WorkerStore:
         """
         delay_s = backoff_s(claim.attempt) if outcome is Outcome.FAULTED else 0.0
         return self._give_back(claim.job_id, claim.request.model, str(claim.attempt), outcome, why, delay_s) == "queued"
+
+    def mend_times(self, models: Sequence[str]) -> None:
+        """Bring back what lies further ahead than it can have been set: the store's clock was put back."""
+        now_ms = self._now_ms()
+        latest_lease = now_ms + 2 * self._lease_ms  # other workers' settings may be a little longer
+        latest_retry = now_ms + LONGEST_BACKOFF_S * 1000
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(self._keys.leases, f"({latest_lease}", "+inf")
+            for model in models:
+                pipe.zrangebyscore(self._keys.delayed(model), f"({latest_retry:.0f}", "+inf")
+            leases, *delayed = pipe.execute()
+            for job_id in leases:
+                pipe.zadd(self._keys.leases, {job_id: now_ms + self._lease_ms}, xx=True, lt=True)
+            for model, late in zip(models, delayed, strict=True):
+                for job_id in late:
+                    pipe.zadd(self._keys.delayed(model), {job_id: now_ms}, xx=True, lt=True)
+            pipe.execute()
 
     def expired_leases(self, limit: int = 256) -> list[str]:
         """Ids whose worker has been silent for longer than a lease."""

@@ -31,12 +31,16 @@ class Up:
     def wait_ready(self) -> None:
         wait_until(lambda: is_ready(self.url), what="ready")
 
+    def children(self) -> list[int]:
+        """Process ids of the store, the gateway and the workers."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
     def child(self, module: str) -> int:
         """Process id of the child that runs `module`."""
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            for pid in (task / "children").read_text().split():
-                if f"-m\0{module}\0" in Path(f"/proc/{pid}/cmdline").read_text():
-                    return int(pid)
+        for pid in self.children():
+            if f"-m\0{module}\0" in Path(f"/proc/{pid}/cmdline").read_text():
+                return pid
         raise AssertionError(f"no child runs {module}")
 
     def stop(self) -> int:
@@ -68,21 +72,39 @@ def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str,
     assert [image.sha256 for image in done.images] == [image.sha256 for image in undisturbed.images]
 
 
-def test_a_stop_keeps_what_was_accepted_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    first = Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="0")
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has waited for yet has."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anything_behind(tmp_path: Path) -> None:
+    first = Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="3600")
     first.wait_ready()
-    children = [first.child("app"), first.child("workers")]
+    children = first.children()
+    assert len(children) == 3
     with Client(first.url) as client:
-        job = client.submit(LONG)
-    assert first.stop() == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+        job = client.submit(LONG.model_copy(update={"steps": 1000}))
+        wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
+    first.process.send_signal(signal.SIGINT)
+    wait_until(lambda: is_gone(children[1]), what="the first signal has reached the gateway")
+    assert first.stop() == 0, "the second one does not wait for the job"
+    assert all(map(is_gone, children))
+    assert not (tmp_path / "valkey.sock").exists()
+
     second = Up(tmp_path)
-    try:
-        second.wait_ready()
-        with Client(second.url) as client:
-            assert client.wait(job.id).status is JobStatus.SUCCEEDED
-    finally:
-        second.stop()
+    second.wait_ready()
+    children = second.children()
+    with Client(second.url) as client:
+        wait_until(lambda: client.job(job.id).attempt > 1, what="the job goes on")
+        assert client.job(job.id).attempts[0].outcome == "handed_back"
+        assert client.cancel(job.id).status is JobStatus.CANCELLED
+    intruder = Up(tmp_path)
+    assert intruder.process.wait(60) == os.EX_CONFIG, "the folder is taken"
+    second.process.kill()
+    second.process.wait()
+    wait_until(lambda: all(map(is_gone, children)), what="no child outlives the supervisor")
+    assert not (tmp_path / "valkey.sock").exists()
 
 
 def test_a_taken_port_is_said_and_nothing_starts(server_url: str, tmp_path: Path) -> None:

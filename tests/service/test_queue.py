@@ -318,6 +318,28 @@ async def test_after_an_outage_no_lease_is_held_against_a_worker(
     doorbell.close()
 
 
+async def test_a_clock_that_was_put_back_holds_nobody_up(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    """After a step back by an hour every time that was set before lies an hour ahead."""
+    prefix, hour_ms = store_settings.key_prefix, 3_600_000
+    dead, put_off = await accept(store, request_), await accept(store, request_)
+    take(worker_store)
+    worker_store.release(take(worker_store), Outcome.FAULTED, FULL)
+    raw.zincrby(f"{prefix}:leases", hour_ms, dead)
+    raw.zincrby(f"{prefix}:delayed:{MODEL}", hour_ms, put_off)
+    worker_store.mend_times([MODEL])
+    lease = raw.zscore(f"{prefix}:leases", dead)
+    now_s, _ = raw.time()
+    assert lease is not None
+    assert lease / 1000 <= now_s + 1 + store_settings.lease_s
+    assert take(worker_store).job_id == put_off
+
+
 async def test_every_key_has_an_end(
     store: JobStore,
     worker_store: WorkerStore,

@@ -46,6 +46,8 @@ async def follow(
     place: tuple[str, int, int | None] | None = None
     async with state["news"].of(job_id, every_event=True) as moved:
         while True:
+            if state["news"].is_closing:  # another gateway goes on, by Last-Event-ID
+                return
             moved.clear()
             try:
                 record = await store.get(job_id, caller.sees)

@@ -1,0 +1,38 @@
+"""`python -m chaos`: run the scenarios and print their table."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+
+from chaos.books import Result, table
+from chaos.scenarios import SCENARIOS, Scale
+
+
+def main() -> None:
+    """Break a real Cynosure in every way there is, and count what was accepted against what came out."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=main.__doc__)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the jobs and blows")
+    parser.add_argument("--seed", type=int, default=0, help="of what is posted, and when the blows fall")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.scenarios) - SCENARIOS.keys():
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; known: {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no house is left standing
+    results: list[Result] = []
+    for name in arguments.scenarios or SCENARIOS:
+        started = time.monotonic()
+        result = SCENARIOS[name](Scale(factor=arguments.scale, seed=arguments.seed))
+        results.append(result)
+        verdict = "skipped" if result.skipped else "holds" if result.holds else "BROKEN"
+        print(f"{result.name}: {verdict} in {time.monotonic() - started:.0f} s. {result.note}", file=sys.stderr)
+        for fault in result.faults[:20]:
+            print(f"  {fault}", file=sys.stderr)
+    print(table(results))
+    sys.exit(not all(result.holds for result in results))
+
+
+if __name__ == "__main__":
+    main()

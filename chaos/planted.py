@@ -1,0 +1,42 @@
+"""`python -m chaos.planted`: a worker like any other, but for what is planted in it.
+
+It dies of the job whose seed is CHAOS_POISON_SEED, as a fault in a kernel would kill it, and says on leaving in good
+order whether anything was left in its engine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from cynosure.contract import ModelCard, ResolvedRequest
+from models.engine import Engine
+from models.spec import SampleSpec
+from workers import __main__ as program
+from workers import host
+from workers.translate import specs_of
+
+POISON_SEED = int(os.environ.get("CHAOS_POISON_SEED", "-1"))
+LEFT_FILE = os.environ["CHAOS_LEFT_FILE"]
+
+
+def _poisoned(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
+    if request.seed == POISON_SEED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return specs_of(job_id, request, card)
+
+
+class TellingEngine(Engine):
+    """Counts what is left when it closes."""
+
+    def close(self) -> None:
+        samples = sum(len(loaded.schedule._all()) for loaded in self._loaded.values())
+        with open(LEFT_FILE, "a") as file:
+            file.write(f"{samples + len(self._previews)}\n")
+        super().close()
+
+
+if __name__ == "__main__":
+    vars(host)["specs_of"] = _poisoned
+    vars(program)["Engine"] = TellingEngine
+    program.main()

@@ -1,0 +1,95 @@
+"""A network that can be broken: a TCP proxy that drops, delays, halves bytes and goes silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from dataclasses import dataclass
+
+CHUNK = 65_536
+
+
+@dataclass
+class Weather:
+    """What the network does to bytes.
+
+    Attributes:
+        delay_s: for every chunk.
+        cut: share of chunks of which half is passed on, and then the connection is reset.
+        silent: bytes are swallowed, and no connection is closed: a cable that was pulled.
+        closed: nobody answers at the address.
+    """
+
+    delay_s: float = 0.0
+    cut: float = 0.0
+    silent: bool = False
+    closed: bool = False
+
+
+class Proxy:
+    """Between `port` here and the store; change its `weather` at any time. Runs on a thread of its own."""
+
+    def __init__(self, target_port: int, *, seed: int) -> None:
+        self.weather = Weather()
+        self.resets = 0
+        self._target_port = target_port
+        self._random = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop
+        ).result()
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def reset_all(self) -> None:
+        """Reset every connection there is."""
+        self._loop.call_soon_threadsafe(self._reset, set(self._writers))
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._server.close)
+        self.reset_all()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _reset(self, writers: set[asyncio.StreamWriter]) -> None:
+        for writer in writers:
+            self.resets += 1
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.weather.closed:
+            writer.transport.abort()
+            return
+        with contextlib.suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            pair = {writer, far_writer}
+            self._writers |= pair
+            try:
+                await asyncio.gather(self._pump(reader, far_writer, pair), self._pump(far_reader, writer, pair))
+            finally:
+                self._writers -= pair
+                for one in pair:
+                    one.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+    ) -> None:
+        while chunk := await reader.read(CHUNK):
+            if self.weather.delay_s:
+                await asyncio.sleep(self.weather.delay_s)
+            if self.weather.silent:
+                continue
+            if self.weather.cut and self._random.random() < self.weather.cut:
+                writer.write(chunk[: len(chunk) // 2])
+                with contextlib.suppress(OSError):
+                    await writer.drain()
+                self._reset(pair)
+                return
+            writer.write(chunk)
+            await writer.drain()
+        writer.transport.abort()

@@ -1,0 +1,123 @@
+"""Clients that post jobs through thick and thin, and keep the books."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+MODES: tuple[dict[str, Any], ...] = (
+    {"guidance_mode": "none"},
+    {"guidance_mode": "classifier_free", "scale": 3},
+    {"guidance_mode": "classifier", "scale": 2},
+    {"guidance_mode": "combined", "scale": 2, "classifier_scale": 1},
+)
+SAMPLERS = ("ddim", "dpmpp_2m", "euler")
+HONEST = {429, 503}
+FINAL = {"succeeded", "failed", "cancelled"}
+LONGEST_PAUSE_S = 2.0
+
+
+def mixed_job(random_: random.Random, *, steps: tuple[int, int], images: int = 2) -> dict[str, Any]:
+    """A request of any mode, sampler, length and priority, whose picture is determined by it."""
+    return {
+        "class_label": random_.randrange(10),
+        "seed": random_.randrange(2**40),
+        "steps": random_.randint(*steps),
+        "sampler": random_.choice(SAMPLERS),
+        "num_images": random_.randint(1, images),
+        "priority": random_.choice(["low", "normal", "high"]),
+        "use_cache": False,
+        **random_.choice(MODES),
+    }
+
+
+class Traffic:
+    """Posts jobs and follows them.
+
+    Each job has an `Idempotency-Key` of its own and is posted until it is accepted. An answer that is neither
+    success nor an honest refusal (429, 503 with Retry-After) is a fault.
+    """
+
+    def __init__(self, urls: Sequence[str], *, seed: int) -> None:
+        self.accepted: dict[str, dict[str, Any]] = {}
+        self.finished: dict[str, dict[str, Any]] = {}
+        self.faults: list[str] = []
+        self.refusals: Counter[int] = Counter()
+        self.broken_connections = 0
+        self.random = random.Random(seed)
+        self._urls = itertools.cycle(urls)
+        self._url_lock = threading.Lock()
+        self._http = httpx.Client(timeout=30)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def post_all(self, jobs: Sequence[dict[str, Any]], *, threads: int = 8, patience_s: float = 120) -> list[str]:
+        """Post them side by side; ids in the order of `jobs`."""
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda job: self.post(job, patience_s=patience_s), jobs))
+
+    def post(self, job: dict[str, Any], *, patience_s: float = 120) -> str:
+        """Post until it is accepted; its id.
+
+        Raises:
+            TimeoutError: it was not, in time.
+        """
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            answer = self._exchange("POST", "/generate", json=job, headers=headers)
+            if answer is not None and answer.status_code in (200, 202):
+                job_id: str = answer.json()["id"]
+                self.accepted[job_id] = job
+                return job_id
+            pause = float(answer.headers.get("retry-after", 1)) if answer is not None else 0.2
+            time.sleep(min(LONGEST_PAUSE_S, pause))
+        raise TimeoutError(f"not accepted within {patience_s:g} s")
+
+    def wait_all(self, *, patience_s: float) -> None:
+        """Look until all are final, or the time is up; a job that was seen final is not looked at again."""
+        until = time.monotonic() + patience_s
+        while (left := self.accepted.keys() - self.finished.keys()) and time.monotonic() < until:
+            for job_id in left:
+                job = self.look(job_id)
+                if job is not None and job["status"] in FINAL:
+                    self.finished[job_id] = job
+            time.sleep(0.2)
+
+    def look(self, job_id: str) -> dict[str, Any] | None:
+        """The job, or `None` where nobody says."""
+        answer = self._exchange("GET", f"/jobs/{job_id}")
+        if answer is None or answer.status_code != 200:
+            return None
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def picture(self, url: str) -> bytes | None:
+        answer = self._exchange("GET", url)
+        return answer.content if answer is not None and answer.status_code == 200 else None
+
+    def _exchange(self, method: str, path: str, **arguments: Any) -> httpx.Response | None:
+        with self._url_lock:
+            url = next(self._urls)
+        try:
+            answer = self._http.request(method, url + path, **arguments)
+        except httpx.TransportError:
+            self.broken_connections += 1
+            return None
+        if answer.status_code in HONEST:
+            self.refusals[answer.status_code] += 1
+            if "retry-after" not in answer.headers:
+                self.faults.append(f"{method} {path}: {answer.status_code} without Retry-After")
+        elif answer.is_error:
+            self.faults.append(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+        return answer

@@ -1,0 +1,11 @@
+"""The short form of `make chaos`: a killed store, a paused worker, a killed gateway and a poison job under one load."""
+
+from __future__ import annotations
+
+from chaos.books import table
+from chaos.scenarios import Scale, everything_at_once
+
+
+def test_nothing_accepted_is_lost_or_done_twice() -> None:
+    result = everything_at_once(Scale(factor=0.5, seed=3))
+    assert result.holds, f"\n{table([result])}\n{result}"
