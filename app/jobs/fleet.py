@@ -36,6 +36,8 @@ class FleetRegistry:
             pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
             pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
             pipe.zremrangebyscore(self._keys.workers, "-inf", now)
+            # Further ahead than any can be: the store's clock was put back. Who lives is back within a heartbeat.
+            pipe.zremrangebyscore(self._keys.workers, now + 2 * REGISTRATION_S, "+inf")
             pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
             pipe.execute()
 

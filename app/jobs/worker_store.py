@@ -17,6 +17,7 @@ from cynosure.resolving import result_key
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
+MAX_REAPER_LOCK_MS = 60_000  # more than any worker's interval
 _LOST = JobError(code="worker_lost", message="The worker that drew this job fell silent.")
 
 
@@ -106,12 +107,17 @@ class WorkerStore:
             pipe.zrangebyscore(self._keys.leases, f"({latest_lease}", "+inf")
             for model in models:
                 pipe.zrangebyscore(self._keys.delayed(model), f"({latest_retry:.0f}", "+inf")
-            leases, *delayed = pipe.execute()
+                pipe.pttl(self._keys.quarantine(model))
+            leases, *found = pipe.execute()
+            delayed, quarantines = found[::2], found[1::2]
             for job_id in leases:
                 pipe.zadd(self._keys.leases, {job_id: now_ms + self._lease_ms}, xx=True, lt=True)
             for model, late in zip(models, delayed, strict=True):
                 for job_id in late:
                     pipe.zadd(self._keys.delayed(model), {job_id: now_ms}, xx=True, lt=True)
+            for model, left_ms in zip(models, quarantines, strict=True):
+                if left_ms > 2 * self._lease_ms:
+                    pipe.delete(self._keys.quarantine(model))
             pipe.execute()
 
     def expired_leases(self, limit: int = 256) -> list[str]:
@@ -140,7 +146,12 @@ class WorkerStore:
 
     def try_reaper_lock(self, *, ttl_s: float) -> bool:
         """Whether this worker is the one to look for lost jobs now."""
-        return bool(self._client.set(self._keys.reaper, "1", nx=True, px=max(1, int(ttl_s * 1000))))
+        ttl_ms = max(1, int(ttl_s * 1000))
+        if self._client.set(self._keys.reaper, "1", nx=True, px=ttl_ms):
+            return True
+        if self._client.pttl(self._keys.reaper) > max(10 * ttl_ms, MAX_REAPER_LOCK_MS):
+            self._client.delete(self._keys.reaper)  # the store's clock was put back: it would hold for as long
+        return False
 
     @property
     def _lease_ms(self) -> int:

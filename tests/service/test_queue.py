@@ -338,6 +338,10 @@ async def test_a_clock_that_was_put_back_holds_nobody_up(
     assert lease is not None
     assert lease / 1000 <= now_s + 1 + store_settings.lease_s
     assert take(worker_store).job_id == put_off
+    assert worker_store.try_reaper_lock(ttl_s=1)
+    raw.pexpire(f"{prefix}:reaper", hour_ms)
+    assert not worker_store.try_reaper_lock(ttl_s=1), "another has it"
+    assert worker_store.try_reaper_lock(ttl_s=1), "for an hour no one has it"
 
 
 async def test_every_key_has_an_end(

@@ -27,8 +27,9 @@ redis.call('PUBLISH', KEYS[18], id)
 local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms')
 for i = 1, 5 do pace[i] = tonumber(pace[i] or '0') end
 local busy = math.max(0, now - math.max(pace[5], tonumber(job[3])))
+local ran = math.max(0, now - tonumber(job[3]))  -- a clock that was put back makes it negative
 local fade = math.exp(-busy / 60000)
 redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade + tonumber(job[4]),
-  'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + now - tonumber(job[3]), 'last_ms', now)
+  'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
 return 'moved'

@@ -1,0 +1,134 @@
+"""A worker's host, a real engine and a real store: what it does with a fault that may pass, and when told to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis
+import torch
+
+from app.jobs.doorbell import Doorbell
+from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, new_job_id
+from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore
+from app.jobs.worker_store import WorkerStore
+from cynosure.contract import GenerateRequest, JobStatus
+from cynosure.resolving import resolve
+from models.engine import Engine, EngineDied
+from tests.conftest import wait_until
+from workers.host import EngineHost
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
+    async with JobStore.connect(store_settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(["fashion"]) as engine:
+        yield engine
+
+
+@pytest.fixture
+def host(engine: Engine, store_settings: StoreSettings, worker_store: WorkerStore) -> Iterator[EngineHost]:
+    doorbell = Doorbell(store_settings)
+    yield EngineHost(
+        engine,
+        worker_store,
+        doorbell,
+        worker_name="w",
+        slots=4,
+        heartbeat_s=1,
+        job_timeout_s=60,
+        on_beat=lambda: None,
+    )
+    doorbell.close()
+
+
+async def accept(store: JobStore, host: EngineHost, **asked: object) -> str:
+    request = resolve(GenerateRequest.model_validate({"class_label": 1, **asked}), host.cards["fashion"], seed=1)
+    steps = request.steps * request.num_images
+    accepted = await store.accept(
+        new_job_id(), request, owner=ANONYMOUS, steps=steps, idempotency_key=None, fingerprint=""
+    )
+    return accepted.id
+
+
+async def record_of(store: JobStore, job_id: str) -> JobRecord:
+    return await store.get(job_id, EVERYONE)
+
+
+async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
+    store: JobStore, host: EngineHost, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await accept(store, host, steps=3)
+    runner = host._engine._loaded["fashion"].runner
+
+    def no_memory(samples: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as full:
+        full.setattr(runner, "tick", no_memory)
+        host.run("fashion")
+    put_off = await record_of(store, job_id)
+    assert (put_off.status, put_off.attempts[0].outcome) == (JobStatus.QUEUED, "faulted")
+    assert put_off.attempts[0].error is not None
+    assert put_off.attempts[0].error.code == "out_of_memory"
+    with redis.Redis.from_url(store_settings.redis_url) as raw:
+        raw.zadd(f"{store_settings.key_prefix}:delayed:fashion", {job_id: 1})
+    host.run("fashion")
+    done = await record_of(store, job_id)
+    assert [attempt.outcome for attempt in done.attempts] == ["faulted", "succeeded"]
+
+
+async def test_an_engine_that_died_takes_no_other_job_with_it(
+    store: JobStore, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit, spared = [await accept(store, host, steps=3) for _ in range(2)]
+
+    def dead(*_: object, **__: object) -> None:
+        raise EngineDied("the engine stopped")
+
+    with monkeypatch.context() as fault:
+        fault.setattr(host._engine, "submit_all", dead)
+        host.run("fashion")
+    lost = await record_of(store, hit)
+    assert lost.attempts[0].error is not None
+    assert (lost.status, lost.attempts[0].error.code) == (JobStatus.QUEUED, "device_lost")
+    assert (await record_of(store, spared)).attempt == 0
+    assert host.claims.is_stopping
+
+
+async def test_a_drain_gives_back_at_once_what_has_not_begun(
+    store: JobStore, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The running one finishes, the other one is another worker's."""
+    schedule = host._engine._loaded["fashion"].schedule
+    begun, waiting = [await accept(store, host, steps=200) for _ in range(2)]
+    next_tick = schedule.next_tick
+    monkeypatch.setattr(
+        schedule, "next_tick", lambda *, now: [one for one in next_tick(now=now) if one.spec.group == begun]
+    )
+    threads = [threading.Thread(target=host.run, args=("fashion",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: [job.step > 0 for job in host.leases.held()].count(True) == 1, what="one has begun")
+    wait_until(lambda: all(job.handles for job in host.leases.held()), what="both are with the engine")
+    host.begin_drain()
+    for thread in threads:
+        thread.join()
+    given_back = await record_of(store, waiting)
+    assert (given_back.status, given_back.attempts[0].outcome) == (JobStatus.QUEUED, "handed_back")
+    assert (await record_of(store, begun)).status is JobStatus.SUCCEEDED
+    assert host._doorbell.pending_bells("fashion") == 1
