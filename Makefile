@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 
-.PHONY: help install run demo test bench chaos soak check audit format clean
+.PHONY: help install run demo test bench chaos soak check audit openapi format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ check: $(STAMP) ## Check format, lint, types, import rules and spelling
 
 audit: $(STAMP) ## Look the dependencies up in the database of known weaknesses (needs the network; not part of check)
 	$(BIN)/python .ci/audit.py
+
+openapi: $(STAMP) ## Write docs/openapi.json, which a test compares with the code
+	$(BIN)/python -m app.openapi > docs/openapi.json
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	-$(BIN)/ruff check --fix .

@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.gateway import problems
+from app.gateway import problems, schema
 from app.gateway.auth import Door
 from app.gateway.complexity import PartLimit
 from app.gateway.deliverer import Deliverer
 from app.gateway.feeder import Feeder
 from app.gateway.headers import SecurityHeaders
 from app.gateway.limits import BodyLimit
+from app.gateway.query import refuse_unknown
 from app.gateway.routes import batches as batch_routes
 from app.gateway.routes import docs, events, generate, health, images, jobs, models, openai, plan, sweeps
 from app.gateway.routes import webhooks as webhook_routes
@@ -113,5 +114,10 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(health.router)
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):
-        app.include_router(module.router, responses={401: {"model": Problem}, 403: {"model": Problem}})
+        app.include_router(
+            module.router,
+            dependencies=[Depends(refuse_unknown)],
+            responses={401: {"model": Problem}, 403: {"model": Problem}},
+        )
+    schema.install(app)
     return app

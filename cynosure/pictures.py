@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 
 from PIL import Image, UnidentifiedImageError
@@ -32,7 +31,7 @@ def opened(encoded: str, field: str) -> Image.Image:
     _, _, data = encoded.rpartition("base64,")
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
-    except (binascii.Error, UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (ValueError, UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise InvalidRequest(f"{field} is no base64 {', '.join(FORMATS)} picture.", field=field) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise InvalidRequest(

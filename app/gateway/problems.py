@@ -69,7 +69,7 @@ def from_error(error: CynosureError, path: str) -> JSONResponse:
 
 
 def _field_of(location: tuple[Any, ...]) -> str:
-    parts = [str(part) for part in location if part != "body"]
+    parts = [str(part) for part in location if part not in ("body", "query", "header", "path")]
     return parts[0][:MAX_SHOWN] if parts else "body"
 
 

@@ -29,6 +29,9 @@ def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: C
     found = gateway.get("/jobs", params={"status": "cancelled"}).json()["jobs"]
     assert {job["id"] for job in found} == set(ids[::3])
     assert gateway.get("/jobs", params={"cursor": "nonsense"}).status_code == 422
+    misspelt = gateway.get("/jobs", params={"state": "cancelled"})
+    assert (misspelt.status_code, misspelt.json()["field"]) == (422, "state")
+    assert "Did you mean 'status'" in misspelt.json()["detail"]
 
 
 def test_a_listing_leaves_out_what_may_be_megabytes_and_what_is_no_longer_kept(

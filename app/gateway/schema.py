@@ -1,0 +1,89 @@
+"""The OpenAPI document: FastAPI's, with every error answer in the form that it really has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.gateway.problems import OPENAI_PREFIX
+from cynosure.errors import CynosureError, MalformedBody
+
+_DESCRIPTIONS = {
+    400: "Not well-formed",
+    401: "No API key, or none that is valid",
+    403: "The API key lacks the scope",
+    404: "Not here, or another's",
+    405: "No such method",
+    409: "In conflict with what is",
+    410: "No longer kept",
+    413: "Too large",
+    422: "Can't be served as it stands; `field` says what to change",
+    429: "Too many; see Retry-After",
+    500: "It could not be done",
+    503: "No worker, or no store; see Retry-After",
+}
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_OPENAI_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
+_OPENAI_SCHEMA: dict[str, Any] = {
+    "title": "OpenAIError",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def refusals_of(path: str, operation: dict[str, Any]) -> set[int]:
+    """Statuses of the errors that a route may answer with, beside those that it names itself."""
+    found = {int(status) for status in operation["responses"] if status.isdecimal() and int(status) >= 400}
+    if "security" in operation:
+        found |= {401, 403, 429, 500, 503}
+    if "requestBody" in operation:
+        found |= {MalformedBody.status, 409, 413, 422}
+    if "parameters" in operation:
+        found |= {422}
+    if "{" in path:
+        found |= {404}
+    if path.startswith(OPENAI_PREFIX):
+        found = (found - {422}) | {400, 404}
+    return found
+
+
+def install(app: FastAPI) -> None:
+    """Make `/openapi.json` say how routes refuse."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    for path, methods in found["paths"].items():
+        content = _OPENAI_ERROR if path.startswith(OPENAI_PREFIX) else _PROBLEM
+        for operation in methods.values():
+            answers = {status: answer for status, answer in operation["responses"].items() if status < "400"}
+            for status in sorted(refusals_of(path, operation)):
+                description = _DESCRIPTIONS.get(status, CynosureError.title)
+                answers[str(status)] = {"description": description, "content": content}
+            operation["responses"] = answers
+    schemas = found["components"]["schemas"]
+    schemas["OpenAIError"] = _OPENAI_SCHEMA
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return found
