@@ -143,7 +143,7 @@ class House:
             "store", [str(get_binary_path()), *words], environment | (store_environment or {}), self.folder
         )
         self.store.start()
-        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=60)
         wait_until(self.store_answers, seconds=START_S, what="the store answers")
         direct = environment | {"REDIS_URL": f"redis://127.0.0.1:{self.port}/0"}
         indirect = direct | ({"REDIS_URL": f"redis://127.0.0.1:{through(self.port)}/0"} if through else {})

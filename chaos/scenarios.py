@@ -346,7 +346,10 @@ def _wait_for_finish(house: House) -> None:
 def everything_at_once(scale: Scale) -> Result:
     """The short form: one house, one load, a blow of most kinds."""
     recovery = []
-    with House(workers=2, settings={"CHAOS_POISON_SEED": str(POISON_SEED), "CYNOSURE_MAX_ATTEMPTS": "3"}) as house:
+    with House(
+        workers=2,
+        settings={"CHAOS_POISON_SEED": str(POISON_SEED), "CYNOSURE_MAX_ATTEMPTS": "3", "CYNOSURE_LEASE_S": "3"},
+    ) as house:
         house.tend()
         traffic = Traffic(house.urls, seed=scale.seed)
         with _under_load(house, traffic, scale.of(40, least=10), (5, 40)):
@@ -355,6 +358,7 @@ def everything_at_once(scale: Scale) -> Result:
             wait_for_held(house, house.workers[1])
             recovery.append(pause_worker(house, house.workers[1], traffic))
             house.gateways[0].kill()
+        traffic.wait_all(patience_s=PATIENCE_S)
         bad = mixed_job(traffic.random, steps=(5, 10)) | {"seed": POISON_SEED}
         [poisoned] = traffic.post_all([bad])
         traffic.wait_all(patience_s=PATIENCE_S)

@@ -17,6 +17,7 @@ from chaos.traffic import FINAL, Traffic, mixed_job
 LOAD = 0.8
 MAX_GROWTH = 0.05
 SAMPLE_S = 5.0
+POLL_S = 0.1
 STEPS = (4, 12)
 KEPT_S = 60  # results, so that the store reaches its steady state while one watches
 WARM_UP_S = 2.5 * KEPT_S
@@ -53,17 +54,31 @@ def capacity(traffic: Traffic, seconds: float) -> float:
     return len(settled) / (seconds * 0.7)
 
 
-def _wait_for(traffic: Traffic, job_id: str) -> None:
+def _wait_for(traffic: Traffic, job_id: str) -> float | None:
+    """Wait for its end; seconds that it took over those that it said at first, or `None` where it said none."""
+    started, eta_s = time.monotonic(), None
     while True:
         job = traffic.look(job_id)
         if job is not None and job["status"] in FINAL:
             traffic.finished[job_id] = job
-            return
-        time.sleep(0.25)
+            return (time.monotonic() - started) / eta_s if eta_s else None
+        if job is not None and eta_s is None:
+            started, eta_s = time.monotonic(), job["eta_seconds"]
+        time.sleep(POLL_S)
 
 
-def load(house: House, traffic: Traffic, rate: float, seconds: float) -> dict[str, Memory]:
-    """Post at `rate` a second, whatever comes back, and watch memory; the warm-up is not watched."""
+def load(house: House, traffic: Traffic, rate: float, seconds: float) -> tuple[dict[str, Memory], list[float]]:
+    """Post at `rate` a second, whatever comes back, and watch memory; the warm-up is not watched.
+
+    Returns:
+        Memory by process, and for each job the time that it took over the `eta_seconds` that it said at first.
+    """
+    ratios: list[float] = []
+
+    def follow() -> None:
+        if ratio := _wait_for(traffic, traffic.post(mixed_job(traffic.random, steps=STEPS))):
+            ratios.append(ratio)
+
     watched = {"gateway": house.gateways[0], "worker": house.workers[0], "Redis": house.store}
     memory = {name: Memory() for name in watched}
     stop = threading.Event()
@@ -81,12 +96,12 @@ def load(house: House, traffic: Traffic, rate: float, seconds: float) -> dict[st
     with ThreadPoolExecutor(64) as pool:
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            pool.submit(lambda: _wait_for(traffic, traffic.post(mixed_job(traffic.random, steps=STEPS))))
+            pool.submit(follow)
             if number % 50 == 0:
                 _forget(traffic)
         stop.set()
     watcher.join()
-    return memory
+    return memory, ratios
 
 
 def _forget(traffic: Traffic) -> None:
@@ -112,7 +127,7 @@ def main() -> None:
         traffic = Traffic(house.urls, seed=9)
         rate = LOAD * capacity(traffic, 20.0)
         print(f"{rate:.1f} jobs/s for {minutes:g} minutes", flush=True)
-        memory = load(house, traffic, rate, 60 * minutes)
+        memory, ratios = load(house, traffic, rate, 60 * minutes)
         _forget(traffic)
         posted = int(rate * 60 * minutes)
         result = Result(name="9 soak", accepted=posted, stuck=len(traffic.accepted), faults=traffic.faults)
@@ -126,6 +141,9 @@ def main() -> None:
     print("\n| process | resident at first | at last | growth |\n|---|---|---|---|")
     for name, one in memory.items():
         print(f"| {name} | {one.samples[0]:.0f} MB | {one.samples[-1]:.0f} MB | {one.growth:+.1%} |")
+    if ratios:
+        close = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
+        print(f"\nTime taken over eta_seconds: median {median(ratios):.2f}; within a factor of two: {close:.0%}")
     sys.exit(not result.holds or any(one.growth > MAX_GROWTH for one in memory.values()))
 
 

@@ -20,7 +20,7 @@ class Claims:
 
     A bell only says that a model has work: which job that is the queue decides. A thread that is done with a job asks
     for the next one without waiting for a bell, and models take turns. One claim is made at a time, so that the
-    queue knows how many jobs the worker holds: a suspect (a job whose workers were lost twice) runs alone.
+    queue knows how many jobs the worker holds: suspects (jobs whose workers were lost twice) run apart from others.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Claims:
         self._slots = slots
         self._lock = threading.Lock()
         self._held = 0
-        self._alone = False
+        self._company = 0  # jobs that may be held while suspects are; 0 while none is
         self._emptying = False
         self._stopping = threading.Event()
         self._unanswered: Counter[str] = Counter()
@@ -42,7 +42,11 @@ class Claims:
     @property
     def has_room(self) -> bool:
         """Whether a bell would be answered."""
-        return not (self._stopping.is_set() or self._alone or self._emptying or self._held >= self._slots)
+        return not (self._stopping.is_set() or self._is_restricted or self._held >= self._slots)
+
+    @property
+    def _is_restricted(self) -> bool:
+        return bool(self._company) or self._emptying
 
     @property
     def silent_s(self) -> float:
@@ -67,7 +71,7 @@ class Claims:
             if rung_for is not None:
                 self._rung_at = time.monotonic()
             claim = self._next(rung_for)
-            answered = Counter() if self._alone or self._emptying else self._unanswered
+            answered = Counter() if self._is_restricted else self._unanswered
             if answered:
                 self._unanswered = Counter()
         for model, bells in answered.items():
@@ -79,29 +83,35 @@ class Claims:
         """The job is finished, given back, or another's."""
         with self._lock:
             self._held -= 1
-            self._alone = self._alone and not claim.alone
+            if not self._held:
+                self._company = 0
 
     def _next(self, rung_for: str | None) -> Claim | None:
-        if self._stopping.is_set() or self._alone or (self._emptying and self._held):
-            if rung_for is not None:
-                self._unanswered[rung_for] += 1
+        is_full = bool(self._company) and self._held >= self._company
+        if self._stopping.is_set() or is_full or (self._emptying and self._held):
+            self._leave_unanswered(rung_for)
             return None
         self._emptying = False
         for model in self._in_turn(rung_for):
-            found = self._store.claim(model, self._worker_name, held=self._held)
+            found = self._store.claim(model, self._worker_name, held=self._held, suspects=bool(self._company))
             if isinstance(found, Claim):
                 self._held += 1
-                self._alone = found.alone
+                self._company = found.company
                 return found
             if found is NoClaim.WAIT:
-                log.info("finishing what is held: a suspect job of '%s' is to run alone", model)
+                log.info("finishing what is held: suspect jobs of '%s' are to run apart", model)
                 self._emptying = True
                 self._models.remove(model)
                 self._models.insert(0, model)  # its suspect is the next
-                if rung_for is not None:
-                    self._unanswered[rung_for] += 1
+                self._leave_unanswered(rung_for)
                 return None
+        if self._company:
+            self._leave_unanswered(rung_for)
         return None
+
+    def _leave_unanswered(self, rung_for: str | None) -> None:
+        if rung_for is not None:
+            self._unanswered[rung_for] += 1
 
     def _in_turn(self, first: str | None) -> list[str]:
         if self._held:

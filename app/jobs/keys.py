@@ -33,7 +33,7 @@ class Keys:
     | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn |
     | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by where the turn of their next job is |
     | `{p}:delayed:MODEL` | sorted set | queued ids that were put off, by the time they are due |
-    | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run alone |
+    | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run apart |
     | `{p}:quarantine:MODEL` | string | the worker that empties itself for a suspect |
     | `{p}:pace:MODEL` | hash | how fast jobs are done, and the clock of each priority's turns |
     | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |

@@ -106,8 +106,8 @@ class Claim:
     attempt: int
     request: ResolvedRequest
     owner: str
-    alone: bool = False
-    """Whether the worker may hold no other job beside it."""
+    company: int = 0
+    """Of a suspect: how many jobs, all suspects, the worker may hold with it; 0 for any number of any."""
 
 
 @dataclass(frozen=True, slots=True)

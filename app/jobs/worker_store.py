@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from redis.exceptions import OutOfMemoryError
+
 from app.jobs.connections import connect
 from app.jobs.keys import Keys
 from app.jobs.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
@@ -40,8 +42,8 @@ class WorkerStore:
     def ping(self) -> None:
         self._client.ping()
 
-    def claim(self, model: str, worker: str, *, held: int) -> Claim | NoClaim:
-        """Take the model's next job; one that holds jobs already (`held` of them) is given no suspect."""
+    def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
+        """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none."""
         keys, token = self._keys, secrets.token_hex(8)
         found = self._claim(
             keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
@@ -49,7 +51,7 @@ class WorkerStore:
                 *queue_args(keys, self._settings),
                 worker,
                 token,
-                held,
+                -held if suspects else held,
                 self._lease_ms,
                 int(self._settings.priority_ageing_s * 1000),
                 MAX_ATTEMPTS_TOLD,
@@ -58,9 +60,9 @@ class WorkerStore:
         )
         if found[0] != b"claimed":
             return NoClaim(found[0].decode())
-        _, job_id, attempt, request, owner, alone = found
+        _, job_id, attempt, request, owner, company = found
         resolved = ResolvedRequest.model_validate_json(request)
-        return Claim(job_id.decode(), attempt, resolved, owner.decode(), alone=bool(alone))
+        return Claim(job_id.decode(), attempt, resolved, owner.decode(), company=company)
 
     def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
         """Renew the leases of these jobs, and write what happened to them, in one round trip."""
@@ -75,11 +77,12 @@ class WorkerStore:
         for job_id, beat in held.items():
             if beat.happenings:
                 self._tell_of(job_id, beat, pipe)
-        verdicts = pipe.execute(raise_on_error=False)
-        for answer in verdicts:
-            if isinstance(answer, Exception):
+        answers = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            # At the memory limit leases are renewed all the same; what happened is then not told.
+            if isinstance(answer, Exception) and not isinstance(answer, OutOfMemoryError):
                 raise answer
-        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, verdicts, strict=False)}
+        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, answers, strict=False)}
 
     def finish(self, claim: Claim, made: Finished) -> bool:
         """Write the pictures and the end; `False` where the claim is stale."""

@@ -225,7 +225,7 @@ async def test_attempts_run_out_with_the_last_reason(
     assert twice.claim(MODEL, "w", held=0) is NoClaim.NOTHING
 
 
-async def test_a_job_that_was_lost_twice_runs_alone(
+async def test_a_job_that_was_lost_three_times_runs_alone(
     store: JobStore,
     worker_store: WorkerStore,
     request_: ResolvedRequest,
@@ -233,14 +233,14 @@ async def test_a_job_that_was_lost_twice_runs_alone(
     store_settings: StoreSettings,
 ) -> None:
     suspect = await accept(store, request_)
-    lose(worker_store, raw, store_settings.key_prefix, times=2)
+    lose(worker_store, raw, store_settings.key_prefix, times=3)
     others = [await accept(store, request_) for _ in range(3)]
     doorbell = Doorbell(store_settings)
     claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=8)
     other_claims = Claims(worker_store, doorbell, [MODEL], worker_name="w2", slots=8)
     alone = claims.take(MODEL)
     assert alone is not None
-    assert (alone.job_id, alone.alone) == (suspect, True)
+    assert (alone.job_id, alone.company) == (suspect, 1)
     assert claims.take(MODEL) is None, "nothing beside it"
     assert not claims.has_room
     assert claims.take(MODEL) is None
@@ -274,7 +274,43 @@ async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
     assert [claim.job_id for claim in held] == [suspect, take_one, two]
     assert worker_store.claim(MODEL, "w1", held=2) is NoClaim.WAIT
     assert take(worker_store, held=1, worker="w2").job_id == later, "the other worker goes on"
-    assert take(worker_store, held=0, worker="w1").alone
+    assert take(worker_store, held=0, worker="w1").company
+
+
+async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    suspects = [await accept(store, request_) for _ in range(10)]
+    prefix = store_settings.key_prefix
+    for claim in [take(worker_store) for _ in suspects]:
+        raw.hset(f"{prefix}:job:{claim.job_id}", "failures", 2 if claim.job_id == suspects[0] else 1)
+        raw.zadd(f"{prefix}:leases", {claim.job_id: 1})
+        worker_store.reclaim(claim.job_id)
+    innocent = await accept(store, request_)
+    doorbell = Doorbell(store_settings)
+    claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=64)
+    few = [claims.take(MODEL) for _ in range(9)]
+    assert [claim.job_id for claim in few if claim] == suspects[1:9], "eight of them, and nothing beside"
+    for claim in few:
+        if claim is not None:
+            claims.let_go(claim)
+    last = claims.take(MODEL)
+    assert last is not None
+    assert last.job_id == suspects[9]
+    assert claims.take(MODEL) is None, "the one that was lost three times is no company"
+    claims.let_go(last)
+    alone = claims.take(MODEL)
+    assert alone is not None
+    assert (alone.job_id, alone.company) == (suspects[0], 1)
+    claims.let_go(alone)
+    after = claims.take(MODEL)
+    assert after is not None
+    assert after.job_id == innocent
+    doorbell.close()
 
 
 async def test_calls_made_twice_do_nothing_twice(
@@ -390,7 +426,9 @@ async def test_a_store_at_its_memory_limit_refuses_honestly_and_keeps_what_it_ha
             with pytest.raises(StoreFull) as refusal:
                 await accept(store, request_)
             assert refusal.value.retry_after_s
-            assert workers.heartbeat({held.job_id: Beat(attempt=1, step=5, steps=10)}) == {held.job_id: "ok"}
+            told = (Happening("progress", "{}"),)
+            beat = Beat(attempt=1, step=5, steps=10, telling=1, happenings=told)
+            assert workers.heartbeat({held.job_id: beat}) == {held.job_id: "ok"}
             assert workers.release(given_back, Outcome.HANDED_BACK)
             await store.cancel(cancelled.job_id, EVERYONE)
             with pytest.raises(redis.exceptions.OutOfMemoryError):

@@ -9,7 +9,8 @@
 -- (evaluations) of its last one ended, or at the queue's clock, which is the tag of the job that was taken last. The
 -- clock moves by 1/1024 with every arrival, so that of two newcomers the first stays first.
 local LEVEL = {high = 1, normal = 2, low = 3}
-local SUSPECT_AFTER = 2
+-- A job that was lost so often is run among a few of its like, and one that was lost once more, alone.
+local FEW_AFTER, FEW, ALONE_AFTER = 2, 8, 3
 local prefix, unfinished_ttl = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
@@ -34,8 +35,9 @@ local function enter(id, due)
   local waiting = prefix .. 'waiting:' .. job[5]
   if due then
     redis.call('ZADD', KEYS[10], due, id)
-  elseif tonumber(job[4] or '0') >= SUSPECT_AFTER then
-    redis.call('ZADD', KEYS[11], job[2], id)
+  elseif tonumber(job[4] or '0') >= FEW_AFTER then
+    -- Those that may share come first; the number only orders.
+    redis.call('ZADD', KEYS[11], tonumber(job[4]) >= ALONE_AFTER and job[2] + 1e16 or job[2], id)
   else
     redis.call('ZADD', KEYS[level], job[2], id)
     redis.call('ZADD', KEYS[3 + level], job[3], id)
@@ -61,6 +63,12 @@ local function leave(id)
       for level = 7, 9 do redis.call('ZREM', KEYS[level], owner) end
     end
   end
+end
+
+-- How many jobs a worker may hold with this one among them; 0 for any number.
+local function company_of(id)
+  local failures = tonumber(redis.call('HGET', job_key(id), 'failures') or '0')
+  return failures >= ALONE_AFTER and 1 or failures >= FEW_AFTER and FEW or 0
 end
 
 -- How an attempt ended, for the job's history: error is JSON or ''.

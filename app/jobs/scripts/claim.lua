@@ -1,17 +1,18 @@
 -- queued → running: the model's next job
 -- KEYS  13 leases  14 events' channel  15 quarantine  16 this call, by its token
--- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that are worth a priority
+-- ARGV  3 worker  4 token  5 jobs that the worker holds, or, where they are suspects, minus that  6 lease ms  7 ms of waiting that are worth a priority
 --       8 attempts kept in the history  9 events kept
--- returns {'claimed', id, attempt, request, owner, alone} | {'wait'} where the worker should empty itself for a suspect
+-- returns {'claimed', id, attempt, request, owner, how many jobs the worker may hold then or 0} | {'wait'} where the worker should empty itself for a suspect
 --       | {'nothing'}
 --
 -- Which priority: the one whose oldest job is the oldest, each step down counted as so much later. Which job of it: the
--- one whose turn it is. A suspect, a job whose workers were lost twice, runs alone, so that no other pays for it.
+-- one whose turn it is. Suspects, jobs whose workers were lost twice, run among a few of their like and then alone, so
+-- that no other pays for them.
 local held = tonumber(ARGV[5])
 
 local function answer(id)
-  local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner', 'failures')
-  return {'claimed', id, tonumber(job[1]), job[2], job[3], tonumber(job[4] or '0') >= SUSPECT_AFTER and 1 or 0}
+  local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner')
+  return {'claimed', id, tonumber(job[1]), job[2], job[3], company_of(id)}
 end
 
 -- This very call again, by a worker whose connection broke before the answer.
@@ -53,6 +54,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[10], '-inf', now, 'LIMIT', 
 end
 
 local suspect = first_of(KEYS[11])
+if held < 0 then
+  if suspect and -held < company_of(suspect) then return take(suspect) end
+  return {'nothing'}
+end
 if suspect then
   if held == 0 then
     redis.call('SET', KEYS[15], ARGV[3], 'PX', ARGV[6])
