@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -141,8 +142,8 @@ class Cynosure(Contender):
         return len(images)
 
 
-def peers(redis_url: str) -> list[Contender]:
-    """(c), (d) and (e), in the number format that calibration found best; and (c) in diffusers' default."""
+def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
+    """What starts (c), (d) and (e), in the number format that calibration found best; and (c) in diffusers' default."""
     ports = [str(free_port()) for _ in range(4)]
     celery_url = {"REDIS_URL": redis_url.removesuffix("/0") + "/1"}
     worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
@@ -150,9 +151,10 @@ def peers(redis_url: str) -> list[Contender]:
         [f"benchmarks.peers.{name}", port]
         for name, port in zip(("locked", "lit", "tasks", "locked"), ports, strict=True)
     )
-    return [
-        Contender("a lock", [locked], {}, health="/health"),
-        Contender("a lock, float32", [plain], {"CYNOSURE_BENCH_FLOAT32": "1"}, health="/health"),
-        Contender("LitServe", [lit], {}, health="/health"),
-        Contender("a Celery task each", [tasks, worker], celery_url, health="/health"),
-    ]
+    started: dict[str, tuple[list[list[str]], dict[str, str]]] = {
+        "a lock": ([locked], {}),
+        "a lock, float32": ([plain], {"CYNOSURE_BENCH_FLOAT32": "1"}),
+        "LitServe": ([lit], {}),
+        "a Celery task each": ([tasks, worker], celery_url),
+    }
+    return {name: partial(Contender, name, *how, health="/health") for name, how in started.items()}

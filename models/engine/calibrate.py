@@ -14,7 +14,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,11 +39,12 @@ COMPILED_SIZES = (2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a 
 REFERENCE_SIZE = 16
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
 SWITCH_GAIN = 1.15  # another way to run must be so much faster: noise must not decide what bytes a picture has
+LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks, and a lone request is slower in many lanes
 COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
 BATCH_OVERHEAD_ROWS = 4
-REPEATS = 3
+REPEATS = 5
 DEPENDS = "on the neighbours"
-_FORMAT = 5  # of the cached file
+_FORMAT = 7  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -90,11 +92,22 @@ class NetworkCalibration:
         best = min(size.row_ms for size in usable)
         return min(size.rows for size in usable if size.row_ms <= KNEE * best)
 
+    def padded(self, rows: int) -> int:
+        """The size, of those in use, that a batch of `rows` is done soonest in; not always the smallest that holds it.
+
+        Kernels for few rows can be slower altogether than those for more: 6 rows in bfloat16 took longer than 8.
+        """
+        return self._holding(rows).rows
+
     def row_seconds(self, rows: int) -> float:
         """Estimated time of a batch of `rows`, padding included."""
-        usable = [size for size in self.measured if size.rows in self.sizes]
-        holding = next((size for size in usable if size.rows >= rows), usable[-1])
+        holding = self._holding(rows)
         return max(rows, holding.rows) * holding.row_ms / 1000
+
+    def _holding(self, rows: int) -> BatchSize:
+        usable = [size for size in self.measured if size.rows in self.sizes]
+        enough = [size for size in usable if size.rows >= rows] or usable[-1:]
+        return min(enough, key=lambda size: size.rows * size.row_ms)
 
     def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]:
         """How many of `rows` go into each batch, at most `limit`, so that `lanes` are done with them soonest."""
@@ -209,8 +222,10 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
 
     denoiser, steering = load_denoiser(pack, device), load_steering(pack, device)
     probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
-    layouts = _tried_layouts(only(denoiser.forward), probes)
-    with Lanes(_preferred(layouts)) as lanes:
+    with Lanes(possible_layouts(device)[0]) as lanes:  # in the number format that will be used, lanes gain most
+        precision = _preferred(_tried_precisions(denoiser_at, probes, lanes))
+    layouts = _tried_layouts(denoiser_at(precision), probes)
+    with Lanes(_preferred(layouts, gain=LAYOUT_GAIN)) as lanes:
         return Calibration(
             key=calibration_key(pack, device, compiling=compiling),
             device=device_name(device),
@@ -246,6 +261,7 @@ def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
 
 
 Batch = tuple[Tensor, Tensor, Conditioning]
+_Way = TypeVar("_Way")
 
 
 def fixed_calibration(pack: Pack | None = None, device: torch.device | None = None) -> Calibration:
@@ -312,21 +328,36 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
 
 def _tried_layouts(network: Network, probes: _Probes) -> dict[Layout, float]:
     """Fewest lanes first: with more threads each, a lone request is done sooner."""
-    tried = {}
-    for layout in possible_layouts(probes.device):
-        with Lanes(layout) as lanes:
-            tried[layout] = _row_ms(network, probes, lanes, REFERENCE_SIZE)
-    return tried
+    with ExitStack() as stack:
+        ways = {
+            layout: partial(_once_ms, network, probes, stack.enter_context(Lanes(layout)), REFERENCE_SIZE)
+            for layout in possible_layouts(probes.device)
+        }
+        return _in_turns(ways)
 
 
-_Way = TypeVar("_Way")
+def _tried_precisions(
+    network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes
+) -> dict[Precision, float]:
+    return _in_turns(
+        {
+            precision: partial(_once_ms, network_at(precision), probes, lanes, REFERENCE_SIZE)
+            for precision in _precisions(probes.device)
+        }
+    )
 
 
-def _preferred(tried: dict[_Way, float]) -> _Way:
-    """The quickest, where each must beat those before it clearly."""
+def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
+    """The best of some tries of each, one after the other: what else runs here then slows all of them, not one."""
+    tries = [{way: measure() for way, measure in ways.items()} for _ in range(1 + REPEATS)]
+    return {way: min(one[way] for one in tries[1:]) for way in ways}
+
+
+def _preferred(tried: dict[_Way, float], *, gain: float = SWITCH_GAIN) -> _Way:
+    """The quickest, where each must beat those before it by `gain`."""
     chosen, *others = tried
     for way in others:
-        if tried[way] * SWITCH_GAIN < tried[chosen]:
+        if tried[way] * gain < tried[chosen]:
             chosen = way
     return chosen
 
@@ -334,10 +365,7 @@ def _preferred(tried: dict[_Way, float]) -> _Way:
 def _calibrate_network(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes, *, compiling: bool = False
 ) -> NetworkCalibration:
-    tried = {
-        precision: _row_ms(network_at(precision), probes, lanes, REFERENCE_SIZE)
-        for precision in _precisions(probes.device)
-    }
+    tried = _tried_precisions(network_at, probes, lanes)
     chosen = _preferred(tried)
     sizes: Sequence[int] = probes.sizes
     if compiling:
@@ -363,13 +391,14 @@ def _calibrate_network(
 
 def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
     """The best of some tries, every lane running a batch of `size`."""
+    return min([_once_ms(network, probes, lanes, size) for _ in range(1 + REPEATS)][1:])
+
+
+def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
     batch = probes.batch(size)
-    times: list[float] = []
-    for _ in range(1 + REPEATS):
-        started = time.perf_counter()
-        lanes.run([lambda: network(*batch)[0].cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
-        times.append(time.perf_counter() - started)
-    return min(times[1:]) / (size * lanes.layout.lanes) * 1000
+    started = time.perf_counter()
+    lanes.run([lambda: network(*batch)[0].cpu()] * lanes.layout.lanes)  # .cpu() waits for the device
+    return (time.perf_counter() - started) / (size * lanes.layout.lanes) * 1000
 
 
 def _row_flop(network: Network, probes: _Probes) -> int:

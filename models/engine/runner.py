@@ -63,7 +63,7 @@ class _Rows:
             start += count
 
     def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
-        padding = next(size for size in self.calibration.sizes if size >= count) - count
+        padding = self.calibration.padded(count) - count
 
         def part(tensor: Tensor) -> Tensor:
             own = tensor[start : start + count]

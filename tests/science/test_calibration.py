@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from models.engine import Calibration, cached_calibration
-from models.engine.calibrate import CPU_SIZES, _calibrate_network, _Probes
+from models.engine.calibrate import CPU_SIZES, BatchSize, NetworkCalibration, _calibrate_network, _Probes
 from models.engine.lanes import Lanes, Layout
-from models.loading import open_pack
+from models.loading import FLOAT32, open_pack
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
@@ -40,6 +40,19 @@ def test_the_class_of_a_known_network(
     assert found.sizes == sizes
     assert found.is_bitwise is is_bitwise
     assert found.knee in sizes
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])
+def test_a_batch_is_padded_to_the_size_that_is_done_soonest(rows: int, padded: int) -> None:
+    row_ms = {2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0}  # six rows take longer than eight
+    calibration = NetworkCalibration(
+        precision=FLOAT32,
+        tried={},
+        measured=tuple(BatchSize(rows=size, row_ms=each, bits="") for size, each in row_ms.items()),
+        sizes=tuple(row_ms),
+        is_bitwise=True,
+    )
+    assert max(rows, calibration.padded(rows)) == padded
 
 
 def test_a_calibration_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
