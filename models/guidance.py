@@ -7,10 +7,7 @@ clipping after it keeps the first step of a cosine schedule, where σ²/α is ab
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 
@@ -52,10 +49,3 @@ def limit_rows(data: Tensor, clip: Tensor, quantiles: list[float | None]) -> Ten
         if quantile is not None:
             limited_rows[row] = thresholded(data[row], quantile)
     return limited_rows
-
-
-def fitted(picture: NDArray[np.uint8], size: tuple[int, int], channels: int) -> Tensor:
-    """A picture (h,w,c) as float (channels,height,width) in 0..255, resized and made grey or coloured as needed."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    resized = image.convert("L" if channels == 1 else "RGB").resize(size[::-1], Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(resized, dtype=np.float32)).reshape(*size, channels).permute(2, 0, 1)

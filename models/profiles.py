@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 
@@ -92,3 +95,10 @@ def to_uint8(pictures: Tensor, rounding: Rounding) -> Tensor:
             return ((pictures + 1) * 127.5).to(torch.uint8)
         case Rounding.TRUNCATE:
             return (((pictures + 1) / 2) * 255).to(torch.uint8)
+
+
+def fitted(picture: NDArray[np.uint8], size: tuple[int, int], channels: int) -> Tensor:
+    """A picture (h,w,c) as float (channels,height,width) in 0..255, resized and made grey or coloured as needed."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    resized = image.convert("L" if channels == 1 else "RGB").resize(size[::-1], Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(resized, dtype=np.float32)).reshape(*size, channels).permute(2, 0, 1)

@@ -16,6 +16,7 @@ class AdmDenoiser:
     """A class-conditional network has no "no label": unconditional rows need a second pack (`guide_pack`)."""
 
     takes_prompt = False
+    sees_mask = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(AdmUNet, pack.component("unet"), device, precision)

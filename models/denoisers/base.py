@@ -24,6 +24,7 @@ class Denoiser(Protocol):
         has_null: whether a row can be unconditional.
         takes_prompt: whether rows are conditioned on text.
         has_classes: whether rows are conditioned on a label.
+        sees_mask: whether the network was trained for inpainting: it is told the mask and what lies around it.
         low_res_size: side of the small picture that a super-resolution model enlarges, or `None`.
         learns_variance: whether the output has as many channels again, for the variance.
     """
@@ -35,6 +36,7 @@ class Denoiser(Protocol):
     has_null: bool
     takes_prompt: bool
     has_classes: bool
+    sees_mask: bool
     low_res_size: int | None
     learns_variance: bool
 

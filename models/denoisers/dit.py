@@ -17,6 +17,7 @@ class DiTDenoiser:
 
     takes_prompt = False
     has_classes = True
+    sees_mask = False
     low_res_size: int | None = None
     has_null = True
     learns_variance = False

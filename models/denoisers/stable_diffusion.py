@@ -12,12 +12,17 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import Autoencoder
 from models.denoisers.text import TextEncoder
-from models.loading import Pack, Precision, load_network
-from models.spec import InvalidSpec, SampleSpec
+from models.loading import InvalidPack, Pack, Precision, load_network
+from models.profiles import fitted
+from models.spec import SampleSpec
 
 
 class StableDiffusionDenoiser:
-    """Prompts as the states of one CLIP text encoder, or of two for XL; without a prompt, those of ""."""
+    """Prompts as the states of one CLIP text encoder, or of two for XL; without a prompt, those of "".
+
+    A UNet trained for inpainting has more channels than latents have: it sees the mask and the latents of the picture
+    with the mask's place grey. Without a picture everything is the mask's place.
+    """
 
     takes_prompt = True
     has_classes = False
@@ -30,9 +35,14 @@ class StableDiffusionDenoiser:
         config = self.network.config
         self.autoencoder = Autoencoder(pack, device)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        if config.in_channels != config.out_channels:
-            raise InvalidSpec("a UNet trained for inpainting takes more than a latent; use the plain one")
+        self.latent_shape = (config.out_channels, config.sample_size, config.sample_size)
+        extra = config.in_channels - config.out_channels
+        if extra not in (0, config.out_channels + 1):
+            raise InvalidPack(
+                f"pack '{pack.name}' has a UNet of {config.in_channels} channels; served are those that take a latent, "
+                "or a latent, a mask and another latent"
+            )
+        self.sees_mask = extra > 0
         self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.is_xl = pack.has("text_encoder_2")
@@ -49,7 +59,18 @@ class StableDiffusionDenoiser:
         if self.is_xl and self.zeros_empty and spec.negative_prompt is None:
             states, pooled = torch.zeros_like(unconditional["states"]), torch.zeros_like(unconditional["pooled"])
             unconditional = {**unconditional, "states": states, "pooled": pooled}
-        return conditional, unconditional
+        seen = self._around_mask(spec) if self.sees_mask else {}
+        return {**conditional, **seen}, {**unconditional, **seen}
+
+    def _around_mask(self, spec: SampleSpec) -> Conditioning:
+        picture, mask = torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size)
+        if spec.init_image is not None and spec.mask is not None:
+            mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
+            picture = (fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1) * (1 - mask)
+        return {
+            "mask": self.encode_mask(mask[None].to(self.device))[0],
+            "around": self.encode(picture[None].to(self.device))[0],
+        }
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:
@@ -70,6 +91,8 @@ class StableDiffusionDenoiser:
         if self.is_xl:
             added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": conditioning["times"]}
         states = conditioning["states"].to(dtype)
+        if self.sees_mask:
+            x = torch.cat([x, conditioning["mask"], conditioning["around"]], dim=1)
         output = self.network(x.to(dtype), timesteps, encoder_hidden_states=states, added_cond_kwargs=added)
         return output.sample.float()
 

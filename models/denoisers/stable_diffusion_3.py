@@ -24,6 +24,7 @@ class StableDiffusion3Denoiser:
 
     takes_prompt = True
     has_classes = False
+    sees_mask = False
     low_res_size: int | None = None
     has_null = True
     learns_variance = False

@@ -16,6 +16,7 @@ class UNet2DDenoiser:
     """Pixels folded into channels by `pixel_unshuffle`; the last class is "no label"."""
 
     takes_prompt = False
+    sees_mask = False
     low_res_size: int | None = None
     learns_variance = False
 

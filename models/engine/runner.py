@@ -18,7 +18,7 @@ from models.engine.calibrate import Calibration, Network, NetworkCalibration, on
 from models.engine.lanes import Lanes
 from models.engine.schedule import Sample
 from models.noise import draw_noise
-from models.profiles import PROFILES, StrengthRule, to_uint8
+from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CoefficientTable, advance, compile_table
 from models.samplers.table import LATENT, NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, SampleSpec
@@ -224,10 +224,10 @@ class Runner:
     def _start_and_mask(self, spec: SampleSpec) -> dict[str, Tensor]:
         assert spec.init_image is not None
         channels = 1 if self.denoiser.decode(torch.zeros(1, *self.denoiser.latent_shape)).shape[1] == 1 else 3
-        start = guidance.fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
+        start = fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
         found = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
         if spec.mask is not None:
-            mask = guidance.fitted(spec.mask.array(), self.denoiser.picture_size, 1) / 255
+            mask = fitted(spec.mask.array(), self.denoiser.picture_size, 1) / 255
             found["mask"] = self.denoiser.encode_mask((mask > 0.5).float()[None].to(self.device))[0]
         return found
 
@@ -392,6 +392,8 @@ class Runner:
 
     def _keep_unmasked(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable], moved: Tensor) -> None:
         """Outside its mask a picture follows the one it started from, at the noise level it has now."""
+        if self.denoiser.sees_mask:
+            return
         for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
             init, mask = sample.inputs.init, sample.inputs.mask
             if mask is not None:

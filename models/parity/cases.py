@@ -19,6 +19,7 @@ from models.denoisers import Conditioning
 from models.engine.calibrate import fixed_calibration, stacked
 from models.engine.runner import Runner
 from models.engine.schedule import Sample
+from models.guidance import thresholded
 from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins
 from models.parity.stand_ins import LABELS, NUM_CLASSES, SHAPE, TIMESTEPS, TinyClassifier, inputs
@@ -125,6 +126,7 @@ class _StandIn:
     has_null = True
     has_classes = True
     takes_prompt = False
+    sees_mask = False
     low_res_size: int | None = None
 
     def __init__(self, *, learns_variance: bool) -> None:
@@ -172,6 +174,11 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
 
 def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **what: Any) -> Callable[[], float]:
     return lambda: _far(trajectory(learns_variance=learns_variance, **what), _golden(file, key))
+
+
+def _thresholding() -> float:
+    mine = torch.stack([thresholded(row, 0.995) for row in 2 * inputs(4, *SHAPE)])
+    return _far(mine, _golden("dpm_solver", "limited"))
 
 
 def cases() -> Iterator[Case]:
@@ -250,3 +257,10 @@ def cases() -> Iterator[Case]:
             tolerance=2e-5,
             measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **more),
         )
+    yield Case(
+        name="DPM-Solver of order 1, classifier scale 2, to noise 0: ADM's DDIM over 28 steps, unclipped",
+        reference=dpm,
+        tolerance=2e-5,
+        measure=_loop("first_order", sampler="ddim", respacing="28", guidance=Guidance(classifier_scale=2.0), **solver),
+    )
+    yield Case(name="dynamic thresholding, 0.995", reference=dpm, tolerance=0.0, measure=_thresholding)

@@ -168,9 +168,12 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
         log_probabilities = functional.log_softmax(classifier.double()(x, timesteps), dim=-1)
         return log_probabilities[range(len(labels)), labels]
 
-    def solve(wrapped: Any, *, steps: int, order: int, method: str, **more: Any) -> Tensor:
+    def solve(
+        wrapped: Any, *, steps: int, order: int, method: str, denoise_to_zero: bool = False, **more: Any
+    ) -> Tensor:
         solver = dpm.DPM_Solver(wrapped, schedule, algorithm_type="dpmsolver++", **more)
-        return solver.sample(x, steps=steps, order=order, method=method, skip_type="time_uniform")
+        how = {"method": method, "skip_type": "time_uniform", "denoise_to_zero": denoise_to_zero}
+        return solver.sample(x, steps=steps, order=order, **how)
 
     plain = dpm.model_wrapper(network, schedule)
     for order, steps in MULTISTEP:
@@ -187,6 +190,9 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
         classifier_fn=chosen,
     )
     found["classifier"] = solve(steered, steps=27, order=2, method="multistep")
+    found["first_order"] = solve(steered, steps=27, order=1, method="multistep", denoise_to_zero=True)
+    limiter = dpm.DPM_Solver(plain, schedule, algorithm_type="dpmsolver++", correcting_x0_fn="dynamic_thresholding")
+    found["limited"] = limiter.dynamic_thresholding_fn(2 * inputs(4, *SHAPE), None)
     free = dpm.model_wrapper(
         network,
         schedule,

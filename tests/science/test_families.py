@@ -22,10 +22,12 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -294,6 +296,41 @@ def test_image_to_image_draws_what_diffusers_draws(tmp_path: Path) -> None:
         strength=0.7,
     )
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.7])
+def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: float, tmp_path: Path) -> None:
+    def build(folder: Path) -> StableDiffusionInpaintPipeline:
+        parts = stable_diffusion(folder).components
+        parts["unet"] = unet(cross_attention_dim=32, in_channels=9)
+        return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+    pipeline, pack = saved(build, tmp_path)
+    dice = np.random.default_rng(0)
+    start = dice.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    mask = np.zeros((16, 16, 1), np.uint8)
+    mask[4:12, 2:10] = 255
+    noise = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    module = diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(module, "randn_tensor", lambda *args, **kwargs: noise.clone())
+        patch.setattr(module, "retrieve_latents", lambda output, **kwargs: output.latent_dist.mode())
+        expected = pipeline(
+            "a red cat",
+            image=Image.fromarray(start),
+            mask_image=Image.fromarray(mask[..., 0]),
+            height=16,
+            width=16,
+            strength=strength,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            output_type="np",
+        ).images[0]
+    asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE), "strength": strength}
+    mine = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(mask))
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    elsewhere = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(255 - mask))
+    assert (elsewhere != mine).any()
 
 
 def test_a_strength_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
