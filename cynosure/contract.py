@@ -464,7 +464,7 @@ class JobList(BaseModel):
 class VaryRequest(BaseModel):
     """POST /jobs/{id}/vary: what is to be other than in the job."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"num_images": 4}]})
 
     num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(
         None, description="Pictures to draw; as many as the job by default. Not for sweeps."
@@ -486,6 +486,8 @@ class BatchStatus(StrEnum):
 
 class BatchLine(GenerateRequest):
     """One line of a batch: a request, and perhaps a name for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"class_label": "bag", "seed": 1, "custom_id": "first"}]})
 
     custom_id: Annotated[str, Field(max_length=200)] | None = Field(
         None, description="A name of the client's own, which the results repeat."

@@ -6,7 +6,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from app.gateway.safe_json import SafeJSONResponse
 from cynosure.contract import (
@@ -34,6 +34,10 @@ _USAGE = {
 
 class ImageParams(GenerateRequest):
     """The body of POST /v1/images/generations: OpenAI's fields, and beside them every field of POST /generate."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "sneaker", "n": 2, "output_format": "webp", "guidance_scale": 3}]}
+    )
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)] = Field(
         description="What to draw; on a class model the name of one of its labels."

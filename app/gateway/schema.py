@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.gateway.problems import OPENAI_PREFIX
+from cynosure.contract import BatchLine
 from cynosure.errors import CynosureError, MalformedBody
 
 _DESCRIPTIONS = {
@@ -84,6 +85,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation["responses"] = answers
     schemas = found["components"]["schemas"]
     schemas["OpenAIError"] = _OPENAI_SCHEMA
+    line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")  # no route takes it as its body
+    for name, part in {**line.pop("$defs", {}), "BatchLine": line}.items():
+        schemas.setdefault(name, part)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import schemathesis
 import uvicorn
+from fastapi.testclient import TestClient
 from schemathesis.specs.openapi import checks
 
 from app.gateway import openai_work
@@ -145,6 +146,32 @@ def test_every_route_says_what_it_does_and_how_it_refuses() -> None:
             assert operation.get("description"), (method, path)
             refusals = {status for status in operation["responses"] if status >= "400"}
             assert refusals or path in ("/healthz", "/docs", "/openapi.json"), (method, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("/generate", "GenerateRequest"),
+        ("/sweeps", "SweepRequest"),
+        ("/batches", "BatchLine"),
+        ("/v1/images/generations", "ImageParams"),
+    ],
+)
+def test_the_examples_work_as_they_are(
+    open_gateway: Callable[..., TestClient],
+    card: ModelCard,
+    store_settings: StoreSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    schema: str,
+) -> None:
+    monkeypatch.setattr(openai_work, "MAX_HELD_S", 0.01)  # nobody draws: it is accepted, and that is what is asked
+    gateway = open_gateway()
+    whole = card.model_copy(update={"labels": (*card.labels, *"3456", "bag", "9"), "samplers": ("ddim", "euler")})
+    FleetRegistry(store_settings).publish("worker", [whole])
+    for example in _schema()["components"]["schemas"][schema]["examples"]:
+        answer = gateway.post(path, json=[example] if path == "/batches" else example)
+        assert answer.status_code == 202 or answer.json()["error"]["code"] == "job_failed", answer.text
 
 
 def test_the_schema_is_the_one_that_was_reviewed() -> None:

@@ -22,7 +22,7 @@ _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/x-ndjson": {"schema": {"type": "string"}, "example": _EXAMPLE},
+            "application/x-ndjson": {"schema": {}, "example": _EXAMPLE},
             "application/json": {"schema": {"type": "array", "items": _LINE, "maxItems": MAX_BATCH_LINES}},
         },
     }
