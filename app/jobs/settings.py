@@ -42,7 +42,7 @@ class StoreSettings(BaseSettings):
     tombstone_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds after which an expired id is forgotten.")
     lease_s: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its jobs.")
     max_attempts: int = Field(
-        5, ge=1, description="Attempts that may be lost to a fault before a job fails as attempts_exhausted."
+        8, ge=1, description="Attempts that may be lost to a fault before a job fails as attempts_exhausted."
     )
     max_queued: int = Field(10_000, ge=1, description="Jobs that may wait per model.")
     max_queued_per_key: int = Field(2_000, ge=1, description="Jobs that may wait per API key, over all models.")
