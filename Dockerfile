@@ -7,7 +7,8 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/venv/bin:$PATH
-RUN useradd --system --uid 10001 --create-home cynosure
+RUN useradd --system --uid 10001 --create-home cynosure \
+    && install --directory --owner=10001 --mode=0700 /home/cynosure/.cache
 
 FROM base AS build
 WORKDIR /src
@@ -53,5 +54,5 @@ USER 10001
 WORKDIR /home/cynosure
 # A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, redis; redis.Redis.from_url(os.environ['REDIS_URL'], socket_timeout=3).ping()"]
+    CMD ["python", "-c", "from app.jobs.connections import connect as c; from app.jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
 CMD ["cynosure", "worker"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
+import zlib
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cynosure.contract import MAX_PIXELS
 from cynosure.errors import InvalidRequest
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# What Pillow raises at bytes that lie: ValueError (and binascii.Error) where compressed text is a bomb too.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def check_picture(encoded: str, field: str) -> None:
@@ -31,10 +35,22 @@ def opened(encoded: str, field: str) -> Image.Image:
     _, _, data = encoded.rpartition("base64,")
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
-    except (ValueError, UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise InvalidRequest(f"{field} is no base64 {', '.join(FORMATS)} picture.", field=field) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise InvalidRequest(
             f"{field} has {picture.width}×{picture.height} pixels; at most {MAX_PIXELS:,} are taken.", field=field
         )
     return picture
+
+
+def decoded(picture: Image.Image, mode: str, field: str) -> Image.Image:
+    """The opened picture's pixels, as `mode` has them.
+
+    Raises:
+        InvalidRequest: naming `field`, where the picture is cut short or damaged.
+    """
+    try:
+        return picture.convert(mode)
+    except _DAMAGE as error:
+        raise InvalidRequest(f"{field} can't be decoded: it is cut short or damaged.", field=field) from error

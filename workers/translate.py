@@ -22,7 +22,7 @@ from cynosure.contract import (
     ResolvedRequest,
 )
 from cynosure.metadata import png_bytes
-from cynosure.pictures import opened
+from cynosure.pictures import decoded, opened
 from cynosure.resolving import cells_of
 from models.engine import Engine, Image
 from models.loading import Pack
@@ -79,7 +79,7 @@ def pixels_of(encoded: str | None, field: str) -> Pixels | None:
         return None
     picture = opened(encoded, field)
     background = PillowImage.new("RGBA", picture.size, "white")
-    coloured = PillowImage.alpha_composite(background, picture.convert("RGBA")).convert("RGB")
+    coloured = PillowImage.alpha_composite(background, decoded(picture, "RGBA", field)).convert("RGB")
     return Pixels.of(np.array(coloured))
 
 

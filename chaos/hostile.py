@@ -1,0 +1,345 @@
+"""Requests that nobody in good faith would send: types, sizes, Unicode, bombs, wrong keys, other people's ids."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
+from PIL import Image
+
+POSTS = ("/generate", "/sweeps", "/plan", "/batches", "/v1/images/generations")
+MANY = 200_000
+
+
+@dataclass
+class Tally:
+    """What came of an attack; `faults` should stay empty."""
+
+    sent: int = 0
+    answers: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One request. `may_pass` where an answer of 2xx would be no fault."""
+
+    method: str
+    path: str
+    headers: dict[str, bytes] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+    may_pass: bool = True
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG that says it is so large, with a few bytes of pixels; base64."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+def _drawn(format: str, width: int, height: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format, **options)
+    return base64.b64encode(buffer.getvalue())
+
+
+def _bombs() -> list[str]:
+    text_bomb = b"parameters\0\0" + zlib.compress(b"A" * 50_000_000)
+    frames = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(50)]
+    bombs = [
+        png(60_000, 60_000),
+        png(2**31 - 1, 2**31 - 1),
+        png(0, 0),
+        png(64, 64),  # cut short
+        png(28, 28, (b"zTXt", text_bomb)),
+        png(28, 28, (b"iTXt", b"cynosure\0\1\0\0\0" + zlib.compress(b"{" * 50_000_000))),
+        png(28, 28, (b"tEXt", b"cynosure\0" + b"[" * MANY)),
+        png(28, 28, *((b"tEXt", b"k%d\0v" % n) for n in range(5000))),
+        _drawn("PNG", 8000, 8000),  # 192 MB of pixels in 200 kB
+        _drawn("JPEG", 8000, 8000, quality=1),
+        _drawn("GIF", 16, 16),
+        _drawn("TIFF", 16, 16),
+        _drawn("BMP", 16, 16),
+        _drawn("PNG", 8, 8, save_all=True, append_images=frames),
+        base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"),
+        base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run"),
+        b"not base64 \xf0\x9f\x92\xa3",
+        b"",
+    ]
+    return [bomb.decode() for bomb in bombs]
+
+
+BOMBS = _bombs()
+texts = st.one_of(
+    st.text(st.characters(codec=None), max_size=60),  # lone surrogates too
+    st.sampled_from(
+        ["\0", "\ud800", "\u202e\u0000", "𝕏" * 300, "a" * 100_000, "../../etc/passwd", "{{7*7}}", "' OR 1=1--"]
+    ),
+    st.sampled_from(BOMBS),
+)
+numbers = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([2**63, -(2**63) - 1, 10**400, 1e308, 5e-324, float("nan"), -0.0])
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=12,
+)
+# fmt: off
+FIELDS = (
+    "model", "class_label", "prompt", "negative_prompt", "guidance_mode", "guidance_scale", "scale",
+    "classifier_scale", "classifier_base", "classifier_condition", "guidance_interval", "guidance_interval_unit",
+    "guidance_rescale", "guidance_rule", "guide_model", "sampler", "steps", "num_inference_steps", "eta", "seed",
+    "num_images", "first_image", "width", "height", "init_image", "strength", "mask_image", "from_image",
+    "profile", "clip", "dynamic_threshold", "timestep_spacing", "sigma_schedule", "timestep_respacing",
+    "use_cache", "preview_every", "priority", "telemetry", "output_format", "webhook_url", "n", "size", "quality",
+    "response_format", "stream", "partial_images", "user", "request", "class_labels", "prompts", "guidance_scales",
+    "seeds", "custom_id", "extra_body", "__proto__", "__class__",
+)
+# fmt: on
+few_fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), min_size=1, max_size=4).map(
+    lambda odd: {"class_label": 1, "steps": 2, **dict(odd)}
+)
+pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image")), st.sampled_from(BOMBS)).map(
+    lambda odd: {"class_label": 1, "steps": 2, "strength": 0.5, odd[0]: odd[1]}
+)
+raw = st.one_of(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [
+            b"[" * MANY,
+            b'{"a":' * MANY,
+            b'{"classifier_condition":' * 900 + b"1" + b"}" * 900,
+            b'{"seed": ' + b"9" * 100_000 + b"}",
+            b'{"steps": 1e999999}',
+            b'{"steps": 2, "steps": -1, "class_label": 1}',
+            b"{" + b",".join(b'"k%d":1' % n for n in range(30_000)) + b"}",
+            b'{"' + b"k" * 1_000_000 + b'": 1}',
+            b'{"class_label": "' + b"\\ud800" * 30 + b'"}',
+            b'{"\\ud800": 1}',
+            b'{"class_label": "\xff\xfe"}',
+            '{"class_label": 1}'.encode("utf-16"),
+            b"\xef\xbb\xbf{}",
+            b"null",
+            b'"text"',
+            b"NaN",
+            b"{}" * 50_000,
+            b"\n" * 50_000,
+        ]
+    ),
+)
+kinds = st.sampled_from(
+    (b"application/json", b"application/json", b"application/x-ndjson", b"text/plain", b"multipart/form-data", b"a/b")
+)
+odd_headers = st.lists(
+    st.tuples(
+        st.sampled_from(
+            (
+                "Prefer",
+                "Range",
+                "Last-Event-ID",
+                "Idempotency-Key",
+                "Accept",
+                "If-None-Match",
+                "X-Forwarded-For",
+                "Origin",
+            )
+        ),
+        st.one_of(
+            st.binary(max_size=40).map(lambda text: bytes(byte for byte in text if byte > 31 and byte != 127)),
+            st.sampled_from(
+                (b"wait=99999999999999999999999", b"wait=" + b"9" * 5000, b"bytes=" + b"9" * 5000 + b"-", b"bytes=9-1")
+            ),
+            st.sampled_from(
+                (b"bytes=0-0,5-6", b"x" * 3000, b"9" * 30 + b"-0", b"*/*;q=nan", b"image/png;q=" + b"9" * 99)
+            ),
+        ),
+    ),
+    max_size=2,
+).map(dict)
+
+
+def _paths(known: list[str]) -> st.SearchStrategy[str]:
+    ids = st.one_of(
+        st.sampled_from([*known, "..%2f..%2fetc%2fpasswd", "%00", "*", "A" * 22, "a" * 5000, "%ff%fe", "job:1"]),
+        texts.map(lambda text: quote(text.encode("utf-8", "replace")[:500], safe="")),
+    )
+    tails = ("", "/events", "/sheet.png", "/images/0.png", "/images/-1.png", "/images/" + "9" * 400 + ".png")
+    more = ("/images/0.exe", "/images/0.png?quality=-5", "/retry", "/vary", "/results", "/images.zip", "/%2e%2e/models")
+    return st.one_of(
+        st.tuples(
+            st.sampled_from(("/jobs/", "/batches/", "/models/", "/v1/models/")), ids, st.sampled_from(tails + more)
+        ).map("".join),
+        st.sampled_from(
+            ("/jobs?limit=-1", "/jobs?limit=99999", "/jobs?cursor=%00%ff", "/jobs?status=x", "//", "/jobs//")
+        ),
+        st.sampled_from(("/metrics", "/.env", "/docs/../jobs", "/openapi.json?x=" + "y" * 9000)),
+    )
+
+
+def _tokens(token: str) -> st.SearchStrategy[bytes]:
+    key_id = token.split("_")[1]
+    wrong = (
+        token[:-1],
+        token + "A",
+        f"cyn_{key_id}_{'A' * 43}",
+        f"cyn_{'0' * 16}_{'A' * 43}",
+        token.upper(),
+        "",
+        "cyn_",
+    )
+    schemes = ("Bearer ", "bearer  ", "Basic ", "Token ", "")
+    return st.one_of(
+        st.tuples(st.sampled_from(schemes), st.sampled_from(wrong)).map(lambda pair: "".join(pair).encode()),
+        st.just(b"Basic " + token.encode()),
+        st.just(b"Bearer " + b"A" * 20_000),
+        st.binary(max_size=60).map(lambda text: bytes(byte for byte in text if byte > 32 and byte != 127)),
+    )
+
+
+def attacks(token: str, known: list[str], strangers: list[str]) -> st.SearchStrategy[Attack]:
+    """Every kind of attack: by the owner of `token`, whose jobs are `known`, on others', which are `strangers`."""
+    own = {"Authorization": b"Bearer " + token.encode()}
+
+    def posted(path: str, body: bytes, kind: bytes, headers: dict[str, bytes]) -> Attack:
+        return Attack("POST", path, {**own, "Content-Type": kind, **headers}, body)
+
+    def written(body: Any) -> bytes:
+        return json.dumps(body).encode()
+
+    posts = st.sampled_from(POSTS)
+    json_kind = st.just(b"application/json")
+    with_fields = st.builds(posted, posts, few_fields.map(written), json_kind, odd_headers)
+    with_anything = st.builds(posted, posts, values.map(written), json_kind, odd_headers)
+    with_pictures = st.builds(posted, posts, pictures.map(written), json_kind, st.just({}))
+    with_bytes = st.builds(posted, posts, raw, kinds, odd_headers)
+    methods = st.sampled_from(("GET", "GET", "DELETE", "POST", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"))
+    at_paths = st.builds(
+        lambda method, path, headers: Attack(method, path, {**own, **headers}), methods, _paths(known), odd_headers
+    )
+    on_others = st.builds(
+        lambda method, path: Attack(method, path, own, may_pass=False),
+        st.sampled_from(("GET", "DELETE", "POST")),
+        st.tuples(
+            st.just("/jobs/"),
+            st.sampled_from(strangers),
+            st.sampled_from(("", "/images/0.png", "/events", "/retry", "/vary")),
+        ).map("".join),
+    )
+    unknown = st.builds(
+        lambda path, bad, method: Attack(method, path, {"Authorization": bad} if bad else {}, b"{}", may_pass=False),
+        st.one_of(posts, st.sampled_from([f"/jobs/{one}" for one in known]), st.just(f"/models?api_key={token}")),
+        _tokens(token),
+        st.sampled_from(("GET", "POST", "DELETE")),
+    )
+    return st.one_of(with_fields, with_fields, with_anything, with_pictures, with_bytes, at_paths, on_others, unknown)
+
+
+BROKEN = (
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100,
+    b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\nGET /jobs HTTP/1.1\r\n",
+    b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
+    b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 20_000 + b"\r\n",
+    b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
+    b"\0" * 1000,
+)
+
+
+def break_protocol(url: str, tally: Tally) -> None:
+    """Bytes that are no HTTP: the connection may be closed, or the answer is no 5xx but 505."""
+    place = urlsplit(url)
+    for sent in BROKEN:
+        with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+            try:
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
+                answer = connection.recv(4096)
+            except OSError:
+                answer = b""
+        tally.sent += 1
+        if answer.startswith(b"HTTP/1.1 5") and not answer.startswith(b"HTTP/1.1 505"):
+            tally.faults.append(f"{sent[:60]!r}: {answer[:60]!r}")
+
+
+def attack(
+    url: str,
+    token: str,
+    known: list[str],
+    strangers: list[str],
+    *,
+    count: int,
+    number: int,
+    each: Callable[[int], None],
+) -> Tally:
+    """Send `count` attacks, drawn from `number`; calls `each` with how many were sent.
+
+    What is accepted is cancelled at once. An answer of 5xx is a fault, and so is one of 2xx to whoever has no right.
+    A job that failed by its numbers is none: that is told with 500 and `job_failed` to whoever waits for its picture.
+    """
+    tally = Tally()
+    client = httpx.Client(base_url=url, timeout=60)
+    own = {"Authorization": f"Bearer {token}"}
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(attacks(token, known, strangers))
+    def one(sent: Attack) -> None:
+        tally.sent += 1
+        each(tally.sent)
+        try:
+            request = client.build_request(sent.method, sent.path, headers=sent.headers, content=sent.body)
+            answer = client.send(request, stream=True)
+            text = b"" if "event-stream" in answer.headers.get("content-type", "") else answer.read()
+            answer.close()
+        except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError):
+            return  # the client itself refuses to say such a thing
+        except httpx.TransportError as error:
+            # A server that refuses a body before all of it came may close; it must not be gone.
+            if client.get("/healthz").status_code != 200:
+                tally.faults.append(f"{sent.method} {sent.path[:80]}: {error!r}")
+            return
+        tally.answers[answer.status_code] += 1
+        asked = f"{sent.method} {sent.path[:80]} {sent.body[:200]!r} {list(sent.headers)}"
+        shown = f"{asked}: {answer.status_code} {text[:200]!r}"
+        if answer.status_code >= 500 and b"job_failed" not in text:
+            tally.faults.append(shown)
+        if answer.is_success and not sent.may_pass:
+            tally.faults.append(f"let in: {shown}")
+        if answer.status_code == 202 and (place := answer.headers.get("Location")):
+            client.delete(place, headers=own)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # about the length of what is drawn here
+        one()
+    break_protocol(url, tally)
+    client.close()
+    return tally
