@@ -316,7 +316,8 @@ def attack(
         tally.sent += 1
         each(tally.sent)
         try:
-            request = client.build_request(sent.method, sent.path, headers=sent.headers, content=sent.body)
+            headers = [(name.encode(), value) for name, value in sent.headers.items()]
+            request = client.build_request(sent.method, sent.path, headers=headers, content=sent.body)
             answer = client.send(request, stream=True)
             text = b"" if "event-stream" in answer.headers.get("content-type", "") else answer.read()
             answer.close()

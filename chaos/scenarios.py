@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.besieged import besieged
 from chaos.blows import kill_store, kill_worker, pause_worker, wait_for_held
 from chaos.books import Result, close_books
 from chaos.house import LEASE_S, PREFIX, START_S, House, Process, wait_until
@@ -378,6 +379,6 @@ SCENARIOS: dict[str, Scenario] = {
     "7a": memory_full,
     "7b": disk_full,
     "7c": clock_stepped,
-    # 8, hostile requests, is a scenario like the others: a function of `Scale` that closes its books.
+    "8": lambda scale: besieged(scale.of(5_000), scale.seed),
     "10": rolling_restart,
 }
