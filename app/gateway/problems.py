@@ -113,6 +113,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, CynosureError):  # a limit that spoke up while FastAPI read the body
+            return from_error(error.__cause__, request.url.path)
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(

@@ -1,0 +1,64 @@
+"""Bodies that are too large in bytes or in parts, and names that are too long to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+Open = Callable[..., TestClient]
+JSON = {"Content-Type": "application/json"}
+
+
+def in_pieces(body: bytes) -> Iterator[bytes]:
+    """Without an announced length."""
+    for start in range(0, len(body), 1000):
+        yield body[start : start + 1000]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1001,
+        b'{"a":' * 1001,
+        b"{" + b",".join(b'"k%d":1' % n for n in range(1001)) + b"}",
+        b'"' + b"a" * 5000 + b'"',
+    ],
+    ids=["deep", "deep objects", "many fields", "long"],
+)
+def test_a_body_of_too_many_bytes_or_parts_is_refused_as_it_arrives(open_gateway: Open, body: bytes) -> None:
+    gateway = open_gateway(auth="off", max_json_parts=1000, max_body_bytes=20_000 if b"a" * 9 not in body else 4000)
+    for path in ("/generate", "/sweeps", "/plan", "/v1/images/generations"):
+        answer = gateway.post(path, content=in_pieces(body), headers=JSON)
+        assert answer.status_code == 413
+        assert "body_too_large" in answer.text
+
+
+def test_what_a_client_sent_is_repeated_in_part_alone(open_gateway: Open) -> None:
+    gateway = open_gateway(auth="off")
+    long = "k" * 1_000_000
+    for body in ({long: 1}, {"class_label": 1, "sampler": "s" * 100}, {"model": "m" * 200}, {"steps": {long: [long]}}):
+        answer = gateway.post("/generate", json=body)
+        assert answer.status_code == 422
+        assert len(answer.content) < 10_000
+    many = gateway.post("/generate", json={f"k{number}": number for number in range(10_000)})
+    assert many.status_code == 422
+    assert len(many.content) < 20_000
+
+
+def test_half_a_surrogate_pair_is_refused(open_gateway: Open) -> None:
+    for body in (b'{"\\ud800": 1}', b'{"class_label": "\\ud800"}', b'{"model": "\\udfff"}'):
+        gateway = open_gateway(auth="off")
+        for path in ("/generate", "/batches", "/v1/images/generations"):
+            answer = gateway.post(path, content=body, headers=JSON)
+            assert answer.status_code in (400, 422)
+            assert answer.json()
+
+
+def test_a_range_of_thousands_of_digits_is_no_range(open_gateway: Open) -> None:
+    gateway = open_gateway(auth="off")
+    job_id = gateway.post("/generate", json={"class_label": 1, "steps": 4}).json()["id"]
+    for header in ("bytes=" + "9" * 5000 + "-", "bytes=-" + "9" * 5000):
+        assert gateway.get(f"/jobs/{job_id}/images/0.png", headers={"Range": header}).status_code == 404
+    assert gateway.get("/jobs", params={"cursor": "9" * 5000}).status_code in (200, 422)
