@@ -13,11 +13,10 @@ from httpx_sse import aconnect_sse
 from PIL import Image
 
 from cynosure import calls
+from cynosure.batches import Batch, BatchResult
 from cynosure.calls import Call, Flow, Retries
 from cynosure.client import DEFAULT_URL
 from cynosure.contract import (
-    Batch,
-    BatchResult,
     GenerateRequest,
     Job,
     JobList,

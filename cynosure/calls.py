@@ -13,9 +13,8 @@ import httpx
 from PIL import Image
 from pydantic import BaseModel
 
+from cynosure.batches import Batch, BatchResult
 from cynosure.contract import (
-    Batch,
-    BatchResult,
     GenerateRequest,
     Job,
     JobList,

@@ -14,10 +14,9 @@ from httpx_sse import connect_sse
 from PIL import Image
 
 from cynosure import calls
+from cynosure.batches import Batch, BatchResult
 from cynosure.calls import Call, Flow, Retries
 from cynosure.contract import (
-    Batch,
-    BatchResult,
     GenerateRequest,
     Job,
     JobList,

@@ -16,7 +16,7 @@ from app.gateway.state import State
 from app.jobs.batches import BatchRecord, Line
 from app.jobs.pace import Outlook
 from app.jobs.record import EVERYONE, JobRecord
-from cynosure.contract import Batch, BatchCounts, BatchLinks, BatchResult, BatchStatus
+from cynosure.batches import Batch, BatchCounts, BatchLinks, BatchResult, BatchStatus
 
 _PAGE = 100
 _MODE = S_IFREG | 0o644

@@ -18,7 +18,8 @@ from app.gateway.submission import resolved
 from app.jobs.api_keys import Caller
 from app.jobs.batches import Batches, Line
 from app.jobs.record import new_job_id
-from cynosure.contract import BatchLine, BatchStatus, GenerateRequest
+from cynosure.batches import BatchLine, BatchStatus
+from cynosure.contract import GenerateRequest
 from cynosure.errors import CynosureError, IdempotencyConflict, InvalidRequest
 
 _STAGED_AT_ONCE = 100

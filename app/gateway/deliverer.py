@@ -15,8 +15,9 @@ from app.jobs.outbound import ForbiddenDestination
 from app.jobs.pace import Outlook
 from app.jobs.record import EVERYONE
 from app.jobs.webhooks import Delivery
-from cynosure.contract import DeliveryStatus, JobEvent, ResolvedRequest
+from cynosure.contract import ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, JobExpired, JobNotFound, UnsupportedField, WebhookNotFound
+from cynosure.webhooks import DeliveryStatus, JobEvent
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from app.gateway.submission import accept
 from app.jobs.api_keys import Scope
 from app.jobs.batches import BatchRecord
 from app.jobs.record import EVERYONE
-from cynosure.contract import BatchStatus
+from cynosure.batches import BatchStatus
 from cynosure.errors import BatchNotFound, CynosureError, QueueFull, QuotaExceeded
 
 log = logging.getLogger(__name__)

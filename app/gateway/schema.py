@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.gateway.problems import OPENAI_PREFIX
-from cynosure.contract import BatchLine
+from cynosure.batches import BatchLine
 from cynosure.errors import CynosureError, MalformedBody
 
 _DESCRIPTIONS = {

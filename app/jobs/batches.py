@@ -16,7 +16,8 @@ from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
-from cynosure.contract import BatchStatus, ResolvedRequest
+from cynosure.batches import BatchStatus
+from cynosure.contract import ResolvedRequest
 from cynosure.errors import BatchNotFound, BatchSuperseded
 
 _NAMES = ("open", "stage", "start", "fed", "look", "cancel")

@@ -14,8 +14,8 @@ from app.jobs.answering import answering
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE
 from app.jobs.settings import StoreSettings
-from cynosure.contract import DeliveryStatus
 from cynosure.errors import WebhookNotFound
+from cynosure.webhooks import DeliveryStatus
 
 _NAMES = ("settle", "take", "note", "replay")
 _SCRIPTS = {name: (Path(__file__).parent / "scripts" / f"webhook_{name}.lua").read_text() for name in _NAMES}

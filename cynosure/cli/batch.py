@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cynosure.batches import BatchResult
 from cynosure.cli.shared import FAILED, ApiKey, AsJson, Url, refusing, save, show_json
 from cynosure.client import DEFAULT_URL, Client
-from cynosure.contract import BatchResult
 
 LOOK_S = 0.5
 DOWNLOADS_AT_ONCE = 8

@@ -23,7 +23,8 @@ from app.jobs.batches import Batches
 from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
 from cynosure import Client
-from cynosure.contract import BatchStatus, ModelCard
+from cynosure.batches import BatchStatus
+from cynosure.contract import ModelCard
 from cynosure.errors import BatchSuperseded
 from tests.conftest import wait_until
 from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture

@@ -12,7 +12,8 @@ from app.gateway.auth import Reader, Submitter
 from app.gateway.batch_results import batch_of, members_of, results_of
 from app.gateway.batch_upload import receive
 from app.gateway.state import StateDep
-from cynosure.contract import MAX_BATCH_LINES, Batch, Problem
+from cynosure.batches import Batch
+from cynosure.contract import MAX_BATCH_LINES, Problem
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}

@@ -11,8 +11,9 @@ from app.gateway.auth import Reader, Submitter
 from app.gateway.signing import decoded_secret, encoded_secret, secret_of
 from app.gateway.state import StateDep
 from app.jobs.webhooks import Delivery
-from cynosure.contract import Problem, WebhookDelivery, WebhookSecret
+from cynosure.contract import Problem
 from cynosure.errors import WebhookNotFound
+from cynosure.webhooks import WebhookDelivery, WebhookSecret
 
 router = APIRouter(tags=["webhooks"])
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}

@@ -1,0 +1,85 @@
+"""The contract of batches: thousands of requests in one body, and what became of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cynosure.contract import GenerateRequest, ImageInfo, JobError
+
+
+class BatchStatus(StrEnum):
+    """States of a batch: `receiving → running → finished | cancelled`."""
+
+    RECEIVING = "receiving"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (BatchStatus.FINISHED, BatchStatus.CANCELLED)
+
+
+class BatchLine(GenerateRequest):
+    """One line of a batch: a request, and perhaps a name for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"class_label": "bag", "seed": 1, "custom_id": "first"}]})
+
+    custom_id: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="A name of the client's own, which the results repeat."
+    )
+
+
+class BatchCounts(BaseModel):
+    """How many requests of a batch are in which state."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int
+    waiting: int = Field(description="Not posted yet: a batch keeps a limited number of jobs in the queue.")
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = Field(0, description="Finished and no longer kept.")
+
+
+class BatchLinks(BaseModel):
+    """Where the batch's parts are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    self: str
+    results: str
+    images: str
+
+
+class Batch(BaseModel):
+    """A batch as the API shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: BatchStatus
+    created_at: datetime
+    counts: BatchCounts
+    links: BatchLinks
+
+
+class BatchResult(BaseModel):
+    """What became of one line of a batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int = Field(description="From 1.")
+    custom_id: str | None = None
+    status: str = Field(description="Of the line's job, or `waiting`, `cancelled` or `expired`.")
+    job_id: str | None = None
+    seed: int | None = None
+    images: tuple[ImageInfo, ...] = ()
+    error: JobError | None = None
