@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
+PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
 """A repository of the model hub at one commit: a branch would change under a server, and its pictures with it."""
@@ -82,7 +83,12 @@ class Pack:
 
     @property
     def family(self) -> str:
-        """Class of the network that denoises, as `model_index.json` names it; "nothing" where it names none."""
+        """Class of the network that denoises, as `model_index.json` names it; "nothing" where it names none.
+
+        Of prompted pixels it is the pipeline's: the network's class is Stable Diffusion's too.
+        """
+        if self.index.get("_class_name") == PROMPTED_PIXELS:
+            return PROMPTED_PIXELS
         component = self.index.get("unet") or self.index.get("transformer") or [None, None]
         return str(component[1] or "nothing")
 

@@ -23,7 +23,9 @@ from cynosure.contract import GenerateRequest, GuidanceMode, Job
 
 
 def generate(
-    label: Annotated[str | None, typer.Option(help="class, by name or index")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "--style", help="class by name or index; beside a prompt, the style")
+    ] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
     scale: Annotated[float | None, typer.Option(help="the mode's scale")] = None,
     classifier_scale: Annotated[float | None, typer.Option(help="the classifier's, in combined")] = None,

@@ -16,10 +16,11 @@ FAMILIES: Mapping[str, str] = {
     "DiTTransformer2DModel": "models.denoisers.dit:DiTDenoiser",
     "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # what DiT's folders said before diffusers 0.30
     "UNet2DConditionModel": "models.denoisers.stable_diffusion:StableDiffusionDenoiser",
+    "PromptedPixelPipeline": "models.denoisers.prompted:PromptedPixelDenoiser",
     "SD3Transformer2DModel": "models.denoisers.stable_diffusion_3:StableDiffusion3Denoiser",
 }
-"""Adapters by the class of their network, as `model_index.json` names it. By name, because text families bring
-transformers with them, which takes seconds to import."""
+"""Adapters by the class of their pipeline or of their network, as `model_index.json` names them. By name, because text
+families bring transformers with them, which takes seconds to import."""
 
 
 def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Denoiser:

@@ -9,36 +9,38 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from models.classifiers import load_judge
 from models.engine import Engine
+from models.engine.calibrate import fixed_calibration
 from models.loading import open_pack
-from models.spec import Guidance, SampleSpec
 from models.training.data import MissingData
 from models.training.judge import save_reference
 from models.training.loop import train
-from models.training.recipes import RECIPES, Recipe
+from models.training.recipes import RECIPES, ClassRecipe, Recipe
 
 
 def save_sample_grid(folder: Path, recipe: Recipe, path: Path) -> None:
-    """Draw every class without and with classifier-free guidance from the pack as it is now."""
-    guidances = (Guidance(), Guidance(free_scale=3.0))
-    with Engine([str(folder)]) as engine:
+    """Draw the recipe's samples from the pack as it is now, a row of the grid for each of its rows."""
+    with Engine([str(folder)], calibrate=fixed_calibration) as engine:  # the weights change: measuring never pays
         name = next(iter(engine.packs))
         height, width = engine.picture_size(name)
-        pictures = engine.generate(
-            [
-                SampleSpec(pack=name, label=label, guidance=guidance, steps=25, seed=0)
-                for guidance in guidances
-                for label in range(len(recipe.labels))
-            ]
-        )
-    grid = Image.new("L", (width * len(recipe.labels), height * len(guidances)))
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, len(recipe.labels))
-        grid.paste(Image.fromarray(picture[..., 0]), (column * width, row * height))
+        rows = recipe.sample_rows(name)
+        pictures = iter(engine.generate([spec for row in rows for spec in row]))
+    grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    for top, row in enumerate(rows):
+        for left, _ in enumerate(row):
+            picture = next(pictures).squeeze()
+            grid.paste(Image.fromarray(picture), (left * width, top * height))
     path.parent.mkdir(parents=True, exist_ok=True)
     grid.save(path)
+
+
+def start_from(network: nn.Module, weights: Path) -> None:
+    """Give `network` a pack's weights to go on from, where there is no checkpoint."""
+    network.load_state_dict(load_file(weights / "diffusion_pytorch_model.safetensors"))
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the training pictures")
     parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train one network alone")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's, for a quick try")
+    parser.add_argument("--init-from", help="pack whose denoiser to go on from, where the folder has no checkpoint")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.pack]
@@ -71,8 +74,11 @@ def main() -> None:
     override = {} if arguments.steps is None else {"steps": arguments.steps}
     if arguments.only in (None, "diffusion"):
         config = dataclasses.replace(recipe.diffusion, **override)
+        drawing = recipe.diffusion_task(data)
+        if arguments.init_from:
+            start_from(drawing.network, open_pack(arguments.init_from).component("unet"))
         train(
-            recipe.diffusion_task(),
+            drawing,
             data,
             config,
             folder,
@@ -84,7 +90,7 @@ def main() -> None:
         config = dataclasses.replace(recipe.classifying, **override)
         train(recipe.classifier_task(), data, config, folder, name="classifier")
         index(with_classifier=True)
-    if arguments.only in (None, "judge"):
+    if arguments.only in (None, "judge") and isinstance(recipe, ClassRecipe):
         config = dataclasses.replace(recipe.judging, **override)
         task = recipe.judge_task()
         train(task, data, config, folder, name="judge")

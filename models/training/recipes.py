@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from models.classifiers import Judge, NoiseAwareClassifier
+from models.spec import Guidance, SampleSpec
 from models.training.classifier import ClassifierTask
 from models.training.data import FASHION_LABELS, FASHION_MNIST_FOLDER, LabelledImages, load_fashion_mnist
 from models.training.diffusion import DiffusionTask
+from models.training.emoji_recipe import EmojiRecipe
 from models.training.judge import JudgeTask
-from models.training.loop import LoopConfig
+from models.training.loop import LoopConfig, Task
+
+
+class Recipe(Protocol):
+    """Everything that decides a pack: its data, its networks, and how long each learns."""
+
+    @property
+    def data_folder(self) -> Path: ...
+
+    @property
+    def diffusion(self) -> LoopConfig: ...
+
+    @property
+    def classifying(self) -> LoopConfig: ...
+
+    @property
+    def load(self) -> Callable[[Path], LabelledImages]:
+        """Reads the training pictures from a folder, fetching them into it where it can."""
+
+    def diffusion_task(self, data: LabelledImages) -> Task: ...
+
+    def classifier_task(self) -> Task: ...
+
+    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
+        """Contents of `model_index.json`."""
+
+    def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
+        """What is drawn at every checkpoint, row by row."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides a pack.
+class ClassRecipe:
+    """A pack of classes.
 
     Attributes:
         pixel_unshuffle: factor by which H and W fold into channels.
@@ -48,7 +77,7 @@ class Recipe:
     def scheduler(self) -> DDPMScheduler:
         return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
 
-    def diffusion_task(self) -> DiffusionTask:
+    def diffusion_task(self, data: LabelledImages) -> DiffusionTask:
         torch.manual_seed(self.diffusion.seed)
         return DiffusionTask(
             network=UNet2DModel(**self.unet),
@@ -84,6 +113,16 @@ class Recipe:
             "cynosure": dict(self.serving),
         }
 
+    def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
+        """Every class without and with classifier-free guidance."""
+        return [
+            [
+                SampleSpec(pack=pack, label=label, guidance=guidance, steps=25, seed=0)
+                for label in range(len(self.labels))
+            ]
+            for guidance in (Guidance(), Guidance(free_scale=3.0))
+        ]
+
 
 def _load_fashion(folder: Path) -> LabelledImages:
     return load_fashion_mnist("train", folder)
@@ -94,7 +133,8 @@ def _load_fashion_test(folder: Path) -> LabelledImages:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "fashion": Recipe(
+    "emoji": EmojiRecipe(),
+    "fashion": ClassRecipe(
         labels=FASHION_LABELS,
         pixel_unshuffle=2,
         prediction_type="v_prediction",

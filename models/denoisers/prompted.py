@@ -1,0 +1,78 @@
+"""Prompted pixels: a UNet told a sentence's vector and a style, each of which may be left out."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+from models.denoisers.base import Conditioning
+from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.loading import Pack, Precision, load_network
+from models.spec import SampleSpec
+
+
+def told(text: Tensor, styles: Tensor) -> Tensor:
+    """What the network is told: text and style vectors, one after the other, each of norm √(its text's size).
+
+    `text` (B,size) of unit length, or zeros for no prompt; `styles` (B,num_styles) one-hot, or zeros for none.
+    So both weigh alike at the start of training. Returns (B,size+num_styles).
+    """
+    scale = float(text.shape[-1]) ** 0.5
+    return torch.cat([text, styles], dim=-1) * scale
+
+
+class PromptedPixelDenoiser:
+    """Pixels folded into channels by `pixel_unshuffle`; prompt and style enter beside the timestep.
+
+    A label is the style that the denoiser is told, unless the classifier is asked for it: then the denoiser knows
+    the prompt alone, and the style is the classifier's to bring about.
+    """
+
+    takes_prompt = True
+    has_classes = True
+    has_null = True
+    sees_mask = False
+    low_res_size: int | None = None
+    learns_variance = False
+
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
+        self.network = load_network(UNet2DConditionModel, pack.component("unet"), device, precision)
+        config = self.network.config
+        self.pixel_unshuffle = int(pack.index["pixel_unshuffle"])
+        self.prediction_type = str(pack.scheduler_config["prediction_type"])
+        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
+        self.picture_size = (config.sample_size * self.pixel_unshuffle,) * 2
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.num_styles = len(pack.labels)
+        self.encoder = SentenceEncoder(encoder_folder(pack.index["text_encoder_package"]), torch.device("cpu"))
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        style = None if spec.guidance.classifier_scale else spec.label
+        return self._told(spec.prompt, style), self._told(spec.negative_prompt, None)
+
+    def _told(self, prompt: str | None, style: int | None) -> Conditioning:
+        text = self.encoder(prompt) if prompt else torch.zeros(self.encoder.size)
+        styles = torch.zeros(self.num_styles)
+        if style is not None:
+            styles[style] = 1.0
+        return {"told": told(text[None], styles[None])[0]}
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = self.network.dtype
+        labels = conditioning["told"].to(dtype)
+        return self.network(x.to(dtype), timesteps, None, class_labels=labels).sample.float()
+
+    @torch.inference_mode()
+    def decode(self, x: Tensor) -> Tensor:
+        return functional.pixel_shuffle(x, self.pixel_unshuffle)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        channels = self.latent_shape[0] // self.pixel_unshuffle**2
+        return self.encode(mask.expand(-1, channels, -1, -1))

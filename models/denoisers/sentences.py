@@ -1,0 +1,78 @@
+"""Prompts as sentence vectors, by an encoder that a Python package ships (Reimers & Gurevych 2019; MiniLM-L6)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, BertModel
+
+from models.loading import InvalidPack, load_network
+
+MAX_TOKENS = 64
+
+
+def encoder_folder(reference: Mapping[str, str]) -> Path:
+    """Where the package that a pack names has the encoder, its weights' SHA-256 checked.
+
+    `reference` is the pack's `text_encoder_package`: `package` (an importable name), `folder` in it, `sha256` of
+    `model.safetensors`. The package is found, never imported.
+
+    Raises:
+        InvalidPack: the package is not installed, or its weights are others than the pack was trained with.
+    """
+    package = reference["package"]
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InvalidPack(f"the pack's text encoder is the Python package '{package}': install cynosure[prompts]")
+    folder = Path(found.submodule_search_locations[0]) / reference["folder"]
+    with (folder / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != reference["sha256"]:
+        raise InvalidPack(
+            f"the weights in '{package}' have SHA-256 {digest[:12]}…, the pack was trained with "
+            f"{reference['sha256'][:12]}…: install the version that pyproject.toml names"
+        )
+    return folder
+
+
+class SentenceEncoder:
+    """The mean of the last layer's token states, at unit length: near for sentences that mean nearly the same."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.network = load_network(BertModel, folder, device)
+        self.device = device
+        self.size = int(self.network.config.hidden_size)
+        self._encoded = functools.lru_cache(maxsize=1024)(self._encode_alone)
+        # One thread for all callers: a fast tokenizer can't be shared, and a prompt is too short to divide among cores.
+        self._thread = ThreadPoolExecutor(1, "encoder", initializer=torch.set_num_threads, initargs=(1,))
+
+    def __call__(self, prompt: str) -> Tensor:
+        """One prompt's vector, float32 (size,). Encoded alone and unpadded: the same whatever else is asked for."""
+        return self._encoded(prompt)
+
+    def _encode_alone(self, prompt: str) -> Tensor:
+        return self._thread.submit(self.batch, [prompt]).result()[0]
+
+    @torch.inference_mode()
+    def states(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The last layer's token states (N,T,size) and the mask (N,T) of those that are not padding."""
+        tokens = self.tokenizer(
+            list(prompts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        ).to(self.device)
+        return self.network(**tokens).last_hidden_state, tokens.attention_mask.float()
+
+    @torch.inference_mode()
+    def batch(self, prompts: Sequence[str]) -> Tensor:
+        """Vectors (N,size) of many prompts at once, for training: padding may move the last bits."""
+        states, mask = self.states(prompts)
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return functional.normalize(pooled, dim=-1)

