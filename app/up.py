@@ -187,6 +187,8 @@ def main() -> None:
         data: Path = arguments.data.resolve()
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _socket_folder(data) / "valkey.sock"
+        for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # of another store; ours asks for none
+            environment.pop(name, None)
         environment["REDIS_URL"] = f"unix://{path}"
         (data / URL_FILE).write_text(environment["REDIS_URL"])
         environment.setdefault("CYNOSURE_GATEWAY_WEBHOOK_SECRET", _webhook_secret(data))

@@ -91,6 +91,7 @@ def demo(out: Annotated[Path, typer.Option("-o", "--out", help="where the sheet 
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
+        environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: open
         command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", data, "--with-parent"]
         server = subprocess.Popen(command, env=environment)
         try:
