@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,39 @@ import ijson
 
 from cynosure.contract import MAX_BATCH_LINES
 from cynosure.errors import BodyTooLarge, CynosureError, MalformedBody
+
+MAX_NESTING = 32  # a request has five levels at most
+
+
+class Nesting:
+    """Counts how deep a JSON text is nested, while it arrives.
+
+    ijson's parser in C has no limit of its own: 200,000 brackets end the process by a full stack.
+    """
+
+    _MARKS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+
+    def __init__(self) -> None:
+        self._depth, self._in_text, self._is_escaped = 0, False, False
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the next piece.
+
+        Raises:
+            MalformedBody: it goes too deep.
+        """
+        if self._is_escaped and chunk:
+            chunk, self._is_escaped = chunk[1:], False
+        end = 0
+        for found in self._MARKS.finditer(chunk):
+            mark, end = found.group(), found.end()
+            if mark == b'"':
+                self._in_text = not self._in_text
+            elif not self._in_text and len(mark) == 1:
+                self._depth += 1 if mark in b"[{" else -1
+                if self._depth > MAX_NESTING:
+                    raise MalformedBody(f"The body is nested over {MAX_NESTING} levels deep.")
+        self._is_escaped = chunk.endswith(b"\\") and end < len(chunk)
 
 
 def at_line(error: CynosureError, line: int) -> CynosureError:
@@ -51,14 +85,16 @@ async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[
 async def _array(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     found: Any = ijson.sendable_list()
     parser = ijson.items_coro(found, "item", use_float=True)
-    count = 0
+    count, nesting = 0, Nesting()
     try:
+        nesting.feed(head)
         parser.send(head)
         async for chunk in _with_last(rest):
             for value in found:
                 count += 1
                 yield value
             del found[:]
+            nesting.feed(chunk)
             parser.send(chunk)
         parser.close()
     except ijson.JSONError as error:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.gateway.batch_body import MAX_NESTING, Nesting
+from cynosure.errors import MalformedBody
 
 Open = Callable[..., TestClient]
 JSON = {"Content-Type": "application/json"}
@@ -62,3 +69,39 @@ def test_a_range_of_thousands_of_digits_is_no_range(open_gateway: Open) -> None:
     for header in ("bytes=" + "9" * 5000 + "-", "bytes=-" + "9" * 5000):
         assert gateway.get(f"/jobs/{job_id}/images/0.png", headers={"Range": header}).status_code == 404
     assert gateway.get("/jobs", params={"cursor": "9" * 5000}).status_code in (200, 422)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'[{"a":', b'{"a":'], ids=["lists", "objects in a list", "objects"])
+def test_a_batch_that_is_nested_too_deep_is_refused_and_ends_nobody(open_gateway: Open, opening: bytes) -> None:
+    gateway = open_gateway(auth="off")
+    answer = gateway.post("/batches", content=in_pieces(opening + b'{"a":[' * 100_000), headers=JSON)
+    assert answer.status_code in (400, 413)
+    deep = gateway.post("/generate", content=b"[" * 49_000, headers=JSON)
+    assert deep.status_code in (400, 422)
+
+
+@given(
+    st.recursive(
+        st.text(st.sampled_from('"\\[]{}a')), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    ),
+    st.lists(st.integers(1, 9), min_size=1),
+)
+def test_nesting_is_counted_over_any_pieces(value: object, sizes: list[int]) -> None:
+    def depth(part: object) -> int:
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    def counted(extra: int) -> None:
+        text = json.dumps([value]).encode()
+        text = b"[" * extra + text + b"]" * extra
+        nesting, start = Nesting(), 0
+        for size in itertools.cycle(sizes):
+            nesting.feed(text[start : start + size])
+            start += size
+            if start >= len(text):
+                return
+
+    room = MAX_NESTING - depth([value])
+    counted(room)
+    with pytest.raises(MalformedBody):
+        counted(room + 1)
