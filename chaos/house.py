@@ -166,12 +166,19 @@ class House:
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
     def __enter__(self) -> House:
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
         for process in (*self.gateways, *self.workers):
             process.start()
         for url in self.urls:
             wait_until(lambda url=url: is_ready(url), seconds=START_S, what=f"{url} is ready")  # type: ignore[misc]
         wait_until(lambda: all(map(self.is_up, self.workers)), seconds=START_S, what="all workers are up")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop_tending()
