@@ -21,6 +21,7 @@ from app.jobs.settings import StoreSettings
 from app.jobs.worker_store import WorkerStore
 from models.engine import Calibration, Engine, cached_calibration, calibration_key
 from models.loading import InvalidPack, Pack
+from workers.cancellations import Cancellations
 from workers.celery_app import build_celery
 from workers.drain import Drain
 from workers.host import EngineHost
@@ -96,6 +97,7 @@ def main() -> None:
         Planner(engine, host.cards, InquiryDesk(store_settings, models)),
         Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
         host.leases,
+        Cancellations(store, host.leases),
     )
     drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     drain.listen()

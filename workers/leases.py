@@ -144,6 +144,13 @@ class LeaseKeeper:
             except Exception:  # the thread must outlive any fault, or all leases run out
                 log.exception("heartbeat failed, trying again")
 
+    def check(self, job_id: str) -> None:
+        """Renew this lease now, where the job is held and not drawn yet: it may have been cancelled."""
+        with self._lock:
+            job = self._held.get(job_id)
+        if job is not None and not all(handle.is_done for handle in job.handles):
+            self._beat([job])
+
     def report(self, job: HeldJob) -> None:
         """Write what is new of this job now, as its last beat."""
         owed = job.owes_news

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
 from app.jobs.connections import connect
@@ -28,6 +30,18 @@ def backoff_s(attempt: int) -> float:
     return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
 
 
+class Endings:
+    """Ids of jobs as they end; those of the time in which the connection was broken are missed."""
+
+    def __init__(self, subscription: PubSub) -> None:
+        self._subscription = subscription
+
+    def next(self, *, timeout_s: float) -> str | None:
+        """The next id, or `None` where none comes in time."""
+        message = self._subscription.get_message(timeout=timeout_s)
+        return message["data"].decode() if message else None
+
+
 class WorkerStore:
     """Thread-safe; raises `redis.RedisError`. Every call is harmless when it is made twice."""
 
@@ -41,6 +55,13 @@ class WorkerStore:
 
     def ping(self) -> None:
         self._client.ping()
+
+    @contextmanager
+    def endings(self) -> Iterator[Endings]:
+        """Jobs that end from now on, by whomever."""
+        with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(self._keys.finished)
+            yield Endings(subscription)
 
     def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
         """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none."""

@@ -18,6 +18,7 @@ from cynosure.contract import GenerateRequest, JobStatus
 from cynosure.resolving import resolve
 from models.engine import Engine, EngineDied
 from tests.conftest import wait_until
+from workers.cancellations import Cancellations
 from workers.host import EngineHost
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +91,24 @@ async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
     host.run("fashion")
     done = await record_of(store, job_id)
     assert [attempt.outcome for attempt in done.attempts] == ["faulted", "succeeded"]
+
+
+async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
+    store: JobStore, host: EngineHost, worker_store: WorkerStore
+) -> None:
+    job_id = await accept(store, host, steps=1000)
+    drawing = threading.Thread(target=host.run, args=("fashion",))
+    drawing.start()
+    wait_until(lambda: any(job.step > 0 for job in host.leases.held()), what="it has begun")
+    cancellations = Cancellations(worker_store, host.leases)  # and no one renews the leases
+    cancellations.start()
+    assert cancellations.listening.wait(10)
+    await store.cancel(job_id, EVERYONE)
+    drawing.join(30)
+    cancellations.stop()
+    assert not drawing.is_alive()
+    assert host._engine._loaded["fashion"].schedule.is_idle
+    assert (await record_of(store, job_id)).status is JobStatus.CANCELLED
 
 
 async def test_an_engine_that_died_takes_no_other_job_with_it(
