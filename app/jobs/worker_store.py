@@ -11,7 +11,7 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
-from app.jobs.connections import connect
+from app.jobs.connections import TIMEOUT_S, connect
 from app.jobs.keys import Keys
 from app.jobs.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
 from app.jobs.settings import StoreSettings
@@ -61,6 +61,7 @@ class WorkerStore:
         """Jobs that end from now on, by whomever."""
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(self._keys.finished)
+            subscription.get_message(timeout=TIMEOUT_S)  # the store's word that it listens
             yield Endings(subscription)
 
     def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
