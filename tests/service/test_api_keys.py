@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -22,17 +22,6 @@ from tests.conftest import wait_until
 Open = Callable[..., TestClient]
 ASKED = {"class_label": 1, "steps": 4, "seed": 1}
 OPEN_PATHS = {"/healthz", "/readyz"}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def ring(store_settings: StoreSettings) -> AsyncIterator[KeyRing]:
-    async with KeyRing.connect(store_settings) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -32,11 +32,6 @@ from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixtur
 Open = Callable[..., TestClient]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 

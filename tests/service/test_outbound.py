@@ -20,11 +20,6 @@ from app.jobs.outbound import MAX_URL, ForbiddenDestination, Outbound, OutboundS
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 FORBIDDEN = [
     "http://example.org/",  # not https
     "ftp://example.org/",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,6 @@ pytestmark = pytest.mark.anyio
 MODEL = "fashion"
 MADE = Finished(pictures=(b"\x89PNG",), reproducible=True, digest="d")
 FULL = JobError(code="out_of_memory", message="out of memory")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
-    async with JobStore.connect(store_settings) as opened:
-        yield opened
 
 
 @pytest.fixture

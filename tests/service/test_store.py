@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,17 +20,6 @@ from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, digest="d")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def store(store_settings: StoreSettings) -> AsyncIterator[JobStore]:
-    async with JobStore.connect(store_settings) as opened:
-        yield opened
 
 
 @pytest.fixture
