@@ -8,6 +8,7 @@ import threading
 from redis.exceptions import RedisError
 
 from app.jobs.worker_store import WorkerStore
+from workers.background import BackgroundThread
 from workers.leases import LeaseKeeper
 
 log = logging.getLogger(__name__)
@@ -15,22 +16,14 @@ log = logging.getLogger(__name__)
 PAUSE_S = 1.0  # between tries while the store is away; a heartbeat finds what was missed
 
 
-class Cancellations:
+class Cancellations(BackgroundThread):
     """Frees a cancelled job's rows at the next tick, not only when its lease is renewed."""
 
     def __init__(self, store: WorkerStore, leases: LeaseKeeper) -> None:
+        super().__init__("cancellations")
         self._store = store
         self._leases = leases
-        self._stopping = threading.Event()
         self.listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cancellations", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -14,6 +14,7 @@ from app.jobs.record import Beat, Claim, Happening, Verdict
 from app.jobs.worker_store import WorkerStore
 from cynosure.contract import Preview, Progress
 from models.engine import Handle, Image
+from workers.background import BackgroundThread
 from workers.translate import preview_of
 
 log = logging.getLogger(__name__)
@@ -103,24 +104,16 @@ class HeldJob:
             handle.cancel()
 
 
-class LeaseKeeper:
+class LeaseKeeper(BackgroundThread):
     """Renews every lease and reports every step, in one pipelined call a beat; gives up what is no longer ours."""
 
     def __init__(self, store: WorkerStore, *, interval_s: float, on_beat: Callable[[], None]) -> None:
+        super().__init__("leases")
         self._store = store
         self._interval_s = interval_s
         self._on_beat = on_beat
         self._held: dict[str, HeldJob] = {}
         self._lock, self._beating = threading.Lock(), threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def hold(self, job: HeldJob) -> None:
         with self._lock:

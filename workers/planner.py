@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import redis
 
@@ -13,6 +12,7 @@ from cynosure.errors import InvalidRequest
 from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
+from workers.background import BackgroundThread
 from workers.translate import specs_of
 
 log = logging.getLogger(__name__)
@@ -20,22 +20,14 @@ log = logging.getLogger(__name__)
 LISTEN_S = 1.0
 
 
-class Planner:
+class Planner(BackgroundThread):
     """The thread; `start` it once, `stop` it once."""
 
     def __init__(self, engine: Engine, cards: dict[str, ModelCard], desk: InquiryDesk) -> None:
+        super().__init__("planner", stop_s=2 * LISTEN_S)
         self._engine = engine
         self._cards = cards
         self._desk = desk
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(2 * LISTEN_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 from redis.exceptions import RedisError
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.worker_store import WorkerStore
+from workers.background import BackgroundThread
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ BELL_GRACE_S = 5.0  # a bell is fetched within milliseconds by an idle worker; k
 MAX_RINGS = 256  # a look; the rest follows at the next
 
 
-class Reaper:
+class Reaper(BackgroundThread):
     """Every worker has one; a lock in Redis lets one of them look at a time.
 
     Args:
@@ -27,21 +27,13 @@ class Reaper:
     def __init__(
         self, store: WorkerStore, doorbell: Doorbell, models: tuple[str, ...], *, interval_s: float, mercy_s: float
     ) -> None:
+        super().__init__("reaper")
         self._store = store
         self._doorbell = doorbell
         self._models = models
         self._interval_s = interval_s
         self._mercy_s = mercy_s
         self._mercy_until = 0.0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_s):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisError
 
 from app.jobs.doorbell import Doorbell
+from workers.background import BackgroundThread
 from workers.claims import Claims
 
 log = logging.getLogger(__name__)
 
 
-class Watchdog:
+class Watchdog(BackgroundThread):
     """Ends the worker, in good order, where bells wait, there is room, and none was heard for `silence_s`.
 
     Celery's consumers have been seen to reconnect to Redis and consume nothing (celery #8030, #8091, #9054). A
@@ -30,21 +30,13 @@ class Watchdog:
         silence_s: float,
         on_deaf: Callable[[], None],
     ) -> None:
+        super().__init__("watchdog")
         self._claims = claims
         self._doorbell = doorbell
         self._models = models
         self._silence_s = silence_s
         self._on_deaf = on_deaf
         self._waiting_s = 0.0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self) -> None:
         interval_s = self._silence_s / 10
