@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
-from torch.nn import functional
 
 from models.denoisers.base import Conditioning
+from models.denoisers.pixels import FoldedPixels
 from models.denoisers.sentences import SentenceEncoder, encoder_folder
 from models.loading import Pack, Precision, load_network
 from models.spec import SampleSpec
@@ -23,8 +23,8 @@ def told(text: Tensor, styles: Tensor) -> Tensor:
     return torch.cat([text, styles], dim=-1) * scale
 
 
-class PromptedPixelDenoiser:
-    """Pixels folded into channels by `pixel_unshuffle`; prompt and style enter beside the timestep.
+class PromptedPixelDenoiser(FoldedPixels):
+    """Prompt and style enter beside the timestep.
 
     A label is the style that the denoiser is told, unless the classifier is asked for it: then the denoiser knows
     the prompt alone, and the style is the classifier's to bring about.
@@ -40,10 +40,8 @@ class PromptedPixelDenoiser:
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(UNet2DConditionModel, pack.component("unet"), device, precision)
         config = self.network.config
-        self.pixel_unshuffle = int(pack.index["pixel_unshuffle"])
+        super().__init__(config.in_channels, config.sample_size, int(pack.index["pixel_unshuffle"]))
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.picture_size = (config.sample_size * self.pixel_unshuffle,) * 2
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
         self.encoder = SentenceEncoder(encoder_folder(pack.index["text_encoder_package"]), torch.device("cpu"))
@@ -64,15 +62,3 @@ class PromptedPixelDenoiser:
         dtype = self.network.dtype
         labels = conditioning["told"].to(dtype)
         return self.network(x.to(dtype), timesteps, None, class_labels=labels).sample.float()
-
-    @torch.inference_mode()
-    def decode(self, x: Tensor) -> Tensor:
-        return functional.pixel_shuffle(x, self.pixel_unshuffle)
-
-    @torch.inference_mode()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        channels = self.latent_shape[0] // self.pixel_unshuffle**2
-        return self.encode(mask.expand(-1, channels, -1, -1))

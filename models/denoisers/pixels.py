@@ -1,0 +1,33 @@
+"""What families that denoise pixels share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class FoldedPixels:
+    """Pixels whose H and W are folded into channels, `pixel_unshuffle` by `pixel_unshuffle` of them.
+
+    Args:
+        channels, side: of the latents (channels, side, side).
+        pixel_unshuffle: the factor; 1 for pixels as they are.
+    """
+
+    def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
+        self.pixel_unshuffle = pixel_unshuffle
+        self.latent_shape = (channels, side, side)
+        self.picture_size = (side * pixel_unshuffle, side * pixel_unshuffle)
+
+    @torch.inference_mode()
+    def decode(self, x: Tensor) -> Tensor:
+        return functional.pixel_shuffle(x, self.pixel_unshuffle)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        channels = self.latent_shape[0] // self.pixel_unshuffle**2
+        return self.encode(mask.expand(-1, channels, -1, -1))
