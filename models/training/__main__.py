@@ -19,10 +19,11 @@ from models.loading import open_pack
 from models.training.data import MissingData
 from models.training.judge import save_reference
 from models.training.loop import train
-from models.training.recipes import RECIPES, ClassRecipe, Recipe
+from models.training.recipe import PixelRecipe
+from models.training.recipes import RECIPES, ClassRecipe
 
 
-def save_sample_grid(folder: Path, recipe: Recipe, path: Path) -> None:
+def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
     """Draw the recipe's samples from the pack as it is now, a row of the grid for each of its rows."""
     with Engine([str(folder)], calibrate=fixed_calibration) as engine:  # the weights change: measuring never pays
         name = next(iter(engine.packs))
@@ -58,7 +59,7 @@ def main() -> None:
     folder: Path = arguments.out or Path("out/train") / arguments.pack
     data_folder = arguments.data or recipe.data_folder
     try:
-        data = recipe.load(data_folder)
+        data = recipe.pictures(data_folder)
     except MissingData as error:
         sys.exit(f"cynosure train: {error}")
     folder.mkdir(parents=True, exist_ok=True)

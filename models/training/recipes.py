@@ -5,77 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 
-from models.classifiers import Judge, NoiseAwareClassifier
+from models.classifiers import Judge
 from models.spec import Guidance, SampleSpec
-from models.training.classifier import ClassifierTask
 from models.training.data import FASHION_LABELS, FASHION_MNIST_FOLDER, LabelledImages, load_fashion_mnist
 from models.training.diffusion import DiffusionTask
-from models.training.emoji_recipe import EmojiRecipe
+from models.training.emoji_recipe import EMOJI
 from models.training.judge import JudgeTask
-from models.training.loop import LoopConfig, Task
-
-
-class Recipe(Protocol):
-    """Everything that decides a pack: its data, its networks, and how long each learns."""
-
-    @property
-    def data_folder(self) -> Path: ...
-
-    @property
-    def diffusion(self) -> LoopConfig: ...
-
-    @property
-    def classifying(self) -> LoopConfig: ...
-
-    @property
-    def load(self) -> Callable[[Path], LabelledImages]:
-        """Reads the training pictures from a folder, fetching them into it where it can."""
-
-    def diffusion_task(self, data: LabelledImages) -> Task: ...
-
-    def classifier_task(self) -> Task: ...
-
-    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
-        """Contents of `model_index.json`."""
-
-    def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
-        """What is drawn at every checkpoint, row by row."""
+from models.training.loop import LoopConfig
+from models.training.recipe import PixelRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRecipe:
+class ClassRecipe(PixelRecipe):
     """A pack of classes.
 
     Attributes:
-        pixel_unshuffle: factor by which H and W fold into channels.
         label_dropout: share of pictures trained without their label.
-        unet, classifier: constructor arguments of the networks.
-        diffusion, classifying, judging: the three training runs.
-        serving: the pack's defaults, as `model_index.json` keeps them.
+        judging: the training run of the clean classifier.
         load, load_test: read the training and the held-out pictures from a folder.
     """
 
-    labels: tuple[str, ...]
-    pixel_unshuffle: int
-    prediction_type: str
+    pipeline = "ClassConditionalPixelPipeline"
+    network = UNet2DModel
+
     label_dropout: float
-    unet: Mapping[str, Any]
-    classifier: Mapping[str, Any]
-    diffusion: LoopConfig
-    classifying: LoopConfig
     judging: LoopConfig
-    serving: Mapping[str, Any]
-    data_folder: Path
     load: Callable[[Path], LabelledImages]
     load_test: Callable[[Path], LabelledImages]
 
-    def scheduler(self) -> DDPMScheduler:
-        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
+    def pictures(self, folder: Path) -> LabelledImages:
+        return self.load(folder)
 
     def diffusion_task(self, data: LabelledImages) -> DiffusionTask:
         torch.manual_seed(self.diffusion.seed)
@@ -87,31 +51,13 @@ class ClassRecipe:
             label_dropout=self.label_dropout,
         )
 
-    def classifier_task(self) -> ClassifierTask:
-        torch.manual_seed(self.classifying.seed)
-        return ClassifierTask(
-            network=NoiseAwareClassifier(**self.classifier),
-            scheduler=self.scheduler(),
-            pixel_unshuffle=self.pixel_unshuffle,
-        )
-
     def judge_task(self) -> JudgeTask:
         torch.manual_seed(self.judging.seed)
         return JudgeTask(network=Judge(num_classes=len(self.labels)))
 
-    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
-        """Contents of `model_index.json`."""
-        classifier = {"classifier": ["models.classifiers", "NoiseAwareClassifier"]} if with_classifier else {}
-        return {
-            "_class_name": "ClassConditionalPixelPipeline",
-            "unet": ["diffusers", "UNet2DModel"],
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            **classifier,
-            "pixel_unshuffle": self.pixel_unshuffle,
-            "null_label": len(self.labels),
-            "id2label": {str(index): name for index, name in enumerate(self.labels)},
-            "cynosure": dict(self.serving),
-        }
+    @property
+    def particulars(self) -> Mapping[str, Any]:
+        return {"null_label": len(self.labels)}
 
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
         """Every class without and with classifier-free guidance."""
@@ -132,8 +78,8 @@ def _load_fashion_test(folder: Path) -> LabelledImages:
     return load_fashion_mnist("t10k", folder)
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "emoji": EmojiRecipe(),
+RECIPES: Mapping[str, PixelRecipe] = {
+    "emoji": EMOJI,
     "fashion": ClassRecipe(
         labels=FASHION_LABELS,
         pixel_unshuffle=2,

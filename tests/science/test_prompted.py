@@ -23,7 +23,7 @@ from models.loading import InvalidPack, open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
 from models.training.emoji import STYLES, Concept
-from models.training.emoji_recipe import ENCODER, UNET, EmojiRecipe
+from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 from models.training.loop import LoopConfig, train
 from models.training.prompted import PromptedImages, PromptedTask
 
@@ -59,17 +59,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -
     pictures = PromptedImages(
         torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.arange(8) % 3, torch.arange(8) % 2, captions
     )
-    recipe = EmojiRecipe()
     task = PromptedTask(
         network=UNet2DConditionModel(**SMALL),
-        scheduler=recipe.scheduler(),
+        scheduler=EMOJI.scheduler(),
         pixel_unshuffle=2,
         num_styles=3,
         captions=captions,
     )
     train(task, pictures, CONFIG, made, name="diffusion")
     NoiseAwareClassifier(sample_size=16, in_channels=12, num_classes=3).save_pretrained(made / "classifier")
-    (made / "model_index.json").write_text(json.dumps(recipe.model_index(with_classifier=True)))
+    (made / "model_index.json").write_text(json.dumps(EMOJI.model_index(with_classifier=True)))
     return made
 
 

@@ -1,0 +1,92 @@
+"""What decides a pack of pixels: its data, its networks, and how long each learns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDPMScheduler
+
+from models.classifiers import NoiseAwareClassifier
+from models.spec import SampleSpec
+from models.training.classifier import ClassifierTask
+from models.training.data import LabelledImages
+from models.training.loop import LoopConfig, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRecipe(ABC):
+    """A pack that denoises pixels, with a noise-aware classifier over its labels.
+
+    Attributes:
+        labels: the classifier's classes.
+        pixel_unshuffle: factor by which H and W fold into channels.
+        prediction_type: what the denoiser predicts.
+        unet, classifier: constructor arguments of the networks.
+        diffusion, classifying: the two training runs.
+        serving: the pack's defaults, as `model_index.json` keeps them.
+        data_folder: where the training pictures are, or are put.
+    """
+
+    pipeline: ClassVar[str]
+    network: ClassVar[type[Any]]
+
+    labels: tuple[str, ...]
+    pixel_unshuffle: int
+    prediction_type: str
+    unet: Mapping[str, Any]
+    classifier: Mapping[str, Any]
+    diffusion: LoopConfig
+    classifying: LoopConfig
+    serving: Mapping[str, Any]
+    data_folder: Path
+
+    @abstractmethod
+    def pictures(self, folder: Path) -> LabelledImages:
+        """The training pictures in a folder, fetched into it where that can be done.
+
+        Raises:
+            MissingData: they are not there; the message says how to get them.
+        """
+
+    @abstractmethod
+    def diffusion_task(self, data: LabelledImages) -> Task:
+        """A fresh denoiser and its loss."""
+
+    @abstractmethod
+    def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
+        """What is drawn at every checkpoint, row by row."""
+
+    @property
+    @abstractmethod
+    def particulars(self) -> Mapping[str, Any]:
+        """What `model_index.json` says of this kind of pack alone."""
+
+    def scheduler(self) -> DDPMScheduler:
+        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
+
+    def classifier_task(self) -> ClassifierTask:
+        torch.manual_seed(self.classifying.seed)
+        return ClassifierTask(
+            network=NoiseAwareClassifier(**self.classifier),
+            scheduler=self.scheduler(),
+            pixel_unshuffle=self.pixel_unshuffle,
+        )
+
+    def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
+        """Contents of `model_index.json`."""
+        classifier = {"classifier": ["models.classifiers", "NoiseAwareClassifier"]} if with_classifier else {}
+        return {
+            "_class_name": self.pipeline,
+            "unet": ["diffusers", self.network.__name__],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            **classifier,
+            "pixel_unshuffle": self.pixel_unshuffle,
+            **self.particulars,
+            "id2label": {str(index): name for index, name in enumerate(self.labels)},
+            "cynosure": dict(self.serving),
+        }
