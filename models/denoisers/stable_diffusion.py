@@ -63,13 +63,19 @@ class StableDiffusionDenoiser:
         return {**conditional, **seen}, {**unconditional, **seen}
 
     def _around_mask(self, spec: SampleSpec) -> Conditioning:
-        picture, mask = torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size)
-        if spec.init_image is not None and spec.mask is not None:
-            mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
-            picture = (fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1) * (1 - mask)
+        if spec.init_image is None or spec.mask is None:
+            return self._all_masked
+        mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
+        return self._seen(fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1, mask)
+
+    @functools.cached_property
+    def _all_masked(self) -> Conditioning:
+        return self._seen(torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size))
+
+    def _seen(self, picture: Tensor, mask: Tensor) -> Conditioning:
         return {
             "mask": self.encode_mask(mask[None].to(self.device))[0],
-            "around": self.encode(picture[None].to(self.device))[0],
+            "around": self.encode((picture * (1 - mask))[None].to(self.device))[0],
         }
 
     @torch.inference_mode()

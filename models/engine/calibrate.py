@@ -7,6 +7,7 @@ picture does not depend on what shares the batch (docs/decisions/0003).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -212,15 +213,20 @@ def cached_calibration(
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
     """Measure the pack's networks on `device`; takes some seconds, or minutes where `compiling`."""
 
-    def denoiser_at(precision: Precision) -> Network:
-        return only(load_denoiser(pack, device, precision).forward)
+    @functools.cache
+    def loaded(precision: Precision) -> Denoiser:
+        return load_denoiser(pack, device, precision)
 
+    def denoiser_at(precision: Precision) -> Network:
+        return only(loaded(precision).forward)
+
+    @functools.cache
     def classifier_at(precision: Precision) -> Network:
         steering = load_steering(pack, device, precision)
         assert steering is not None
         return steering.gradient
 
-    denoiser, steering = load_denoiser(pack, device), load_steering(pack, device)
+    denoiser, steering = loaded(FLOAT32), load_steering(pack, device)
     probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
     with Lanes(possible_layouts(device)[0]) as lanes:  # in the number format that will be used, lanes gain most
         precision = _preferred(_tried_precisions(denoiser_at, probes, lanes))

@@ -56,6 +56,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.pack]
+    if arguments.only == "judge" and not isinstance(recipe, ClassRecipe):
+        parser.error(f"argument --only: '{arguments.pack}' has no judge to train")
+    if arguments.init_from and arguments.only not in (None, "diffusion"):
+        parser.error(f"argument --init-from: it is the denoiser's, and --only {arguments.only} trains none")
     folder: Path = arguments.out or Path("out/train") / arguments.pack
     data_folder = arguments.data or recipe.data_folder
     try:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models.denoisers.sentences import SentenceEncoder
+from models.training.data import save_whole
 from models.training.emoji import STYLES, Concept
 
 CHOICES = 32
@@ -79,7 +80,7 @@ def encode_captions(concepts: Sequence[Concept], encoder: SentenceEncoder, folde
     if not kept.exists():
         texts = list(rows)
         vectors = torch.cat([encoder.batch(texts[start : start + 256]) for start in range(0, len(texts), 256)])
-        save_file({"vectors": vectors}, kept)
+        save_whole({"vectors": vectors}, kept)
     return Captions(
         vectors=load_file(kept)["vectors"],
         plain=torch.tensor([[rows[text] for text in texts] for texts in plain]),
@@ -92,7 +93,7 @@ def _folded(text: str) -> str:
 
 
 def _weighted(texts: Sequence[str]) -> Iterator[str]:
-    """CHOICES captions: the first three (name and words) have two thirds of them, every other one "a …"."""
+    """CHOICES captions: the first two texts have two thirds of them; one in four is "a …", one in four "… emoji"."""
     sure, more = texts[:2], texts[2:] or texts[:2]
     for number in range(CHOICES):
         pool = more if number % 3 == 2 else sure

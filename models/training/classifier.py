@@ -13,6 +13,7 @@ from torch.nn import functional
 from models.classifiers import NoiseAwareClassifier
 from models.training.data import LabelledImages, to_unit_range
 from models.training.diffusion import spread_timesteps
+from models.training.loop import save_half
 
 
 @dataclass
@@ -35,6 +36,4 @@ class ClassifierTask:
 
     def save(self, folder: Path) -> None:
         """Write `classifier/`, the weights in half precision."""
-        half = NoiseAwareClassifier.from_config(self.network.config)
-        half.load_state_dict(self.network.state_dict())
-        half.half().save_pretrained(folder / "classifier")
+        save_half(self.network, folder / "classifier")

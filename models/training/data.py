@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -45,10 +48,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor | slice) -> LabelledImages:
-        return LabelledImages(self.images[index], self.labels[index])
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
-    def batches(self, batch_size: int, *, seed: int, first_step: int = 0) -> Iterator[LabelledImages]:
+    def batches(self, batch_size: int, *, seed: int, first_step: int = 0) -> Iterator[Self]:
         """Endless shuffled batches; starting at `first_step` gives what an unbroken run would get there."""
         steps_per_epoch = len(self) // batch_size
         step = first_step
@@ -58,6 +61,13 @@ class LabelledImages:
             for start in range(within * batch_size, steps_per_epoch * batch_size, batch_size):
                 yield self[order[start : start + batch_size]]
                 step += 1
+
+
+def save_whole(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that is there whole or not at all, whenever the process ends."""
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
 
 
 def to_unit_range(images: Tensor) -> Tensor:

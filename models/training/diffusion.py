@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.training.data import LabelledImages, to_unit_range
+from models.training.loop import save_half
 
 
 def spread_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
@@ -60,7 +61,5 @@ class DiffusionTask:
 
     def save(self, folder: Path) -> None:
         """Write `unet/` and `scheduler/` in diffusers' layout, the weights in half precision."""
-        half = UNet2DModel.from_config(self.network.config)
-        half.load_state_dict(self.network.state_dict())
-        half.half().save_pretrained(folder / "unet")
+        save_half(self.network, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
-from models.training.data import MissingData
+from models.training.data import MissingData, save_whole
 
 STYLES = ("noto", "fluent", "twemoji")
 PICTURE_SIDE = 32
@@ -41,14 +43,12 @@ class Concept:
         name: its Unicode name.
         words: everyday words for it, from the list beside this module.
         keywords: emojilib's, as they come.
-        group: Unicode's.
     """
 
     emoji: str
     name: str
     words: tuple[str, ...]
     keywords: tuple[str, ...]
-    group: str
 
 
 def fetch_packages(folder: Path) -> None:
@@ -101,7 +101,6 @@ def read_concepts(folder: Path) -> list[Concept]:
                 name=name.strip(),
                 words=tuple(word.strip() for word in words.split(",") if word.strip()),
                 keywords=tuple(keyword.replace("_", " ") for keyword in keywords.get(emoji, [])),
-                group=names[emoji]["group"],
             )
         )
     return concepts
@@ -113,12 +112,13 @@ def draw_pictures(concepts: list[Concept], folder: Path) -> Tensor:
     Raises:
         MissingData: CairoSVG is not installed.
     """
-    drawn = folder / f"pictures-{len(concepts)}.npy"
+    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, [concept.emoji for concept in concepts]])
+    drawn = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors"
     if not drawn.exists():
         sets = [_read_set(_unpacked(folder, _SETS[style])) for style in STYLES]
         pictures = np.stack([[_rasterised(*one[concept.emoji]) for one in sets] for concept in concepts])
-        np.save(drawn, pictures)
-    return torch.from_numpy(np.load(drawn))
+        save_whole({"pictures": torch.from_numpy(pictures)}, drawn)
+    return load_file(drawn)["pictures"]
 
 
 def _unpacked(folder: Path, package: str) -> Path:

@@ -73,7 +73,6 @@ class EmojiRecipe(PixelRecipe):
             network=UNet2DConditionModel(**self.unet).to(memory_format=torch.channels_last),
             scheduler=self.scheduler(),
             pixel_unshuffle=self.pixel_unshuffle,
-            num_styles=len(STYLES),
             captions=data.captions,
         )
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.classifiers import Judge
 from models.training.data import LabelledImages
+from models.training.loop import save_half
 
 
 @dataclass
@@ -28,9 +29,7 @@ class JudgeTask:
 
     def save(self, folder: Path) -> None:
         """Write `judge/`, the weights in half precision."""
-        half = Judge.from_config(self.network.config)
-        half.load_state_dict(self.network.state_dict())
-        half.half().save_pretrained(folder / "judge")
+        save_half(self.network, folder / "judge")
 
 
 @torch.inference_mode()

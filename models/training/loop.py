@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -49,6 +50,13 @@ class LoopConfig:
         """Share of the peak learning rate at `step` (warm-up, constant, linear decay), in 0..1."""
         decay_steps = max(1, round(self.steps * self.decay_fraction))
         return max(0.0, min((step + 1) / max(1, self.warmup_steps), 1.0, (self.steps - step) / decay_steps))
+
+
+def save_half(network: ModelMixin, folder: Path) -> None:
+    """Write a network in diffusers' layout, its weights in half precision; the network itself stays as it is."""
+    half: Any = type(network).from_config(network.config)
+    half.load_state_dict(network.state_dict())
+    half.half().save_pretrained(folder)
 
 
 class Task(Protocol):

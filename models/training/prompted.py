@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -15,6 +15,7 @@ from models.denoisers.prompted import told
 from models.training.captions import Captions
 from models.training.data import LabelledImages, to_unit_range
 from models.training.diffusion import spread_timesteps
+from models.training.loop import save_half
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,8 @@ class PromptedImages(LabelledImages):
     concepts: Tensor
     captions: Captions
 
-    def __getitem__(self, index: Tensor | slice) -> PromptedImages:
-        return PromptedImages(self.images[index], self.labels[index], self.concepts[index], self.captions)
-
-    def batches(self, batch_size: int, *, seed: int, first_step: int = 0) -> Iterator[PromptedImages]:
-        return super().batches(batch_size, seed=seed, first_step=first_step)  # type: ignore[return-value]
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        return replace(super().__getitem__(index), concepts=self.concepts[index])
 
 
 def shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -66,7 +64,6 @@ class PromptedTask:
     network: UNet2DConditionModel
     scheduler: DDPMScheduler
     pixel_unshuffle: int
-    num_styles: int
     captions: Captions
     text_dropout: float = 0.1
     style_dropout: float = 0.3
@@ -109,13 +106,11 @@ class PromptedTask:
             text + self.text_noise / size**0.5 * torch.randn(text.shape, generator=generator), dim=-1
         )
         text = text.masked_fill(chance(self.text_dropout)[:, None], 0.0)
-        styles = functional.one_hot(batch.labels, self.num_styles).float()
+        styles = functional.one_hot(batch.labels, self.captions.styled.shape[1]).float()
         styles = styles.masked_fill(chance(self.style_dropout)[:, None], 0.0)
         return told(text, styles)
 
     def save(self, folder: Path) -> None:
         """Write `unet/` and `scheduler/` in diffusers' layout, the weights in half precision."""
-        half = UNet2DConditionModel.from_config(self.network.config)
-        half.load_state_dict(self.network.state_dict())
-        half.half().save_pretrained(folder / "unet")
+        save_half(self.network, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")

@@ -21,8 +21,9 @@ from models.engine import Engine
 from models.engine.calibrate import fixed_calibration
 from models.loading import InvalidPack, open_pack
 from models.spec import Guidance, SampleSpec
+from models.training.__main__ import main as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
-from models.training.emoji import STYLES, Concept
+from models.training.emoji import STYLES, Concept, draw_pictures
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 from models.training.loop import LoopConfig, train
 from models.training.prompted import PromptedImages, PromptedTask
@@ -63,7 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -
         network=UNet2DConditionModel(**SMALL),
         scheduler=EMOJI.scheduler(),
         pixel_unshuffle=2,
-        num_styles=3,
         captions=captions,
     )
     train(task, pictures, CONFIG, made, name="diffusion")
@@ -152,7 +152,7 @@ def test_training_saves_what_serving_loads(folder: Path) -> None:
 def test_no_caption_holds_a_held_out_prompt() -> None:
     held_out = held_out_prompts()
     keywords = ("puppy", "A Puppy", "puppy dog", "woof", "pet")
-    dog = Concept(emoji="🐶", name="dog face", words=("dog",), keywords=keywords, group="Animals & Nature")
+    dog = Concept(emoji="🐶", name="dog face", words=("dog",), keywords=keywords)
     captions = captions_of(dog, Counter(keywords))
     assert captions == ["dog face", "dog", "woof", "pet"]
     concepts = Path("models/training/emoji_concepts.txt").read_text().splitlines()
@@ -166,3 +166,33 @@ def test_a_held_out_pair_leaves_its_concept_two_styles() -> None:
     pairs = held_out_pairs(381)
     assert len(pairs) == len({concept for concept, _ in pairs}) == 32
     assert {style for _, style in pairs} == set(range(len(STYLES)))
+
+
+def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawing(body: str, side: int) -> np.ndarray:
+        return np.full((3, 32, 32), side, np.uint8)
+
+    monkeypatch.setattr("models.training.emoji._read_set", lambda folder: {"🐶": ("", 1), "🐱": ("", 2)})
+    monkeypatch.setattr("models.training.emoji._rasterised", drawing)
+    dog, cat = (Concept(emoji=emoji, name="", words=(), keywords=()) for emoji in "🐶🐱")
+    assert draw_pictures([dog], tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+    assert draw_pictures([cat], tmp_path)[:, :, 0, 0, 0].tolist() == [[2, 2, 2]]
+    monkeypatch.setattr("models.training.emoji._rasterised", lambda body, side: pytest.fail("it was drawn before"))
+    assert draw_pictures([dog], tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--only", "judge"], "'emoji' has no judge to train"),
+        (["--only", "classifier", "--init-from", "emoji"], "--only classifier trains none"),
+    ],
+)
+def test_the_trainer_refuses_what_would_do_nothing(
+    options: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cynosure train", "emoji", *options])
+    with pytest.raises(SystemExit) as refusal:
+        train_command()
+    assert refusal.value.code == 2
+    assert complaint in capsys.readouterr().err
