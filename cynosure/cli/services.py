@@ -13,7 +13,7 @@ SERVICES = {
     "serve": ("app", "Run the gateway alone."),
     "keys": ("app.keys", "Make, list, rotate and revoke API keys."),
     "worker": ("workers", "Run one worker."),
-    "train": ("models.training", "Train a bundled pack."),
+    "train": ("models.training", "Train a pack of pixels."),
     "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),
     "selftest": ("models.parity", "Compare this machine's results with the reference systems'."),
     "calibrate": ("models.engine", "Measure how a pack runs on this device."),

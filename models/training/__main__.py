@@ -1,4 +1,4 @@
-"""`python -m models.training PACK`: train a bundled pack from its data, or go on where an earlier run stopped."""
+"""`python -m models.training PACK`: train a pack from its data, or go on where an earlier run stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained for each bundled pack, and how: the numbers behind the committed weights."""
+"""What can be trained, and how: the numbers behind a pack's weights."""
 
 from __future__ import annotations
 
