@@ -87,7 +87,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _settings(data: Path) -> StoreSettings:
     written = data / URL_FILE
     if "REDIS_URL" not in os.environ and written.exists():
-        return StoreSettings(redis_url=written.read_text().strip())
+        # Of another store; `cynosure up`'s own asks for none.
+        nothing = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+        return StoreSettings(redis_url=written.read_text().strip(), **nothing)
     return StoreSettings()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,6 +16,7 @@ from app.jobs.api_keys import KeyRing, NoSuchKey, Scope
 from app.jobs.record import Claim, Finished
 from app.jobs.settings import StoreSettings
 from app.jobs.worker_store import WorkerStore
+from app.keys import URL_FILE
 from app.keys import main as keys
 from cynosure.errors import Unauthenticated
 from tests.conftest import wait_until
@@ -214,3 +216,14 @@ def test_keys_are_listed_without_secrets(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     with pytest.raises(SystemExit, match="does not answer"):
         keys(["list"])
+
+
+def test_the_embedded_store_is_asked_without_another_stores_password(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / URL_FILE).write_text(valkey_url)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "of another store, and not there"))
+    monkeypatch.setenv("REDIS_CA_FILE", "/of/another/store")
+    keys(["list", "--data", str(tmp_path)])
+    assert capsys.readouterr().err == ""
