@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from redis.exceptions import RedisError
 
@@ -12,8 +14,10 @@ from app.jobs.worker_store import WorkerStore
 from workers.background import BackgroundThread
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 BELL_GRACE_S = 5.0  # a bell is fetched within milliseconds by an idle worker; kombu's poll takes a second at worst
+LATE_S = 1.0  # for an answer that takes a millisecond
 MAX_RINGS = 256  # a look; the rest follows at the next
 
 
@@ -38,7 +42,7 @@ class Reaper(BackgroundThread):
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_s):
             try:
-                if self._store.try_reaper_lock(ttl_s=self._interval_s):
+                if self._asked(lambda: self._store.try_reaper_lock(ttl_s=self._interval_s)):
                     self.look()
             except RedisError as error:
                 self.store_was_away()
@@ -46,15 +50,24 @@ class Reaper(BackgroundThread):
             except Exception:  # of the broker's client; the thread must outlive any
                 log.exception("the reaper could not ring, trying again")
 
+    def _asked(self, call: Callable[[], Answer]) -> Answer:
+        """What the store answers; late, and it was away for longer than its client's own retries hide."""
+        asked_at = time.monotonic()
+        answer = call()
+        if time.monotonic() - asked_at > LATE_S:
+            self.store_was_away()
+        return answer
+
     def store_was_away(self) -> None:
         """Hold no lease against anyone for a while."""
         self._mercy_until = time.monotonic() + self._mercy_s
 
     def look(self) -> None:
         """Send jobs of dead workers back to the queue, and ring for waiting jobs that nobody was told of."""
-        self._store.mend_times(self._models)
+        self._asked(lambda: self._store.mend_times(self._models))
+        expired = self._asked(self._store.expired_leases)
         if time.monotonic() >= self._mercy_until:
-            for job_id in self._store.expired_leases():
+            for job_id in expired:
                 outcome, model = self._store.reclaim(job_id)
                 log.warning("lease of job %s ran out: %s", job_id, outcome)
                 if outcome == "queued" and model is not None:

@@ -343,6 +343,26 @@ async def test_after_an_outage_no_lease_is_held_against_a_worker(
     doorbell.close()
 
 
+async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.reaper.LATE_S", 0.1)
+    doorbell = Doorbell(store_settings)
+    await accept(store, request_)
+    claim = take(worker_store)
+    raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: 1})
+    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, mercy_s=60)
+    raw.client_pause(300)
+    reaper.look()
+    assert worker_store.finish(claim, MADE)
+    doorbell.close()
+
+
 async def test_a_clock_that_was_put_back_holds_nobody_up(
     store: JobStore,
     worker_store: WorkerStore,
