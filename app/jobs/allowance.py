@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -17,9 +16,9 @@ from app.jobs.answering import answering
 from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
+from app.jobs.transitions import script
 from cynosure.errors import QuotaExceeded, RateLimited
 
-_SCRIPTS = Path(__file__).parent / "scripts"
 _DAY_S = 86_400
 
 
@@ -78,9 +77,7 @@ class Allowance:
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         self._keys = Keys(settings.key_prefix)
-        self._take, self._charge = (
-            client.register_script((_SCRIPTS / f"{name}.lua").read_text()) for name in ("take", "charge")
-        )
+        self._take, self._charge = (client.register_script(script(name)) for name in ("take", "charge"))
 
     @classmethod
     @asynccontextmanager
@@ -118,7 +115,7 @@ class Allowance:
         Raises:
             QuotaExceeded: the day has less left than the job takes.
         """
-        bill, day = Bill(), datetime.fromtimestamp(time.time(), UTC)
+        bill, day = Bill(), datetime.now(UTC)
         if not limits.has_quota:
             yield bill
             return
@@ -133,7 +130,11 @@ class Allowance:
         date = day.date().isoformat()
         async with answering():
             answer, left = await self._charge(
-                keys=[self._keys.used(owner, date, "pictures"), self._keys.used(owner, date, "evaluations")],
+                keys=[
+                    self._keys.used(owner, date, "pictures"),
+                    self._keys.used(owner, date, "evaluations"),
+                    self._keys.charge(secrets.token_hex(8)),
+                ],
                 args=[pictures, evaluations, _text(limits.pictures_per_day), _text(limits.evaluations_per_day)],
             )
         if answer != b"charged":

@@ -12,7 +12,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 from app.jobs.settings import StoreSettings
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a second
-RETRIES = 6  # of a call whose connection broke, 3 s in all at most: every script is harmless when it is run twice
+# Of a call whose connection broke: 3 s of pauses at most. Every script is harmless when it is run twice; those that
+# count say what for them that costs.
+RETRIES = 6
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
 

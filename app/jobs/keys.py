@@ -44,6 +44,7 @@ class Keys:
     | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
     | `{p}:bucket:OWNER` | hash | tokens of its rate limit |
     | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted in that day |
+    | `{p}:charge:TOKEN` | string | that a call has charged a day: its repetition does not |
     | `{p}:api-keys` | sorted set | ids of API keys by the time they are forgotten |
     | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
     | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
@@ -173,6 +174,9 @@ class Keys:
 
     def used(self, owner: str, day: str, what: str) -> str:
         return f"{self.prefix}:used:{owner}:{day}:{what}"
+
+    def charge(self, token: str) -> str:
+        return f"{self.prefix}:charge:{token}"
 
     @property
     def api_keys(self) -> str:

@@ -70,6 +70,22 @@ async def test_a_day_holds_its_quota_whatever_is_refused_or_given_back(store_set
         assert all(client.ttl(name) > 0 for name in used)
 
 
+async def test_a_charge_that_is_repeated_counts_once(
+    store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose connection broke before the answer asks again."""
+    limits = Limits(pictures_per_day=10)
+    monkeypatch.setattr("app.jobs.allowance.secrets.token_hex", lambda size: "the same call")
+    async with Allowance.connect(store_settings) as allowance:
+        for _ in range(2):
+            async with allowance.charged("owner", limits, 6, 1) as bill:
+                bill.stands = True
+    with redis.Redis.from_url(store_settings.redis_url) as client:
+        [name] = client.scan_iter(f"{store_settings.key_prefix}:used:*:pictures")
+        assert client.get(name) == b"6"
+        assert client.ttl(f"{store_settings.key_prefix}:charge:the same call") > 0
+
+
 async def test_a_gateway_says_what_is_left_and_refuses_what_is_over(ring: KeyRing, open_gateway: Open) -> None:
     _, token = await ring.create("a", BOTH, days=1, limits=Limits(requests_per_s=RARELY, burst=2))
     _, other = await ring.create("b", BOTH, days=1, limits=Limits(requests_per_s=RARELY, burst=2))

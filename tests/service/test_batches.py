@@ -115,6 +115,17 @@ async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had
             await batches.stage(batch_id, "look", 0, staged)
 
 
+@pytest.mark.anyio
+async def test_a_start_that_is_repeated_starts_once(store_settings: StoreSettings) -> None:
+    """A client whose connection broke before the answer asks again."""
+    async with Batches.connect(store_settings) as batches:
+        await batches.open("b", NOBODY.owner, "upload", None)
+        for _ in range(2):
+            await batches.start("b", "upload")
+        with pytest.raises(BatchSuperseded):
+            await batches.start("b", "another")
+
+
 def test_lines_become_jobs_as_there_is_room_each_once(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeder, "WINDOW", 4)
     monkeypatch.setattr(feeder, "LOOK_S", 0.02)

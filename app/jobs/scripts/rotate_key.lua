@@ -4,6 +4,8 @@
 -- returns rotated | revoked | gone
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
 if redis.call('HEXISTS', KEYS[1], 'revoked_ms') == 1 then return 'revoked' end
+-- This very call again, by a client whose connection broke before the answer.
+if redis.call('HGET', KEYS[1], 'digest') == ARGV[1] then return 'rotated' end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'previous_digest', redis.call('HGET', KEYS[1], 'digest'), 'previous_until_ms',

@@ -1,4 +1,5 @@
 -- pending → delivered | failed | pending: what came of an attempt
+-- Run twice, where an answer was lost, it counts two attempts, and one fewer is made.
 -- KEYS  1 delivery  2 due
 -- ARGV  1 id  2 new status  3 HTTP status ('' where there was none)  4 error ('' where none)
 --       5 ms until the next attempt  6 ttl s
