@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -24,9 +23,9 @@ from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import ANONYMOUS, EVERYONE
 from app.jobs.settings import StoreSettings
+from app.jobs.transitions import script
 from cynosure.errors import Unauthenticated
 
-_SCRIPTS = Path(__file__).parent / "scripts"
 _TOKEN = re.compile(r"cyn_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _REMEMBERED_S = 1.0  # so a revocation reaches every gateway within a second, and a busy key costs no round trip
 _MAX_REMEMBERED = 1024
@@ -125,8 +124,7 @@ class KeyRing:
         self._client = client
         self._keys = Keys(settings.key_prefix)
         self._create, self._rotate, self._revoke = (
-            client.register_script((_SCRIPTS / f"{name}_key.lua").read_text())
-            for name in ("create", "rotate", "revoke")
+            client.register_script(script(f"{name}_key")) for name in ("create", "rotate", "revoke")
         )
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._has_keys = False

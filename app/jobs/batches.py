@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -16,12 +15,12 @@ from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
+from app.jobs.transitions import script
 from cynosure.batches import BatchStatus
 from cynosure.contract import ResolvedRequest
 from cynosure.errors import BatchNotFound, BatchSuperseded
 
-_NAMES = ("open", "stage", "start", "fed", "look", "cancel")
-_SCRIPTS = {name: (Path(__file__).parent / "scripts" / f"batch_{name}.lua").read_text() for name in _NAMES}
+_SCRIPTS = ("open", "stage", "start", "fed", "look", "cancel")
 _DIGEST_LENGTH = 64
 
 
@@ -80,7 +79,7 @@ class Batches:
         self._client = client
         self._keys = Keys(settings.key_prefix)
         self._ttl_s = settings.unfinished_ttl_s + settings.result_ttl_s
-        self._run = {name: client.register_script(text) for name, text in _SCRIPTS.items()}
+        self._run = {name: client.register_script(script(f"batch_{name}")) for name in _SCRIPTS}
 
     @classmethod
     @asynccontextmanager

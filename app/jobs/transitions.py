@@ -1,4 +1,4 @@
-"""The scripts that move a job, one a transition, and the keys and times that most of them take."""
+"""The scripts, one a transition, and the keys and times that most of them take."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ MAX_EVENTS = 256
 MAX_ATTEMPTS_TOLD = 16
 """Of a job's attempts that are kept; those handed back in good order may be many."""
 _QUEUE_SCRIPTS = frozenset({"accept", "claim", "finish", "requeue", "cancel"})
-# At the store's memory limit these go on: they keep what is accepted, and free memory or take next to none.
-_AT_THE_LIMIT = frozenset({"heartbeat", "requeue", "cancel"})
+# At the store's memory limit these go on: they keep what is accepted, let its owner look at it and end it, and free
+# memory or take next to none.
+_AT_THE_LIMIT = frozenset(
+    {"heartbeat", "requeue", "cancel", "take", "charge", "revoke_key", "batch_look", "batch_cancel"}
+    | {"webhook_settle", "webhook_take", "webhook_note"}
+)
 
 
 def script(name: str) -> str:

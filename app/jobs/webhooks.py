@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -14,11 +13,11 @@ from app.jobs.answering import answering
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE
 from app.jobs.settings import StoreSettings
+from app.jobs.transitions import script
 from cynosure.errors import WebhookNotFound
 from cynosure.webhooks import DeliveryStatus
 
-_NAMES = ("settle", "take", "note", "replay")
-_SCRIPTS = {name: (Path(__file__).parent / "scripts" / f"webhook_{name}.lua").read_text() for name in _NAMES}
+_SCRIPTS = ("settle", "take", "note", "replay")
 LEASE_MS = 60_000
 """For one attempt: several of its time-outs (10 s each by default)."""
 
@@ -46,7 +45,7 @@ class Webhooks:
         self._client = client
         self._keys = Keys(settings.key_prefix)
         self._ttl_s = settings.result_ttl_s + settings.tombstone_ttl_s
-        self._run = {name: client.register_script(text) for name, text in _SCRIPTS.items()}
+        self._run = {name: client.register_script(script(f"webhook_{name}")) for name in _SCRIPTS}
 
     @classmethod
     @asynccontextmanager

