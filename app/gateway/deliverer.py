@@ -59,8 +59,8 @@ class Deliverer:
         """Deliver until cancelled."""
         while True:
             try:
-                await self._state["webhooks"].settle()
-                due = await self._state["webhooks"].take(AT_ONCE)
+                has_due = await self._state["webhooks"].settle() > 0
+                due = await self._state["webhooks"].take(AT_ONCE) if has_due else []
                 outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
                 for job_id, failure in zip(due, outcomes, strict=True):
                     if isinstance(failure, Exception):  # its lease runs out, and it is tried again

