@@ -7,11 +7,11 @@ import logging
 
 from app.gateway.state import State
 from app.gateway.submission import accept
-from app.jobs.api_keys import Scope
-from app.jobs.batches import BatchRecord
+from app.jobs.api_keys import Caller, Scope
+from app.jobs.batches import BatchRecord, Line
 from app.jobs.record import EVERYONE
 from cynosure.batches import BatchStatus
-from cynosure.errors import BatchNotFound, CynosureError, QueueFull, QuotaExceeded
+from cynosure.errors import BatchNotFound, QueueFull, QuotaExceeded, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ WINDOW = 256
 """Jobs of one batch that are queued or running at a time: several times what a worker's engine holds at once."""
 LOOK_S = 0.5
 _LOCK_S = 30.0  # a window of jobs takes about a second to post
+_LINES_AT_ONCE = 16  # few are read in vain where the first of them is refused
 
 
 class Feeder:
@@ -31,13 +32,22 @@ class Feeder:
         """Feed until cancelled; what goes wrong is tried again at the next look."""
         while True:
             try:
-                for batch_id in await self._state["batches"].running():
-                    await self._tend(batch_id)
-            except CynosureError as error:
+                await self._pass()
+            except StoreUnavailable as error:
                 log.warning("batches wait: %s", error)
             except Exception:
                 log.exception("feeding failed, trying again")
             await asyncio.sleep(LOOK_S)
+
+    async def _pass(self) -> None:
+        """Tend every batch once; one that fails keeps none of the others waiting."""
+        for batch_id in await self._state["batches"].running():
+            try:
+                await self._tend(batch_id)
+            except StoreUnavailable:  # no other batch would fare better
+                raise
+            except Exception:
+                log.exception("batch %s could not be fed, trying again", batch_id)
 
     async def _tend(self, batch_id: str) -> None:
         batches = self._state["batches"]
@@ -64,16 +74,24 @@ class Feeder:
             log.info("batch %s is cancelled: its API key is no longer valid", record.id)
             await state["batches"].cancel(record.id)
             return
-        lines = await state["batches"].lines(record.id, record.fed, room)
-        for index, line in enumerate(lines, start=record.fed):
-            job_id = await accept(
-                state,
-                caller,
-                line.request,
-                fingerprint=line.digest,
-                idempotency_key=f"batch:{record.id}:{index}",
-                cached_as=line.cached_as,
-            )
-            if not await state["batches"].fed(record.id, index, job_id):
-                await state["store"].cancel(job_id, EVERYONE)
-                return
+        end = record.fed + room
+        for first in range(record.fed, end, _LINES_AT_ONCE):
+            lines = await state["batches"].lines(record.id, first, min(_LINES_AT_ONCE, end - first))
+            for index, line in enumerate(lines, start=first):
+                if not await self._post(caller, record.id, index, line):
+                    return
+
+    async def _post(self, caller: Caller, batch_id: str, index: int, line: Line) -> bool:
+        """Make the line a job; `False` where the batch wants no more."""
+        job_id = await accept(
+            self._state,
+            caller,
+            line.request,
+            fingerprint=line.digest,
+            idempotency_key=f"batch\n{batch_id}\n{index}",  # no header can have a line break: it is no client's key
+            cached_as=line.cached_as,
+        )
+        is_wanted = await self._state["batches"].fed(batch_id, index, job_id)
+        if not is_wanted:
+            await self._state["store"].cancel(job_id, EVERYONE)
+        return is_wanted

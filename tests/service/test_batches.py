@@ -19,13 +19,14 @@ from app.gateway.batch_upload import receive
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.api_keys import NOBODY
-from app.jobs.batches import Batches
+from app.jobs.batches import BatchRecord, Batches, Line
 from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
+from app.jobs.store import JobStore
 from cynosure import Client
 from cynosure.batches import BatchStatus
 from cynosure.contract import ModelCard
-from cynosure.errors import BatchSuperseded
+from cynosure.errors import BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
 from tests.conftest import wait_until
 from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
 
@@ -162,6 +163,74 @@ def test_a_cancelled_batch_leaves_nothing_waiting(open_gateway: Open, monkeypatc
     assert (cancelled["status"], cancelled["counts"]["cancelled"]) == ("cancelled", 8)
     assert gateway.get("/jobs", params={"status": "queued"}).json()["jobs"] == []
     assert gateway.delete(path).json() == cancelled
+
+
+def test_a_cancellation_that_broke_off_can_be_sent_again(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeder, "WINDOW", 3)
+    gateway = open_gateway()
+    path = f"/batches/{post(gateway, lines(*simple(8))).json()['id']}"
+    wait_until(lambda: gateway.get(path).json()["counts"]["queued"] == 3, what="some are queued")
+
+    async def away(*arguments: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(JobStore, "cancel", away)
+        assert gateway.delete(path).status_code == 503
+    assert gateway.get(path).json()["counts"]["queued"] == 3
+    cancelled = gateway.delete(path).json()
+    assert (cancelled["status"], cancelled["counts"]["cancelled"]) == ("cancelled", 8)
+
+
+def test_a_batch_that_can_not_be_fed_keeps_no_other_waiting(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feeder.Feeder._feed
+    poison: list[str] = []
+
+    async def failing(self: feeder.Feeder, record: BatchRecord) -> None:
+        if not poison or record.id in poison:
+            raise JobUnfinished("no")
+        await feed(self, record)
+
+    monkeypatch.setattr(feeder.Feeder, "_feed", failing)
+    gateway = open_gateway()
+    first, second = (post(gateway, lines(*simple(2))).json()["id"] for _ in range(2))
+    poison.append(first)
+    wait_until(lambda: gateway.get(f"/batches/{second}").json()["counts"]["queued"] == 2, what="the second is fed")
+    assert gateway.get(f"/batches/{first}").json()["counts"]["waiting"] == 2
+
+
+def test_no_key_of_a_client_stands_in_a_lines_way(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeder, "WINDOW", 0)
+    gateway = open_gateway()
+    batch_id = post(gateway, lines(*simple(2))).json()["id"]
+    for index in range(2):
+        taken = {"Idempotency-Key": f"batch:{batch_id}:{index}"}
+        assert gateway.post("/generate", json={"class_label": 2}, headers=taken).status_code == 202
+    monkeypatch.setattr(feeder, "WINDOW", 4)
+    wait_until(lambda: gateway.get(f"/batches/{batch_id}").json()["counts"]["queued"] == 2, what="it is fed")
+
+
+def test_a_refused_batch_reads_few_lines_in_vain(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    lines_of = Batches.lines
+
+    async def counting(self: Batches, batch_id: str, first: int, count: int) -> list[Line]:
+        read.append(count)
+        return await lines_of(self, batch_id, first, count)
+
+    async def full(*arguments: object, **named: object) -> None:
+        raise QueueFull("full")
+
+    monkeypatch.setattr(Batches, "lines", counting)
+    monkeypatch.setattr(JobStore, "accept", full)
+    gateway = open_gateway()
+    post(gateway, lines(*simple(200)))
+    wait_until(lambda: bool(read), what="a look at it")
+    assert max(read) <= 16
 
 
 def test_a_stranger_sees_no_batch(open_gateway: Open, make_key: Callable[..., str]) -> None:  # noqa: F811

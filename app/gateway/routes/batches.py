@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -11,13 +13,15 @@ from stream_zip import async_stream_zip
 from app.gateway.auth import Reader, Submitter
 from app.gateway.batch_results import batch_of, members_of, results_of
 from app.gateway.batch_upload import receive
-from app.gateway.state import StateDep
+from app.gateway.state import State, StateDep
 from cynosure.batches import Batch
 from cynosure.contract import MAX_BATCH_LINES, Problem
+from cynosure.errors import JobExpired, JobNotFound
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 _LINE = {"$ref": "#/components/schemas/BatchLine"}
+_CANCELLED_AT_ONCE = 16
 _EXAMPLE = '{"class_label": "bag", "seed": 1, "custom_id": "first"}\n{"class_label": "coat", "seed": 2}\n'
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -94,6 +98,13 @@ async def get_images(batch_id: str, state: StateDep, caller: Reader) -> Streamin
 async def cancel_batch(batch_id: str, state: StateDep, caller: Submitter) -> Batch:
     """Cancel what is not finished; what is finished stays."""
     await state["batches"].look(batch_id, caller.sees)
-    for job_id in await state["batches"].cancel(batch_id):
-        await state["store"].cancel(job_id, caller.sees)
+    job_ids = await state["batches"].cancel(batch_id)
+    for first in range(0, len(job_ids), _CANCELLED_AT_ONCE):
+        some = job_ids[first : first + _CANCELLED_AT_ONCE]
+        await asyncio.gather(*(_cancel(state, job_id, caller.sees) for job_id in some))
     return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+async def _cancel(state: State, job_id: str, viewer: str) -> None:
+    with suppress(JobExpired, JobNotFound):  # it has ended, and is no longer kept
+        await state["store"].cancel(job_id, viewer)

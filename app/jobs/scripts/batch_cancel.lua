@@ -1,9 +1,12 @@
--- receiving | running → cancelled
+-- receiving | running | cancelled → cancelled; again, for a caller who cancelled only some of its jobs
 -- KEYS  1 batch  2 its jobs that have not ended  3 running batches
 -- ARGV  1 id
 -- returns the jobs that are to be cancelled
 local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'receiving' and status ~= 'running' then return {} end
-redis.call('HSET', KEYS[1], 'status', 'cancelled')
-redis.call('ZREM', KEYS[3], ARGV[1])
+if status == 'receiving' or status == 'running' then
+  redis.call('HSET', KEYS[1], 'status', 'cancelled')
+  redis.call('ZREM', KEYS[3], ARGV[1])
+elseif status ~= 'cancelled' then
+  return {}
+end
 return redis.call('SMEMBERS', KEYS[2])
