@@ -26,6 +26,7 @@
     ├── RateLimited               429  the API key makes requests too fast
     ├── QuotaExceeded             429  the API key's day has too little left
     ├── NoWorker                  503  no worker is up to serve the request
+    ├── ShuttingDown              503  the gateway ends before what was waited for is done
     ├── StoreUnavailable          503  the job store does not answer
     │   └── StoreFull             503  the job store is at its memory limit
     └── Unreachable               503  raised by the client alone: no server answers at the address
@@ -256,6 +257,12 @@ class NoWorker(CynosureError):
     """No worker is up to serve the request."""
 
     code, status, title = "no_worker", 503, "No worker"
+
+
+class ShuttingDown(CynosureError):
+    """The gateway ends before what was waited for is done; the job goes on."""
+
+    code, status, title = "shutting_down", 503, "Shutting down"
 
 
 class StoreUnavailable(CynosureError):

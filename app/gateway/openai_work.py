@@ -18,9 +18,10 @@ from app.gateway.submission import POLL_S, wait_for
 from app.jobs.api_keys import Caller
 from app.jobs.record import JobRecord
 from cynosure.contract import JobStatus, Preview, ResolvedRequest
-from cynosure.errors import CynosureError, JobCancelled, JobFailed
+from cynosure.errors import CynosureError, JobCancelled, JobFailed, ShuttingDown
 
 MAX_HELD_S = 600.0  # the official client's own time-out
+CLOSING_RETRY_S = 2  # another gateway may be there at once; this one's successor takes about so long
 Made = TypeVar("Made")
 
 
@@ -40,7 +41,9 @@ class Drawing:
         return await in_format(png, self.request.output_format, self.asked.output_compression)
 
     async def cancel(self) -> None:
-        """The client has gone: the job's rows are better used by others."""
+        """The client has gone: the job's rows are better used by others. Where it is the gateway that goes, it stays."""
+        if self.state["news"].is_closing:
+            return
         await self.state["store"].cancel(self.job_id, self.caller.sees)
 
     async def finished(self) -> JobRecord:
@@ -48,13 +51,28 @@ class Drawing:
 
         Raises:
             JobFailed, JobCancelled: it ended otherwise, or took too long.
+            ShuttingDown: the gateway ends first.
         """
         record = await wait_for(self.state, self.caller, self.job_id, MAX_HELD_S)
         if not record.status.is_final:
+            self.refuse_if_closing()
             await self.cancel()
             raise JobFailed(f"Not done within {MAX_HELD_S:g} s, and cancelled.", job_code="deadline_exceeded")
         refuse_unless_drawn(record)
         return record
+
+    def refuse_if_closing(self) -> None:
+        """Hold no answer that this gateway won't be there to end.
+
+        Raises:
+            ShuttingDown: the job goes on, and so may the client.
+        """
+        if self.state["news"].is_closing:
+            raise ShuttingDown(
+                f"This gateway is shutting down, and job '{self.job_id}' goes on: GET /jobs/{self.job_id}, or send the "
+                "request again with the same Idempotency-Key.",
+                retry_after_s=CLOSING_RETRY_S,
+            )
 
 
 def refuse_unless_drawn(record: JobRecord) -> None:
@@ -76,6 +94,7 @@ async def unless_gone(request: Request, drawing: Drawing, work: Awaitable[Made])
         return await working
     finally:
         leaving.cancel()
+        working.cancel()  # in vain where it is done: it is not where this very call was cancelled
 
 
 async def _gone(request: Request) -> None:
@@ -123,6 +142,7 @@ async def _events(drawing: Drawing, kind: str) -> AsyncIterator[dict[str, Any]]:
                     sent += 1
             if record.status.is_final:
                 break
+            drawing.refuse_if_closing()
             try:
                 await asyncio.wait_for(moved.wait(), POLL_S)
             except TimeoutError:

@@ -6,14 +6,21 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import httpx
 import openai
 import pytest
+from fastapi import Request
+from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.types import Message
 
+from app.gateway.openai_work import Drawing, unless_gone
 from cynosure import Client, JobStatus
+from tests.conftest import wait_until
 
 SMALL = {"steps": 6, "seed": 3}
 
@@ -116,6 +123,49 @@ def test_errors_are_those_that_clients_know(client: openai.OpenAI) -> None:
         client.images.generate(prompt="bag", stream=True, extra_body={"steps": 100_000})
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=client.base_url, api_key="cyn_nonsense").models.list()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_gateway_that_stops_lets_go_of_the_client_and_not_of_the_job(
+    open_gateway: Callable[..., TestClient], stream: bool
+) -> None:
+    gateway = open_gateway()
+    body = {"prompt": "sneaker", "stream": stream}
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(gateway.post, "/v1/images/generations", json=body)
+        wait_until(lambda: len(gateway.get("/jobs").json()["jobs"]) == 1, what="the job is accepted")
+        assert gateway.portal is not None
+        gateway.portal.call(gateway.app_state["news"].hang_up)
+        answer = asking.result(timeout=60)
+    [job] = gateway.get("/jobs").json()["jobs"]
+    assert job["status"] == "queued"
+    assert "shutting_down" in answer.text
+    assert job["id"] in answer.text
+    if not stream:
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+
+
+@pytest.mark.anyio
+async def test_work_for_a_client_ends_with_the_call_that_did_it() -> None:
+    ended, began = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def silent() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = Request({"type": "http"}, silent)
+    call = asyncio.create_task(unless_gone(request, cast(Drawing, None), work()))
+    await began.wait()
+    call.cancel()
+    async with asyncio.timeout(5):
+        await ended.wait()
 
 
 def test_a_client_that_drops_the_connection_cancels_its_job(server_url: str) -> None:
