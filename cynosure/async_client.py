@@ -17,6 +17,7 @@ from cynosure.batches import Batch, BatchResult
 from cynosure.calls import Call, Flow, Retries
 from cynosure.client import DEFAULT_URL
 from cynosure.contract import (
+    MAX_BATCH_LINES,
     GenerateRequest,
     Job,
     JobList,
@@ -212,9 +213,11 @@ class AsyncClient:
         """How many of the batch's requests are in which state."""
         return await self._do(calls.batch(batch_id))
 
-    async def batch_results(self, batch_id: str, *, first_line: int = 1) -> list[BatchResult]:
-        """What became of each line from `first_line` on, in order."""
-        return await self._run(calls.results_of(batch_id, first_line))
+    async def batch_results(
+        self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES
+    ) -> list[BatchResult]:
+        """What became of each line from `first_line` on, in order, of `limit` lines at most."""
+        return await self._run(calls.results_of(batch_id, first_line, limit))
 
     async def cancel_batch(self, batch_id: str) -> Batch:
         """Cancel what of the batch is not finished."""

@@ -211,13 +211,13 @@ def cancel_batch(batch_id: str) -> Call[Batch]:
     return Call("DELETE", f"/batches/{batch_id}", _batch)
 
 
-def batch_results(batch_id: str, first_line: int) -> Call[list[BatchResult]]:
+def batch_results(batch_id: str, first_line: int, limit: int) -> Call[list[BatchResult]]:
     """A page of what became of the lines."""
 
     def parse(response: httpx.Response) -> list[BatchResult]:
         return [BatchResult.model_validate_json(line) for line in response.content.splitlines()]
 
-    params = {"first_line": first_line, "limit": RESULTS_PAGE}
+    params = {"first_line": first_line, "limit": limit}
     return Call("GET", f"/batches/{batch_id}/results", parse, params=params)
 
 
@@ -279,11 +279,12 @@ def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> Ge
     return GenerateRequest.model_validate({**request.model_dump(exclude_unset=True), **fields}) if fields else request
 
 
-def results_of(batch_id: str, first_line: int) -> Flow[list[BatchResult]]:
-    """The lines of a batch from `first_line` on, page by page."""
+def results_of(batch_id: str, first_line: int, limit: int) -> Flow[list[BatchResult]]:
+    """The lines of a batch from `first_line` on, at most `limit` of them, page by page."""
     found: list[BatchResult] = []
-    while True:
-        page = yield batch_results(batch_id, first_line + len(found))
+    while (wanted := min(RESULTS_PAGE, limit - len(found))) > 0:
+        page = yield batch_results(batch_id, first_line + len(found), wanted)
         found += page
-        if len(page) < RESULTS_PAGE:
-            return found
+        if len(page) < wanted:
+            break
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,10 @@ _ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 def batch(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON: a request of POST /generate a line")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="a request of POST /generate a line (NDJSON), or a JSON array of them"
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures and results.ndjson")] = Path("out"),
     url: Url = DEFAULT_URL,
@@ -40,15 +42,15 @@ def batch(
         found = client.submit_batch(content, idempotency_key=key)
         try:
             with _bar() as progress:
-                bar = progress.add_task("pictures", total=_pictures(content), rate=0.0)
+                bar = progress.add_task("lines", total=found.counts.total, rate=0.0)
                 began = time.monotonic()
                 fetched = 0
 
-                def show(count: int) -> None:
+                def show(pictures: int) -> None:
                     nonlocal fetched
-                    fetched += count
+                    fetched += pictures
                     rate = fetched / max(0.001, time.monotonic() - began)
-                    progress.update(bar, advance=count, rate=rate)
+                    progress.update(bar, advance=1, rate=rate)
 
                 results = _fetch(client, found.id, out, show)
         except KeyboardInterrupt:
@@ -71,18 +73,19 @@ def batch(
 def _fetch(client: Client, batch_id: str, out: Path, show: Callable[[int], None]) -> list[BatchResult]:
     """Save pictures as they are made, until all lines have ended; those that are there already are not fetched."""
     ended: dict[int, BatchResult] = {}
-    total = client.batch_status(batch_id).counts.total
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         first = 1
         while True:
-            page = client.batch_results(batch_id, first_line=first)
+            counts = client.batch_status(batch_id).counts
+            posted = counts.total - counts.waiting  # the lines behind them can't have ended
+            page = client.batch_results(batch_id, first_line=first, limit=posted + 1 - first)
             new = [one for one in page if one.status in _ENDED and one.line not in ended]
             for one in pool.map(lambda result: _saved(client, result, out), new):
                 ended[one.line] = one
                 show(len(one.images))
             while first in ended:
                 first += 1
-            if len(ended) == total:
+            if len(ended) == counts.total:
                 return [ended[line] for line in sorted(ended)]
             if not new:
                 time.sleep(LOOK_S)
@@ -97,17 +100,13 @@ def _saved(client: Client, result: BatchResult, out: Path) -> BatchResult:
     return result
 
 
-def _pictures(content: bytes) -> int:
-    return sum(int(json.loads(line).get("num_images", 1)) for line in content.splitlines() if line.strip())
-
-
 def _bar() -> Bar:
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]:.1f}/s"),
+        TextColumn("{task.fields[rate]:.1f} pictures/s"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )

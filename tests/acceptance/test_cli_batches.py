@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cynosure import Client
+from cynosure.batches import Batch, BatchCounts, BatchLinks, BatchResult, BatchStatus
+from cynosure.cli.batch import _fetch
 from tests.acceptance.test_cli import cynosure
 
 
@@ -27,6 +30,37 @@ def test_batch_fetches_every_picture_and_started_again_fetches_none_twice(server
     assert json.loads(again.stdout)["failed"] == 0
     assert pictures[0].exists()
     assert {path: path.stat().st_mtime_ns for path in pictures[1:]} == times
+
+
+def test_batch_takes_a_json_array(server_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "many.json"
+    file.write_text(json.dumps([{"class_label": n, "steps": 4, "seed": n} for n in range(2)], indent=2))
+    answer = cynosure("batch", str(file), "-o", str(tmp_path / "out"), url=server_url)
+    assert answer.returncode == 0, answer.stderr
+    assert "2 pictures" in answer.stdout
+
+
+def test_batch_asks_for_no_line_that_waits(tmp_path: Path) -> None:
+    """Thousands may wait, and it looks twice a second."""
+    asked: list[range] = []
+
+    class Server(Client):
+        waiting = iter([600, 597, 0])
+
+        def batch_status(self, batch_id: str) -> Batch:
+            counts = BatchCounts(total=600, waiting=next(self.waiting))
+            links = BatchLinks(self="", results="", images="")
+            return Batch(id="b", status=BatchStatus.RUNNING, created_at=datetime.now(UTC), counts=counts, links=links)
+
+        def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = 600) -> list[BatchResult]:
+            asked.append(range(first_line, first_line + limit))
+            return [
+                BatchResult(line=line, status="running" if line == 2 < limit < 9 else "failed") for line in asked[-1]
+            ]
+
+    results = _fetch(Server(), "b", tmp_path, lambda pictures: None)
+    assert asked == [range(1, 1), range(1, 4), range(2, 601)]
+    assert [one.line for one in results] == list(range(1, 601))
 
 
 def test_batch_says_which_line_is_wrong(server_url: str, tmp_path: Path) -> None:
