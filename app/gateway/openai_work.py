@@ -41,7 +41,7 @@ class Drawing:
         return await in_format(png, self.request.output_format, self.asked.output_compression)
 
     async def cancel(self) -> None:
-        """The client has gone: the job's rows are better used by others. Where it is the gateway that goes, it stays."""
+        """The client has gone: the job's rows are better used by others. Where the gateway goes, the job stays."""
         if self.state["news"].is_closing:
             return
         await self.state["store"].cancel(self.job_id, self.caller.sees)

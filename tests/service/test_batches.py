@@ -19,7 +19,7 @@ from app.gateway.batch_upload import receive
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.jobs.api_keys import NOBODY
-from app.jobs.batches import BatchRecord, Batches, Line
+from app.jobs.batches import Batches, BatchRecord, Line
 from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
@@ -165,9 +165,7 @@ def test_a_cancelled_batch_leaves_nothing_waiting(open_gateway: Open, monkeypatc
     assert gateway.delete(path).json() == cancelled
 
 
-def test_a_cancellation_that_broke_off_can_be_sent_again(
-    open_gateway: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancellation_that_broke_off_can_be_sent_again(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeder, "WINDOW", 3)
     gateway = open_gateway()
     path = f"/batches/{post(gateway, lines(*simple(8))).json()['id']}"
