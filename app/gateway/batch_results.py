@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from stat import S_IFREG
 from typing import Any
 
-from stream_zip import NO_COMPRESSION_32, Method
+from stream_zip import NO_COMPRESSION_64, Method
 
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
@@ -82,12 +82,11 @@ async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]
         if job is None or job_id is None:
             continue
         made = datetime.fromtimestamp((job.finished_ms or job.created_ms) / 1000, UTC)
-        for index in range(len(job.image_hashes)):
-            png = await state["store"].image(job_id, index, EVERYONE)
+        for index, png in enumerate(await state["store"].images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
             name = f"{number:05d}-{index:02d}.{line.request.output_format}"
-            # Pictures are compressed already: they go in as they are.
-            yield name, made, _MODE, NO_COMPRESSION_32(len(content), zlib.crc32(content)), _once(content)
+            # Pictures are compressed already: they go in as they are. All together they may be more than 4 GiB.
+            yield name, made, _MODE, NO_COMPRESSION_64(len(content), zlib.crc32(content)), _once(content)
 
 
 async def _once(content: bytes) -> AsyncIterator[Any]:

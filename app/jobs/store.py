@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -212,6 +212,12 @@ class JobStore:
             )
         return png
 
+    async def images(self, job_id: str, viewer: str) -> list[bytes]:
+        """PNG bytes of all of the job's pictures, in order; none where it has none, or is not kept, or is another's."""
+        found = await self._of_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
+        by_index = {int(name): png for name, png in (found or {}).items() if name.isdigit()}  # beside them the sheet
+        return [by_index[index] for index in sorted(by_index)]
+
     async def sheet(self, job_id: str, viewer: str) -> bytes:
         """PNG bytes of a sweep's contact sheet.
 
@@ -247,12 +253,19 @@ class JobStore:
         return await self.get(job_id, viewer)
 
     async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
-        """The picture, or `None` where there is none for `viewer`. Both are read in one round trip."""
+        """The picture, or `None` where there is none for `viewer`."""
+        png: bytes | None = await self._of_pictures(
+            job_id, viewer, lambda pipe: pipe.hget(self._keys.images(job_id), name)
+        )
+        return png
+
+    async def _of_pictures(self, job_id: str, viewer: str, ask: Callable[[Any], object]) -> Any:
+        """What `ask` asks of the job's pictures, or `None` for a stranger. Owner and answer take one round trip."""
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.hget(self._keys.job(job_id), "owner")
-            pipe.hget(self._keys.images(job_id), name)
-            owner, png = await pipe.execute()
-        return png if viewer in (EVERYONE, (owner or ANONYMOUS.encode()).decode()) else None
+            ask(pipe)
+            owner, answer = await pipe.execute()
+        return answer if viewer in (EVERYONE, (owner or ANONYMOUS.encode()).decode()) else None
 
 
 async def _on_disk(connection: redis.asyncio.Redis) -> None:

@@ -254,5 +254,6 @@ def test_a_batch_is_drawn_and_comes_back_as_lines_and_as_a_zip(server_url: str) 
         with zipfile.ZipFile(io.BytesIO(httpx.get(f"{server_url}/batches/{batch.id}/images.zip").content)) as files:
             assert files.testzip() is None
             assert len(files.namelist()) == 9
+            assert {one.extract_version for one in files.infolist()} == {zipfile.ZIP64_VERSION}, "or it ends at 4 GiB"
             assert files.read("00004-01.png") == client.image(results[3].job_id or "", 1)
             assert Image.open(io.BytesIO(files.read("00006-00.webp"))).format == "WEBP"
