@@ -73,6 +73,7 @@ def _bombs() -> list[str]:
         png(28, 28, (b"zTXt", text_bomb)),
         png(28, 28, (b"iTXt", b"cynosure\0\1\0\0\0" + zlib.compress(b"{" * 50_000_000))),
         png(28, 28, (b"tEXt", b"cynosure\0" + b"[" * MANY)),
+        png(28, 28, (b"eXIf", b"II*\0\x08")),  # its header ends within
         png(28, 28, *((b"tEXt", b"k%d\0v" % n) for n in range(5000))),
         _drawn("PNG", 8000, 8000),  # 192 MB of pixels in 200 kB
         _drawn("JPEG", 8000, 8000, quality=1),

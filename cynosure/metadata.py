@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cynosure import __version__
 from cynosure.contract import DELIVERY_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest
-from cynosure.pictures import opened
+from cynosure.pictures import DAMAGE, opened
 
 PICTURES = ("init_image", "mask_image")
 """Too large for a text chunk: their digests stand for them."""
@@ -122,7 +122,7 @@ def read(encoded: str, field: str = "from_image") -> MadeFrom:
     try:
         text = picture.info.get("cynosure") or picture.getexif().get(_IMAGE_DESCRIPTION)
         return MadeFrom.model_validate_json(text or "")
-    except (ValidationError, OSError, ValueError, SyntaxError) as error:
+    except DAMAGE as error:  # a ValidationError is a ValueError
         raise InvalidRequest(
             f"{field} holds no request: it was not made here, or a program that saved it again dropped its texts.",
             field=field,

@@ -13,8 +13,8 @@ from cynosure.contract import MAX_PIXELS
 from cynosure.errors import InvalidRequest
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# What Pillow raises at bytes that lie: ValueError (and binascii.Error) where compressed text is a bomb too.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises at bytes that lie: ValueError (and binascii.Error) where compressed text is a bomb too."""
 
 
 def check_picture(encoded: str, field: str) -> None:
@@ -35,7 +35,7 @@ def opened(encoded: str, field: str) -> Image.Image:
     _, _, data = encoded.rpartition("base64,")
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InvalidRequest(f"{field} is no base64 {', '.join(FORMATS)} picture.", field=field) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise InvalidRequest(
@@ -52,5 +52,5 @@ def decoded(picture: Image.Image, mode: str, field: str) -> Image.Image:
     """
     try:
         return picture.convert(mode)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InvalidRequest(f"{field} can't be decoded: it is cut short or damaged.", field=field) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import ijson
 
+from app.gateway.complexity import parts_of, too_many_parts
 from cynosure.contract import MAX_BATCH_LINES
 from cynosure.errors import BodyTooLarge, CynosureError, MalformedBody
 
@@ -16,21 +17,24 @@ MAX_NESTING = 32  # a request has five levels at most
 
 
 class Nesting:
-    """Counts how deep a JSON text is nested, while it arrives.
+    """Counts how deep a JSON array is nested and how many parts each of its elements has, while it arrives.
 
     ijson's parser in C has no limit of its own: 200,000 brackets end the process by a full stack.
     """
 
-    _MARKS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+    _MARKS = re.compile(rb'\\.|[",\[\]{}]', re.DOTALL)
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
+        self._max_parts = max_parts
         self._depth, self._in_text, self._is_escaped = 0, False, False
+        self._element, self._parts = 1, 0
 
     def feed(self, chunk: bytes) -> None:
         """Look at the next piece.
 
         Raises:
             MalformedBody: it goes too deep.
+            BodyTooLarge: an element has too many parts.
         """
         if self._is_escaped and chunk:
             chunk, self._is_escaped = chunk[1:], False
@@ -40,10 +44,20 @@ class Nesting:
             if mark == b'"':
                 self._in_text = not self._in_text
             elif not self._in_text and len(mark) == 1:
-                self._depth += 1 if mark in b"[{" else -1
-                if self._depth > MAX_NESTING:
-                    raise MalformedBody(f"The body is nested over {MAX_NESTING} levels deep.")
+                self._count(mark)
         self._is_escaped = chunk.endswith(b"\\") and end < len(chunk)
+
+    def _count(self, mark: bytes) -> None:
+        if mark == b"," and self._depth == 1:
+            self._element, self._parts = self._element + 1, 0
+            return
+        if mark != b",":
+            self._depth += 1 if mark in b"[{" else -1
+        if self._depth > MAX_NESTING:
+            raise MalformedBody(f"The body is nested over {MAX_NESTING} levels deep.")
+        self._parts += mark in b",[{"
+        if self._parts > self._max_parts:
+            raise at_line(too_many_parts("this", self._max_parts), self._element)
 
 
 def at_line(error: CynosureError, line: int) -> CynosureError:
@@ -53,15 +67,18 @@ def at_line(error: CynosureError, line: int) -> CynosureError:
     return error
 
 
-async def objects_of(chunks: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[dict[str, Any]]:
-    """Every object of the body.
+async def objects_of(
+    chunks: AsyncIterator[bytes], *, max_line_bytes: int, max_parts: int
+) -> AsyncIterator[dict[str, Any]]:
+    """Every object of the body; none has more than `max_parts` commas, braces and brackets.
 
     Raises:
         MalformedBody: it is neither; names the line, which is the element's number in an array.
-        BodyTooLarge: a line, or the number of lines, is over the limit.
+        BodyTooLarge: a line, its parts, or the number of lines, is over the limit.
     """
     head, rest = await _first_of(chunks)
-    found = _array(head, rest) if head.lstrip()[:1] == b"[" else _lines(head, rest, max_line_bytes)
+    is_array = head.lstrip()[:1] == b"["
+    found = _array(head, rest, max_parts) if is_array else _lines(head, rest, max_line_bytes, max_parts)
     count = 0
     async for value in found:
         count += 1
@@ -82,10 +99,10 @@ async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[
     return head, chunks
 
 
-async def _array(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _array(head: bytes, rest: AsyncIterator[bytes], max_parts: int) -> AsyncIterator[Any]:
     found: Any = ijson.sendable_list()
     parser = ijson.items_coro(found, "item", use_float=True)
-    count, nesting = 0, Nesting()
+    count, nesting = 0, Nesting(max_parts)
     try:
         nesting.feed(head)
         parser.send(head)
@@ -110,7 +127,7 @@ async def _with_last(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[Any]:
+async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int, max_parts: int) -> AsyncIterator[Any]:
     buffer, number = bytearray(head), 0
     more = True
     while more:
@@ -128,6 +145,8 @@ async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int) -
         more = more or bool(buffer)
         if line.strip():
             number += 1
+            if parts_of(line) > max_parts:
+                raise at_line(too_many_parts("this", max_parts), number)
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:

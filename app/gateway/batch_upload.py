@@ -40,7 +40,8 @@ async def receive(state: State, caller: Caller, chunks: AsyncIterator[bytes], id
     batches, upload = state["batches"], secrets.token_urlsafe(8)
     batch_id = await batches.open(new_job_id(), caller.owner, upload, idempotency_key)
     record = await batches.look(batch_id, caller.owner)
-    found = objects_of(chunks, state["settings"].max_body_bytes)
+    settings = state["settings"]
+    found = objects_of(chunks, max_line_bytes=settings.max_body_bytes, max_parts=settings.max_json_parts)
     if record.status is not BatchStatus.RECEIVING:
         await _compare(batches, batch_id, record.total, found)
         return batch_id

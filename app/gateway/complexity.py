@@ -10,6 +10,16 @@ from cynosure.errors import BodyTooLarge
 _SEPARATORS = (b",", b"{", b"[")
 
 
+def parts_of(text: bytes) -> int:
+    """Commas, braces and brackets in a JSON text, those within strings too: at least as many as it has values."""
+    return sum(text.count(separator) for separator in _SEPARATORS)
+
+
+def too_many_parts(what: str, most: int) -> BodyTooLarge:
+    """The refusal of `what` has over `most` of them."""
+    return BodyTooLarge(f"{what} has over {most} commas, braces and brackets.")
+
+
 class PartLimit:
     """Refuses a JSON body of more than `max_parts` commas, braces and brackets, as it arrives.
 
@@ -38,10 +48,9 @@ class PartLimit:
         async def counted() -> Message:
             nonlocal parts
             message = await receive()
-            body = message.get("body", b"")
-            parts += sum(body.count(separator) for separator in _SEPARATORS)
+            parts += parts_of(message.get("body", b""))
             if parts > self.max_parts:
-                raise BodyTooLarge(f"The body has over {self.max_parts} commas, braces and brackets.")
+                raise too_many_parts("The body", self.max_parts)
             return message
 
         await self.app(scope, counted, send)

@@ -6,15 +6,17 @@ import io
 import json
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from app.gateway.complexity import parts_of, too_many_parts
 from app.gateway.openai_shapes import ImageParams
 from app.gateway.refusals import refusal_of
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
-from cynosure.pictures import opened
+from cynosure.pictures import decoded, opened
 
 MAX_PARTS = 64
 EDIT_FORM: dict[str, Any] = {
@@ -45,12 +47,14 @@ EDIT_FORM: dict[str, Any] = {
 }
 
 
-async def edit_of(form: FormData) -> ImageParams:
+async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
     """The form's fields, its picture and its mask, as one request.
 
     Raises:
-        InvalidRequest: naming the field.
+        InvalidRequest, MalformedBody: naming the field.
+        BodyTooLarge: the fields have more than `max_json_parts` parts, all together.
     """
+    left = max_json_parts
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {"image": [], "mask": []}
     for name, value in form.multi_items():
@@ -62,11 +66,14 @@ async def edit_of(form: FormData) -> ImageParams:
         elif field in files:
             raise InvalidRequest(f"{field} must be a file.", field=field)
         else:
+            left -= parts_of(value.encode())
+            if left < 0:
+                raise too_many_parts("The form", max_json_parts)
             fields[field] = _value_of(field, value)
     if len(files["image"]) != 1 or len(files["mask"]) > 1:
         raise InvalidRequest("Send one file as image, and at most one as mask.", field="image")
     fields["init_image"] = encoded_picture(files["image"][0])
-    mask = _mask_of(files["image"][0], files["mask"][0] if files["mask"] else None)
+    mask = await run_in_threadpool(_mask_of, files["image"][0], files["mask"][0] if files["mask"] else None)
     if mask is not None:
         fields["mask_image"] = encoded_picture(mask)
     return params_of(fields)
@@ -86,27 +93,23 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
 
 def _value_of(field: str, text: str) -> Any:
     """A form's text as the value that JSON would have: labels by index, lists and objects."""
-    if field == "class_label" and text.isdecimal():
-        return int(text)
-    if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise MalformedBody(f"{field} is not JSON: {error}.") from error
-    return text
+    try:
+        if field == "class_label" and text.isdecimal():
+            return int(text)
+        return json.loads(text) if text[:1] in ("[", "{") else text
+    except (ValueError, RecursionError) as error:  # an int of thousands of digits is a ValueError too
+        raise MalformedBody(f"{field} is not JSON: {error}.", field=field) from error
 
 
 def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:
     """Our mask (white where it is redrawn) of theirs (transparent there), or of the picture's own transparency."""
-    source = opened(encoded_picture(image if mask is None else mask), "image" if mask is None else "mask")
+    field = "image" if mask is None else "mask"
+    source = opened(encoded_picture(image if mask is None else mask), field)
     if "A" not in source.getbands() and "transparency" not in source.info:
         if mask is None:
             return None
         raise InvalidRequest("A mask is transparent where the picture is redrawn; this one is nowhere.", field="mask")
-    try:
-        alpha = source.convert("RGBA").getchannel("A")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidRequest(f"The picture can't be decoded: {error}.", field="image") from error
+    alpha = decoded(source, "RGBA", field).getchannel("A")
     if mask is None and alpha.getextrema() == (255, 255):
         return None
     buffer = io.BytesIO()

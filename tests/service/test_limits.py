@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from app.gateway.batch_body import MAX_NESTING, Nesting
 from cynosure.errors import MalformedBody
 
 Open = Callable[..., TestClient]
 JSON = {"Content-Type": "application/json"}
+
+
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((28, 28), 50).convert("RGBA").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = _picture()
 
 
 def in_pieces(body: bytes) -> Iterator[bytes]:
@@ -40,6 +52,43 @@ def test_a_body_of_too_many_bytes_or_parts_is_refused_as_it_arrives(open_gateway
         answer = gateway.post(path, content=in_pieces(body), headers=JSON)
         assert answer.status_code == 413
         assert "body_too_large" in answer.text
+
+
+@pytest.mark.parametrize("is_array", [False, True], ids=["lines", "array"])
+def test_a_line_of_a_batch_has_so_many_parts_and_no_more(open_gateway: Open, is_array: bool) -> None:
+    gateway = open_gateway(auth="off", max_json_parts=100)
+    small = {"class_label": 1, "guidance_interval": [0.2, 1]}
+
+    def post(*values: object) -> httpx.Response:
+        texts = [json.dumps(value).encode() for value in values]
+        body = b"[" + b",".join(texts) + b"]" if is_array else b"\n".join(texts)
+        return gateway.post("/batches", content=in_pieces(body), headers=JSON)
+
+    assert post(*[small] * 100).status_code == 202, "together they may have more"
+    answer = post(small, {f"k{number}": number for number in range(101)}, small)
+    assert (answer.status_code, answer.json()["line"]) == (413, 2)
+    assert post(small, {"class_label": [[0, 1] * 99]}).json()["line"] == 2
+
+
+def test_json_in_a_form_has_so_many_parts_and_no_more_and_may_not_end_its_parser(open_gateway: Open) -> None:
+    gateway = open_gateway(auth="off", max_json_parts=50_000)
+
+    def code(**fields: str) -> tuple[int, str]:
+        files = {"image": ("image.png", PICTURE)}
+        answer = gateway.post("/v1/images/edits", data={"prompt": "sneaker", **fields}, files=files)
+        return answer.status_code, answer.json()["error"]["code"]
+
+    half = "[0" + ",0" * 30_000 + "]"
+    assert code(classifier_condition="[" * 49_000) == (400, "malformed_body")
+    assert code(classifier_condition="[" * 50_001) == (413, "body_too_large")
+    assert code(classifier_condition=half, guidance_interval=half) == (413, "body_too_large")
+    assert code(class_label="9" * 5000) == (400, "malformed_body")
+
+
+def test_a_mask_that_is_cut_short_is_the_mask_at_fault(open_gateway: Open) -> None:
+    files = {"image": ("image.png", PICTURE), "mask": ("mask.png", PICTURE[:-200])}
+    answer = open_gateway(auth="off").post("/v1/images/edits", data={"prompt": "sneaker"}, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "mask"), answer.text
 
 
 def test_what_a_client_sent_is_repeated_in_part_alone(open_gateway: Open) -> None:
@@ -94,7 +143,7 @@ def test_nesting_is_counted_over_any_pieces(value: object, sizes: list[int]) -> 
     def counted(extra: int) -> None:
         text = json.dumps([value]).encode()
         text = b"[" * extra + text + b"]" * extra
-        nesting, start = Nesting(), 0
+        nesting, start = Nesting(max_parts=len(text)), 0
         for size in itertools.cycle(sizes):
             nesting.feed(text[start : start + size])
             start += size

@@ -61,7 +61,7 @@ async def edits(
     Without a mask the picture is redrawn by `strength`; with one, where the mask is transparent.
     """
     async with request.form(max_files=3, max_fields=MAX_PARTS, max_part_size=MAX_BASE64_IMAGE_LENGTH) as form:
-        asked = await edit_of(form)
+        asked = await edit_of(form, state["settings"].max_json_parts)
     return await _draw(asked, request, state, caller, idempotency_key, kind="image_edit")
 
 
