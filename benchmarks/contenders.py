@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,14 +16,9 @@ import httpx
 import psutil
 
 from benchmarks.stream import Asked
+from chaos.processes import free_port, is_ready, wait_until
 
 START_TIMEOUT_S = 900.0  # compiled kernels take a while
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Contender:
@@ -48,14 +41,7 @@ class Contender:
         ]
 
     def wait_ready(self) -> None:
-        until = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < until:
-            try:
-                if httpx.get(self.url + self.health, timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.3)
-        raise TimeoutError(f"{self.name} was not ready after {START_TIMEOUT_S:.0f} s")
+        wait_until(lambda: is_ready(self.url, self.health), seconds=START_TIMEOUT_S, what=f"{self.name} is ready")
 
     def members(self) -> list[psutil.Process]:
         """All processes, children included."""

@@ -19,7 +19,8 @@ from app.jobs.fleet import FleetRegistry
 from app.jobs.record import ANONYMOUS, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
-from benchmarks.contenders import Contender, free_port
+from benchmarks.contenders import Contender
+from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
 from models.engine import Engine

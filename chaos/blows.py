@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any
 
-from chaos.house import LEASE_S, PREFIX, START_S, House, Process, wait_until
+from chaos.house import LEASE_S, RECOVERY_S, House
+from chaos.processes import Process, wait_until
 from chaos.traffic import Traffic
-
-RECOVERY_S = 120.0
 
 
 def _has_moved_on(house: House, hit: dict[str, int]) -> bool:
@@ -33,16 +31,8 @@ def kill_store(house: House, *, down_s: float = 1.0) -> float:
     started = time.monotonic()
     house.store.kill()
     time.sleep(down_s)
-    house.store.start()
-    wait_until(house.store_answers, seconds=START_S, what="the store answers again")
-    finished: Any = house.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-    finished.subscribe(f"{PREFIX}:finished")
-    wait_until(
-        lambda: finished.get_message(timeout=0.2) is not None or not house.client.zcard(f"{PREFIX}:leases"),
-        seconds=RECOVERY_S,
-        what="a job finishes after the store's restart",
-    )
-    finished.close()
+    house.start_store()
+    house.wait_for_finish()
     return time.monotonic() - started
 
 

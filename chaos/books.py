@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,7 @@ class Result:
         endless: keys without an expiry.
         rows: samples left in the engines.
         faults: answers that were neither success nor honest refusal.
+        answers: how often each status was answered, where that is counted.
         recovery_s: the longest time from a blow until all that it hit went on.
         note: what else is worth saying.
     """
@@ -37,6 +40,7 @@ class Result:
     endless: int = 0
     rows: int = 0
     faults: list[str] = field(default_factory=list)
+    answers: Counter[int] = field(default_factory=Counter)
     recovery_s: float = math.nan
     note: str = ""
     skipped: str = ""
@@ -48,9 +52,9 @@ class Result:
         return bool(self.skipped) or (self.accepted == self.finished_once > 0 and not any(broken))
 
 
-def close_books(name: str, house: House, traffic: Traffic, *, expected_to_fail: frozenset[str] = frozenset()) -> Result:
+def close_books(result: Result, house: House, traffic: Traffic, *, expected_to_fail: Set[str] = frozenset()) -> None:
     """Compare what was accepted with what there is; stops the house's workers."""
-    result = Result(name=name, accepted=len(traffic.accepted), faults=traffic.faults)
+    result.accepted, result.faults = len(traffic.accepted), traffic.faults
     for job_id in traffic.accepted:
         first, now = traffic.finished.get(job_id), traffic.look(job_id)
         if now is None:
@@ -63,11 +67,11 @@ def close_books(name: str, house: House, traffic: Traffic, *, expected_to_fail: 
             result.lost += 1
         else:
             result.finished_once += 1
-    records = sum(1 for _ in house.client.scan_iter(f"{PREFIX}:job:*", count=1000, _type="HASH") if b":images" not in _)
+    hashes = house.client.scan_iter(f"{PREFIX}:job:*", count=1000, _type="HASH")
+    records = sum(b":images" not in key for key in hashes)
     result.duplicated += max(0, records - len(traffic.accepted))
     result.endless = len(house.endless_keys())
     result.rows = house.rows_left()
-    return result
 
 
 def _successes(job: dict[str, object]) -> int:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import socket
-import struct
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +15,8 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
-from PIL import Image
+
+from chaos.bombs import BOMBS, bomb
 
 POSTS = ("/generate", "/sweeps", "/plan", "/batches", "/v1/images/generations")
 MANY = 200_000
@@ -45,57 +42,13 @@ class Attack:
     may_pass: bool = True
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says it is so large, with a few bytes of pixels; base64."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-
-
-def _drawn(format: str, width: int, height: int, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, format, **options)
-    return base64.b64encode(buffer.getvalue())
-
-
-def _bombs() -> list[str]:
-    text_bomb = b"parameters\0\0" + zlib.compress(b"A" * 50_000_000)
-    frames = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(50)]
-    bombs = [
-        png(60_000, 60_000),
-        png(2**31 - 1, 2**31 - 1),
-        png(0, 0),
-        png(64, 64),  # cut short
-        png(28, 28, (b"zTXt", text_bomb)),
-        png(28, 28, (b"iTXt", b"cynosure\0\1\0\0\0" + zlib.compress(b"{" * 50_000_000))),
-        png(28, 28, (b"tEXt", b"cynosure\0" + b"[" * MANY)),
-        png(28, 28, (b"eXIf", b"II*\0\x08")),  # its header ends within
-        png(28, 28, *((b"tEXt", b"k%d\0v" % n) for n in range(5000))),
-        _drawn("PNG", 8000, 8000),  # 192 MB of pixels in 200 kB
-        _drawn("JPEG", 8000, 8000, quality=1),
-        _drawn("GIF", 16, 16),
-        _drawn("TIFF", 16, 16),
-        _drawn("BMP", 16, 16),
-        _drawn("PNG", 8, 8, save_all=True, append_images=frames),
-        base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"),
-        base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run"),
-        b"not base64 \xf0\x9f\x92\xa3",
-        b"",
-    ]
-    return [bomb.decode() for bomb in bombs]
-
-
-BOMBS = _bombs()
+bombs = st.sampled_from(BOMBS).map(bomb)
 texts = st.one_of(
     st.text(st.characters(codec=None), max_size=60),  # lone surrogates too
     st.sampled_from(
         ["\0", "\ud800", "\u202e\u0000", "𝕏" * 300, "a" * 100_000, "../../etc/passwd", "{{7*7}}", "' OR 1=1--"]
     ),
-    st.sampled_from(BOMBS),
+    bombs,
 )
 numbers = st.one_of(
     st.integers(), st.floats(), st.sampled_from([2**63, -(2**63) - 1, 10**400, 1e308, 5e-324, float("nan"), -0.0])
@@ -120,7 +73,7 @@ FIELDS = (
 few_fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), min_size=1, max_size=4).map(
     lambda odd: {"class_label": 1, "steps": 2, **dict(odd)}
 )
-pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image")), st.sampled_from(BOMBS)).map(
+pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image")), bombs).map(
     lambda odd: {"class_label": 1, "steps": 2, "strength": 0.5, odd[0]: odd[1]}
 )
 raw = st.one_of(

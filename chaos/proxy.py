@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 import threading
 from dataclasses import dataclass
 
@@ -29,32 +30,54 @@ class Weather:
 
 
 class Proxy:
-    """Between `port` here and the store; change its `weather` at any time. Runs on a thread of its own."""
+    """Between `port` here and the store; change its `weather` at any time. Runs on a thread of its own.
 
-    def __init__(self, target_port: int, *, seed: int) -> None:
+    Args:
+        target_port: of the store.
+        seed: of where connections are cut.
+        tls: with a certificate, TLS ends here: the store behind has none.
+
+    Attributes:
+        connections: how many were taken.
+        resets: how many were reset.
+    """
+
+    def __init__(self, target_port: int, *, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.weather = Weather()
+        self.connections = 0
         self.resets = 0
         self._target_port = target_port
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls), self._loop
         ).result()
         self.port: int = self._server.sockets[0].getsockname()[1]
 
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def reset_all(self) -> None:
         """Reset every connection there is."""
-        self._loop.call_soon_threadsafe(self._reset, set(self._writers))
+        self._loop.call_soon_threadsafe(lambda: self._reset(set(self._writers)))
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
-        self.reset_all()
+        """End all connections and the thread."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        self._reset(set(self._writers))
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     def _reset(self, writers: set[asyncio.StreamWriter]) -> None:
         for writer in writers:
@@ -65,6 +88,7 @@ class Proxy:
         if self.weather.closed:
             writer.transport.abort()
             return
+        self.connections += 1
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             pair = {writer, far_writer}

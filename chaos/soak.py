@@ -6,9 +6,12 @@ import argparse
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from chaos.books import Result, table
 from chaos.house import House
@@ -21,6 +24,7 @@ POLL_S = 0.1
 STEPS = (4, 12)
 KEPT_S = 60  # results, so that the store reaches its steady state while one watches
 WARM_UP_S = 2.5 * KEPT_S
+PATIENCE_S = 2.0 * KEPT_S  # until a job is accepted, and from there until it ends: its record lasts no longer
 
 
 @dataclass
@@ -43,99 +47,114 @@ def capacity(traffic: Traffic, seconds: float) -> float:
 
     def client() -> None:
         while time.monotonic() < until:
-            job_id = traffic.post(mixed_job(traffic.random, steps=STEPS))
-            _wait_for(traffic, job_id)
+            _follow(traffic)
             done.append(time.monotonic())
 
     with ThreadPoolExecutor(24) as pool:
-        for _ in range(24):
-            pool.submit(client)
+        clients = [pool.submit(client) for _ in range(24)]
+    _note_errors(traffic, clients)
     settled = [moment for moment in done if until - seconds * 0.7 <= moment <= until]
     return len(settled) / (seconds * 0.7)
 
 
-def _wait_for(traffic: Traffic, job_id: str) -> float | None:
-    """Wait for its end; seconds that it took over those that it said at first, or `None` where it said none."""
+def _follow(traffic: Traffic) -> float | None:
+    """Post a job and wait for its end; one that doesn't end in time stays unfinished in `traffic`.
+
+    Returns:
+        Seconds that it took over those that it said at first; `None` where it said none, or did not end.
+
+    Raises:
+        TimeoutError: it was not accepted in time.
+    """
+    job_id = traffic.post(mixed_job(traffic.random, steps=STEPS), patience_s=PATIENCE_S)
     started, eta_s = time.monotonic(), None
-    while True:
+    until = started + PATIENCE_S
+    while time.monotonic() < until:
         job = traffic.look(job_id)
         if job is not None and job["status"] in FINAL:
-            traffic.finished[job_id] = job
+            traffic.finished[job_id] = {"status": job["status"]}  # no more of it: there are tens of thousands
             return (time.monotonic() - started) / eta_s if eta_s else None
         if job is not None and eta_s is None:
             started, eta_s = time.monotonic(), job["eta_seconds"]
         time.sleep(POLL_S)
+    return None
 
 
-def load(house: House, traffic: Traffic, rate: float, seconds: float) -> tuple[dict[str, Memory], list[float]]:
-    """Post at `rate` a second, whatever comes back, and watch memory; the warm-up is not watched.
+def _note_errors(traffic: Traffic, futures: Iterable[Future[Any]]) -> None:
+    traffic.faults += [repr(error) for future in futures if (error := future.exception())]
+
+
+def load(traffic: Traffic, rate: float, seconds: float) -> list[float]:
+    """Post at `rate` a second, whatever comes back.
 
     Returns:
-        Memory by process, and for each job the time that it took over the `eta_seconds` that it said at first.
+        For each job that ended, the time that it took over the `eta_seconds` that it said at first.
     """
-    ratios: list[float] = []
+    started = time.monotonic()
+    followed = []
+    with ThreadPoolExecutor(64) as pool:
+        for number in range(int(rate * seconds)):
+            time.sleep(max(0.0, started + number / rate - time.monotonic()))
+            followed.append(pool.submit(_follow, traffic))
+    _note_errors(traffic, followed)
+    return [ratio for one in followed if not one.exception() and (ratio := one.result())]
 
-    def follow() -> None:
-        if ratio := _wait_for(traffic, traffic.post(mixed_job(traffic.random, steps=STEPS))):
-            ratios.append(ratio)
 
+@contextmanager
+def watching(house: House, *, after_s: float) -> Iterator[dict[str, Memory]]:
+    """Memory by process, sampled while the body runs, from so long after its start."""
     watched = {"gateway": house.gateways[0], "worker": house.workers[0], "Redis": house.store}
     memory = {name: Memory() for name in watched}
     stop = threading.Event()
 
     def watch() -> None:
-        if stop.wait(min(WARM_UP_S, seconds / 4)):
+        if stop.wait(after_s):
             return
         while not stop.wait(SAMPLE_S):
             for name, process in watched.items():
                 memory[name].samples.append(process.resident_mb)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.monotonic()
-    with ThreadPoolExecutor(64) as pool:
-        for number in range(int(rate * seconds)):
-            time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            pool.submit(follow)
-            if number % 50 == 0:
-                _forget(traffic)
-        stop.set()
-    watcher.join()
-    return memory, ratios
+    with ThreadPoolExecutor(1) as pool:
+        watcher = pool.submit(watch)
+        try:
+            yield memory
+        finally:
+            stop.set()
+    watcher.result()
 
 
-def _forget(traffic: Traffic) -> None:
-    """Drop what has finished: its record expires long before the end."""
-    for job_id in list(traffic.finished):
-        if traffic.finished[job_id]["status"] != "succeeded":
-            traffic.faults.append(f"job {job_id} ended as {traffic.finished[job_id]['status']}")
-        traffic.accepted.pop(job_id, None)
-        del traffic.finished[job_id]
+def books_of(traffic: Traffic) -> Result:
+    """What was accepted against how it ended, as it was seen: records are long gone by the end."""
+    ends = [job["status"] for job in traffic.finished.values()]
+    return Result(
+        name="9 soak",
+        accepted=len(traffic.accepted),
+        finished_once=ends.count("succeeded"),
+        lost=len(ends) - ends.count("succeeded"),
+        stuck=len(traffic.accepted.keys() - traffic.finished.keys()),
+        faults=traffic.faults,
+    )
 
 
 def main() -> None:
     """Load a house to 80 % of what it can do, and say by how much its processes grow."""
     parser = argparse.ArgumentParser(prog="python -m chaos.soak", description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    minutes: float = parser.parse_args().minutes
+    seconds: float = 60 * parser.parse_args().minutes
     times = {
         "CYNOSURE_RESULT_TTL_S": str(KEPT_S),
         "CYNOSURE_UNFINISHED_TTL_S": str(2 * KEPT_S),
         "CYNOSURE_TOMBSTONE_TTL_S": str(KEPT_S),
     }
-    with House(workers=1, settings=times) as house:
-        traffic = Traffic(house.urls, seed=9)
+    with House(workers=1, settings=times) as house, Traffic(house.urls, seed=9) as traffic:
         rate = LOAD * capacity(traffic, 20.0)
-        print(f"{rate:.1f} jobs/s for {minutes:g} minutes", flush=True)
-        memory, ratios = load(house, traffic, rate, 60 * minutes)
-        _forget(traffic)
-        posted = int(rate * 60 * minutes)
-        result = Result(name="9 soak", accepted=posted, stuck=len(traffic.accepted), faults=traffic.faults)
-        result.finished_once = posted - result.stuck - result.lost
+        print(f"{rate:.1f} jobs/s for {seconds / 60:g} minutes", flush=True)
+        with watching(house, after_s=min(WARM_UP_S, seconds / 4)) as memory:
+            ratios = load(traffic, rate, seconds)
+        result = books_of(traffic)
         result.endless = len(house.endless_keys())
         result.rows = house.rows_left()
-        traffic.close()
-    for fault in traffic.faults[:20]:
+    for fault in result.faults[:20]:
         print(fault, file=sys.stderr)
     print(table([result]))
     print("\n| process | resident at first | at last | growth |\n|---|---|---|---|")

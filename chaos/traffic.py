@@ -8,8 +8,9 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ SAMPLERS = ("ddim", "dpmpp_2m", "euler")
 HONEST = {429, 503}
 FINAL = {"succeeded", "failed", "cancelled"}
 LONGEST_PAUSE_S = 2.0
+PATIENCE_S = 600.0
 
 
 def mixed_job(random_: random.Random, *, steps: tuple[int, int], images: int = 2) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def mixed_job(random_: random.Random, *, steps: tuple[int, int], images: int = 2
 
 
 class Traffic:
-    """Posts jobs and follows them.
+    """Posts jobs and follows them; use it as a context manager.
 
     Each job has an `Idempotency-Key` of its own and is posted until it is accepted. An answer that is neither
     success nor an honest refusal (429, 503 with Retry-After) is a fault.
@@ -58,8 +60,23 @@ class Traffic:
         self._url_lock = threading.Lock()
         self._http = httpx.Client(timeout=30)
 
-    def close(self) -> None:
+    def __enter__(self) -> Traffic:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._http.close()
+
+    def mixed(self, count: int, *, steps: tuple[int, int], images: int = 2) -> list[dict[str, Any]]:
+        """So many of `mixed_job`."""
+        return [mixed_job(self.random, steps=steps, images=images) for _ in range(count)]
+
+    @contextmanager
+    def posting(self, jobs: Sequence[dict[str, Any]]) -> Iterator[None]:
+        """Post them in the background, for as long as the body takes, and wait until the last is accepted."""
+        with ThreadPoolExecutor(1) as poster:
+            posted = poster.submit(self.post_all, jobs, threads=4, patience_s=PATIENCE_S)
+            yield
+        posted.result()
 
     def post_all(self, jobs: Sequence[dict[str, Any]], *, threads: int = 8, patience_s: float = 120) -> list[str]:
         """Post them side by side; ids in the order of `jobs`."""
@@ -84,7 +101,7 @@ class Traffic:
             time.sleep(min(LONGEST_PAUSE_S, pause))
         raise TimeoutError(f"not accepted within {patience_s:g} s")
 
-    def wait_all(self, *, patience_s: float) -> None:
+    def wait_all(self, *, patience_s: float = PATIENCE_S) -> None:
         """Look until all are final, or the time is up; a job that was seen final is not looked at again."""
         until = time.monotonic() + patience_s
         while (left := self.accepted.keys() - self.finished.keys()) and time.monotonic() < until:

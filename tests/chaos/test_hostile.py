@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from chaos.besieged import besieged
 
 COUNT = 300
@@ -13,5 +11,4 @@ def test_no_request_breaks_the_server_or_gets_in() -> None:
     result = besieged(COUNT, 1)
     assert result.faults == []
     assert result.holds, result
-    statuses = {int(status) for status in re.findall(r"(\d{3}): \d+", result.note)}
-    assert statuses >= {202, 400, 401, 404, 422}, "the attack has reached what it is for"
+    assert result.answers.keys() >= {202, 400, 401, 404, 422}, "the attack has reached what it is for"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chaos.books import table
-from chaos.scenarios import Scale, everything_at_once
+from chaos.scenarios import everything_at_once
+from chaos.trial import Scale
 
 
 def test_nothing_accepted_is_lost_or_done_twice() -> None:

@@ -18,8 +18,8 @@ from app.jobs.settings import StoreSettings
 from app.jobs.worker_store import WorkerStore
 from app.keys import URL_FILE
 from app.keys import main as keys
+from chaos.processes import wait_until
 from cynosure.errors import Unauthenticated
-from tests.conftest import wait_until
 
 Open = Callable[..., TestClient]
 ASKED = {"class_label": 1, "steps": 4, "seed": 1}

@@ -23,11 +23,11 @@ from app.jobs.batches import Batches, BatchRecord, Line
 from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
+from chaos.processes import wait_until
 from cynosure import Client
 from cynosure.batches import BatchStatus
 from cynosure.contract import ModelCard
 from cynosure.errors import BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
-from tests.conftest import wait_until
 from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
 
 Open = Callable[..., TestClient]

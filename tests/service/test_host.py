@@ -14,10 +14,10 @@ from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
+from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, JobStatus
 from cynosure.resolving import resolve
 from models.engine import Engine, EngineDied
-from tests.conftest import wait_until
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
 

@@ -19,8 +19,8 @@ from PIL import Image
 from starlette.types import Message
 
 from app.gateway.openai_work import Drawing, unless_gone
+from chaos.processes import wait_until
 from cynosure import Client, JobStatus
-from tests.conftest import wait_until
 
 SMALL = {"steps": 6, "seed": 3}
 

@@ -23,8 +23,8 @@ from app.jobs.api_keys import KeyRing, Scope
 from app.jobs.fleet import FleetRegistry
 from app.jobs.settings import StoreSettings
 from app.main import create_app
+from chaos.processes import free_port, is_ready, wait_until
 from cynosure.contract import ModelCard
-from tests.conftest import free_port, is_ready, wait_until
 
 SNAPSHOT = Path(__file__).resolve().parents[2] / "docs/openapi.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from datetime import UTC, datetime
 
+from chaos.processes import wait_until
 from cynosure import Client, JobStatus
-from tests.conftest import wait_until
 
 COUNT, SETTLED = 180, 30
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.gateway.signing import encoded_secret
-from tests.conftest import wait_until
+from chaos.processes import wait_until
 from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
 
 SECRET = encoded_secret(bytes(range(32)))

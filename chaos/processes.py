@@ -1,0 +1,95 @@
+"""Processes of their own: where they listen, what they see, and when they are ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+START_S = 120.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment without any of our own variables, so that a developer's settings change nothing."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_"))} | extra
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = START_S, what: str) -> float:
+    """Seconds until `condition` held.
+
+    Raises:
+        TimeoutError: it did not hold in time.
+    """
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def is_ready(url: str, path: str = "/readyz") -> bool:
+    """Whether a server says so; of a gateway, that it has its store and a worker."""
+    try:
+        return httpx.get(url + path, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Process:
+    """One process and its log; `start` it again at will."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.name = name
+        self.command = command
+        self.environment = environment
+        self.log = folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.is_alive:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    def stop(self, seconds: float = 40.0) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        self.signal(signal.SIGTERM)
+        return self.process.wait(seconds)
