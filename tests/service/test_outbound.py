@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.jobs.outbound import MAX_URL, ForbiddenDestination, Outbound, OutboundSettings, is_public
+from tests.conftest import certify
 
 pytestmark = pytest.mark.anyio
 
@@ -200,13 +200,10 @@ async def test_an_answer_that_drips_is_given_up() -> None:
 
 def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context with a certificate for `name`, and a client's that trusts it."""
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out cert.pem -subj /CN=test"
-    subprocess.run(
-        [*command.split(), "-addext", f"subjectAltName=DNS:{name}"], cwd=folder, check=True, capture_output=True
-    )
+    cert = certify(folder, name)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return server, ssl.create_default_context(cafile=folder / "cert.pem")
+    server.load_cert_chain(cert, folder / "key.pem")
+    return server, ssl.create_default_context(cafile=cert)
 
 
 async def test_the_certificate_must_be_the_names_though_the_connection_goes_to_an_address(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import ssl
 import subprocess
 import sys
-import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,65 +29,13 @@ from app.jobs.connections import connect, connect_async
 from app.jobs.doorbell import Doorbell
 from app.jobs.settings import StoreSettings
 from app.main import create_app
+from chaos.processes import clean_environment, free_port, is_ready, wait_until
+from chaos.proxy import Proxy
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
-from tests.conftest import clean_environment, free_port, is_ready, wait_until
+from tests.conftest import certify
 
 PASSWORD = "p@ss:w/rd%20&?#"  # every character that an address would misread
-LEAF = "subjectAltName=DNS:localhost,DNS:store.example"
-
-
-class TlsFront:
-    """TLS in front of a Valkey whose build has none: a pipe that ends TLS, and can be cut."""
-
-    def __init__(self, port: int, certificate: Path, key: Path) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        self._behind = port
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.port = free_port()
-        self.connections = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._context)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._behind)
-        self._writers |= {writer, inner_writer}
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            try:
-                while data := await source.read(65536):
-                    sink.write(data)
-                    await sink.drain()
-            except OSError:
-                pass
-            finally:
-                sink.close()
-
-        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
-        self._writers -= {writer, inner_writer}
-
-    def cut(self) -> None:
-        """Break every connection that is open now."""
-        self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self._writers)])
-
-    def close(self) -> None:
-        async def end() -> None:
-            self._server.close()
-            for writer in list(self._writers):
-                writer.transport.abort()
-            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
 
 
 def rung(deployments: Sequence[StoreSettings]) -> list[BaseException | None]:
@@ -98,30 +46,33 @@ def rung(deployments: Sequence[StoreSettings]) -> list[BaseException | None]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out cert.pem -subj /CN=store -addext"
-    subprocess.run([*command.split(), LEAF], cwd=folder, check=True, capture_output=True)
-    return folder / "cert.pem"
+    return certify(tmp_path_factory.mktemp("tls"), "localhost", "store.example")
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[TlsFront]:
+def front(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Proxy]:
+    """TLS in front of a Valkey with a password, whose build has no TLS."""
     server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("locked"), persist=False)
     server.start()
     with redis.Redis(port=server.port) as client:  # once it runs: the launcher's own look at it knows no password
         client.config_set("requirepass", PASSWORD)
-    opened = TlsFront(server.port, certificate, certificate.with_name("key.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, certificate.with_name("key.pem"))
     try:
-        yield opened
+        with Proxy(server.port, tls=tls) as opened:
+            yield opened
     finally:
-        opened.close()
         server.stop()
 
 
 @pytest.fixture
-def locked(front: TlsFront, certificate: Path) -> StoreSettings:
+def locked(front: Proxy, certificate: Path) -> StoreSettings:
+    """A deployment of its own, as `store_settings`."""
     return StoreSettings(
-        redis_url=f"rediss://localhost:{front.port}/0", redis_password=PASSWORD, redis_ca_file=certificate
+        redis_url=f"rediss://localhost:{front.port}/0",
+        redis_password=PASSWORD,
+        redis_ca_file=certificate,
+        key_prefix=f"test-{uuid.uuid4().hex[:8]}",
     )
 
 
@@ -146,7 +97,7 @@ def test_no_repr_text_or_error_holds_the_password(tmp_path: Path, caplog: pytest
 
 
 def test_the_store_is_reached_with_the_password_over_a_certificate_for_its_name_alone(
-    locked: StoreSettings, front: TlsFront, monkeypatch: pytest.MonkeyPatch
+    locked: StoreSettings, front: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.connections.RETRIES", 0)
 
@@ -186,7 +137,7 @@ async def _key(settings: StoreSettings) -> str:
 
 
 def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
-    locked: StoreSettings, front: TlsFront, certificate: Path, tmp_path: Path
+    locked: StoreSettings, front: Proxy, certificate: Path, tmp_path: Path
 ) -> None:
     """Gateway, worker, Celery and all, with a broken connection and refused requests in between."""
     (tmp_path / "password").write_text(PASSWORD)
@@ -195,6 +146,7 @@ def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
         REDIS_URL=locked.redis_url,
         REDIS_PASSWORD_FILE=str(tmp_path / "password"),
         REDIS_CA_FILE=str(certificate),
+        CYNOSURE_KEY_PREFIX=locked.key_prefix,
         CYNOSURE_GATEWAY_AUTH="required",
     )
     token = asyncio.run(_key(locked))
@@ -212,7 +164,7 @@ def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
                 assert token not in repr(client.__dict__)
                 asked = GenerateRequest(class_label=1, steps=4, seed=1, use_cache=False)
                 assert client.wait(client.submit(asked).id).status is JobStatus.SUCCEEDED
-                front.cut()
+                front.reset_all()
                 wait_until(lambda: front.connections > before + 3, seconds=30, what="connections are made again")
                 assert client.wait(client.submit(asked).id).status is JobStatus.SUCCEEDED
             for headers in ({"Authorization": f"Bearer {token}x"}, {"Authorization": f"Basic {token}"}):
