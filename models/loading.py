@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,7 @@ class Precision:
 
 
 FLOAT32 = Precision()
+LATENT_PATCH = 2  # side of the patch of latents that is one token of Flux
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,11 @@ class Pack:
         defaults: dict[str, Any] = self.index.get("cynosure", {})
         return defaults
 
+    @property
+    def latent_size(self) -> int:
+        """Side of the latents, for families whose network is the same for every size; an even number."""
+        return int(self.defaults.get("latent_size", 128))
+
     def component(self, name: str) -> Path:
         return self.folder / name
 
@@ -129,6 +136,20 @@ def _downloaded(repository: str, revision: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InvalidPack(f"{repository} at {revision[:10]} can't be had from the hub: {error}") from error
+
+
+def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
+    """A scheduler's configuration with the shift that pictures of one size have.
+
+    Flux noises large pictures more (Esser et al. 2024, section 5.3.2): μ, the logarithm of the shift, rises linearly
+    with the number of tokens.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return config
+    least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+    share = ((latent_size // LATENT_PATCH) ** 2 - least) / (most - least)
+    mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
+    return config | {"shift": math.exp(mu)}
 
 
 def open_pack(name_or_folder: str) -> Pack:
@@ -151,12 +172,13 @@ def open_pack(name_or_folder: str) -> Pack:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
-    return Pack(
+    pack = Pack(
         name=on_hub["name"] if on_hub else folder.resolve().name,
         folder=folder,
         index=json.loads((folder / "model_index.json").read_text()),
         scheduler_config=json.loads(scheduler.read_text()),
     )
+    return replace(pack, scheduler_config=_sized(pack.scheduler_config, pack.latent_size))
 
 
 def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:

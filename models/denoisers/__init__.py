@@ -17,6 +17,7 @@ FAMILIES: Mapping[str, str] = {
     "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # what DiT's folders said before diffusers 0.30
     "UNet2DConditionModel": "models.denoisers.stable_diffusion:StableDiffusionDenoiser",
     "PromptedPixelPipeline": "models.denoisers.prompted:PromptedPixelDenoiser",
+    "FluxTransformer2DModel": "models.denoisers.flux:FluxDenoiser",
     "SD3Transformer2DModel": "models.denoisers.stable_diffusion_3:StableDiffusion3Denoiser",
 }
 """Adapters by the class of their pipeline or of their network, as `model_index.json` names them. By name, because text

@@ -12,6 +12,7 @@ import bisect
 import functools
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -121,6 +122,7 @@ _FROM_PACK = (
     "set_alpha_to_one",
     "steps_offset",
     "shift",
+    "use_dynamic_shifting",
 )
 FLOW_PREDICTION = "flow_prediction"
 """What a network trained on straight paths from noise to picture predicts: ε − x₀ (Liu et al. 2022)."""
@@ -192,12 +194,15 @@ def _relevant(pack_config: Mapping[str, Any]) -> str:
 
 
 def _set_timesteps(scheduler: Any, steps: int) -> None:
-    arguments: dict[str, int] = {}
-    if steps > scheduler.config.get("original_inference_steps", steps):
+    arguments: dict[str, Any] = {}
+    if scheduler.config.get("use_dynamic_shifting"):
+        # Where a scheduler is told its shift with every picture, it is told its levels too: even from 1 down to 1/N.
+        arguments = {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": math.log(scheduler.config.shift)}
+    elif steps > scheduler.config.get("original_inference_steps", steps):
         # LCM and TCD pick their steps from an even grid of 50; a longer run needs a finer grid, even as well.
         total = scheduler.config.num_train_timesteps
         arguments["original_inference_steps"] = next(n for n in range(steps, total + 1) if total % n == 0)
-    scheduler.set_timesteps(steps, **arguments)
+    scheduler.set_timesteps(None if "sigmas" in arguments else steps, **arguments)
     for name, value in vars(scheduler).items():
         if name.startswith("sigmas") and isinstance(value, Tensor):
             # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between far sigmas.
@@ -387,7 +392,7 @@ def _straight(name: str, pack_config: Mapping[str, Any]) -> dict[str, Any]:
     accepted = inspect.signature(getattr(diffusers, SAMPLERS[name].scheduler).__init__).parameters
     if "use_flow_sigmas" not in accepted:
         raise NotLinear(f"sampler '{name}' follows a schedule of betas, and the pack was trained on straight paths")
-    return {"use_flow_sigmas": True, "flow_shift": float(pack_config.get("shift", 1.0))}
+    return {"use_flow_sigmas": True, "use_dynamic_shifting": False, "flow_shift": float(pack_config.get("shift", 1.0))}
 
 
 class _Probe:

@@ -19,6 +19,8 @@ from diffusers import (
     DiTPipeline,
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
@@ -150,6 +152,14 @@ def stable_diffusion_xl(folder: Path) -> StableDiffusionXLPipeline:
     )
 
 
+def t5_words(model_max_length: int) -> PreTrainedTokenizerFast:
+    letters = Tokenizer(WordLevel({word: index for index, word in enumerate(["<pad>", "<unk>", "a", "red", "cat"])}))
+    letters.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=letters, pad_token="<pad>", unk_token="<unk>", model_max_length=model_max_length
+    )
+
+
 def stable_diffusion_3(folder: Path, *, t5: bool) -> StableDiffusion3Pipeline:
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(
@@ -167,11 +177,6 @@ def stable_diffusion_3(folder: Path, *, t5: bool) -> StableDiffusion3Pipeline:
     ).eval()
     # CLIP's states are 64 wide and T5's 80: the narrower ones are filled up with zeros
     config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
-    letters = Tokenizer(WordLevel({word: index for index, word in enumerate(["<pad>", "<unk>", "a", "red", "cat"])}))
-    letters.pre_tokenizer = Whitespace()  # type: ignore[assignment]
-    words = PreTrainedTokenizerFast(
-        tokenizer_object=letters, pad_token="<pad>", unk_token="<unk>", model_max_length=256
-    )
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -181,7 +186,7 @@ def stable_diffusion_3(folder: Path, *, t5: bool) -> StableDiffusion3Pipeline:
         text_encoder_2=CLIPTextModelWithProjection(text_config(32)).eval(),
         tokenizer_2=tokenizer(folder / "more words"),
         text_encoder_3=T5EncoderModel(config).eval() if t5 else None,
-        tokenizer_3=words if t5 else None,
+        tokenizer_3=t5_words(256) if t5 else None,
     )
 
 
@@ -239,6 +244,54 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
     if t5:
         elsewhere = drawn(pack, sampler="flow_euler", prompt="a red dog", guidance=asked["guidance"])
         assert (elsewhere != mine).any()
+
+
+@pytest.mark.parametrize("distilled", [True, False], ids=["guidance-distilled", "plain"])
+def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> None:
+    def build(folder: Path) -> FluxPipeline:
+        torch.manual_seed(9)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=80,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=distilled,
+        ).eval()
+        config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
+        return FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=autoencoder(shift_factor=0.1159),
+            text_encoder=CLIPTextModel(text_config(32)).eval(),
+            tokenizer=tokenizer(folder / "words"),
+            text_encoder_2=T5EncoderModel(config).eval(),
+            tokenizer_2=t5_words(512),
+            transformer=transformer,
+        )
+
+    pipeline, pack = saved(build, tmp_path)
+    index = json.loads((pack / "model_index.json").read_text())
+    (pack / "model_index.json").write_text(json.dumps(index | {"cynosure": {"latent_size": SIDE}}))
+    latents = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    with torch.inference_mode():
+        expected = pipeline(
+            "a red cat",
+            negative_prompt="dog",
+            true_cfg_scale=SCALE,
+            num_inference_steps=STEPS,
+            height=16,
+            width=16,
+            latents=pipeline._pack_latents(latents, 1, 4, SIDE, SIDE),
+            output_type="np",
+        ).images[0]
+    guidance = Guidance(free_scale=SCALE)
+    mine = drawn(pack, sampler="flow_euler", prompt="a red cat", negative_prompt="dog", guidance=guidance)
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    elsewhere = drawn(pack, sampler="dpmpp_2m", prompt="a red cat", negative_prompt="dog", guidance=guidance)
+    assert (elsewhere != mine).any()
 
 
 def test_dit_draws_what_diffusers_draws(tmp_path: Path) -> None:

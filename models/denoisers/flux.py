@@ -1,0 +1,84 @@
+"""Flux.1: a transformer trained on straight paths, over patches of two by two latents (Black Forest Labs 2024)."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextModel, T5EncoderModel
+
+from models.denoisers.base import Conditioning
+from models.denoisers.latent import Autoencoder
+from models.denoisers.text import TextEncoder
+from models.loading import LATENT_PATCH, Pack, Precision, load_network
+from models.spec import SampleSpec
+
+T5_TOKENS = 512
+DISTILLED_GUIDANCE = 3.5  # what Flux.1-dev is told where its pack says nothing else
+
+
+class FluxDenoiser:
+    """Prompts as T5's states and CLIP's pooled vector.
+
+    A guidance-distilled network is told a scale, the pack's `distilled_guidance`, beside the timestep; a request's
+    guidance is classifier-free guidance on top, with rows of its own.
+    """
+
+    takes_prompt = True
+    has_classes = False
+    sees_mask = False
+    low_res_size: int | None = None
+    has_null = True
+    learns_variance = False
+    prediction_type = "flow_prediction"
+
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
+        self.network = load_network(FluxTransformer2DModel, pack.component("transformer"), device, precision)
+        self.autoencoder = Autoencoder(pack, device)
+        self.latent_shape = (self.autoencoder.channels, pack.latent_size, pack.latent_size)
+        self.picture_size = (pack.latent_size * self.autoencoder.factor,) * 2
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.guidance = float(pack.defaults.get("distilled_guidance", DISTILLED_GUIDANCE))
+        self.device = device
+        self.clip = TextEncoder(pack, "", CLIPTextModel, device)
+        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device)
+        side = torch.arange(pack.latent_size // LATENT_PATCH, device=device)
+        rows, columns = torch.meshgrid(side, side, indexing="ij")
+        self.places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()  # (tokens,3)
+        self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+
+    def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
+
+    @torch.inference_mode()
+    def _encode(self, prompt: str) -> Conditioning:
+        states = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
+        return {"states": states, "pooled": self.clip(prompt).pooler_output[0]}
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = self.network.dtype
+        patches = functional.pixel_unshuffle(x, LATENT_PATCH)  # (B,4C,H/2,W/2)
+        states = conditioning["states"].to(dtype)
+        output = self.network(
+            patches.flatten(2).transpose(1, 2).to(dtype),  # (B,tokens,4C)
+            timestep=(timesteps / 1000).to(dtype),
+            guidance=torch.full_like(timesteps, self.guidance) if self.network.config.guidance_embeds else None,
+            pooled_projections=conditioning["pooled"].to(dtype),
+            encoder_hidden_states=states,
+            txt_ids=states.new_zeros(states.shape[1], 3),
+            img_ids=self.places.to(dtype),
+        ).sample
+        return functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, patches.shape[2:]), LATENT_PATCH).float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.autoencoder.decode(x)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.autoencoder.encode(pictures)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return self.autoencoder.encode_mask(mask)
