@@ -22,13 +22,14 @@ from app.gateway.settings import GatewaySettings
 from app.jobs.api_keys import KeyRing
 from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
+from app.jobs.record import ANONYMOUS, Claim, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from app.keys import main as keys
 from app.main import create_app
 from chaos.processes import clean_environment, free_port, is_ready, wait_until
-from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
+from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
 
 
 def pytest_configure() -> None:
@@ -38,6 +39,36 @@ def pytest_configure() -> None:
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+async def accept(
+    store: JobStore,
+    request: ResolvedRequest,
+    owner: str = ANONYMOUS,
+    *,
+    steps: int = 10,
+    priority: Priority | None = None,
+    job_id: str | None = None,
+    key: str | None = None,
+    fingerprint: str = "",
+) -> str:
+    """The id of a job that the store has accepted; of this priority, or of the request's."""
+    accepted = await store.accept(
+        job_id or new_job_id(),
+        request if priority is None else request.model_copy(update={"priority": priority}),
+        owner=owner,
+        steps=steps,
+        idempotency_key=key,
+        fingerprint=fingerprint,
+    )
+    return accepted.id
+
+
+def take(store: WorkerStore, *, held: int = 0, worker: str = "w") -> Claim:
+    """The next job, for a worker that holds so many."""
+    found = store.claim("fashion", worker, held=held)
+    assert isinstance(found, Claim)
+    return found
 
 
 @contextmanager

@@ -20,29 +20,30 @@ BOTH = (Scope.SUBMIT, Scope.READ)
 RARELY = 0.001  # requests a second: none comes back while a test runs
 
 
-async def test_a_burst_passes_and_then_the_rate_alone(store_settings: StoreSettings) -> None:
+async def test_a_burst_passes_and_then_the_rate_alone(store_settings: StoreSettings, raw: redis.Redis) -> None:
     limits = Limits(requests_per_s=20, burst=5)
     async with Allowance.connect(store_settings) as here, Allowance.connect(store_settings) as there:
-        with redis.Redis.from_url(store_settings.redis_url) as client:
 
-            def milliseconds() -> float:
-                seconds, microseconds = client.time()
-                return float(seconds * 1000 + microseconds / 1000)
+        def milliseconds() -> float:
+            seconds, microseconds = raw.time()
+            return float(seconds * 1000 + microseconds / 1000)
 
-            passed, began = 0, milliseconds()
-            while (now := milliseconds()) - began < 500:
-                for gateway in (here, there):
-                    with contextlib.suppress(RateLimited):
-                        await gateway.take("owner", limits)
-                        passed += 1
-            assert 5 <= passed <= 5 + 20 * (milliseconds() - began) / 1000 + 1
-            assert now > began
-            assert 0 < client.pttl(f"{store_settings.key_prefix}:bucket:owner") <= 2000
+        passed, began = 0, milliseconds()
+        while (now := milliseconds()) - began < 500:
+            for gateway in (here, there):
+                with contextlib.suppress(RateLimited):
+                    await gateway.take("owner", limits)
+                    passed += 1
+        assert 5 <= passed <= 5 + 20 * (milliseconds() - began) / 1000 + 1
+        assert now > began
+        assert 0 < raw.pttl(f"{store_settings.key_prefix}:bucket:owner") <= 2000
         assert await here.take("another", limits) is not None, "owners have buckets of their own"
         assert await here.take("free", Limits()) is None
 
 
-async def test_a_day_holds_its_quota_whatever_is_refused_or_given_back(store_settings: StoreSettings) -> None:
+async def test_a_day_holds_its_quota_whatever_is_refused_or_given_back(
+    store_settings: StoreSettings, raw: redis.Redis
+) -> None:
     limits = Limits(pictures_per_day=10, evaluations_per_day=100)
     async with Allowance.connect(store_settings) as allowance:
 
@@ -64,14 +65,13 @@ async def test_a_day_holds_its_quota_whatever_is_refused_or_given_back(store_set
         await post(4, 90)
         with pytest.raises(QuotaExceeded, match="0 pictures left"):
             await post(1, 1)
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        used = list(client.scan_iter(f"{store_settings.key_prefix}:used:*"))
-        assert len(used) == 2
-        assert all(client.ttl(name) > 0 for name in used)
+    used = list(raw.scan_iter(f"{store_settings.key_prefix}:used:*"))
+    assert len(used) == 2
+    assert all(raw.ttl(name) > 0 for name in used)
 
 
 async def test_a_charge_that_is_repeated_counts_once(
-    store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+    store_settings: StoreSettings, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose connection broke before the answer asks again."""
     limits = Limits(pictures_per_day=10)
@@ -80,10 +80,9 @@ async def test_a_charge_that_is_repeated_counts_once(
         for _ in range(2):
             async with allowance.charged("owner", limits, 6, 1) as bill:
                 bill.stands = True
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        [name] = client.scan_iter(f"{store_settings.key_prefix}:used:*:pictures")
-        assert client.get(name) == b"6"
-        assert client.ttl(f"{store_settings.key_prefix}:charge:the same call") > 0
+    [name] = raw.scan_iter(f"{store_settings.key_prefix}:used:*:pictures")
+    assert raw.get(name) == b"6"
+    assert raw.ttl(f"{store_settings.key_prefix}:charge:the same call") > 0
 
 
 async def test_a_gateway_says_what_is_left_and_refuses_what_is_over(ring: KeyRing, open_gateway: Open) -> None:

@@ -20,29 +20,11 @@ from app.keys import URL_FILE
 from app.keys import main as keys
 from chaos.processes import wait_until
 from cynosure.errors import Unauthenticated
+from tests.conftest import bearer
 
 Open = Callable[..., TestClient]
 ASKED = {"class_label": 1, "steps": 4, "seed": 1}
 OPEN_PATHS = {"/healthz", "/readyz"}
-
-
-@pytest.fixture
-def make_key(
-    store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """`cynosure keys create`, on the test's deployment: a token."""
-    monkeypatch.setenv("REDIS_URL", store_settings.redis_url)
-    monkeypatch.setenv("CYNOSURE_KEY_PREFIX", store_settings.key_prefix)
-
-    def make(scopes: str = "submit,read") -> str:
-        keys(["create", "--name", "test", "--scopes", scopes])
-        return capsys.readouterr().out.strip()
-
-    return make
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
 
 
 def code_of(answer: object) -> tuple[int, str]:
@@ -50,18 +32,17 @@ def code_of(answer: object) -> tuple[int, str]:
 
 
 @pytest.mark.anyio
-async def test_a_token_is_verified_and_kept_nowhere(ring: KeyRing, store_settings: StoreSettings) -> None:
+async def test_a_token_is_verified_and_kept_nowhere(
+    ring: KeyRing, store_settings: StoreSettings, raw: redis.Redis
+) -> None:
     key, token = await ring.create("app", [Scope.READ], days=1)
     assert await ring.verify(token) == key
-    secret = token.rpartition("_")[2] if token.count("_") == 2 else token[len(f"cyn_{key.id}_") :]
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        stored = {
-            name: value for name, value in client.hgetall(f"{store_settings.key_prefix}:api-key:{key.id}").items()
-        }
-        assert stored[b"name"] == b"app"
-        assert not any(secret.encode() in value for value in stored.values())
-        assert client.ttl(f"{store_settings.key_prefix}:api-key:{key.id}") > 0
-        assert client.ttl(f"{store_settings.key_prefix}:api-keys") > 0
+    secret = token.removeprefix(f"cyn_{key.id}_")
+    stored = raw.hgetall(f"{store_settings.key_prefix}:api-key:{key.id}")
+    assert stored[b"name"] == b"app"
+    assert not any(secret.encode() in value for value in stored.values())
+    assert raw.ttl(f"{store_settings.key_prefix}:api-key:{key.id}") > 0
+    assert raw.ttl(f"{store_settings.key_prefix}:api-keys") > 0
     for wrong in ("", "cyn_", token[:-1], token[:-1] + ("A" if token[-1] != "A" else "B"), f"cyn_{'0' * 16}_{secret}"):
         with pytest.raises(Unauthenticated) as refusal:
             await ring.verify(wrong)
@@ -69,10 +50,9 @@ async def test_a_token_is_verified_and_kept_nowhere(ring: KeyRing, store_setting
 
 
 @pytest.mark.anyio
-async def test_an_expired_key_is_refused(ring: KeyRing, store_settings: StoreSettings) -> None:
+async def test_an_expired_key_is_refused(ring: KeyRing, store_settings: StoreSettings, raw: redis.Redis) -> None:
     key, token = await ring.create("app", [Scope.READ], days=1)
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        client.hset(f"{store_settings.key_prefix}:api-key:{key.id}", "expires_ms", int(time.time() * 1000) - 1)
+    raw.hset(f"{store_settings.key_prefix}:api-key:{key.id}", "expires_ms", int(time.time() * 1000) - 1)
     with pytest.raises(Unauthenticated):
         await ring.verify(token)
 
@@ -169,7 +149,11 @@ def test_a_scope_allows_what_it_says(open_gateway: Open, make_key: Callable[...,
 
 
 def test_a_job_is_its_owners_alone(
-    open_gateway: Open, make_key: Callable[..., str], worker_store: WorkerStore, store_settings: StoreSettings
+    open_gateway: Open,
+    make_key: Callable[..., str],
+    worker_store: WorkerStore,
+    store_settings: StoreSettings,
+    raw: redis.Redis,
 ) -> None:
     gateway = open_gateway(auth="required")
     owner, stranger, admin = bearer(make_key()), bearer(make_key()), bearer(make_key("admin"))
@@ -196,8 +180,7 @@ def test_a_job_is_its_owners_alone(
     assert gateway.post("/generate", json=ASKED, headers=post).json()["id"] == job_id
     assert gateway.post("/generate", json=ASKED, headers=owner).json()["cached"] is True
 
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        client.delete(f"{store_settings.key_prefix}:job:{job_id}")
+    raw.delete(f"{store_settings.key_prefix}:job:{job_id}")
     assert [gateway.get(paths[0], headers=who).status_code for who in (owner, admin, stranger)] == [410, 410, 404]
 
 

@@ -28,7 +28,7 @@ from cynosure import Client
 from cynosure.batches import BatchStatus
 from cynosure.contract import ModelCard
 from cynosure.errors import BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
-from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
+from tests.conftest import bearer
 
 Open = Callable[..., TestClient]
 
@@ -231,7 +231,7 @@ def test_a_refused_batch_reads_few_lines_in_vain(open_gateway: Open, monkeypatch
     assert max(read) <= 16
 
 
-def test_a_stranger_sees_no_batch(open_gateway: Open, make_key: Callable[..., str]) -> None:  # noqa: F811
+def test_a_stranger_sees_no_batch(open_gateway: Open, make_key: Callable[..., str]) -> None:
     gateway = open_gateway(auth="required")
     mine, other = bearer(make_key()), bearer(make_key())
     path = f"/batches/{post(gateway, lines(*simple(2)), **mine).json()['id']}"

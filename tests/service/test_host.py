@@ -10,7 +10,7 @@ import redis
 import torch
 
 from app.jobs.doorbell import Doorbell
-from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, new_job_id
+from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
@@ -31,9 +31,8 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def host(engine: Engine, store_settings: StoreSettings, worker_store: WorkerStore) -> Iterator[EngineHost]:
-    doorbell = Doorbell(store_settings)
-    yield EngineHost(
+def host(engine: Engine, worker_store: WorkerStore, doorbell: Doorbell) -> EngineHost:
+    return EngineHost(
         engine,
         worker_store,
         doorbell,
@@ -43,7 +42,6 @@ def host(engine: Engine, store_settings: StoreSettings, worker_store: WorkerStor
         job_timeout_s=60,
         on_beat=lambda: None,
     )
-    doorbell.close()
 
 
 async def accept(store: JobStore, host: EngineHost, **asked: object) -> str:
@@ -60,7 +58,11 @@ async def record_of(store: JobStore, job_id: str) -> JobRecord:
 
 
 async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
-    store: JobStore, host: EngineHost, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+    store: JobStore,
+    host: EngineHost,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job_id = await accept(store, host, steps=3)
     loaded = host._engine._loaded["fashion"]
@@ -79,8 +81,7 @@ async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
     assert (put_off.status, put_off.attempts[0].outcome) == (JobStatus.QUEUED, "faulted")
     assert put_off.attempts[0].error is not None
     assert put_off.attempts[0].error.code == "out_of_memory"
-    with redis.Redis.from_url(store_settings.redis_url) as raw:
-        raw.zadd(f"{store_settings.key_prefix}:delayed:fashion", {job_id: 1})
+    raw.zadd(f"{store_settings.key_prefix}:delayed:fashion", {job_id: 1})
     host.run("fashion")
     done = await record_of(store, job_id)
     assert [attempt.outcome for attempt in done.attempts] == ["faulted", "succeeded"]
@@ -91,15 +92,20 @@ async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
 ) -> None:
     job_id = await accept(store, host, steps=1000)
     drawing = threading.Thread(target=host.run, args=("fashion",))
-    drawing.start()
-    wait_until(lambda: any(job.step > 0 for job in host.leases.held()), what="it has begun")
     cancellations = Cancellations(worker_store, host.leases)  # and no one renews the leases
     cancellations.start()
-    assert cancellations.listening.wait(10)
-    await store.cancel(job_id, EVERYONE)
-    drawing.join(30)
-    cancellations.stop()
-    assert not drawing.is_alive()
+    drawing.start()
+    try:
+        wait_until(lambda: any(job.step > 0 for job in host.leases.held()), what="it has begun")
+        assert cancellations.listening.wait(10)
+        await store.cancel(job_id, EVERYONE)
+        drawing.join(30)
+        assert not drawing.is_alive()
+    finally:  # the engine is other tests' too
+        cancellations.stop()
+        for job in host.leases.held():
+            job.give_up(Verdict.CANCELLED)
+        drawing.join()
     assert host._engine._loaded["fashion"].schedule.is_idle
     assert (await record_of(store, job_id)).status is JobStatus.CANCELLED
 

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app.jobs.worker_store import WorkerStore
 from cynosure import Client, JobStatus, SweepRequest
 from cynosure.errors import InvalidRequest, JobUnfinished
-from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
+from tests.conftest import bearer
 
 
 def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: Callable[..., TestClient]) -> None:
@@ -71,7 +71,7 @@ def test_a_variation_differs_in_its_seed_alone(server_url: str) -> None:
 
 def test_a_stranger_sees_none_of_it(
     open_gateway: Callable[..., TestClient],
-    make_key: Callable[..., str],  # noqa: F811
+    make_key: Callable[..., str],
 ) -> None:
     gateway = open_gateway(auth="required")
     mine, other = bearer(make_key()), bearer(make_key())

@@ -18,7 +18,7 @@ from app.jobs.batches import Batches
 from app.jobs.doorbell import Doorbell
 from app.jobs.fleet import FleetRegistry
 from app.jobs.pace import Pace, outlook_of
-from app.jobs.record import ANONYMOUS, EVERYONE, Beat, Claim, Finished, Happening, NoClaim, Outcome, new_job_id
+from app.jobs.record import EVERYONE, Beat, Finished, Happening, NoClaim, Outcome, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
@@ -26,6 +26,7 @@ from app.main import create_app
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import QueueFull, StoreFull, StoreUnavailable
 from cynosure.resolving import resolve
+from tests.conftest import accept, take
 from workers.claims import Claims
 from workers.reaper import Reaper
 
@@ -38,38 +39,6 @@ FULL = JobError(code="out_of_memory", message="out of memory")
 @pytest.fixture
 def request_(card: ModelCard) -> ResolvedRequest:
     return resolve(GenerateRequest(class_label=1, seed=3), card, seed=0)
-
-
-@pytest.fixture
-def raw(store_settings: StoreSettings) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(store_settings.redis_url) as client:
-        yield client
-
-
-async def accept(
-    store: JobStore,
-    request: ResolvedRequest,
-    owner: str = ANONYMOUS,
-    *,
-    steps: int = 10,
-    priority: Priority = Priority.NORMAL,
-    job_id: str | None = None,
-) -> str:
-    accepted = await store.accept(
-        job_id or new_job_id(),
-        request.model_copy(update={"priority": priority}),
-        owner=owner,
-        steps=steps,
-        idempotency_key=None,
-        fingerprint="",
-    )
-    return accepted.id
-
-
-def take(store: WorkerStore, *, held: int = 0, worker: str = "w") -> Claim:
-    found = store.claim(MODEL, worker, held=held)
-    assert isinstance(found, Claim)
-    return found
 
 
 def lose(store: WorkerStore, raw: redis.Redis, prefix: str, *, times: int) -> None:
@@ -227,11 +196,11 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     request_: ResolvedRequest,
     raw: redis.Redis,
     store_settings: StoreSettings,
+    doorbell: Doorbell,
 ) -> None:
     suspect = await accept(store, request_)
     lose(worker_store, raw, store_settings.key_prefix, times=3)
     others = [await accept(store, request_) for _ in range(3)]
-    doorbell = Doorbell(store_settings)
     claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=8)
     other_claims = Claims(worker_store, doorbell, [MODEL], worker_name="w2", slots=8)
     alone = claims.take(MODEL)
@@ -249,7 +218,6 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     assert after is not None
     assert after.job_id == others[1]
     assert doorbell.pending_bells(MODEL) == 2, "the bells that it could not answer are rung again"
-    doorbell.close()
 
 
 async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
@@ -279,6 +247,7 @@ async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
     request_: ResolvedRequest,
     raw: redis.Redis,
     store_settings: StoreSettings,
+    doorbell: Doorbell,
 ) -> None:
     suspects = [await accept(store, request_) for _ in range(10)]
     prefix = store_settings.key_prefix
@@ -287,7 +256,6 @@ async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
         raw.zadd(f"{prefix}:leases", {claim.job_id: 1})
         worker_store.reclaim(claim.job_id)
     innocent = await accept(store, request_)
-    doorbell = Doorbell(store_settings)
     claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=64)
     few = [claims.take(MODEL) for _ in range(9)]
     assert [claim.job_id for claim in few if claim] == suspects[1:9], "eight of them, and nothing beside"
@@ -306,7 +274,6 @@ async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
     after = claims.take(MODEL)
     assert after is not None
     assert after.job_id == innocent
-    doorbell.close()
 
 
 async def test_calls_made_twice_do_nothing_twice(
@@ -338,8 +305,8 @@ async def test_after_an_outage_no_lease_is_held_against_a_worker(
     request_: ResolvedRequest,
     raw: redis.Redis,
     store_settings: StoreSettings,
+    doorbell: Doorbell,
 ) -> None:
-    doorbell = Doorbell(store_settings)
     job_id = await accept(store, request_)
     claim = take(worker_store)
     raw.zadd(f"{store_settings.key_prefix}:leases", {job_id: 1})
@@ -347,7 +314,6 @@ async def test_after_an_outage_no_lease_is_held_against_a_worker(
     reaper.store_was_away()
     reaper.look()
     assert worker_store.finish(claim, MADE)
-    doorbell.close()
 
 
 async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
@@ -357,9 +323,9 @@ async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
     raw: redis.Redis,
     store_settings: StoreSettings,
     monkeypatch: pytest.MonkeyPatch,
+    doorbell: Doorbell,
 ) -> None:
     monkeypatch.setattr("workers.reaper.LATE_S", 0.1)
-    doorbell = Doorbell(store_settings)
     await accept(store, request_)
     claim = take(worker_store)
     raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: 1})
@@ -367,7 +333,6 @@ async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
     raw.client_pause(300)
     reaper.look()
     assert worker_store.finish(claim, MADE)
-    doorbell.close()
 
 
 async def test_a_clock_that_was_put_back_holds_nobody_up(

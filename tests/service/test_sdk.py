@@ -7,7 +7,7 @@ import doctest
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ import cynosure
 from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries, async_client, client
 from cynosure.contract import JobStatus
 from cynosure.errors import InvalidRequest, JobCancelled, NoWorker, QueueFull, Unreachable
+from tests.conftest import serving
 
 
 @pytest.mark.parametrize("module", [client, async_client], ids=["sync", "async"])
@@ -94,15 +95,8 @@ def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", keys
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url, keys
 
 
 def problem(status: int, code: str, **headers: str) -> tuple[int, str, dict[str, str]]:

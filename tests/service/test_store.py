@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+import redis
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.keys import Keys
-from app.jobs.record import ANONYMOUS, Beat, Claim, Finished, Happening, Outcome, Verdict, new_job_id
+from app.jobs.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.transitions import MAX_EVENTS
@@ -16,6 +15,7 @@ from app.jobs.worker_store import WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
 from cynosure.resolving import resolve, result_key
+from tests.conftest import accept, take
 from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
@@ -23,21 +23,13 @@ MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, di
 
 
 @pytest.fixture
+def keys(store_settings: StoreSettings) -> Keys:
+    return Keys(store_settings.key_prefix)
+
+
+@pytest.fixture
 def request_(card: ModelCard) -> ResolvedRequest:
     return resolve(GenerateRequest(class_label=1, seed=3, num_images=2), card, seed=0)
-
-
-async def accept(store: JobStore, request: ResolvedRequest, key: str | None = None, fingerprint: str = "f") -> str:
-    accepted = await store.accept(
-        new_job_id(), request, owner=ANONYMOUS, steps=100, idempotency_key=key, fingerprint=fingerprint
-    )
-    return accepted.id
-
-
-def take(store: WorkerStore, worker: str = "w") -> Claim | None:
-    """The next job, for a worker that holds none."""
-    found = store.claim("fashion", worker, held=0)
-    return found if isinstance(found, Claim) else None
 
 
 def with_settings(settings: StoreSettings, **changes: object) -> StoreSettings:
@@ -52,8 +44,7 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     assert (queued.status, queued.attempt, queued.started_ms) == (JobStatus.QUEUED, 0, None)
     assert (await store.outlook(queued)).queue_position == 0
 
-    claim = take(worker_store, "w1")
-    assert claim is not None
+    claim = take(worker_store, worker="w1")
     running = await store.get(job_id, ANONYMOUS)
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
     assert (await store.outlook(running)).queue_position is None
@@ -74,47 +65,44 @@ async def test_only_one_of_two_workers_gets_a_job(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     await accept(store, request_)
-    assert take(worker_store, "w1") is not None
-    assert take(worker_store, "w2") is None
+    take(worker_store, worker="w1")
+    assert worker_store.claim("fashion", "w2", held=0) is NoClaim.NOTHING
 
 
 async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
-    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest, raw: redis.Redis, keys: Keys
 ) -> None:
-    short = WorkerStore(with_settings(store_settings, lease_s=0.05))
     job_id = await accept(store, request_)
-    lost = take(short, "w1")
-    assert lost is not None
-    assert short.reclaim(job_id)[0] == "kept", "the lease still runs"
-    time.sleep(0.1)
-    assert short.expired_leases() == [job_id]
-    assert short.reclaim(job_id)[0] == "queued"
+    lost = take(worker_store, worker="w1")
+    assert worker_store.reclaim(job_id)[0] == "kept", "the lease still runs"
+    raw.zadd(keys.leases, {job_id: 1})
+    assert worker_store.expired_leases() == [job_id]
+    assert worker_store.reclaim(job_id)[0] == "queued"
 
-    again = take(short, "w2")
-    assert again is not None
+    again = take(worker_store, worker="w2")
     assert again.attempt == 2
-    assert short.heartbeat({job_id: Beat(attempt=lost.attempt, step=99, steps=100)}) == {job_id: Verdict.STALE}
-    assert not short.finish(lost, MADE)
-    assert not short.fail(lost, JobError(code="internal", message="late"))
-    assert not short.release(lost, Outcome.HANDED_BACK)
+    assert worker_store.heartbeat({job_id: Beat(attempt=lost.attempt, step=99, steps=100)}) == {job_id: Verdict.STALE}
+    assert not worker_store.finish(lost, MADE)
+    assert not worker_store.fail(lost, JobError(code="internal", message="late"))
+    assert not worker_store.release(lost, Outcome.HANDED_BACK)
     assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.RUNNING
-    assert short.finish(again, MADE)
-    assert not short.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
+    assert worker_store.finish(again, MADE)
+    assert not worker_store.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
         "a finished job is finished"
     )
     assert await store.image(job_id, 0, ANONYMOUS) == MADE.pictures[0]
 
 
 async def test_a_job_that_loses_every_worker_fails(
-    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, raw: redis.Redis, keys: Keys
 ) -> None:
-    short = WorkerStore(with_settings(store_settings, lease_s=0.02, max_attempts=2))
+    twice = WorkerStore(with_settings(store_settings, max_attempts=2))
     job_id = await accept(store, request_)
     outcomes = []
     for _ in range(2):
-        assert take(short, "w") is not None
-        time.sleep(0.04)
-        outcomes.append(short.reclaim(job_id)[0])
+        take(twice)
+        raw.zadd(keys.leases, {job_id: 1})
+        outcomes.append(twice.reclaim(job_id)[0])
     assert outcomes == ["queued", "failed"]
     failed = await store.get(job_id, ANONYMOUS)
     assert failed.error is not None
@@ -127,8 +115,7 @@ async def test_handing_back_in_good_order_costs_no_attempt(
     patient = WorkerStore(with_settings(store_settings, max_attempts=1))
     job_id = await accept(store, request_)
     for _ in range(3):
-        claim = take(patient, "w")
-        assert claim is not None
+        claim = take(patient)
         assert patient.release(claim, Outcome.HANDED_BACK)
     assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.QUEUED
 
@@ -137,11 +124,10 @@ async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     running, waiting = await accept(store, request_), await accept(store, request_)
-    claim = take(worker_store, "w")
-    assert claim is not None
+    claim = take(worker_store)
     for job_id in (waiting, running):
         assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.CANCELLED
-    assert take(worker_store, "w") is None
+    assert worker_store.claim("fashion", "w", held=0) is NoClaim.NOTHING
     assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, step=1, steps=100)}) == {
         running: Verdict.CANCELLED
     }
@@ -153,8 +139,7 @@ async def test_cancelling_a_finished_job_changes_nothing(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     job_id = await accept(store, request_)
-    claim = take(worker_store, "w")
-    assert claim is not None
+    claim = take(worker_store)
     assert worker_store.finish(claim, MADE)
     assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.SUCCEEDED
 
@@ -185,8 +170,7 @@ async def test_what_was_drawn_before_is_answered_at_once(
     _, waits = await ask()
     assert waits
     assert (await ask())[1], "not drawn yet: this one waits too"
-    claim = take(worker_store, "w")
-    assert claim is not None
+    claim = take(worker_store)
     assert worker_store.finish(claim, MADE)
     again, waits = await ask()
     assert not waits
@@ -223,14 +207,15 @@ async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request
 
 
 async def test_an_expired_job_is_told_from_an_unknown_one(
-    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, raw: redis.Redis, keys: Keys
 ) -> None:
-    brief = WorkerStore(with_settings(store_settings, result_ttl_s=1))
+    brief = WorkerStore(with_settings(store_settings, result_ttl_s=60))
     job_id = await accept(store, request_)
-    claim = take(brief, "w")
-    assert claim is not None
+    claim = take(brief)
     assert brief.finish(claim, MADE)
-    time.sleep(1.2)
+    records = (keys.job(job_id), keys.images(job_id))
+    assert all(0 < raw.pttl(key) <= 60_000 for key in records)
+    raw.delete(*records)
     with pytest.raises(JobExpired):
         await store.get(job_id, ANONYMOUS)
     with pytest.raises(JobExpired):
@@ -240,36 +225,35 @@ async def test_an_expired_job_is_told_from_an_unknown_one(
 
 
 async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
-    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch
+    store: JobStore,
+    worker_store: WorkerStore,
+    doorbell: Doorbell,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("workers.reaper.BELL_GRACE_S", 0.0)
-    short = WorkerStore(with_settings(store_settings, lease_s=0.02))
-    doorbell = Doorbell(store_settings)
-    reaper = Reaper(short, doorbell, (request_.model,), interval_s=1, mercy_s=1)
+    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, mercy_s=1)
     lost, never_rung = await accept(store, request_), await accept(store, request_)
-    assert take(short, "w") is not None
-    async with JobStore.connect(with_settings(store_settings, unfinished_ttl_s=1)) as brief:
-        await accept(brief, request_.model_copy(update={"priority": Priority.LOW}))
-    await store._client.persist(Keys(store_settings.key_prefix).queue(request_.model, Priority.LOW))
-    time.sleep(1.2)
+    take(worker_store)
+    raw.zadd(keys.leases, {lost: 1})
+    raw.delete(keys.job(await accept(store, request_, priority=Priority.LOW)))
     reaper.look()
     assert (await store.get(lost, ANONYMOUS)).status is JobStatus.QUEUED
     assert doorbell.pending_bells(request_.model) == 3, "as many as there seem to be jobs"
     reaper.look()
     assert doorbell.pending_bells(request_.model) == 3, "they are told of already"
-    taken = [claim.job_id for claim in (take(short), take(short)) if claim]
-    assert taken == [lost, never_rung]
-    assert take(short) is None, "the third has expired"
-    assert short.due(request_.model, waiting_s=0) == 0
-    doorbell.close()
+    assert [take(worker_store).job_id for _ in range(2)] == [lost, never_rung]
+    assert worker_store.claim("fashion", "w", held=0) is NoClaim.NOTHING, "the third has expired"
+    assert worker_store.due(request_.model, waiting_s=0) == 0
 
 
 async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     job_id = await accept(store, request_)
-    claim = take(worker_store, "w1")
-    assert claim is not None
+    claim = take(worker_store, worker="w1")
     for step in range(1, MAX_EVENTS + 40):
         told = (Happening("progress", f'{{"step": {step}}}'),)
         beat = Beat(attempt=1, step=step, steps=999, telling=step, happenings=told)

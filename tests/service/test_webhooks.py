@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.gateway.signing import encoded_secret
 from chaos.processes import wait_until
-from tests.service.test_api_keys import bearer, make_key  # noqa: F401  a fixture
+from tests.conftest import bearer, serving
 
 SECRET = encoded_secret(bytes(range(32)))
 SETTINGS: dict[str, Any] = {"webhook_secret": SECRET, "webhook_retry_s": (0.01, 0.01, 0.01)}
@@ -38,22 +38,19 @@ class Receiver:
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self.handler = Handler
+        self.url = ""
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     one = Receiver()
-    monkeypatch.setenv("CYNOSURE_OUTBOUND_SCHEMES", '["http"]')
-    monkeypatch.setenv("CYNOSURE_OUTBOUND_PORTS", f"[{one.server.server_port}]")
-    monkeypatch.setenv("CYNOSURE_OUTBOUND_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
-    thread = threading.Thread(target=one.server.serve_forever)
-    thread.start()
-    yield one
-    one.server.shutdown()
-    thread.join()
-    one.server.server_close()
+    with serving(one.handler) as url:
+        one.url = f"{url}/hook"
+        monkeypatch.setenv("CYNOSURE_OUTBOUND_SCHEMES", '["http"]')
+        monkeypatch.setenv("CYNOSURE_OUTBOUND_PORTS", f"[{urlsplit(url).port}]")
+        monkeypatch.setenv("CYNOSURE_OUTBOUND_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
+        yield one
 
 
 def ended_job(gateway: TestClient, url: str, **headers: str) -> str:
@@ -118,7 +115,7 @@ def test_another_gateway_goes_on_after_a_restart(open_gateway: Callable[..., Tes
 def test_each_key_has_a_secret_of_its_own(
     open_gateway: Callable[..., TestClient],
     receiver: Receiver,
-    make_key: Callable[..., str],  # noqa: F811
+    make_key: Callable[..., str],
 ) -> None:
     gateway = open_gateway(auth="required", **SETTINGS)
     mine, other = bearer(make_key()), bearer(make_key())
