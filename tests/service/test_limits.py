@@ -103,13 +103,17 @@ def test_what_a_client_sent_is_repeated_in_part_alone(open_gateway: Open) -> Non
     assert len(many.content) < 20_000
 
 
-def test_half_a_surrogate_pair_is_refused(open_gateway: Open) -> None:
-    for body in (b'{"\\ud800": 1}', b'{"class_label": "\\ud800"}', b'{"model": "\\udfff"}'):
-        gateway = open_gateway(auth="off")
-        for path in ("/generate", "/batches", "/v1/images/generations"):
-            answer = gateway.post(path, content=body, headers=JSON)
-            assert answer.status_code in (400, 422)
-            assert answer.json()
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b'{"\\ud800": 1}', 400), (b'{"class_label": "\\ud800"}', 422), (b'{"model": "\\udfff"}', 422)],
+    ids=["name", "label", "text"],
+)
+def test_half_a_surrogate_pair_is_refused(open_gateway: Open, body: bytes, status: int) -> None:
+    gateway = open_gateway(auth="off")
+    for path, expected in (("/generate", status), ("/batches", 422), ("/v1/images/generations", 400)):
+        answer = gateway.post(path, content=body, headers=JSON)
+        assert answer.status_code == expected
+        assert answer.json()
 
 
 def test_a_range_of_thousands_of_digits_is_no_range(open_gateway: Open) -> None:
@@ -117,16 +121,22 @@ def test_a_range_of_thousands_of_digits_is_no_range(open_gateway: Open) -> None:
     job_id = gateway.post("/generate", json={"class_label": 1, "steps": 4}).json()["id"]
     for header in ("bytes=" + "9" * 5000 + "-", "bytes=-" + "9" * 5000):
         assert gateway.get(f"/jobs/{job_id}/images/0.png", headers={"Range": header}).status_code == 404
-    assert gateway.get("/jobs", params={"cursor": "9" * 5000}).status_code in (200, 422)
+    assert gateway.get("/jobs", params={"cursor": "9" * 5000}).status_code == 422
 
 
-@pytest.mark.parametrize("opening", [b"[", b'[{"a":', b'{"a":'], ids=["lists", "objects in a list", "objects"])
-def test_a_batch_that_is_nested_too_deep_is_refused_and_ends_nobody(open_gateway: Open, opening: bytes) -> None:
+@pytest.mark.parametrize(
+    ("opening", "status"),
+    [(b"[", 400), (b'[{"a":', 400), (b'{"a":', 413)],
+    ids=["lists", "objects in a list", "objects"],
+)
+def test_a_batch_that_is_nested_too_deep_is_refused_and_ends_nobody(
+    open_gateway: Open, opening: bytes, status: int
+) -> None:
     gateway = open_gateway(auth="off")
     answer = gateway.post("/batches", content=in_pieces(opening + b'{"a":[' * 100_000), headers=JSON)
-    assert answer.status_code in (400, 413)
+    assert answer.status_code == status
     deep = gateway.post("/generate", content=b"[" * 49_000, headers=JSON)
-    assert deep.status_code in (400, 422)
+    assert deep.status_code == 400
 
 
 @given(

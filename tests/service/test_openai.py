@@ -169,12 +169,15 @@ async def test_work_for_a_client_ends_with_the_call_that_did_it() -> None:
 
 
 def test_a_client_that_drops_the_connection_cancels_its_job(server_url: str) -> None:
+    begun: dict[str, str] = {}  # labels by job
+
     async def leave() -> None:
         async with openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="unused", max_retries=0) as client:
             long = {"steps": 1000, "seed": 77, "use_cache": False}
             stream = await client.images.generate(prompt="dress", n=2, stream=True, partial_images=3, extra_body=long)
             async for _ in stream:
                 break
+            assert await labels() == {"dress"}
             await stream.close()
             whole = asyncio.create_task(client.images.generate(prompt="shirt", n=8, extra_body=long))
             async with asyncio.timeout(60):
@@ -182,18 +185,24 @@ def test_a_client_that_drops_the_connection_cancels_its_job(server_url: str) -> 
                     await asyncio.sleep(0.1)
             whole.cancel()
             async with asyncio.timeout(60):
-                while {"dress", "shirt"} & await labels():
+                while await labels():
                     await asyncio.sleep(0.1)
 
     async def labels() -> set[str]:
         def look() -> set[str]:
             with Client(server_url) as ours:
                 names = ours.models()[0].labels
-                found = [job for job in ours.jobs(limit=100).jobs if not job.status.is_final]
-                return {names[job.request.class_label] for job in found if job.request.class_label is not None}
+                found = {
+                    job.id: names[job.request.class_label]
+                    for job in ours.jobs(limit=100).jobs
+                    if job.request.seed == 77 and job.request.class_label is not None and not job.status.is_final
+                }
+                begun.update(found)
+                return set(found.values())
 
         return await asyncio.to_thread(look)
 
     asyncio.run(leave())
     with Client(server_url) as ours:
-        assert len(ours.jobs(status=JobStatus.CANCELLED, limit=100).jobs) >= 2
+        assert sorted(begun.values()) == ["dress", "shirt"]
+        assert {ours.job(job_id).status for job_id in begun} == {JobStatus.CANCELLED}
