@@ -32,6 +32,7 @@ class Keys:
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
     | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn |
     | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by where the turn of their next job is |
+    | `{p}:owners:MODEL:PRIORITY:taken` | sorted set | owners by where the last of their jobs ends that was taken |
     | `{p}:delayed:MODEL` | sorted set | queued ids that were put off, by the time they are due |
     | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run apart |
     | `{p}:quarantine:MODEL` | string | the worker that empties itself for a suspect |

@@ -73,6 +73,23 @@ async def test_someone_who_waits_for_nothing_is_served_before_a_long_queue(
     assert newcomer in [take(worker_store).job_id for _ in range(2)]
 
 
+async def test_who_has_one_job_at_a_time_pays_for_it_as_well(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    """Another post follows each job of 100, and one that is cancelled buys no place: a queue of tens has its share."""
+    for _ in range(40):
+        await accept(store, request_, "queue")
+    served: list[str] = []
+    for _ in range(3):
+        job_id = await accept(store, request_, "single", steps=100)
+        served.append("")
+        while (claim := take(worker_store)).job_id != job_id:
+            served[-1] += "."
+        await store.cancel(await accept(store, request_, "single", steps=5000), EVERYONE)
+    assert [len(between) for between in served][1:] == pytest.approx([10, 10], abs=1)
+    assert claim.owner == "single"
+
+
 async def test_a_place_is_as_many_jobs_as_really_start_before(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:

@@ -1,8 +1,8 @@
 -- What the scripts of the queue share; the store puts it in front of each of them.
 -- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 where each owner's next turn is
 --       10 put off until later  11 suspects  12 pace
--- Further keys follow from an id that is found: {p}job:ID, and from its record: {p}waiting:OWNER. A deployment's keys
--- live in one Redis.
+-- Further keys follow from an id that is found: {p}job:ID, and from its record: {p}waiting:OWNER; and from 7-9, with
+-- :taken behind. A deployment's keys live in one Redis.
 -- ARGV  1 what every key starts with  2 unfinished ttl s
 --
 -- Turns are start tags (Goyal, Vin & Cheng 1996, start-time fair queueing): an owner's next job starts where the cost
@@ -48,7 +48,7 @@ local function enter(id, due)
   end
 end
 
--- A job that waits no longer leaves every place that it may have; an owner with none left starts afresh.
+-- A job that waits no longer leaves every place that it may have.
 local function leave(id)
   for level = 1, 3 do
     redis.call('ZREM', KEYS[level], id)
@@ -59,11 +59,11 @@ local function leave(id)
   local owner = redis.call('HGET', job_key(id), 'owner')
   if owner then
     redis.call('ZREM', prefix .. 'waiting:' .. owner, id)
-    if redis.call('EXISTS', prefix .. 'waiting:' .. owner) == 0 then
-      for level = 7, 9 do redis.call('ZREM', KEYS[level], owner) end
-    end
   end
 end
+
+-- Where the last job of its owner ends that was taken: what it has had. Later places only were asked for.
+local function taken_until(level) return KEYS[6 + level] .. ':taken' end
 
 -- How many jobs a worker may hold with this one among them; 0 for any number.
 local function company_of(id)

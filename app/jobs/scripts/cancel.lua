@@ -8,6 +8,14 @@ if not status then return 'gone' end
 if status ~= 'queued' and status ~= 'running' then return 'final' end
 leave(id)
 if status == 'running' then end_attempt(id, redis.call('HGET', key, 'attempt'), 'cancelled', '') end
+-- Work that was cancelled before it began costs no turn: an owner of none that waits goes on after what it has had.
+local owner = redis.call('HGET', key, 'owner')
+if status == 'queued' and redis.call('EXISTS', prefix .. 'waiting:' .. owner) == 0 then
+  for level = 1, 3 do
+    local had = redis.call('ZSCORE', taken_until(level), owner)
+    if had then redis.call('ZADD', KEYS[6 + level], 'XX', had, owner) else redis.call('ZREM', KEYS[6 + level], owner) end
+  end
+end
 redis.call('HSET', key, 'status', 'cancelled', 'finished_ms', now)
 redis.call('HDEL', key, 'not_before_ms')
 redis.call('EXPIRE', key, ARGV[4])

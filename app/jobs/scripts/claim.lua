@@ -25,6 +25,10 @@ end
 local function take(id)
   local key = job_key(id)
   leave(id)
+  local job = redis.call('HMGET', key, 'priority', 'turn', 'steps', 'owner')
+  local taken = taken_until(LEVEL[job[1]])
+  redis.call('ZADD', taken, 'GT', job[2] + job[3], job[4])
+  redis.call('EXPIRE', taken, unfinished_ttl)
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'status', 'running', 'worker', ARGV[3], 'started_ms', now, 'step', 0, 'token', ARGV[4],
     'told', 0, 'attempt:' .. attempt, '{"number":' .. attempt .. ',"started_ms":' .. string.format('%.0f', now) .. '}')
@@ -83,5 +87,5 @@ local clock = math.max(tonumber(redis.call('HGET', KEYS[12], 'clock' .. chosen) 
   tonumber(redis.call('ZSCORE', KEYS[3 + chosen], id)))
 redis.call('HSET', KEYS[12], 'clock' .. chosen, clock)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
-redis.call('ZREMRANGEBYSCORE', KEYS[6 + chosen], '-inf', clock)
+for _, key in ipairs({KEYS[6 + chosen], taken_until(chosen)}) do redis.call('ZREMRANGEBYSCORE', key, '-inf', clock) end
 return take(id)
