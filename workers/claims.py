@@ -34,7 +34,7 @@ class Claims:
         self._lock = threading.Lock()
         self._held = 0
         self._company = 0  # jobs that may be held while suspects are; 0 while none is
-        self._emptying = False
+        self._emptying_for: str | None = None  # the model whose suspects are to run apart
         self._stopping = threading.Event()
         self._unanswered: Counter[str] = Counter()
         self._rung_at = time.monotonic()
@@ -46,7 +46,7 @@ class Claims:
 
     @property
     def _is_restricted(self) -> bool:
-        return bool(self._company) or self._emptying
+        return bool(self._company) or self._emptying_for is not None
 
     @property
     def silent_s(self) -> float:
@@ -71,13 +71,21 @@ class Claims:
             if rung_for is not None:
                 self._rung_at = time.monotonic()
             claim = self._next(rung_for)
-            answered = Counter() if self._is_restricted else self._unanswered
-            if answered:
-                self._unanswered = Counter()
-        for model, bells in answered.items():
-            for _ in range(bells):
-                self._doorbell.ring(model)
+        self._ring_again()
         return claim
+
+    def keep_emptying(self) -> None:
+        """At every heartbeat: hold the place of the worker that empties itself, or take anything again.
+
+        Raises:
+            RedisError: the store is away; the next heartbeat asks again.
+        """
+        model = self._emptying_for
+        if model is None or self._stopping.is_set() or self._store.keep_quarantine(model, self._worker_name):
+            return
+        with self._lock:
+            self._emptying_for = None
+        self._ring_again()
 
     def let_go(self, claim: Claim) -> None:
         """The job is finished, given back, or another's."""
@@ -88,26 +96,35 @@ class Claims:
 
     def _next(self, rung_for: str | None) -> Claim | None:
         is_full = bool(self._company) and self._held >= self._company
-        if self._stopping.is_set() or is_full or (self._emptying and self._held):
+        if self._stopping.is_set() or is_full:
             self._leave_unanswered(rung_for)
             return None
-        self._emptying = False
-        for model in self._in_turn(rung_for):
+        for model in self._in_turn(self._emptying_for or rung_for):
             found = self._store.claim(model, self._worker_name, held=self._held, suspects=bool(self._company))
+            if found is NoClaim.WAIT:
+                if self._emptying_for != model:
+                    log.info("finishing what is held: suspect jobs of '%s' are to run apart", model)
+                self._emptying_for = model
+                self._leave_unanswered(rung_for)
+                return None
+            self._emptying_for = None  # its suspects were the first that were asked for
             if isinstance(found, Claim):
                 self._held += 1
                 self._company = found.company
                 return found
-            if found is NoClaim.WAIT:
-                log.info("finishing what is held: suspect jobs of '%s' are to run apart", model)
-                self._emptying = True
-                self._models.remove(model)
-                self._models.insert(0, model)  # its suspect is the next
-                self._leave_unanswered(rung_for)
-                return None
         if self._company:
             self._leave_unanswered(rung_for)
         return None
+
+    def _ring_again(self) -> None:
+        """Ring for the bells that could not be answered, once they could be."""
+        with self._lock:
+            if self._is_restricted:
+                return
+            answered, self._unanswered = self._unanswered, Counter()
+        for model, bells in answered.items():
+            for _ in range(bells):
+                self._doorbell.ring(model)
 
     def _leave_unanswered(self, rung_for: str | None) -> None:
         if rung_for is not None:

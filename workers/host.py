@@ -47,9 +47,14 @@ class EngineHost:
         self._job_timeout_s = job_timeout_s
         self._over = threading.Event()
         self._insistence = Insistence(patience_s=job_timeout_s)
-        self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=on_beat)
         self.cards: dict[str, ModelCard] = {name: card_of(pack, engine) for name, pack in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
+
+        def beat() -> None:
+            self.claims.keep_emptying()
+            on_beat()
+
+        self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=beat)
 
     def run(self, model: str) -> None:
         """Answer a bell: work on the model's next job, and then on whatever waits, until nothing does."""

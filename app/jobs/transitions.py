@@ -16,7 +16,7 @@ _QUEUE_SCRIPTS = frozenset({"accept", "claim", "finish", "requeue", "cancel"})
 # At the store's memory limit these go on: they keep what is accepted, let its owner look at it and end it, and free
 # memory or take next to none.
 _AT_THE_LIMIT = frozenset(
-    {"heartbeat", "requeue", "cancel", "take", "charge", "revoke_key", "batch_look", "batch_cancel"}
+    {"heartbeat", "keep_quarantine", "requeue", "cancel", "take", "charge", "revoke_key", "batch_look", "batch_cancel"}
     | {"webhook_settle", "webhook_take", "webhook_note"}
 )
 

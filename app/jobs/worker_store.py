@@ -49,8 +49,9 @@ class WorkerStore:
         self._client = connect(settings, "cynosure-worker")
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
-        self._claim, self._heartbeat, self._tell, self._finish, self._requeue = (
-            self._client.register_script(script(name)) for name in ("claim", "heartbeat", "tell", "finish", "requeue")
+        self._claim, self._keep_quarantine, self._heartbeat, self._tell, self._finish, self._requeue = (
+            self._client.register_script(script(name))
+            for name in ("claim", "keep_quarantine", "heartbeat", "tell", "finish", "requeue")
         )
 
     def ping(self) -> None:
@@ -73,11 +74,12 @@ class WorkerStore:
                 *queue_args(keys, self._settings),
                 worker,
                 token,
-                -held if suspects else held,
+                held,
                 self._lease_ms,
                 int(self._settings.priority_ageing_s * 1000),
                 MAX_ATTEMPTS_TOLD,
                 MAX_EVENTS,
+                int(suspects),
             ],
         )
         if found[0] != b"claimed":
@@ -85,6 +87,11 @@ class WorkerStore:
         _, job_id, attempt, request, owner, company = found
         resolved = ResolvedRequest.model_validate_json(request)
         return Claim(job_id.decode(), attempt, resolved, owner.decode(), company=company)
+
+    def keep_quarantine(self, model: str, worker: str) -> bool:
+        """Go on emptying the worker for a suspect of the model; `False` where there is no need any longer."""
+        keys = [self._keys.quarantine(model), self._keys.suspects(model)]
+        return bool(self._keep_quarantine(keys=keys, args=[worker, self._lease_ms]))
 
     def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
         """Renew the leases of these jobs, and write what happened to them, in one round trip."""

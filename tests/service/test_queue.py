@@ -258,6 +258,48 @@ async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
     assert take(worker_store, held=0, worker="w1").company
 
 
+async def test_one_worker_empties_itself_for_as_long_as_it_takes_and_no_longer(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+) -> None:
+    """Its jobs may last for many leases."""
+    prefix, doorbell = store_settings.key_prefix, Doorbell(store_settings)
+    suspect = await accept(store, request_)
+    lose(worker_store, raw, prefix, times=2)
+    innocent = [await accept(store, request_) for _ in range(3)]
+    raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)
+    first, second = (
+        Claims(worker_store, doorbell, ["other", MODEL], worker_name=name, slots=8) for name in ("w1", "w2")
+    )
+    assert [claim.job_id for claim in (first.take(MODEL), second.take(MODEL)) if claim] == innocent[:2]
+    raw.zadd(f"{prefix}:suspects:{MODEL}", {suspect: 1})
+    quarantine = f"{prefix}:quarantine:{MODEL}"
+    renewals = (lambda: first.take(MODEL), first.take, first.keep_emptying, first.take)
+    for renew in renewals:
+        raw.pexpire(quarantine, 1000)
+        assert renew() is None, "it empties itself"
+        assert raw.pttl(quarantine) > 1000
+    raw.pexpire(quarantine, 1000)
+    second.keep_emptying()
+    assert raw.pttl(quarantine) <= 1000, "the other one has nothing to keep"
+    raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)
+    assert not first.has_room
+    assert doorbell.pending_bells(MODEL) == 0
+    first.keep_emptying()
+    assert first.has_room
+    assert doorbell.pending_bells(MODEL) == 1, "the bell that it could not answer is rung again"
+    raw.zadd(f"{prefix}:suspects:{MODEL}", {suspect: 1})
+    assert first.take(MODEL) is None
+    raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)
+    after = first.take()
+    assert after is not None
+    assert after.job_id == innocent[2], "another has run it: no reason to wait"
+    doorbell.close()
+
+
 async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
     store: JobStore,
     worker_store: WorkerStore,

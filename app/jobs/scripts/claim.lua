@@ -1,9 +1,9 @@
 -- queued → running: the model's next job
 -- KEYS  13 leases  14 events' channel  15 quarantine  16 this call, by its token
--- ARGV  3 worker  4 token  5 jobs that the worker holds, or, where they are suspects, minus that  6 lease ms  7 ms of waiting that are worth a priority
---       8 attempts kept in the history  9 events kept
--- returns {'claimed', id, attempt, request, owner, how many jobs the worker may hold then or 0} | {'wait'} where the worker should empty itself for a suspect
---       | {'nothing'}
+-- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that are worth a priority
+--       8 attempts kept in the history  9 events kept  10 1 where the worker holds suspects
+-- returns {'claimed', id, attempt, request, owner, how many jobs the worker may hold then or 0}
+--       | {'wait'} where the worker should empty itself for a suspect | {'nothing'}
 --
 -- Which priority: the one whose oldest job is the oldest, each step down counted as so much later. Which job of it: the
 -- one whose turn it is. Suspects, jobs whose workers were lost twice, run among a few of their like and then alone, so
@@ -58,8 +58,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[10], '-inf', now, 'LIMIT', 
 end
 
 local suspect = first_of(KEYS[11])
-if held < 0 then
-  if suspect and -held < company_of(suspect) then return take(suspect) end
+if ARGV[10] == '1' then
+  if suspect and held < company_of(suspect) then return take(suspect) end
   return {'nothing'}
 end
 if suspect then
