@@ -159,7 +159,13 @@ class Batches:
 
     async def fed(self, batch_id: str, line: int, job_id: str) -> bool:
         """Note that the line (from 0) has become a job; `False` where the batch wants no more."""
-        keys = [self._keys.batch(batch_id), self._keys.batch_jobs(batch_id), self._keys.batch_open(batch_id)]
+        keys = [
+            self._keys.batch(batch_id),
+            self._keys.batch_jobs(batch_id),
+            self._keys.batch_open(batch_id),
+            self._keys.batch_lines(batch_id),
+            self._keys.batches,
+        ]
         async with answering():
             answer = await self._run["fed"](keys=keys, args=[line, job_id, self._ttl_s])
         return bool(answer in (b"ok", b"before"))

@@ -26,7 +26,7 @@ class Pace:
     """What was finished lately, by any worker. `finish.lua` writes it: what is older than a minute of work fades.
 
     Attributes:
-        jobs: finished jobs.
+        jobs: jobs that succeeded.
         work: their network evaluations.
         busy_s: seconds in which at least one job ran.
         ran_s: seconds that the jobs ran for, summed: several run at once.
@@ -61,7 +61,7 @@ def outlook_of(record: JobRecord, pace: Pace, *, position: int | None, now_ms: i
         return Outlook(None, max(0.0, ran_s * (record.steps - record.step) / record.step))
     if not pace.is_known:
         return Outlook(position, None)
-    run_s = pace.ran_s / pace.jobs * record.steps / (pace.work / pace.jobs)
+    run_s = pace.ran_s * record.steps / pace.work
     if record.status is JobStatus.RUNNING and record.started_ms is not None:
         return Outlook(None, max(0.0, run_s - (now_ms - record.started_ms) / 1000))
     wait_s = (position or 0) * pace.busy_s / pace.jobs

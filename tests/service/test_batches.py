@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+import redis
 from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.requests import ClientDisconnect
@@ -26,8 +27,9 @@ from app.jobs.store import JobStore
 from chaos.processes import wait_until
 from cynosure import Client
 from cynosure.batches import BatchStatus
-from cynosure.contract import ModelCard
-from cynosure.errors import BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
+from cynosure.contract import GenerateRequest, ModelCard
+from cynosure.errors import BatchNotFound, BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
+from cynosure.resolving import resolve
 from tests.conftest import bearer
 
 Open = Callable[..., TestClient]
@@ -114,6 +116,31 @@ async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had
         assert (await batches.look(batch_id, NOBODY.owner)).status is BatchStatus.RUNNING
         with pytest.raises(BatchSuperseded):
             await batches.stage(batch_id, "look", 0, staged)
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_kept_for_as_long_as_it_is_fed_and_leaves_nothing_behind(
+    store_settings: StoreSettings, card: ModelCard
+) -> None:
+    request = resolve(GenerateRequest(class_label=1, seed=3), card, seed=0)
+    line = Line("0" * 64, None, request, None)
+    async with Batches.connect(store_settings) as batches:
+        await batches.open("b", NOBODY.owner, "upload", None)
+        await batches.stage("b", "upload", 0, [line, line])
+        await batches.start("b", "upload")
+        with redis.Redis.from_url(store_settings.redis_url) as client:
+
+            def names() -> list[str]:
+                return sorted(name.decode() for name in client.scan_iter(f"{store_settings.key_prefix}:batch*"))
+
+            for name in names():
+                client.expire(name, 100)
+            await batches.fed("b", 0, "job")
+            assert [client.ttl(name) > 100 for name in names()] == [True] * 5
+            client.delete(f"{store_settings.key_prefix}:batch:b")
+            with pytest.raises(BatchNotFound):
+                await batches.look("b", NOBODY.owner)
+            assert f"{store_settings.key_prefix}:batch:b" not in names()
 
 
 @pytest.mark.anyio

@@ -147,12 +147,14 @@ async def test_the_pace_is_measured_and_an_eta_follows(
     raw: redis.Redis,
     store_settings: StoreSettings,
 ) -> None:
-    done, running, waiting = [await accept(store, request_) for _ in range(3)]
+    done, running, broken, waiting = [await accept(store, request_) for _ in range(4)]
     assert (await store.outlook(await store.get(waiting, EVERYONE))).eta_seconds is None
     claim, second = take(worker_store), take(worker_store)
     started = int(raw.hget(f"{store_settings.key_prefix}:job:{done}", "started_ms"))
     raw.hset(f"{store_settings.key_prefix}:job:{done}", "started_ms", started - 4000)
     assert worker_store.finish(claim, MADE)
+    raw.hset(f"{store_settings.key_prefix}:job:{broken}", "started_ms", started - 4000)
+    assert worker_store.fail(take(worker_store), FULL)
     pace = Pace.of(raw.hgetall(f"{store_settings.key_prefix}:pace:{MODEL}"))
     assert (pace.jobs, pace.work) == (1, 10)
     assert pace.busy_s == pace.ran_s >= 4

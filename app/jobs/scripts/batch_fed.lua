@@ -1,5 +1,5 @@
 -- running → running: the next line has become a job
--- KEYS  1 batch  2 its jobs, in order  3 its jobs that have not ended
+-- KEYS  1 batch  2 its jobs, in order  3 its jobs that have not ended  4 lines  5 running batches
 -- ARGV  1 line, from 0  2 job  3 ttl s
 -- returns ok | before where the line was fed already | cancelled | gone
 local found = redis.call('HMGET', KEYS[1], 'status', 'fed')
@@ -9,6 +9,5 @@ if found[2] ~= ARGV[1] then return 'before' end
 redis.call('HINCRBY', KEYS[1], 'fed', 1)
 redis.call('RPUSH', KEYS[2], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('EXPIRE', KEYS[3], ARGV[3])
+for i = 1, 5 do redis.call('EXPIRE', KEYS[i], ARGV[3]) end
 return 'ok'

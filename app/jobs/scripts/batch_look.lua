@@ -1,7 +1,8 @@
 -- running → running | finished: count the jobs that have ended since the last look; each is counted once
 -- KEYS  1 batch  2 its jobs that have not ended  3 running batches
 -- ARGV  1 id  2 what a job's key starts with
--- returns {the batch's fields and values, queued, running}
+-- returns {the batch's fields and values, none where it is no longer kept, queued, running}
+if redis.call('EXISTS', KEYS[1]) == 0 then return {{}, 0, 0} end
 local queued, running = 0, 0
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   local status = redis.call('HGET', ARGV[2] .. id, 'status') or 'expired'

@@ -23,7 +23,9 @@ redis.call('EXPIRE', KEYS[17], ARGV[8])
 redis.call('EXPIRE', KEYS[14], ARGV[9])
 redis.call('ZREM', KEYS[15], id)
 redis.call('PUBLISH', KEYS[18], id)
+if ARGV[5] ~= 'succeeded' then return 'moved' end
 -- The model's pace: jobs, evaluations and time in jobs, over the time in which any ran; older than a minute fades.
+-- A job that failed is none of it: how many of its evaluations were done is not known.
 local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms')
 for i = 1, 5 do pace[i] = tonumber(pace[i] or '0') end
 local busy = math.max(0, now - math.max(pace[5], tonumber(job[3])))
