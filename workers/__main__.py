@@ -28,6 +28,7 @@ from workers.host import EngineHost
 from workers.insistence import Insistence
 from workers.planner import Planner
 from workers.reaper import Reaper
+from workers.registration import Registration
 from workers.settings import WorkerSettings
 from workers.watchdog import Watchdog
 
@@ -88,11 +89,12 @@ def main() -> None:
         slots=settings.concurrency,
         heartbeat_s=settings.heartbeat_s,
         job_timeout_s=settings.job_timeout_s,
-        on_beat=lambda: None if host.claims.is_stopping else fleet.publish(name, list(host.cards.values())),
     )
     models = tuple(host.cards)
     celery = build_celery(store_settings, host)
+    registration = Registration(fleet, host.claims, name, list(host.cards.values()))
     helpers = (
+        registration,
         Reaper(store, doorbell, models, interval_s=settings.reap_every_s, mercy_s=store_settings.lease_s),
         Planner(engine, host.cards, InquiryDesk(store_settings, models)),
         Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
@@ -101,7 +103,7 @@ def main() -> None:
     )
     drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     drain.listen()
-    Insistence(patience_s=STORE_PATIENCE_S).on(lambda: fleet.publish(name, list(host.cards.values())))
+    Insistence(patience_s=STORE_PATIENCE_S).on(registration.publish)
     for helper in helpers:
         helper.start()
     log.info("worker %s serves %s", name, ", ".join(models))

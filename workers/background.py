@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 1.0  # after a fault
+STOP_S = 2.0  # to wait for a thread's end: the store's client may try a call again for half a minute
+
 
 class BackgroundThread(ABC):
-    """A thread with an end; `start` it once, `stop` it once.
+    """A thread that outlives every fault of its turns; `start` it once, `stop` it once.
 
     Args:
         name: of the thread.
-        stop_s: seconds that `stop` waits for it to end, or `None` for as long as it takes.
+        every_s: seconds before each turn; 0 where a turn waits by itself, for a second at most.
     """
 
-    def __init__(self, name: str, *, stop_s: float | None = None) -> None:
-        self._stop_s = stop_s
+    def __init__(self, name: str, *, every_s: float = 0.0) -> None:
+        self._every_s = every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -23,9 +31,23 @@ class BackgroundThread(ABC):
         self._thread.start()
 
     def stop(self) -> None:
+        """Take no further turn. One that waits for the store is waited for a little, and ends with the process."""
         self._stopping.set()
-        self._thread.join(self._stop_s)
+        self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        pause_s = self._every_s
+        while not self._stopping.wait(pause_s):
+            pause_s = self._every_s
+            try:
+                self._turn()
+            except RedisError as error:
+                log.warning("%s: the store did not answer, trying again: %s", self._thread.name, error)
+                pause_s = PAUSE_S
+            except Exception:
+                log.exception("%s: failed, trying again", self._thread.name)
+                pause_s = PAUSE_S
 
     @abstractmethod
-    def _run(self) -> None:
-        """The thread's work, until `_stopping` is set."""
+    def _turn(self) -> None:
+        """The thread's work, once."""

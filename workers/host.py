@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -39,7 +38,6 @@ class EngineHost:
         slots: int,
         heartbeat_s: float,
         job_timeout_s: float,
-        on_beat: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._store = store
@@ -49,12 +47,7 @@ class EngineHost:
         self._insistence = Insistence(patience_s=job_timeout_s)
         self.cards: dict[str, ModelCard] = {name: card_of(pack, engine) for name, pack in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
-
-        def beat() -> None:
-            self.claims.keep_emptying()
-            on_beat()
-
-        self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=beat)
+        self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
 
     def run(self, model: str) -> None:
         """Answer a bell: work on the model's next job, and then on whatever waits, until nothing does."""

@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from redis.exceptions import RedisError
-
 from app.jobs.record import Beat, Claim, Happening, Verdict
 from app.jobs.worker_store import WorkerStore
 from cynosure.contract import Preview, Progress
@@ -105,12 +103,15 @@ class HeldJob:
 
 
 class LeaseKeeper(BackgroundThread):
-    """Renews every lease and reports every step, in one pipelined call a beat; gives up what is no longer ours."""
+    """Renews every lease and reports every step, in one call a beat; gives up what is no longer ours.
+
+    Args:
+        on_beat: called after each beat.
+    """
 
     def __init__(self, store: WorkerStore, *, interval_s: float, on_beat: Callable[[], None]) -> None:
-        super().__init__("leases")
+        super().__init__("leases", every_s=interval_s)
         self._store = store
-        self._interval_s = interval_s
         self._on_beat = on_beat
         self._held: dict[str, HeldJob] = {}
         self._lock, self._beating = threading.Lock(), threading.Lock()
@@ -127,15 +128,9 @@ class LeaseKeeper(BackgroundThread):
         with self._lock:
             return list(self._held.values())
 
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                self._beat(self.held())
-                self._on_beat()
-            except RedisError as error:  # the next beat tries again; a lease outlives many of them
-                log.warning("heartbeat failed, trying again: %s", error)
-            except Exception:  # the thread must outlive any fault, or all leases run out
-                log.exception("heartbeat failed, trying again")
+    def _turn(self) -> None:
+        self._beat(self.held())
+        self._on_beat()
 
     def check(self, job_id: str) -> None:
         """Renew this lease now, where the job is held and not drawn yet: it may have been cancelled."""

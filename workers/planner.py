@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import redis
-
 from app.jobs.inquiries import Inquiry, InquiryDesk
 from cynosure.contract import GuidanceMode, JobError, ModelCard, NetworkCalls, Plan, ResolvedRequest
 from cynosure.errors import InvalidRequest
@@ -21,22 +19,18 @@ LISTEN_S = 1.0
 
 
 class Planner(BackgroundThread):
-    """The thread; `start` it once, `stop` it once."""
+    """Takes a question after the other."""
 
     def __init__(self, engine: Engine, cards: dict[str, ModelCard], desk: InquiryDesk) -> None:
-        super().__init__("planner", stop_s=2 * LISTEN_S)
+        super().__init__("planner")
         self._engine = engine
         self._cards = cards
         self._desk = desk
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                inquiry = self._desk.take(timeout_s=LISTEN_S)
-                if inquiry is not None:
-                    self._desk.answer(inquiry, self._answer(inquiry))
-            except redis.RedisError:
-                self._stopping.wait(LISTEN_S)
+    def _turn(self) -> None:
+        inquiry = self._desk.take(timeout_s=LISTEN_S)
+        if inquiry is not None:
+            self._desk.answer(inquiry, self._answer(inquiry))
 
     def _answer(self, inquiry: Inquiry) -> Plan | JobError:
         request = inquiry.request

@@ -31,24 +31,20 @@ class Reaper(BackgroundThread):
     def __init__(
         self, store: WorkerStore, doorbell: Doorbell, models: tuple[str, ...], *, interval_s: float, mercy_s: float
     ) -> None:
-        super().__init__("reaper")
+        super().__init__("reaper", every_s=interval_s)
         self._store = store
         self._doorbell = doorbell
         self._models = models
-        self._interval_s = interval_s
         self._mercy_s = mercy_s
         self._mercy_until = 0.0
 
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                if self._asked(lambda: self._store.try_reaper_lock(ttl_s=self._interval_s)):
-                    self.look()
-            except RedisError as error:
-                self.store_was_away()
-                log.warning("the reaper could not look, trying again: %s", error)
-            except Exception:  # of the broker's client; the thread must outlive any
-                log.exception("the reaper could not ring, trying again")
+    def _turn(self) -> None:
+        try:
+            if self._asked(lambda: self._store.try_reaper_lock(ttl_s=self._every_s)):
+                self.look()
+        except RedisError:
+            self.store_was_away()
+            raise
 
     def _asked(self, call: Callable[[], Answer]) -> Answer:
         """What the store answers; late, and it was away for longer than its client's own retries hide."""

@@ -30,7 +30,7 @@ class Watchdog(BackgroundThread):
         silence_s: float,
         on_deaf: Callable[[], None],
     ) -> None:
-        super().__init__("watchdog")
+        super().__init__("watchdog", every_s=silence_s / 10)
         self._claims = claims
         self._doorbell = doorbell
         self._models = models
@@ -38,18 +38,16 @@ class Watchdog(BackgroundThread):
         self._on_deaf = on_deaf
         self._waiting_s = 0.0
 
-    def _run(self) -> None:
-        interval_s = self._silence_s / 10
-        while not self._stopping.wait(interval_s):
-            try:
-                unheard = self.bells_wait()
-            except RedisError:  # nobody hears bells while the store is away, or full
-                unheard = False
-            self._waiting_s = self._waiting_s + interval_s if unheard else 0.0
-            if self._waiting_s >= self._silence_s:
-                log.error("bells have waited for %.0f s and none was heard: this worker starts anew", self._waiting_s)
-                self._on_deaf()
-                return
+    def _turn(self) -> None:
+        try:
+            unheard = self.bells_wait()
+        except RedisError:  # nobody hears bells while the store is away, or full
+            unheard = False
+        self._waiting_s = self._waiting_s + self._every_s if unheard else 0.0
+        if self._waiting_s >= self._silence_s:
+            log.error("bells have waited for %.0f s and none was heard: this worker starts anew", self._waiting_s)
+            self._on_deaf()
+            self._stopping.set()
 
     def bells_wait(self) -> bool:
         """Whether there are bells that this worker should have heard.

@@ -23,7 +23,7 @@ _CALIBRATION_TTL_S = 30 * 86_400
 
 
 class FleetRegistry:
-    """A worker's side: publish at every heartbeat, withdraw on leaving."""
+    """A worker's side: publish several times in a `REGISTRATION_S`, withdraw on leaving."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client = connect(settings, "cynosure-fleet")
@@ -36,7 +36,7 @@ class FleetRegistry:
             pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
             pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
             pipe.zremrangebyscore(self._keys.workers, "-inf", now)
-            # Further ahead than any can be: the store's clock was put back. Who lives is back within a heartbeat.
+            # Further ahead than any can be: the store's clock was put back. Who lives says so again soon.
             pipe.zremrangebyscore(self._keys.workers, now + 2 * REGISTRATION_S, "+inf")
             pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
             pipe.execute()

@@ -94,7 +94,7 @@ class WorkerStore:
         return bool(self._keep_quarantine(keys=keys, args=[worker, self._lease_ms]))
 
     def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
-        """Renew the leases of these jobs, and write what happened to them, in one round trip."""
+        """Renew the leases of these jobs, and write what happened to them."""
         pipe = self._client.pipeline(transaction=False)
         for job_id, beat in held.items():
             job = self._keys.job(job_id)

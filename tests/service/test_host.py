@@ -10,6 +10,7 @@ import redis
 import torch
 
 from app.jobs.doorbell import Doorbell
+from app.jobs.inquiries import Inquiries, InquiryDesk
 from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
@@ -20,6 +21,7 @@ from cynosure.resolving import resolve
 from models.engine import Engine, EngineDied
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
+from workers.planner import Planner
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +42,6 @@ def host(engine: Engine, worker_store: WorkerStore, doorbell: Doorbell) -> Engin
         slots=4,
         heartbeat_s=1,
         job_timeout_s=60,
-        on_beat=lambda: None,
     )
 
 
@@ -108,6 +109,21 @@ async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
         drawing.join()
     assert host._engine._loaded["fashion"].schedule.is_idle
     assert (await record_of(store, job_id)).status is JobStatus.CANCELLED
+
+
+async def test_a_question_that_makes_no_sense_ends_no_planner(
+    engine: Engine, host: EngineHost, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.background.PAUSE_S", 0.0)
+    planner = Planner(engine, host.cards, InquiryDesk(store_settings, ["fashion"]))
+    with redis.Redis.from_url(store_settings.redis_url) as raw:
+        raw.rpush(f"{store_settings.key_prefix}:inquiries:fashion", '{"id": "x", "request": {"steps": "many"}}')
+    planner.start()
+    request = resolve(GenerateRequest(class_label=1, steps=7), host.cards["fashion"], seed=1)
+    async with Inquiries.connect(store_settings) as inquiries:
+        plan = await inquiries.plan(request, timeout_s=10)
+    planner.stop()
+    assert len(plan.timesteps) == 7
 
 
 async def test_an_engine_that_died_takes_no_other_job_with_it(

@@ -1,0 +1,33 @@
+"""Being found by gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.jobs.fleet import REGISTRATION_S, FleetRegistry
+from cynosure.contract import ModelCard
+from workers.background import BackgroundThread
+from workers.claims import Claims
+
+
+class Registration(BackgroundThread):
+    """Says what this worker can do, often enough that one lost call in a row does not strike it off."""
+
+    def __init__(self, fleet: FleetRegistry, claims: Claims, worker_name: str, cards: Sequence[ModelCard]) -> None:
+        super().__init__("registration", every_s=REGISTRATION_S / 3)
+        self._fleet = fleet
+        self._claims = claims
+        self._worker_name = worker_name
+        self._cards = cards
+
+    def publish(self) -> None:
+        """Say it now, unless the worker takes no more jobs.
+
+        Raises:
+            RedisError: the store is away.
+        """
+        if not self._claims.is_stopping:
+            self._fleet.publish(self._worker_name, self._cards)
+
+    def _turn(self) -> None:
+        self.publish()
