@@ -92,9 +92,15 @@ async def enqueue(
     asked: BaseModel,
     idempotency_key: str | None,
     cached_as: str | None,
+    *,
+    of_job: str = "",
 ) -> str:
-    """Accept a resolved request for `caller`, ring, and return the job's id; `asked` is what the client sent."""
-    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    """Accept a resolved request for `caller`, ring, and return the job's id.
+
+    `asked` is what the client sent, and `of_job` the job that it sent it to: both make the request that an idempotency
+    key stands for.
+    """
+    fingerprint = hashlib.sha256(f"{of_job}{asked.model_dump_json()}".encode()).hexdigest()
     return await accept(
         state,
         caller,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
+from app.gateway.signing import encoded_secret
 from app.jobs.worker_store import WorkerStore
 from cynosure import Client, JobStatus, SweepRequest
 from cynosure.errors import InvalidRequest, JobUnfinished
@@ -67,6 +68,27 @@ def test_a_variation_differs_in_its_seed_alone(server_url: str) -> None:
         assert len(set(varied.seeds) - {1, 2, 3}) == 3
         with pytest.raises(InvalidRequest):
             client.vary(sweep.id, num_images=2)
+
+
+def test_an_idempotency_key_stands_for_the_variation_of_one_job(open_gateway: Callable[..., TestClient]) -> None:
+    gateway, key = open_gateway(), {"Idempotency-Key": "k"}
+    first, second = (gateway.post("/generate", json={"class_label": label}).json()["id"] for label in (1, 2))
+    made = gateway.post(f"/jobs/{first}/vary", headers=key).json()
+    assert gateway.post(f"/jobs/{first}/vary", headers=key).json()["id"] == made["id"]
+    other = gateway.post(f"/jobs/{second}/vary", headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize("action", ["retry", "vary"])
+def test_a_job_is_not_made_again_with_a_webhook_that_could_not_be_told(
+    open_gateway: Callable[..., TestClient], action: str
+) -> None:
+    telling, silent = open_gateway(webhook_secret=encoded_secret(bytes(32))), open_gateway()
+    body = {"class_label": 1, "webhook_url": "https://hook.invalid/"}
+    job_id = telling.post("/generate", json=body).json()["id"]
+    telling.delete(f"/jobs/{job_id}")
+    answer = silent.post(f"/jobs/{job_id}/{action}")
+    assert (answer.status_code, answer.json().get("field")) == (422, "webhook_url")
 
 
 def test_a_stranger_sees_none_of_it(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from app.gateway.auth import Reader, Submitter
+from app.gateway.deliverer import check_webhook
 from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, card_of, draw_seed, enqueue, held_for, wait_for
@@ -74,6 +75,7 @@ async def retry_job(
     if not record.status.is_final:
         raise JobUnfinished(f"Job '{job_id}' is {record.status}: wait for it, or cancel it first.")
     await card_of(state, record.request.model)
+    check_webhook(state, record.request)
     made = await enqueue(state, caller, record.request, record.request, idempotency_key, None)
     return await answer(state, caller, made, prefer)
 
@@ -93,5 +95,6 @@ async def vary_job(
     record = await state["store"].get(job_id, caller.sees)
     await card_of(state, record.request.model)
     request = varied(record.request, changes, draw_seed)
-    made = await enqueue(state, caller, request, changes, idempotency_key, None)
+    check_webhook(state, request)
+    made = await enqueue(state, caller, request, changes, idempotency_key, None, of_job=job_id)
     return await answer(state, caller, made, prefer)
