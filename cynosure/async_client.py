@@ -14,7 +14,7 @@ from PIL import Image
 
 from cynosure import calls
 from cynosure.batches import Batch, BatchResult
-from cynosure.calls import Call, Flow, Retries
+from cynosure.calls import Attempts, Call, Flow, Retries
 from cynosure.client import DEFAULT_URL
 from cynosure.contract import (
     MAX_BATCH_LINES,
@@ -130,9 +130,10 @@ class AsyncClient:
         """
         if on_event is None:
             return await self._run(calls.until_done(await self.job(job_id)))
+        event: Job | Progress | Preview | None = None
         async for event in self.stream(job_id):
             await on_event(event)
-        return calls.ended(await self.job(job_id))
+        return calls.ended(event if isinstance(event, Job) else await self.job(job_id))
 
     async def stream(self, job_id: str) -> AsyncIterator[Job | Progress | Preview]:
         """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
@@ -140,23 +141,24 @@ class AsyncClient:
         Ends with the job as it ended. A connection that breaks is opened again where it was.
 
         Raises:
-            Unreachable: the server was away for many attempts on end.
+            Unreachable: the server was away for more tries on end than `retries` allows.
         """
-        follower = Follower(job_id)
+        attempts = Attempts(self.url, self._retries)
+        follower = Follower(job_id, attempts)
         while not follower.is_done:
+            pause = 0.0
             try:
                 async with aconnect_sse(self._http, "GET", follower.path, headers=follower.headers) as source:
                     if source.response.is_error:
                         await source.response.aread()
-                        raise calls.error_in(source.response)
-                    async for event in source.aiter_sse():
-                        if (told := follower.read(event)) is not None:
-                            yield told
+                        pause = attempts.pause_after(source.response)
+                    else:
+                        async for event in source.aiter_sse():
+                            if (told := follower.read(event)) is not None:
+                                yield told
             except httpx.TransportError as error:
-                pause = follower.pause_after_failure()
-                if pause is None:
-                    raise calls.unreachable(self.url, error) from error
-                await asyncio.sleep(pause)
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
 
     async def image(self, job_id: str, index: int = 0, to: OutputFormat = OutputFormat.PNG) -> bytes:
         """The file of one picture."""
@@ -240,20 +242,14 @@ class AsyncClient:
             answer = await self._do(call)
 
     async def _do(self, call: Call[Result]) -> Result:
-        failures = 0
+        attempts = Attempts(self.url, self._retries)
         while True:
             try:
                 response = await self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
             except httpx.TransportError as error:
-                failures += 1
-                pause = self._retries.pause(failures)
-                if pause is None:
-                    raise calls.unreachable(self.url, error) from error
+                pause = attempts.pause_after(error)
             else:
                 if not response.is_error:
                     return call.parse(response)
-                failures += 1
-                pause = self._retries.pause_after(failures, response)
-                if pause is None:
-                    raise calls.error_in(response)
+                pause = attempts.pause_after(response)
             await asyncio.sleep(pause)

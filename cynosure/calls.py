@@ -90,9 +90,35 @@ class Retries:
         return self.pause(failures, float(told) if told.isdecimal() else None)
 
 
-def unreachable(url: str, error: Exception) -> Unreachable:
-    """No server answered."""
-    return Unreachable(f"No answer from {url}: {error or type(error).__name__}. Is `cynosure up` running?")
+@dataclass
+class Attempts:
+    """One exchange with a server, however often it has to be tried.
+
+    Attributes:
+        failures: on end.
+    """
+
+    url: str
+    retries: Retries
+    failures: int = 0
+
+    def pause_after(self, failure: httpx.TransportError | httpx.Response) -> float:
+        """Seconds until the next try.
+
+        Raises:
+            CynosureError: there is none, and this is what the failure tells of.
+        """
+        self.failures += 1
+        if isinstance(failure, httpx.Response):
+            pause = self.retries.pause_after(self.failures, failure)
+            if pause is None:
+                raise error_in(failure)
+        else:
+            pause = self.retries.pause(self.failures)
+            if pause is None:
+                said = failure or type(failure).__name__
+                raise Unreachable(f"No answer from {self.url}: {said}. Is `cynosure up` running?") from failure
+        return pause
 
 
 def error_in(response: httpx.Response) -> CynosureError:
@@ -101,6 +127,7 @@ def error_in(response: httpx.Response) -> CynosureError:
         return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
     problem = Problem.model_validate_json(response.content)
     error = error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
+    error.line = problem.line
     told = response.headers.get("retry-after", "")
     error.retry_after_s = int(told) if told.isdecimal() else None
     return error

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cynosure import calls
 from cynosure.batches import Batch, BatchResult
-from cynosure.calls import Call, Flow, Retries
+from cynosure.calls import Attempts, Call, Flow, Retries
 from cynosure.contract import (
     MAX_BATCH_LINES,
     GenerateRequest,
@@ -146,9 +146,10 @@ class Client:
         """
         if on_event is None:
             return self._run(calls.until_done(self.job(job_id)))
+        event: Job | Progress | Preview | None = None
         for event in self.stream(job_id):
             on_event(event)
-        return calls.ended(self.job(job_id))
+        return calls.ended(event if isinstance(event, Job) else self.job(job_id))
 
     def stream(self, job_id: str) -> Iterator[Job | Progress | Preview]:
         """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
@@ -160,23 +161,24 @@ class Client:
         'succeeded'
 
         Raises:
-            Unreachable: the server was away for many attempts on end.
+            Unreachable: the server was away for more tries on end than `retries` allows.
         """
-        follower = Follower(job_id)
+        attempts = Attempts(self.url, self._retries)
+        follower = Follower(job_id, attempts)
         while not follower.is_done:
+            pause = 0.0
             try:
                 with connect_sse(self._http, "GET", follower.path, headers=follower.headers) as source:
                     if source.response.is_error:
                         source.response.read()
-                        raise calls.error_in(source.response)
-                    for event in source.iter_sse():
-                        if (told := follower.read(event)) is not None:
-                            yield told
+                        pause = attempts.pause_after(source.response)
+                    else:
+                        for event in source.iter_sse():
+                            if (told := follower.read(event)) is not None:
+                                yield told
             except httpx.TransportError as error:
-                pause = follower.pause_after_failure()
-                if pause is None:
-                    raise calls.unreachable(self.url, error) from error
-                time.sleep(pause)
+                pause = attempts.pause_after(error)
+            time.sleep(pause)
 
     def image(self, job_id: str, index: int = 0, to: OutputFormat = OutputFormat.PNG) -> bytes:
         """The file of one picture."""
@@ -259,20 +261,14 @@ class Client:
             answer = self._do(call)
 
     def _do(self, call: Call[Result]) -> Result:
-        failures = 0
+        attempts = Attempts(self.url, self._retries)
         while True:
             try:
                 response = self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
             except httpx.TransportError as error:
-                failures += 1
-                pause = self._retries.pause(failures)
-                if pause is None:
-                    raise calls.unreachable(self.url, error) from error
+                pause = attempts.pause_after(error)
             else:
                 if not response.is_error:
                     return call.parse(response)
-                failures += 1
-                pause = self._retries.pause_after(failures, response)
-                if pause is None:
-                    raise calls.error_in(response)
+                pause = attempts.pause_after(response)
             time.sleep(pause)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from httpx_sse import ServerSentEvent
 
+from cynosure.calls import Attempts
 from cynosure.contract import Job, Preview, Progress
 
-MAX_FAILURES = 8
-LONGEST_PAUSE_S = 5.0
 _EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
     "status": Job,
     "progress": Progress,
@@ -21,11 +20,11 @@ _EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
 
 @dataclass
 class Follower:
-    """Where one follower is in a job's stream."""
+    """Where one follower is in a job's stream, and how often it had to be opened again since the last event."""
 
     job_id: str
+    attempts: Attempts
     seen: str = ""
-    failures: int = 0
     is_done: bool = False
 
     @property
@@ -39,12 +38,7 @@ class Follower:
 
     def read(self, event: ServerSentEvent) -> Job | Progress | Preview | None:
         """What an event says; `None` for a kind that this version doesn't know."""
-        self.seen, self.failures = event.id or self.seen, 0
+        self.seen, self.attempts.failures = event.id or self.seen, 0
         self.is_done = event.event == "done"
         kind = _EVENTS.get(event.event)
         return None if kind is None else kind.model_validate_json(event.data)
-
-    def pause_after_failure(self) -> float | None:
-        """Seconds until the connection is opened again where it was, or `None` where it has failed too often."""
-        self.failures += 1
-        return None if self.failures >= MAX_FAILURES else min(LONGEST_PAUSE_S, 0.2 * 2**self.failures)

@@ -15,7 +15,16 @@ import pytest
 import cynosure
 from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries, async_client, client
 from cynosure.contract import JobStatus
-from cynosure.errors import InvalidRequest, JobCancelled, NoWorker, QueueFull, Unreachable
+from cynosure.errors import (
+    InvalidRequest,
+    JobCancelled,
+    JobNotFound,
+    NoWorker,
+    QueueFull,
+    StoreUnavailable,
+    UnknownLabel,
+    Unreachable,
+)
 from tests.conftest import serving
 
 
@@ -92,6 +101,8 @@ def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, 
             self.end_headers()
             self.wfile.write(body.encode())
 
+        do_GET = do_POST
+
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
@@ -118,6 +129,49 @@ SUBMITS: list[Callable[[str, Retries], Job]] = [
     _submit,
     lambda url, retries: asyncio.run(_submit_async(url, retries)),
 ]
+
+
+async def _wait_async(url: str, retries: Retries) -> Job:
+    async def ignore(event: object) -> None:
+        pass
+
+    async with AsyncClient(url, retries=retries) as asynchronous:
+        return await asynchronous.wait("id", on_event=ignore)
+
+
+def _wait(url: str, retries: Retries) -> Job:
+    with Client(url, retries=retries) as synchronous:
+        return synchronous.wait("id", on_event=lambda event: None)
+
+
+WAITS: list[Callable[[str, Retries], Job]] = [_wait, lambda url, retries: asyncio.run(_wait_async(url, retries))]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=["sync", "async"])
+def test_a_follower_is_as_patient_as_other_calls_and_asks_for_nothing_twice(
+    server_url: str, wait: Callable[[str, Retries], Job]
+) -> None:
+    with Client(server_url) as ours:
+        done = ours.wait(ours.submit(class_label=1, steps=4).id)
+    stream = {"Content-Type": "text/event-stream"}
+    cut = (200, f"event: status\nid: 1-0\ndata: {done.model_dump_json()}\n\n", {**stream, "Content-Length": "999999"})
+    end = (200, f"event: done\nid: 2-0\ndata: {done.model_dump_json()}\n\n", stream)
+    away = problem(503, "store_unavailable", **{"Retry-After": "0"})
+    with answering(away, away, cut, away, away, end) as (url, keys):
+        assert wait(url, Retries(times=3, first_s=0.01)) == done
+        assert len(keys) == 6
+    with answering(away, away) as (url, _), pytest.raises(StoreUnavailable):
+        wait(url, Retries(times=1, first_s=0.01))
+    with answering(problem(404, "job_not_found")) as (url, _), pytest.raises(JobNotFound):
+        wait(url, Retries(first_s=0.01))
+
+
+def test_an_error_names_the_line_of_a_batch() -> None:
+    status, body, headers = problem(422, "unknown_label")
+    with answering((status, body.replace("{", '{"line": 7, ', 1), headers)) as (url, _), Client(url) as ours:
+        with pytest.raises(UnknownLabel) as refusal:
+            ours.submit_batch([{}])
+        assert refusal.value.line == 7
 
 
 @pytest.mark.parametrize("submit", SUBMITS, ids=["sync", "async"])
