@@ -37,7 +37,6 @@ from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.webhooks import Webhooks
 from cynosure import __version__
-from cynosure.contract import Problem
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
@@ -114,10 +113,6 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(health.router)
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):
-        app.include_router(
-            module.router,
-            dependencies=[Depends(refuse_unknown)],
-            responses={401: {"model": Problem}, 403: {"model": Problem}},
-        )
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)
     return app

@@ -19,10 +19,6 @@ class BatchStatus(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
 
-    @property
-    def is_final(self) -> bool:
-        return self in (BatchStatus.FINISHED, BatchStatus.CANCELLED)
-
 
 class BatchLine(GenerateRequest):
     """One line of a batch: a request, and perhaps a name for it."""

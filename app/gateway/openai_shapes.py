@@ -103,9 +103,7 @@ def _label_named(prompt: str, card: ModelCard) -> str:
 
 
 def with_partials(request: ResolvedRequest, partials: int) -> ResolvedRequest:
-    """The request with previews where the stream wants them."""
-    if not partials:
-        return request
+    """The request with previews where the stream wants them; `partials` is at least 1."""
     return request.model_copy(update={"preview_every": max(1, request.steps // (partials + 1))})
 
 

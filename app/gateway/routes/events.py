@@ -19,7 +19,7 @@ from app.jobs.record import JobRecord
 from cynosure.contract import Problem
 from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
 
 
 async def _known(job_id: str, state: StateDep, caller: Reader) -> JobRecord:

@@ -10,7 +10,7 @@ from app.gateway.auth import Submitter
 from app.gateway.formats import wanted
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, enqueue, resolved
-from cynosure.contract import GenerateRequest, Job, OutputFormat, Problem
+from cynosure.contract import GenerateRequest, Job, OutputFormat
 from cynosure.errors import InvalidRequest
 
 router = APIRouter(tags=["generate"])
@@ -21,11 +21,7 @@ router = APIRouter(tags=["generate"])
     status_code=202,
     response_model=Job,
     summary="Draw pictures",
-    responses={
-        200: {"model": Job, "content": {format.media_type: {} for format in OutputFormat}},
-        422: {"model": Problem},
-        503: {"model": Problem},
-    },
+    responses={200: {"model": Job, "content": {format.media_type: {} for format in OutputFormat}}},
 )
 async def generate(
     asked: GenerateRequest,

@@ -13,7 +13,7 @@ from app.gateway.formats import in_format
 from app.gateway.state import StateDep
 from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, Problem
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses={404: {"model": Problem}, 410: {"model": Problem}})
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
 
 
 def _range_of(header: str | None, length: int) -> tuple[int, int] | None:

@@ -17,19 +17,13 @@ from cynosure.errors import JobUnfinished
 from cynosure.resolving import varied
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 410: {"model": Problem}}
-_MAKES: dict[int | str, dict[str, Any]] = {
-    **_MISSING,
-    200: {"model": Job},
-    409: {"model": Problem},
-    422: {"model": Problem},
-    503: {"model": Problem},
-}
+_EXPIRES: dict[int | str, dict[str, Any]] = {410: {"model": Problem}}
+_MAKES: dict[int | str, dict[str, Any]] = {200: {"model": Job}, **_EXPIRES}
 Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 
-@router.get("", summary="One's own jobs", responses={422: {"model": Problem}})
+@router.get("", summary="One's own jobs")
 async def list_jobs(
     state: StateDep,
     caller: Reader,
@@ -46,14 +40,14 @@ async def list_jobs(
     return JobList(jobs=tuple(jobs), next_cursor=page.next_cursor)
 
 
-@router.get("/{job_id}", summary="A job's status", responses=_MISSING)
+@router.get("/{job_id}", summary="A job's status", responses=_EXPIRES)
 async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer = None) -> Job:
     """The job as it is now, or, with `Prefer: wait=SECONDS`, once it is done or the time is up."""
     record = await wait_for(state, caller, job_id, held_for(state, prefer))
     return job_of(record, await state["store"].outlook(record))
 
 
-@router.delete("/{job_id}", summary="Cancel a job", responses=_MISSING)
+@router.delete("/{job_id}", summary="Cancel a job", responses=_EXPIRES)
 async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
     """Cancel the job; a finished one stays as it is. A running job's rows are free within a heartbeat."""
     record = await state["store"].cancel(job_id, caller.sees)
@@ -61,7 +55,11 @@ async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
 
 
 @router.post(
-    "/{job_id}/retry", status_code=202, response_model=Job, summary="Post a job's request again", responses=_MAKES
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=Job,
+    summary="Post a job's request again",
+    responses={**_MAKES, 409: {"model": Problem}},
 )
 async def retry_job(
     job_id: str,

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.gateway.auth import Reader
 from app.gateway.state import StateDep
-from cynosure.contract import ModelCard, ModelList, Problem
+from cynosure.contract import ModelCard, ModelList
 from cynosure.errors import ModelNotFound
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -18,7 +18,7 @@ async def list_models(state: StateDep, caller: Reader) -> ModelList:
     return ModelList(models=tuple((await state["fleet"].cards()).values()))
 
 
-@router.get("/{name}", summary="One model", responses={404: {"model": Problem}})
+@router.get("/{name}", summary="One model")
 async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
     """One model's card."""
     cards = await state["fleet"].cards()

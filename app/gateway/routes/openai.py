@@ -18,19 +18,8 @@ from cynosure.contract import MAX_BASE64_IMAGE_LENGTH
 from cynosure.errors import ModelNotFound
 
 router = APIRouter(prefix="/v1", tags=["openai"])
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {}}}
-    for status, text in {
-        400: "Refused, in OpenAI's shape",
-        404: "No such model",
-        429: "Too many",
-        500: "It could not be drawn",
-        503: "No worker or no store",
-    }.items()
-}
 _ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Pictures", "content": {"application/json": {}, "text/event-stream": {}}},
-    **_ERRORS,
+    200: {"description": "Pictures", "content": {"application/json": {}, "text/event-stream": {}}}
 }
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
@@ -65,13 +54,13 @@ async def edits(
     return await _draw(asked, request, state, caller, idempotency_key, kind="image_edit")
 
 
-@router.get("/models", summary="Models, as OpenAI's clients list them", responses=_ERRORS)
+@router.get("/models", summary="Models, as OpenAI's clients list them")
 async def list_models(state: StateDep, caller: Reader) -> dict[str, Any]:
     """Every model that a live worker holds."""
     return {"object": "list", "data": [_model(name) for name in await state["fleet"].cards()]}
 
 
-@router.get("/models/{name}", summary="A model, as OpenAI's clients ask for it", responses=_ERRORS)
+@router.get("/models/{name}", summary="A model, as OpenAI's clients ask for it")
 async def get_model(name: str, state: StateDep, caller: Reader) -> dict[str, Any]:
     """One model."""
     cards = await state["fleet"].cards()

@@ -10,7 +10,7 @@ from app.gateway.auth import Submitter
 from app.gateway.deliverer import check_webhook
 from app.gateway.state import StateDep
 from app.gateway.submission import answer, card_of, draw_seed, enqueue
-from cynosure.contract import Job, Problem, SweepRequest
+from cynosure.contract import Job, SweepRequest
 from cynosure.resolving import resolve_sweep, result_key
 
 router = APIRouter(tags=["generate"])
@@ -21,7 +21,7 @@ router = APIRouter(tags=["generate"])
     status_code=202,
     response_model=Job,
     summary="Draw a grid of pictures",
-    responses={200: {"model": Job}, 422: {"model": Problem}, 503: {"model": Problem}},
+    responses={200: {"model": Job}},
 )
 async def sweep(
     asked: SweepRequest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter
 
@@ -16,10 +15,9 @@ from cynosure.errors import WebhookNotFound
 from cynosure.webhooks import WebhookDelivery, WebhookSecret
 
 router = APIRouter(tags=["webhooks"])
-_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 
-@router.get("/webhooks/secret", summary="What webhooks are signed with", responses=_MISSING)
+@router.get("/webhooks/secret", summary="What webhooks are signed with", responses={404: {"model": Problem}})
 async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
     """The secret for the webhooks of this API key's jobs; Standard Webhooks' libraries verify with it."""
     configured = state["settings"].webhook_secret
@@ -29,13 +27,13 @@ async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
     return WebhookSecret(secret=encoded_secret(secret_of(deployment, caller.owner)))
 
 
-@router.get("/jobs/{job_id}/webhook", summary="What came of a job's webhook", responses=_MISSING)
+@router.get("/jobs/{job_id}/webhook", summary="What came of a job's webhook")
 async def get_webhook(job_id: str, state: StateDep, caller: Reader) -> WebhookDelivery:
     """Whether it was delivered, after how many attempts, and when the next one is."""
     return _shown(await state["webhooks"].get(job_id, caller.sees))
 
 
-@router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Tell a webhook again", responses=_MISSING)
+@router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Tell a webhook again")
 async def replay_webhook(job_id: str, state: StateDep, caller: Submitter) -> WebhookDelivery:
     """Send the same message under the same id, delivered before or not."""
     await state["webhooks"].get(job_id, caller.sees)
