@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import redis
@@ -151,22 +152,26 @@ class JobStore:
 
     async def outlook(self, record: JobRecord) -> Outlook:
         """The job's place in the queue and when it should be done, by the model's pace of the last minutes."""
-        if record.status.is_final:
-            return Outlook()
-        keys, model = self._keys, record.request.model
+        return (await self.outlooks([record]))[0]
+
+    async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
+        """Those of many jobs, in one round trip; in none where all have ended."""
+        open_ = [record for record in records if not record.status.is_final]
+        if not open_:
+            return [Outlook()] * len(records)
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.time()
-            pipe.hgetall(keys.pace(model))
-            if record.status is JobStatus.QUEUED:
+            for record in open_:
+                pipe.hgetall(self._keys.pace(record.request.model))
                 self._ask_place(pipe, record)
-            (seconds, microseconds), pace, *places = await pipe.execute()
-        rank, *ahead = places or (None,)
-        return outlook_of(
-            record,
-            Pace.of(pace),
-            position=None if rank is None else rank + sum(ahead),
-            now_ms=seconds * 1000 + microseconds // 1000,
-        )
+            (seconds, microseconds), *answers = await pipe.execute()
+        now_ms, found, answer = seconds * 1000 + microseconds // 1000, dict[str, Outlook](), iter(answers)
+        for record in open_:
+            pace, rank, *ahead = islice(answer, 1 + len(PRIORITIES))  # the pace, and what _ask_place asked
+            is_queued = record.status is JobStatus.QUEUED and rank is not None
+            position = rank + sum(ahead) if is_queued else None
+            found[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
+        return [found.get(record.id, Outlook()) for record in records]
 
     def _ask_place(self, pipe: Any, record: JobRecord) -> None:
         """Rank among those of its priority, and how many of the others are ahead by their age."""

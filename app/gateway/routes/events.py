@@ -15,8 +15,9 @@ from app.gateway.auth import Reader
 from app.gateway.shaping import job_of
 from app.gateway.state import StateDep
 from app.gateway.submission import POLL_S
+from app.jobs.pace import Outlook
 from app.jobs.record import JobRecord
-from cynosure.contract import Problem
+from cynosure.contract import JobStatus, Problem
 from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
@@ -43,7 +44,8 @@ async def follow(
     """
     store, job_id = state["store"], record.id
     seen = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id or "") else None
-    place: tuple[str, int, int | None] | None = None
+    place: tuple[JobStatus, int, int | None] | None = None
+    outlook = Outlook()
     async with state["news"].of(job_id, every_event=True) as moved:
         while True:
             if state["news"].is_closing:  # another gateway goes on, by Last-Event-ID
@@ -51,7 +53,9 @@ async def follow(
             moved.clear()
             try:
                 record = await store.get(job_id, caller.sees)
-                outlook = await store.outlook(record)
+                has_moved = place is None or (record.status, record.attempt) != place[:2]
+                if has_moved or record.status is JobStatus.QUEUED:  # else its place is what it was: none
+                    outlook = await store.outlook(record)
                 happened = await store.happenings(job_id, after=seen or "0")
             except StoreUnavailable:  # the stream goes on where it was once the store is back
                 await asyncio.sleep(POLL_S)

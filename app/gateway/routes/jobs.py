@@ -36,8 +36,9 @@ async def list_jobs(
     A page may be shorter than `limit` where jobs of the status are rare; the end is where `next_cursor` is null.
     """
     page = await state["listing"].page(caller.owner, status=status, cursor=cursor, limit=limit)
-    jobs = [summary_of(record, await state["store"].outlook(record)) for record in page.records]
-    return JobList(jobs=tuple(jobs), next_cursor=page.next_cursor)
+    outlooks = await state["store"].outlooks(page.records)
+    jobs = tuple(summary_of(record, outlook) for record, outlook in zip(page.records, outlooks, strict=True))
+    return JobList(jobs=jobs, next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}", summary="A job's status", responses=_EXPIRES)
