@@ -59,8 +59,7 @@ class AsyncClient:
         self.url = url
         self._timeout_s = timeout_s
         self._retries = retries
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s)
+        self._http = httpx.AsyncClient(**calls.connection(url, api_key, timeout_s))
 
     async def __aenter__(self) -> AsyncClient:
         return self

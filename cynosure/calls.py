@@ -90,6 +90,12 @@ class Retries:
         return self.pause(failures, float(told) if told.isdecimal() else None)
 
 
+def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """Keyword arguments of httpx's clients."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "headers": headers, "timeout": timeout_s}
+
+
 @dataclass
 class Attempts:
     """One exchange with a server, however often it has to be tried.

@@ -67,8 +67,7 @@ class Client:
         self.url = url
         self._timeout_s = timeout_s
         self._retries = retries
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self._http = httpx.Client(**calls.connection(url, api_key, timeout_s))
 
     def __enter__(self) -> Client:
         return self

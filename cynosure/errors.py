@@ -10,7 +10,7 @@
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
     ├── Unauthenticated           401  no API key, or none that is valid
-    ├── Forbidden                 403  the API key lacks the scope
+    ├── Forbidden                 403  the API key lacks the scope; or none was sent, from a foreign Host or Origin
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
@@ -160,7 +160,7 @@ class Unauthenticated(CynosureError):
 
 
 class Forbidden(CynosureError):
-    """The API key is valid and may not do this."""
+    """The API key is valid and may not do this; or there is none, and the request comes from another site."""
 
     code, status, title = "forbidden", 403, "Forbidden"
 

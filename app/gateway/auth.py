@@ -106,7 +106,10 @@ def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
         )
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host and origin not in settings.cors_origins:
-        raise Forbidden("Without API keys this server answers no other site's pages.")
+        raise Forbidden(
+            "Without API keys this server answers no other site's pages. Make a key with `cynosure keys create`, or "
+            "name the origin in CYNOSURE_GATEWAY_CORS_ORIGINS."
+        )
 
 
 def _name_of(host: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import datetime
 from stat import S_IFREG
 from typing import Any
 
 from stream_zip import NO_COMPRESSION_64, Method
 
 from app.gateway.formats import in_format
-from app.gateway.shaping import job_of
+from app.gateway.shaping import job_of, moment
 from app.gateway.state import State
 from app.jobs.batches import BatchRecord, Line
 from app.jobs.pace import Outlook
@@ -33,7 +33,7 @@ def batch_of(record: BatchRecord) -> Batch:
     return Batch(
         id=record.id,
         status=record.status,
-        created_at=datetime.fromtimestamp(record.created_ms / 1000, UTC),
+        created_at=moment(record.created_ms),
         counts=BatchCounts(total=record.total, waiting=unfed, queued=record.queued, running=record.running, **ended),
         links=BatchLinks(self=path, results=f"{path}/results", images=f"{path}/images.zip"),
     )
@@ -81,7 +81,7 @@ async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]
     async for number, line, job_id, job in _rows(state, record, 1, record.total):
         if job is None or job_id is None:
             continue
-        made = datetime.fromtimestamp((job.finished_ms or job.created_ms) / 1000, UTC)
+        made = moment(job.finished_ms or job.created_ms)
         for index, png in enumerate(await state["store"].images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
             name = f"{number:05d}-{index:02d}.{line.request.output_format}"

@@ -16,6 +16,15 @@ _UNLESS_SET = {
 }
 
 
+def secure(headers: MutableHeaders) -> None:
+    """Add them to an answer's headers."""
+    headers.update(_ALWAYS)
+    for name, value in _UNLESS_SET.items():
+        headers.setdefault(name, value)
+    if headers["Cache-Control"] != "no-store":
+        headers.add_vary_header("Authorization")
+
+
 class SecurityHeaders:
     """Adds them to every answer, errors too; a route that sets its own policy keeps it."""
 
@@ -25,12 +34,7 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_ALWAYS)
-                for name, value in _UNLESS_SET.items():
-                    headers.setdefault(name, value)
-                if headers["Cache-Control"] != "no-store":
-                    headers.add_vary_header("Authorization")
+                secure(MutableHeaders(scope=message))
             await send(message)
 
         await self.app(scope, receive, adding if scope["type"] == "http" else send)

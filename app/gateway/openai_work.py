@@ -14,11 +14,11 @@ from fastapi import Request
 from app.gateway.formats import in_format
 from app.gateway.openai_shapes import ImageParams, completed_event, error_body, facts_of, partial_event
 from app.gateway.state import State
-from app.gateway.submission import POLL_S, wait_for
+from app.gateway.submission import POLL_S, refuse_unless_drawn, wait_for
 from app.jobs.api_keys import Caller
 from app.jobs.record import JobRecord
-from cynosure.contract import JobStatus, Preview, ResolvedRequest
-from cynosure.errors import CynosureError, JobCancelled, JobFailed, ShuttingDown
+from cynosure.contract import Preview, ResolvedRequest
+from cynosure.errors import CynosureError, JobFailed, ShuttingDown
 
 MAX_HELD_S = 600.0  # the official client's own time-out
 CLOSING_RETRY_S = 2  # another gateway may be there at once; this one's successor takes about so long
@@ -73,14 +73,6 @@ class Drawing:
                 "request again with the same Idempotency-Key.",
                 retry_after_s=CLOSING_RETRY_S,
             )
-
-
-def refuse_unless_drawn(record: JobRecord) -> None:
-    """Raise what became of a finished job that has no pictures."""
-    if record.status is JobStatus.CANCELLED:
-        raise JobCancelled(f"Job '{record.id}' was cancelled.")
-    if record.status is JobStatus.FAILED and record.error is not None:
-        raise JobFailed(record.error.message, job_code=record.error.code)
 
 
 async def unless_gone(request: Request, drawing: Drawing, work: Awaitable[Made]) -> Made:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.gateway.headers import secure
 from app.gateway.openai_shapes import error_response
 from app.gateway.safe_json import SafeJSONResponse
 from cynosure.contract import GenerateRequest, Problem
@@ -129,10 +130,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.exception("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
-        return problem_response(
+        answer = problem_response(
             path=request.url.path,
             status=500,
             code="internal",
             title="Internal error",
             detail="The server failed; its log says more.",
         )
+        secure(answer.headers)  # this handler stands outside of all middleware
+        return answer

@@ -14,7 +14,7 @@ from cynosure.errors import CynosureError, MalformedBody
 _DESCRIPTIONS = {
     400: "Not well-formed",
     401: "No API key, or none that is valid",
-    403: "The API key lacks the scope",
+    403: "The API key lacks the scope; or none was sent, under a name or from a page that is not this machine's",
     404: "Not here, or another's",
     405: "No such method",
     409: "In conflict with what is",

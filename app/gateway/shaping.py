@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import overload
 
 from app.jobs.pace import Outlook
 from app.jobs.record import JobRecord
@@ -10,7 +11,16 @@ from cynosure.contract import ImageInfo, Job, JobAttempt, JobLinks
 from cynosure.resolving import cells_of
 
 
-def _moment(milliseconds: int | None) -> datetime | None:
+@overload
+def moment(milliseconds: int) -> datetime: ...
+
+
+@overload
+def moment(milliseconds: int | None) -> datetime | None: ...
+
+
+def moment(milliseconds: int | None) -> datetime | None:
+    """A time of the record, which counts milliseconds since 1970, as the API shows it."""
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
@@ -23,12 +33,12 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
     return Job(
         id=record.id,
         status=record.status,
-        created_at=datetime.fromtimestamp(record.created_ms / 1000, UTC),
-        started_at=_moment(record.started_ms),
-        finished_at=_moment(record.finished_ms),
+        created_at=moment(record.created_ms),
+        started_at=moment(record.started_ms),
+        finished_at=moment(record.finished_ms),
         queue_position=outlook.queue_position,
         eta_seconds=None if outlook.eta_seconds is None else round(outlook.eta_seconds, 2),
-        not_before=_moment(record.not_before_ms),
+        not_before=moment(record.not_before_ms),
         progress=record.progress,
         step=record.step,
         steps=record.steps,
@@ -36,8 +46,8 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
         attempts=tuple(
             JobAttempt(
                 number=attempt.number,
-                started_at=datetime.fromtimestamp(attempt.started_ms / 1000, UTC),
-                ended_at=_moment(attempt.ended_ms),
+                started_at=moment(attempt.started_ms),
+                ended_at=moment(attempt.ended_ms),
                 outcome=attempt.outcome or "running",
                 error=attempt.error,
             )

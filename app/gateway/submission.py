@@ -8,8 +8,9 @@ import logging
 import re
 import secrets
 import time
+from typing import Annotated
 
-from fastapi import Response
+from fastapi import Header, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # the safety net under the subscription
 DEFAULT_IMAGE_WAIT_S = 60.0
+Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
+IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 
 def _wait_of(prefer: str | None) -> float | None:
@@ -38,9 +41,11 @@ def _wait_of(prefer: str | None) -> float | None:
     return float(found.group(1)) if found else None
 
 
-def held_for(state: State, prefer: str | None) -> float:
-    """Seconds that an answer may be held."""
-    return min(_wait_of(prefer) or 0.0, state["settings"].max_wait_s)
+def held_for(state: State, prefer: str | None, default_s: float | None = None) -> float | None:
+    """Seconds that an answer is held, or `None` where nobody asked for that."""
+    wait_s = _wait_of(prefer)
+    wait_s = default_s if wait_s is None else wait_s
+    return None if wait_s is None else min(wait_s, state["settings"].max_wait_s)
 
 
 def draw_seed() -> int:
@@ -160,11 +165,16 @@ async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) ->
                 continue
 
 
-async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat) -> Response:
+def refuse_unless_drawn(record: JobRecord) -> None:
+    """Raise what became of a finished job that has no pictures."""
     if record.status is JobStatus.CANCELLED:
         raise JobCancelled(f"Job '{record.id}' was cancelled.")
     if record.status is JobStatus.FAILED and record.error is not None:
         raise JobFailed(record.error.message, job_code=record.error.code)
+
+
+async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat) -> Response:
+    refuse_unless_drawn(record)
     picture = await in_format(await state["store"].image(record.id, 0, caller.sees), to)
     headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
     return Response(picture, media_type=to.media_type, headers=headers)
@@ -174,16 +184,13 @@ async def answer(
     state: State, caller: Caller, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None
 ) -> Response:
     """202 with the job, or 200 with what came of it where the client asked to wait and it is done."""
-    wait_s = _wait_of(prefer)
-    if wait_s is None and as_picture:
-        wait_s = DEFAULT_IMAGE_WAIT_S
-    held = 0.0 if wait_s is None else min(wait_s, state["settings"].max_wait_s)
-    record = await wait_for(state, caller, job_id, held)
+    held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
+    record = await wait_for(state, caller, job_id, held_s or 0.0)
     if as_picture and record.status.is_final:
         return await _picture(state, caller, record, as_picture)
     job = job_of(record, await state["store"].outlook(record))
     headers = {"Location": f"/jobs/{job_id}"}
-    if wait_s is not None:
-        headers["Preference-Applied"] = f"wait={held:g}"
-    done = record.status.is_final and wait_s is not None
+    if held_s is not None:
+        headers["Preference-Applied"] = f"wait={held_s:g}"
+    done = record.status.is_final and held_s is not None
     return JSONResponse(job.model_dump(mode="json"), 200 if done else 202, headers=headers)

@@ -15,7 +15,7 @@ from app.jobs.connections import connect, connect_async
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import ModelCard
-from cynosure.errors import StoreUnavailable
+from cynosure.errors import ModelNotFound, StoreUnavailable
 
 REGISTRATION_S = 15
 _CACHE_S = 1.0
@@ -78,6 +78,18 @@ class Fleet:
             yield cls(client, settings)
         finally:
             await client.aclose()
+
+    async def card(self, name: str) -> ModelCard:
+        """The card of one model.
+
+        Raises:
+            ModelNotFound: no live worker holds it.
+            StoreUnavailable: Redis is away.
+        """
+        cards = await self.cards()
+        if name not in cards:
+            raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
+        return cards[name]
 
     async def cards(self) -> dict[str, ModelCard]:
         """Cards by model name, sorted.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from rich.progress import Progress as Bar
 from cynosure.client import Client
 from cynosure.contract import Job, Preview, Progress
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
+from cynosure.metadata import encoded_picture
 
 REFUSED, NO_SERVER, FAILED, CANCELLED = 1, 3, 4, 5
 EXIT_CODES = (
@@ -115,7 +115,7 @@ def save(path: Path, content: bytes) -> Path:
 
 def encoded(path: Path | None) -> str | None:
     """A file as requests take pictures."""
-    return None if path is None else base64.b64encode(path.read_bytes()).decode()
+    return None if path is None else encoded_picture(path.read_bytes())
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:

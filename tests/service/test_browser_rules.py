@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
+from app.jobs.store import JobStore
+
 Open = Callable[..., TestClient]
 STRICT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 ASKED = {"class_label": 1, "steps": 4}
@@ -39,6 +41,19 @@ def test_every_answer_forbids_what_a_browser_might_make_of_it(
     refused = open_gateway(auth="required").get("/models")
     assert refused.status_code == 401
     assert refused.headers["Content-Security-Policy"] == STRICT
+
+
+def test_an_answer_to_a_fault_of_our_own_forbids_as_much(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = open_gateway(auth="off")
+    wanted = dict(gateway.get("/jobs/unknown").headers)
+
+    async def failing(*arguments: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(JobStore, "get", failing)
+    answer = gateway.get("/jobs/unknown")
+    assert answer.status_code == 500
+    assert {**answer.headers, "content-length": ""} == {**wanted, "content-length": ""}
 
 
 def test_the_apis_page_runs_its_own_script_and_one_version_of_swaggers(open_gateway: Open) -> None:

@@ -35,6 +35,14 @@ def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: C
     assert "Did you mean 'status'" in misspelt.json()["detail"]
 
 
+def test_a_listing_tells_each_jobs_place(open_gateway: Callable[..., TestClient]) -> None:
+    gateway = open_gateway()
+    ids = [gateway.post("/generate", json={"class_label": 1}).json()["id"] for _ in range(4)]
+    gateway.delete(f"/jobs/{ids[1]}")
+    places = {job["id"]: job["queue_position"] for job in gateway.get("/jobs").json()["jobs"]}
+    assert places == dict(zip(ids, (0, None, 1, 2), strict=True))
+
+
 def test_a_listing_leaves_out_what_may_be_megabytes_and_what_is_no_longer_kept(
     open_gateway: Callable[..., TestClient], worker_store: WorkerStore
 ) -> None:

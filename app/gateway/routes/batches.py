@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from stream_zip import async_stream_zip
 
@@ -14,6 +14,7 @@ from app.gateway.auth import Reader, Submitter
 from app.gateway.batch_results import batch_of, members_of, results_of
 from app.gateway.batch_upload import receive
 from app.gateway.state import State, StateDep
+from app.gateway.submission import IdempotencyKey
 from cynosure.batches import Batch
 from cynosure.contract import MAX_BATCH_LINES
 from cynosure.errors import JobExpired, JobNotFound
@@ -43,7 +44,7 @@ async def post_batch(
     request: Request,
     state: StateDep,
     caller: Submitter,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Batch:
     """Up to 10,000 requests as NDJSON or as a JSON array; each may have a `custom_id`, which the results repeat.
 

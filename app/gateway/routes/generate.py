@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Response
 from app.gateway.auth import Submitter
 from app.gateway.formats import wanted
 from app.gateway.state import StateDep
-from app.gateway.submission import answer, enqueue, resolved
+from app.gateway.submission import IdempotencyKey, Prefer, answer, enqueue, resolved
 from cynosure.contract import GenerateRequest, Job, OutputFormat
 from cynosure.errors import InvalidRequest
 
@@ -27,9 +27,9 @@ async def generate(
     asked: GenerateRequest,
     state: StateDep,
     caller: Submitter,
-    prefer: Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")] = None,
+    prefer: Prefer = None,
     accept: Annotated[str | None, Header()] = None,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a job.
 

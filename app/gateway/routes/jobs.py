@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from app.gateway.auth import Reader, Submitter
 from app.gateway.deliverer import check_webhook
 from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
-from app.gateway.submission import answer, card_of, draw_seed, enqueue, held_for, wait_for
+from app.gateway.submission import IdempotencyKey, Prefer, answer, card_of, draw_seed, enqueue, held_for, wait_for
 from app.jobs.pace import Outlook
 from cynosure.contract import Job, JobList, JobStatus, Problem, VaryRequest
 from cynosure.errors import JobUnfinished
@@ -19,8 +19,6 @@ from cynosure.resolving import varied
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 _EXPIRES: dict[int | str, dict[str, Any]] = {410: {"model": Problem}}
 _MAKES: dict[int | str, dict[str, Any]] = {200: {"model": Job}, **_EXPIRES}
-Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
-IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 
 @router.get("", summary="One's own jobs")
@@ -44,13 +42,13 @@ async def list_jobs(
 @router.get("/{job_id}", summary="A job's status", responses=_EXPIRES)
 async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer = None) -> Job:
     """The job as it is now, or, with `Prefer: wait=SECONDS`, once it is done or the time is up."""
-    record = await wait_for(state, caller, job_id, held_for(state, prefer))
+    record = await wait_for(state, caller, job_id, held_for(state, prefer) or 0.0)
     return job_of(record, await state["store"].outlook(record))
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=_EXPIRES)
 async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
-    """Cancel the job; a finished one stays as it is. A running job's rows are free within a heartbeat."""
+    """Cancel the job; a finished one stays as it is. A running job's rows are free at the next tick."""
     record = await state["store"].cancel(job_id, caller.sees)
     return job_of(record, Outlook())
 

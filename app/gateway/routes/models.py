@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from app.gateway.auth import Reader
 from app.gateway.state import StateDep
 from cynosure.contract import ModelCard, ModelList
-from cynosure.errors import ModelNotFound
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -21,7 +20,4 @@ async def list_models(state: StateDep, caller: Reader) -> ModelList:
 @router.get("/{name}", summary="One model")
 async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
     """One model's card."""
-    cards = await state["fleet"].cards()
-    if name not in cards:
-        raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
-    return cards[name]
+    return await state["fleet"].card(name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from app.gateway.auth import Reader, Submitter
@@ -12,16 +12,14 @@ from app.gateway.openai_forms import EDIT_FORM, MAX_PARTS, edit_of
 from app.gateway.openai_shapes import ImageParams, answer_of, request_of, with_partials
 from app.gateway.openai_work import Drawing, data_of, events_of, unless_gone
 from app.gateway.state import State, StateDep
-from app.gateway.submission import card_of, enqueue, resolved
+from app.gateway.submission import IdempotencyKey, card_of, enqueue, resolved
 from app.jobs.api_keys import Caller
 from cynosure.contract import MAX_BASE64_IMAGE_LENGTH
-from cynosure.errors import ModelNotFound
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "Pictures", "content": {"application/json": {}, "text/event-stream": {}}}
 }
-IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 
 @router.post("/images/generations", summary="Draw pictures, as OpenAI's clients ask for them", responses=_ANSWER)
@@ -63,10 +61,7 @@ async def list_models(state: StateDep, caller: Reader) -> dict[str, Any]:
 @router.get("/models/{name}", summary="A model, as OpenAI's clients ask for it")
 async def get_model(name: str, state: StateDep, caller: Reader) -> dict[str, Any]:
     """One model."""
-    cards = await state["fleet"].cards()
-    if name not in cards:
-        raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
-    return _model(name)
+    return _model((await state["fleet"].card(name)).name)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from app.gateway.auth import Submitter
 from app.gateway.deliverer import check_webhook
 from app.gateway.state import StateDep
-from app.gateway.submission import answer, card_of, draw_seed, enqueue
+from app.gateway.submission import IdempotencyKey, Prefer, answer, card_of, draw_seed, enqueue
 from cynosure.contract import Job, SweepRequest
 from cynosure.resolving import resolve_sweep, result_key
 
@@ -27,8 +25,8 @@ async def sweep(
     asked: SweepRequest,
     state: StateDep,
     caller: Submitter,
-    prefer: Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")] = None,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept labels or prompts × scales × seeds as one job, with a contact sheet.
 

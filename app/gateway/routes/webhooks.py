@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from fastapi import APIRouter
 
 from app.gateway.auth import Reader, Submitter
+from app.gateway.shaping import moment
 from app.gateway.signing import decoded_secret, encoded_secret, secret_of
 from app.gateway.state import StateDep
 from app.jobs.webhooks import Delivery
@@ -42,9 +41,6 @@ async def replay_webhook(job_id: str, state: StateDep, caller: Submitter) -> Web
 
 
 def _shown(delivery: Delivery) -> WebhookDelivery:
-    def moment(milliseconds: int | None) -> datetime | None:
-        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
-
     return WebhookDelivery(
         id=f"msg_{delivery.job_id}",
         url=delivery.url,
