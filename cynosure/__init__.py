@@ -1,7 +1,7 @@
 """Cynosure: guided diffusion as a service. The public face: contract, clients and command line."""
 
 from cynosure.async_client import AsyncClient
-from cynosure.calls import Retries
+from cynosure.attempts import Retries
 from cynosure.client import Client
 from cynosure.contract import (
     GenerateRequest,

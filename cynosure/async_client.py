@@ -13,8 +13,9 @@ from httpx_sse import aconnect_sse
 from PIL import Image
 
 from cynosure import calls
+from cynosure.attempts import Attempts, Retries, connection
 from cynosure.batches import Batch, BatchResult
-from cynosure.calls import Attempts, Call, Flow, Retries
+from cynosure.calls import Call, Flow
 from cynosure.client import DEFAULT_URL
 from cynosure.contract import (
     MAX_BATCH_LINES,
@@ -59,7 +60,7 @@ class AsyncClient:
         self.url = url
         self._timeout_s = timeout_s
         self._retries = retries
-        self._http = httpx.AsyncClient(**calls.connection(url, api_key, timeout_s))
+        self._http = httpx.AsyncClient(**connection(url, api_key, timeout_s))
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -14,8 +14,9 @@ from httpx_sse import connect_sse
 from PIL import Image
 
 from cynosure import calls
+from cynosure.attempts import Attempts, Retries, connection
 from cynosure.batches import Batch, BatchResult
-from cynosure.calls import Attempts, Call, Flow, Retries
+from cynosure.calls import Call, Flow
 from cynosure.contract import (
     MAX_BATCH_LINES,
     GenerateRequest,
@@ -67,7 +68,7 @@ class Client:
         self.url = url
         self._timeout_s = timeout_s
         self._retries = retries
-        self._http = httpx.Client(**calls.connection(url, api_key, timeout_s))
+        self._http = httpx.Client(**connection(url, api_key, timeout_s))
 
     def __enter__(self) -> Client:
         return self

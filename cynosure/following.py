@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from httpx_sse import ServerSentEvent
 
-from cynosure.calls import Attempts
+from cynosure.attempts import Attempts
 from cynosure.contract import Job, Preview, Progress
 
 _EVENTS: Mapping[str, type[Job | Progress | Preview]] = {

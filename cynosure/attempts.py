@@ -1,0 +1,91 @@
+"""How the clients reach a server, and what they make of one that is away or refuses: pure, and shared by both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from cynosure.contract import Problem
+from cynosure.errors import CynosureError, Unreachable, error_of
+
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a call that failed is sent again: after what the server says in `Retry-After`, else ever later.
+
+    Attributes:
+        times: tries after the first one.
+        first_s: pause before the first of them; each further one is twice as long.
+        longest_s: a server that asks for more patience than this is taken at its word: the error is raised.
+    """
+
+    times: int = 4
+    first_s: float = 0.25
+    longest_s: float = 60.0
+
+    def pause(self, failures: int, retry_after_s: float | None = None) -> float | None:
+        """Seconds until the next try after so many failures, or `None` where there is none."""
+        if failures > self.times:
+            return None
+        pause = self.first_s * 2 ** (failures - 1) if retry_after_s is None else retry_after_s
+        return pause if pause <= self.longest_s else None
+
+    def pause_after(self, failures: int, response: httpx.Response) -> float | None:
+        """As `pause`, for an answer; `None` for one that another try would not mend."""
+        if response.status_code not in _TRY_AGAIN:
+            return None
+        told = response.headers.get("retry-after", "")
+        return self.pause(failures, float(told) if told.isdecimal() else None)
+
+
+def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """Keyword arguments of httpx's clients."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "headers": headers, "timeout": timeout_s}
+
+
+@dataclass
+class Attempts:
+    """One exchange with a server, however often it has to be tried.
+
+    Attributes:
+        failures: on end.
+    """
+
+    url: str
+    retries: Retries
+    failures: int = 0
+
+    def pause_after(self, failure: httpx.TransportError | httpx.Response) -> float:
+        """Seconds until the next try.
+
+        Raises:
+            CynosureError: there is none, and this is what the failure tells of.
+        """
+        self.failures += 1
+        if isinstance(failure, httpx.Response):
+            pause = self.retries.pause_after(self.failures, failure)
+            if pause is None:
+                raise error_in(failure)
+        else:
+            pause = self.retries.pause(self.failures)
+            if pause is None:
+                said = failure or type(failure).__name__
+                raise Unreachable(f"No answer from {self.url}: {said}. Is `cynosure up` running?") from failure
+        return pause
+
+
+def error_in(response: httpx.Response) -> CynosureError:
+    """The error that an answer tells of."""
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
+    problem = Problem.model_validate_json(response.content)
+    error = error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
+    error.line = problem.line
+    told = response.headers.get("retry-after", "")
+    error.retry_after_s = int(told) if told.isdecimal() else None
+    return error
