@@ -13,8 +13,7 @@ from typing import Any
 import redis.asyncio
 
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
 from cynosure.errors import QuotaExceeded, RateLimited
@@ -72,21 +71,14 @@ class Bill:
         self.stands = False
 
 
-class Allowance:
+class Allowance(StoreClient):
     """Counts in Redis, so that all gateways count as one. Raises `StoreUnavailable` where it is away."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._keys = Keys(settings.key_prefix)
-        self._take, self._charge = (client.register_script(script(name)) for name in ("take", "charge"))
+    client_name = "cynosure-allowance"
 
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Allowance]:
-        client = connect_async(settings, "cynosure-allowance")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._take, self._charge = (client.register_script(script(name)) for name in ("take", "charge"))
 
     async def take(self, owner: str, limits: Limits) -> Taken | None:
         """Count a request of `owner`; `None` where it has no limit.

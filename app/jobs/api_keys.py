@@ -9,8 +9,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,8 +18,7 @@ import redis.asyncio
 
 from app.jobs.allowance import UNLIMITED, Limits
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.record import ANONYMOUS, EVERYONE
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
@@ -117,27 +115,19 @@ def _fits(secret: str, fields: Mapping[bytes, bytes], now_ms: int) -> bool:
     return is_current or (is_previous and overlaps)
 
 
-class KeyRing:
+class KeyRing(StoreClient):
     """The keys of one deployment. Every method raises `StoreUnavailable` where Redis is away."""
 
+    client_name = "cynosure-keys"
+
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
+        super().__init__(client, settings)
         self._create, self._rotate, self._revoke = (
             client.register_script(script(f"{name}_key")) for name in ("create", "rotate", "revoke")
         )
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._has_keys = False
         self._looked_at = float("-inf")
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[KeyRing]:
-        client = connect_async(settings, "cynosure-keys")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
 
     async def verify(self, token: str) -> ApiKey:
         """The key that `token` is the secret of.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
 
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.record import EVERYONE, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
@@ -72,23 +70,15 @@ class BatchRecord:
         return self.queued + self.running
 
 
-class Batches:
+class Batches(StoreClient):
     """The store of batches. Every method raises `StoreUnavailable` where Redis is away."""
 
+    client_name = "cynosure-batches"
+
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
+        super().__init__(client, settings)
         self._ttl_s = settings.unfinished_ttl_s + settings.result_ttl_s
         self._run = {name: client.register_script(script(f"batch_{name}")) for name in _SCRIPTS}
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Batches]:
-        client = connect_async(settings, "cynosure-batches")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
 
     async def open(self, batch_id: str, owner: str, upload: str, idempotency_key: str | None) -> str:
         """A batch to receive lines: a new one, or the one that the key made before; returns its id."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Self
 
 import redis
 import redis.asyncio
 from redis.backoff import ExponentialWithJitterBackoff
 
+from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a second
@@ -32,6 +35,32 @@ def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIME
     options = _options(settings, name, timeout_s)
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
     return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **options)
+
+
+class StoreClient:
+    """Whatever of a gateway talks to the store: over connections of its own, which the store shows by `client_name`.
+
+    Attributes:
+        client_name: of the connections.
+        timeout_s: more than any of its calls may block.
+    """
+
+    client_name: ClassVar[str]
+    timeout_s: ClassVar[float] = TIMEOUT_S
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Self]:
+        client = connect_async(settings, cls.client_name, timeout_s=cls.timeout_s)
+        try:
+            yield cls(client, settings)
+        finally:
+            await client.aclose()
 
 
 def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, Any]:

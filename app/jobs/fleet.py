@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
 
-from app.jobs.connections import connect, connect_async
+from app.jobs.answering import answering
+from app.jobs.connections import StoreClient, connect
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import ModelCard
-from cynosure.errors import ModelNotFound, StoreUnavailable
+from cynosure.errors import ModelNotFound
 
 REGISTRATION_S = 15
 _CACHE_S = 1.0
@@ -61,23 +61,15 @@ class FleetRegistry:
             pipe.execute()
 
 
-class Fleet:
+class Fleet(StoreClient):
     """The gateway's side: the cards of all live workers, at most a second old."""
 
+    client_name = "cynosure-gateway-fleet"
+
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
+        super().__init__(client, settings)
         self._cards: dict[str, ModelCard] = {}
         self._read_at = float("-inf")
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Fleet]:
-        client = connect_async(settings, "cynosure-gateway-fleet")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
 
     async def card(self, name: str) -> ModelCard:
         """The card of one model.
@@ -99,12 +91,10 @@ class Fleet:
         """
         if time.monotonic() - self._read_at < _CACHE_S and self._cards:
             return self._cards
-        try:
+        async with answering():
             members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
             names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
-        except redis.RedisError as error:
-            raise StoreUnavailable("The job store does not answer.", retry_after_s=2) from error
         cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
         self._cards = {card.name: card for card in sorted(cards, key=lambda card: card.name)}
         self._read_at = time.monotonic()

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-import redis.asyncio
 from pydantic import TypeAdapter
 
-from app.jobs.connections import connect, connect_async
+from app.jobs.answering import answering
+from app.jobs.connections import StoreClient, connect
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, Plan, ResolvedRequest
-from cynosure.errors import InvalidRequest, NoWorker, StoreUnavailable
+from cynosure.errors import InvalidRequest, NoWorker
 
 _KEPT_S = 60
-_PATIENCE_S = 30.0  # of a connection: more than an answer is waited for
 _ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
 
 
@@ -35,21 +32,11 @@ class Inquiry:
     request: ResolvedRequest
 
 
-class Inquiries:
+class Inquiries(StoreClient):
     """The gateway's side."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Inquiries]:
-        client = connect_async(settings, "cynosure-inquiries", timeout_s=_PATIENCE_S)
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
+    client_name = "cynosure-inquiries"
+    timeout_s = 30.0  # more than an answer is waited for
 
     async def plan(self, request: ResolvedRequest, *, timeout_s: float) -> Plan:
         """What drawing `request` would take.
@@ -57,11 +44,11 @@ class Inquiries:
         Raises:
             InvalidRequest: it can't be drawn.
             NoWorker: none answered in time.
-            StoreUnavailable: Redis is away.
+            StoreFull, StoreUnavailable: Redis is at its limit, or away.
         """
         inquiry_id, queue = secrets.token_hex(8), self._keys.inquiries(request.model)
         question = json.dumps({"id": inquiry_id, "request": request.model_dump(mode="json")})
-        try:
+        async with answering():
             async with self._client.pipeline() as pipe:
                 pipe.rpush(queue, question)
                 pipe.expire(queue, _KEPT_S)
@@ -69,8 +56,6 @@ class Inquiries:
             found: Any = await self._client.blpop([self._keys.inquiry(inquiry_id)], timeout=timeout_s)
             if found is None:
                 await self._client.lrem(queue, 1, question)
-        except redis.RedisError as error:
-            raise StoreUnavailable("The job store does not answer; try again.", retry_after_s=2) from error
         if found is None:
             raise NoWorker(f"No worker of '{request.model}' answered in {timeout_s:g} s; try again.", retry_after_s=5)
         answer = _ANSWER.validate_json(found[1])

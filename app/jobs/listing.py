@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
-
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.record import JobRecord, decode_record
-from app.jobs.settings import StoreSettings
 from cynosure.contract import JobStatus
 from cynosure.errors import InvalidRequest
 
@@ -32,21 +26,10 @@ class Page:
     next_cursor: str | None
 
 
-class Listing:
+class Listing(StoreClient):
     """Looks through the owners' indices."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Listing]:
-        client = connect_async(settings, "cynosure-listing")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
+    client_name = "cynosure-listing"
 
     async def page(self, owner: str, *, status: JobStatus | None, cursor: str | None, limit: int) -> Page:
         """The owner's jobs after `cursor`, with that status, newest first.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,8 +12,7 @@ import redis
 import redis.asyncio
 
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.pace import Outlook, Pace, outlook_of
 from app.jobs.record import ANONYMOUS, EVERYONE, PRIORITIES, Happening, JobRecord, decode_record
 from app.jobs.settings import StoreSettings
@@ -40,23 +38,14 @@ class Accepted:
     waits: bool
 
 
-class JobStore:
+class JobStore(StoreClient):
     """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._settings = settings
-        self._keys = Keys(settings.key_prefix)
-        self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
+    client_name = "cynosure-gateway"
 
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[JobStore]:
-        client = connect_async(settings, "cynosure-gateway")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
 
     async def ping(self) -> None:
         async with answering():

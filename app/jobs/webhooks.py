@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
 
 from app.jobs.answering import answering
-from app.jobs.connections import connect_async
-from app.jobs.keys import Keys
+from app.jobs.connections import StoreClient
 from app.jobs.record import EVERYONE
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
@@ -39,23 +37,15 @@ class Delivery:
     next_ms: int | None
 
 
-class Webhooks:
+class Webhooks(StoreClient):
     """The store of deliveries. Every method raises `StoreUnavailable` where Redis is away."""
 
+    client_name = "cynosure-webhooks"
+
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
-        self._client = client
-        self._keys = Keys(settings.key_prefix)
+        super().__init__(client, settings)
         self._ttl_s = settings.result_ttl_s + settings.tombstone_ttl_s
         self._run = {name: client.register_script(script(f"webhook_{name}")) for name in _SCRIPTS}
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Webhooks]:
-        client = connect_async(settings, "cynosure-webhooks")
-        try:
-            yield cls(client, settings)
-        finally:
-            await client.aclose()
 
     async def settle(self) -> int:
         """Find the jobs that have ended; returns how many deliveries are due."""
