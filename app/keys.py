@@ -95,7 +95,7 @@ def _settings(data: Path) -> StoreSettings:
 
 def _line(key: ApiKey) -> str:
     now_ms = datetime.now(UTC).timestamp() * 1000
-    state = "revoked" if key.is_revoked else "expired" if key.expires_ms <= now_ms else "valid"
+    state = "valid" if key.is_valid(now_ms) else "revoked" if key.is_revoked else "expired"
     until = datetime.fromtimestamp(key.expires_ms / 1000, UTC).date()
     return f"{key.id}  {state:7}  until {until}  {','.join(sorted(key.scopes)):17}  {key.name}"
 

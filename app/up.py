@@ -27,7 +27,9 @@ STOP_GRACE_S = 30.0
 HURRY_S = 5.0  # after a second signal
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # prctl(2)
+FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
+STEADY_S = 60.0  # of a process that ran for so long the next end is no part of a series
 STORE_START_S = 60.0  # a long append-only file is read first
 
 
@@ -45,7 +47,8 @@ class Child:
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.command = [sys.executable, "-m", *arguments]
         self.environment = environment
-        self.backoff_s = 1.0
+        self.backoff_s = FIRST_BACKOFF_S
+        self.started_at = 0.0
         self.restart_at = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -55,27 +58,34 @@ class Child:
                 sys.exit(os.EX_CONFIG)
             print(f"{self.command[2]} ended with code {self.process.returncode}; starting it again", file=sys.stderr)
             self.process = None
+            if time.monotonic() - self.started_at >= STEADY_S:
+                self.backoff_s = FIRST_BACKOFF_S
             self.restart_at = time.monotonic() + self.backoff_s
             self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
         if self.process is None and time.monotonic() >= self.restart_at:
             # A session of its own: the terminal's Ctrl-C reaches the supervisor alone, which stops all in order.
             # And should the supervisor be killed, no child outlives it. It has one thread: preexec_fn is safe.
+            self.started_at = time.monotonic()
             self.process = subprocess.Popen(
                 self.command, env=self.environment, start_new_session=True, preexec_fn=_end_with_parent
             )
 
     def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+        if self._running is not None:
+            self._running.terminate()
 
     @property
     def is_running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self._running is not None
 
     def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if (process := self._running) is not None:
+            process.kill()
+            process.wait()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        return self.process if self.process is not None and self.process.poll() is None else None
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

@@ -1,1 +1,1 @@
-"""Execution: Celery hands over job ids, the engine draws, the record is written."""
+"""Execution: Celery says which model has work, the engine draws, the record is written."""

@@ -59,6 +59,10 @@ class ApiKey:
     def is_revoked(self) -> bool:
         return self.revoked_ms is not None
 
+    def is_valid(self, now_ms: float) -> bool:
+        """Whether it is neither revoked nor expired at a time of the Redis server's clock."""
+        return not self.is_revoked and now_ms < self.expires_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -143,7 +147,7 @@ class KeyRing(StoreClient):
         if not _fits(secret, known.fields, known.server_ms):
             raise Unauthenticated("This API key is unknown, expired or revoked.")
         key = _key_of(key_id, known.fields)
-        if key.is_revoked or key.expires_ms <= known.server_ms:
+        if not key.is_valid(known.server_ms):
             raise Unauthenticated("This API key is unknown, expired or revoked.")
         self._remember(key_id, known)
         return key
@@ -156,8 +160,7 @@ class KeyRing(StoreClient):
         if not known.fields:
             return None
         key = _key_of(owner, known.fields)
-        is_valid = not key.is_revoked and key.expires_ms > known.server_ms
-        return Caller(key.id, key.scopes, key.limits) if is_valid else None
+        return Caller(key.id, key.scopes, key.limits) if key.is_valid(known.server_ms) else None
 
     async def has_keys(self) -> bool:
         """Whether a key was ever made here, at most a second ago; once true, it stays so."""

@@ -11,7 +11,7 @@ import redis.asyncio
 
 from app.jobs.answering import answering
 from app.jobs.connections import StoreClient
-from app.jobs.record import EVERYONE, JobRecord, decode_record
+from app.jobs.record import JobRecord, decode_record, may_see
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
 from cynosure.batches import BatchStatus
@@ -126,7 +126,7 @@ class Batches(StoreClient):
         async with answering():
             flat, queued, running = await self._run["look"](keys=keys, args=[batch_id, self._keys.job("")])
         text = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
-        if "owner" not in text or viewer not in (EVERYONE, text["owner"]):
+        if "owner" not in text or not may_see(viewer, text["owner"]):
             raise BatchNotFound(f"No batch '{batch_id}' here, or it is no longer kept.")
         ended = {name: int(text.get(name, 0)) for name in ("succeeded", "failed", "cancelled", "expired")}
         return BatchRecord(

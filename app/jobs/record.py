@@ -1,4 +1,4 @@
-"""The job record as values: states, transitions, and their form in Redis. No I/O."""
+"""The job record as values, and their form in Redis; the scripts alone move its state. No I/O."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ ANONYMOUS = "anonymous"
 """The owner of all jobs where a deployment asks for no API key."""
 EVERYONE = "*"
 """In place of an owner: whoever looks may see the jobs of all. No owner has this name."""
-
-TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset({JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
-}
-"""What the scripts allow; they are the only ones to write a state."""
 
 
 class Verdict(StrEnum):
@@ -93,10 +84,6 @@ class JobRecord:
             return 1.0
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
-    def is_visible_to(self, viewer: str) -> bool:
-        """Whether `viewer`, an owner or `EVERYONE`, may know of this job."""
-        return viewer in (EVERYONE, self.owner)
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -154,6 +141,11 @@ class Finished:
     @property
     def hashes(self) -> list[str]:
         return [hashlib.sha256(png).hexdigest() for png in self.pictures]
+
+
+def may_see(viewer: str, owner: str) -> bool:
+    """Whether `viewer`, an owner or `EVERYONE`, may know of what is `owner`'s."""
+    return viewer in (EVERYONE, owner)
 
 
 def new_job_id() -> str:

@@ -79,9 +79,3 @@ class StoreSettings(BaseSettings):
         parts = urlsplit(self.redis_url)
         place = parts.netloc.rpartition("@")[2]
         return parts._replace(netloc=f"{quote(parts.username or '')}:{quote(self.password, safe='')}@{place}").geturl()
-
-    @property
-    def shown_url(self) -> str:
-        """The address without user and password, for messages."""
-        parts = urlsplit(self.redis_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -14,7 +14,7 @@ import redis.asyncio
 from app.jobs.answering import answering
 from app.jobs.connections import StoreClient
 from app.jobs.pace import Outlook, Pace, outlook_of
-from app.jobs.record import ANONYMOUS, EVERYONE, PRIORITIES, Happening, JobRecord, decode_record
+from app.jobs.record import ANONYMOUS, PRIORITIES, Happening, JobRecord, decode_record, may_see
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import known_ttl_s, queue_args, script
 from cynosure.contract import JobStatus, ResolvedRequest
@@ -131,11 +131,11 @@ class JobStore(StoreClient):
             fields: Any = await self._client.hgetall(self._keys.job(job_id))
             if fields:
                 record = decode_record(job_id, fields)
-                if record.is_visible_to(viewer):
+                if may_see(viewer, record.owner):
                     return record
             else:
                 owner: Any = await self._client.get(self._keys.known(job_id))
-                if owner is not None and viewer in (EVERYONE, owner.decode()):
+                if owner is not None and may_see(viewer, owner.decode()):
                     raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"No job '{job_id}'.")
 
@@ -259,7 +259,7 @@ class JobStore(StoreClient):
             pipe.hget(self._keys.job(job_id), "owner")
             ask(pipe)
             owner, answer = await pipe.execute()
-        return answer if viewer in (EVERYONE, (owner or ANONYMOUS.encode()).decode()) else None
+        return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None
 
 
 async def _on_disk(connection: redis.asyncio.Redis) -> None:

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from app.jobs.answering import answering
 from app.jobs.connections import StoreClient
-from app.jobs.record import EVERYONE
+from app.jobs.record import may_see
 from app.jobs.settings import StoreSettings
 from app.jobs.transitions import script
 from cynosure.errors import WebhookNotFound
@@ -68,7 +68,7 @@ class Webhooks(StoreClient):
         async with answering():
             fields: Any = await self._client.hgetall(self._keys.webhook(job_id))
         delivery = _decoded(job_id, fields) if fields else None
-        if delivery is None or viewer not in (EVERYONE, delivery.owner):
+        if delivery is None or not may_see(viewer, delivery.owner):
             raise WebhookNotFound(f"Job '{job_id}' has told no webhook: it had none, or has not ended.")
         return delivery
 

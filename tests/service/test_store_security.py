@@ -86,7 +86,6 @@ def test_no_repr_text_or_error_holds_the_password(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.DEBUG):
         refusals = rung((within, beside, filed))
     for settings, refusal in zip((within, beside, filed), refusals, strict=True):
-        assert settings.shown_url == "redis://127.0.0.1:1/0"
         assert "127.0.0.1" in str(refusal)
         with pytest.raises(redis.ConnectionError) as unreachable:
             redis.Redis.from_url(settings.broker_url).ping()

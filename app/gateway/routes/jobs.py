@@ -48,7 +48,7 @@ async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer =
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=_EXPIRES)
 async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
-    """Cancel the job; a finished one stays as it is. A running job's rows are free at the next tick."""
+    """Cancel the job; a finished one stays as it is. A running job's rows are free at once, or within a heartbeat."""
     record = await state["store"].cancel(job_id, caller.sees)
     return job_of(record, Outlook())
 
