@@ -53,12 +53,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def front(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Proxy]:
     """TLS in front of a Valkey with a password, whose build has no TLS."""
     server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("locked"), persist=False)
-    server.start()
-    with redis.Redis(port=server.port) as client:  # once it runs: the launcher's own look at it knows no password
-        client.config_set("requirepass", PASSWORD)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    server.start()
     try:
+        with redis.Redis(port=server.port) as client:  # once it runs: the launcher's own look at it knows no password
+            client.config_set("requirepass", PASSWORD)
         with Proxy(server.port, tls=tls) as opened:
             yield opened
     finally:
