@@ -212,6 +212,7 @@ def clock_stepped(scale: Scale) -> Result:
         with trial(name, House(workers=2, store_environment=fake), scale, tended=True) as run:
             house, traffic = run.house, run.traffic
             for step in itertools.islice(itertools.cycle(("+3600", "+0")), scale.of(4, least=2)):
+                house.wait_for_worker(house.workers[0])  # again, from the second step on
                 traffic.post_all(traffic.mixed(10, steps=(20, 60)))
                 wait_for_held(house, house.workers[0])
                 before = house.client.time()[0]
