@@ -523,3 +523,18 @@ async def test_fsync_durability_answers_only_what_is_on_disk(
             with pytest.raises(StoreUnavailable, match="appendonly yes"):
                 await accept(store, request_)
             raw.config_set("appendonly", "yes")
+
+
+async def test_fsync_durability_refuses_what_the_disk_does_not_confirm(
+    small_server: StoreSettings, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.store.FSYNC_TIMEOUT_MS", 200)
+    strict = small_server.model_copy(update={"durability": "fsync"})
+    with redis.Redis.from_url(small_server.redis_url) as raw:
+        raw.config_set("appendfsync", "no")  # when the disk has it is the system's to choose, and nobody is told
+        async with JobStore.connect(strict) as store:
+            with pytest.raises(StoreUnavailable, match="did not confirm in time") as refusal:
+                await accept(store, request_)
+            assert refusal.value.retry_after_s == 5
+            raw.config_set("appendfsync", "everysec")
+            await accept(store, request_)
