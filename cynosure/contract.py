@@ -143,7 +143,11 @@ class GenerateRequest(BaseModel):
         },
     )
 
-    model: str | None = Field(None, max_length=200, description="Name from GET /models; the first model by default.")
+    model: str | None = Field(
+        None,
+        max_length=200,
+        description="Name from GET /models; by default the first that takes prompts, or none without one.",
+    )
     class_label: Label | None = Field(
         None,
         description="Class by index or name: what a class-conditional model draws, or what the classifier steers to.",

@@ -53,8 +53,10 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
-async def card_of(state: State, name: str | None) -> ModelCard:
-    """The card of the model asked for, or of the first one.
+async def card_of(state: State, name: str | None, *, prompted: bool = False) -> ModelCard:
+    """The card of the model asked for; without a name, of the first for prompts, or the first for labels alone.
+
+    Where there is none of that kind, it is the first of the other.
 
     Raises:
         NoWorker, UnknownModel: no worker is up, or none holds it.
@@ -63,7 +65,7 @@ async def card_of(state: State, name: str | None) -> ModelCard:
     if not cards:
         raise NoWorker("No worker is up yet; try again in a few seconds.", retry_after_s=5)
     if name is None:
-        return next(iter(cards.values()))
+        return next((card for card in cards.values() if card.takes_prompt == prompted), next(iter(cards.values())))
     if name not in cards:
         raise UnknownModel(name, list(cards))
     return cards[name]
@@ -77,7 +79,7 @@ async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedReques
         NoWorker: none is up.
     """
     asked, made_by = again(asked)
-    card = await card_of(state, asked.model)
+    card = await card_of(state, asked.model, prompted=asked.prompt is not None)
     if made_by is not None and made_by != card.digest:
         raise InvalidRequest(
             f"The picture was made by another '{card.name}' ({made_by[:10]}…; here it is {card.digest[:10]}…), so its "

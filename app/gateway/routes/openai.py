@@ -71,7 +71,7 @@ def _model(name: str) -> dict[str, Any]:
 async def _draw(
     asked: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
-    card = await card_of(state, asked.model)
+    card = await card_of(state, asked.model, prompted=True)
     decided, cached_as = await resolved(state, request_of(asked, card))
     if asked.stream and asked.partials:
         decided, cached_as = with_partials(decided, asked.partials), None

@@ -32,7 +32,8 @@ async def sweep(
 
     Pictures that differ in scale alone share the steps before `guidance_interval`.
     """
-    card = await card_of(state, asked.request.model)
+    prompted = bool(asked.prompts) or asked.request.prompt is not None
+    card = await card_of(state, asked.request.model, prompted=prompted)
     request = resolve_sweep(asked, card, seed=draw_seed())
     check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
