@@ -110,11 +110,15 @@ class Judge(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, num_classes: int = 10, channels: tuple[int, ...] = (32, 64, 128), num_features: int = 64
+        self,
+        num_classes: int = 10,
+        channels: tuple[int, ...] = (32, 64, 128),
+        num_features: int = 64,
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 1
+        before = in_channels
         for width in channels:
             layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -124,11 +128,11 @@ class Judge(ModelMixin, ConfigMixin):
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(num_features, num_classes))
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(N, num_features) for `uint8` pictures (N,1,H,W)."""
+        """(N, num_features) for `uint8` pictures (N,in_channels,H,W)."""
         return self.body(pictures.float() / 127.5 - 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, num_classes) for `uint8` pictures (N,1,H,W)."""
+        """Logits (N, num_classes) for `uint8` pictures (N,in_channels,H,W)."""
         return self.head(self.features(pictures))
 
 

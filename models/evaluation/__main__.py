@@ -1,65 +1,33 @@
-"""`python -m models.evaluation PACK`: how many pictures are recognised, and how far they are from real ones."""
+"""`python -m models.evaluation PACK`: how well a pack draws what it is asked for."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
-from models.classifiers import load_judge
-from models.engine import Engine
-from models.evaluation.measures import frechet_distance, recognised
-from models.loading import open_pack
-from models.spec import Guidance, SampleSpec
-
-SETTINGS: dict[str, Guidance] = {
-    "none": Guidance(),
-    "classifier_free w=1.5": Guidance(free_scale=1.5),
-    "classifier_free w=2": Guidance(free_scale=2.0),
-    "classifier_free w=3": Guidance(free_scale=3.0),
-    "classifier s=2, unconditional base": Guidance(classifier_scale=2.0, conditional=False),
-    "classifier s=5, unconditional base": Guidance(classifier_scale=5.0, conditional=False),
-    "classifier s=10, unconditional base": Guidance(classifier_scale=10.0, conditional=False),
-    "classifier s=5, conditional base": Guidance(classifier_scale=5.0),
-}
-
-
-def draw(engine: Engine, pack: str, guidance: Guidance, *, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """`count` pictures (N,1,H,W), the classes in turn, with their labels (N,)."""
-    labels = [index % num_classes for index in range(count)]
-    specs = [
-        SampleSpec(pack=pack, label=label, guidance=guidance, steps=50, seed=0, image_index=index)
-        for index, label in enumerate(labels)
-    ]
-    pictures = [torch.from_numpy(picture) for picture in engine.generate(specs)]
-    return torch.stack(pictures).permute(0, 3, 1, 2), torch.tensor(labels)
+from models.evaluation import classes, prompts
+from models.loading import PROMPTED_PIXELS, open_pack
 
 
 def main() -> None:
     """Measure a pack with a judge trained on clean pictures."""
     parser = argparse.ArgumentParser(prog="cynosure evaluate", description=main.__doc__)
     parser.add_argument("pack", nargs="?", default="fashion")
-    parser.add_argument("--count", type=int, default=500, help="pictures a setting")
+    parser.add_argument("--count", type=int, help="pictures a setting (500), or prompts of known names (126)")
     parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--sheets", type=Path, help="folder for what a pack of prompts draws, as sheets to look at")
     arguments = parser.parse_args()
     pack = open_pack(arguments.pack)
-    judge = load_judge(pack)
-    reference = load_file(pack.component("judge") / "reference.safetensors")
-    (mean, other_mean), (covariance, other_covariance) = reference["mean"], reference["covariance"]
-    halves = frechet_distance(mean, covariance, other_mean, other_covariance)
-    print(f"{'setting':<36} {'recognised':>10} {'Fréchet distance':>17}")
-    print(f"{'real test pictures (half to half)':<36} {float(reference['recognised']):>10.1%} {halves:>17.3f}")
-    with Engine([str(pack.folder)]) as engine:
-        for name, guidance in SETTINGS.items():
-            if arguments.only not in name or (guidance.classifier_scale and not pack.has_classifier):
-                continue
-            pictures, labels = draw(engine, pack.name, guidance, count=arguments.count, num_classes=len(pack.labels))
-            with torch.inference_mode():
-                features = judge.features(pictures).double()
-            distance = frechet_distance(features.mean(0), features.T.cov(), mean, covariance)
-            print(f"{name:<36} {recognised(judge, pictures, labels):>10.1%} {distance:>17.3f}", flush=True)
+    if pack.family != PROMPTED_PIXELS:
+        if arguments.sheets:
+            parser.error(f"argument --sheets: '{pack.name}' draws classes; `cynosure demo` has a sheet of those")
+        lines = classes.measured(pack, count=arguments.count or 500, only=arguments.only)
+    elif arguments.sheets:
+        return prompts.save_sheets(pack, arguments.sheets)
+    else:
+        lines = prompts.measured(pack, count=arguments.count or 126, only=arguments.only)
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

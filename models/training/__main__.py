@@ -12,15 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from models.classifiers import load_judge
 from models.engine import Engine
 from models.engine.calibrate import fixed_calibration
 from models.loading import open_pack
 from models.training.data import MissingData
-from models.training.judge import save_reference
 from models.training.loop import train
 from models.training.recipe import PixelRecipe
-from models.training.recipes import RECIPES, ClassRecipe
+from models.training.recipes import RECIPES
 
 
 def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
@@ -56,8 +54,6 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.pack]
-    if arguments.only == "judge" and not isinstance(recipe, ClassRecipe):
-        parser.error(f"argument --only: '{arguments.pack}' has no judge to train")
     if arguments.init_from and arguments.only not in (None, "diffusion"):
         parser.error(f"argument --init-from: it is the denoiser's, and --only {arguments.only} trains none")
     folder: Path = arguments.out or Path("out/train") / arguments.pack
@@ -95,11 +91,10 @@ def main() -> None:
         config = dataclasses.replace(recipe.classifying, **override)
         train(recipe.classifier_task(), data, config, folder, name="classifier")
         index(with_classifier=True)
-    if arguments.only in (None, "judge") and isinstance(recipe, ClassRecipe):
+    if arguments.only in (None, "judge"):
         config = dataclasses.replace(recipe.judging, **override)
-        task = recipe.judge_task()
-        train(task, data, config, folder, name="judge")
-        save_reference(load_judge(open_pack(str(folder))), recipe.load_test(data_folder), folder)
+        train(recipe.judge_task(), data, config, folder, name="judge")
+        recipe.save_reference(data_folder, folder)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from models.classifiers import load_judge
 from models.denoisers.sentences import SentenceEncoder, encoder_folder
-from models.loading import PROMPTED_PIXELS
+from models.loading import PROMPTED_PIXELS, open_pack
 from models.spec import Guidance, SampleSpec
-from models.training.captions import encode_captions, held_out_pairs
+from models.training.captions import encode_captions, held_out_pairs, held_out_prompts
 from models.training.data import LabelledImages
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
+from models.training.judge import save_pictures
 from models.training.loop import LoopConfig
 from models.training.prompted import PromptedImages, PromptedTask
 from models.training.recipe import PixelRecipe
@@ -76,6 +78,17 @@ class EmojiRecipe(PixelRecipe):
             captions=data.captions,
         )
 
+    def save_reference(self, data_folder: Path, folder: Path) -> None:
+        concepts = read_concepts(data_folder)
+        save_pictures(
+            load_judge(open_pack(str(folder))),
+            draw_pictures(concepts, data_folder),
+            names=[concept.name for concept in concepts],
+            held_out=held_out_pairs(len(concepts)),
+            other_words=held_out_prompts(),
+            folder=folder,
+        )
+
     @property
     def particulars(self) -> Mapping[str, Any]:
         return {"text_encoder_package": ENCODER}
@@ -98,7 +111,7 @@ EMOJI = EmojiRecipe(
     unet=UNET,
     classifier={"sample_size": 16, "in_channels": 12, "num_classes": len(STYLES)},
     diffusion=LoopConfig(
-        steps=20_000,
+        steps=12_000,
         batch_size=32,
         learning_rate=6e-4,
         warmup_steps=200,
@@ -106,7 +119,7 @@ EMOJI = EmojiRecipe(
         weight_decay=0.01,
         ema_decay=0.9985,
         seed=0,
-        checkpoint_every=250,
+        checkpoint_every=1_000,
     ),
     classifying=LoopConfig(
         steps=3_000,
@@ -117,6 +130,16 @@ EMOJI = EmojiRecipe(
         weight_decay=0.05,
         ema_decay=0.998,
         seed=1,
+    ),
+    judging=LoopConfig(
+        steps=1_000,
+        batch_size=64,
+        learning_rate=1e-3,
+        warmup_steps=50,
+        decay_fraction=0.7,
+        weight_decay=0.05,
+        ema_decay=0.99,
+        seed=2,
     ),
     serving={
         "title": "Emoji by prompt, in three styles, 32x32",

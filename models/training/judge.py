@@ -1,7 +1,9 @@
-"""The judge: a classifier of clean pictures, independent of the one that guides, and what it makes of real ones."""
+"""The judge, a classifier of clean pictures that has no part in drawing, and what evaluation compares with."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,4 +52,30 @@ def save_reference(judge: Judge, test: LabelledImages, folder: Path) -> None:
             "recognised": right.reshape(1),
         },
         folder / "judge" / "reference.safetensors",
+    )
+
+
+@torch.inference_mode()
+def save_pictures(
+    judge: Judge,
+    pictures: Tensor,
+    *,
+    names: Sequence[str],
+    held_out: Sequence[tuple[int, int]],
+    other_words: Mapping[str, Sequence[str]],
+    folder: Path,
+) -> None:
+    """Write what evaluation of prompts compares with: every real picture, `uint8` (things, styles, 3, H, W).
+
+    `judge/reference.safetensors` holds `pictures`, `held_out` (K, 2) and `recognised`, the share of the held-out
+    (thing, style) pairs whose style the judge names rightly; as JSON in its metadata the things' `names`, and
+    `other_words`, prompts that training lacked with the names that would be right.
+    """
+    judge.eval()
+    pairs = torch.tensor(held_out)
+    right = (judge(pictures[pairs[:, 0], pairs[:, 1]]).argmax(1) == pairs[:, 1]).double().mean()
+    save_file(
+        {"pictures": pictures, "held_out": pairs, "recognised": right.reshape(1)},
+        folder / "judge" / "reference.safetensors",
+        metadata={"names": json.dumps(names), "other_words": json.dumps(other_words)},
     )

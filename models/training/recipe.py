@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DDPMScheduler
 
-from models.classifiers import NoiseAwareClassifier
+from models.classifiers import Judge, NoiseAwareClassifier
 from models.spec import SampleSpec
 from models.training.classifier import ClassifierTask
 from models.training.data import LabelledImages
+from models.training.judge import JudgeTask
 from models.training.loop import LoopConfig, Task
 
 
@@ -27,7 +28,7 @@ class PixelRecipe(ABC):
         pixel_unshuffle: factor by which H and W fold into channels.
         prediction_type: what the denoiser predicts.
         unet, classifier: constructor arguments of the networks.
-        diffusion, classifying: the two training runs.
+        diffusion, classifying, judging: the three training runs.
         serving: the pack's defaults, as `model_index.json` keeps them.
         data_folder: where the training pictures are, or are put.
     """
@@ -42,6 +43,7 @@ class PixelRecipe(ABC):
     classifier: Mapping[str, Any]
     diffusion: LoopConfig
     classifying: LoopConfig
+    judging: LoopConfig
     serving: Mapping[str, Any]
     data_folder: Path
 
@@ -61,6 +63,14 @@ class PixelRecipe(ABC):
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
         """What is drawn at every checkpoint, row by row."""
 
+    @abstractmethod
+    def save_reference(self, data_folder: Path, folder: Path) -> None:
+        """Write `judge/reference.safetensors` into the pack's folder: what evaluation compares with.
+
+        Raises:
+            MissingData: as `pictures`.
+        """
+
     @property
     @abstractmethod
     def particulars(self) -> Mapping[str, Any]:
@@ -76,6 +86,11 @@ class PixelRecipe(ABC):
             scheduler=self.scheduler(),
             pixel_unshuffle=self.pixel_unshuffle,
         )
+
+    def judge_task(self) -> JudgeTask:
+        torch.manual_seed(self.judging.seed)
+        channels = self.unet["in_channels"] // self.pixel_unshuffle**2
+        return JudgeTask(network=Judge(num_classes=len(self.labels), in_channels=channels))
 
     def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
         """Contents of `model_index.json`."""

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
-from models.classifiers import Judge
+from models.classifiers import load_judge
+from models.loading import open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.data import FASHION_LABELS, FASHION_MNIST_FOLDER, LabelledImages, load_fashion_mnist
 from models.training.diffusion import DiffusionTask
 from models.training.emoji_recipe import EMOJI
-from models.training.judge import JudgeTask
+from models.training.judge import save_reference
 from models.training.loop import LoopConfig
 from models.training.recipe import PixelRecipe
 
@@ -26,7 +27,6 @@ class ClassRecipe(PixelRecipe):
 
     Attributes:
         label_dropout: share of pictures trained without their label.
-        judging: the training run of the clean classifier.
         load, load_test: read the training and the held-out pictures from a folder.
     """
 
@@ -34,7 +34,6 @@ class ClassRecipe(PixelRecipe):
     network = UNet2DModel
 
     label_dropout: float
-    judging: LoopConfig
     load: Callable[[Path], LabelledImages]
     load_test: Callable[[Path], LabelledImages]
 
@@ -51,9 +50,8 @@ class ClassRecipe(PixelRecipe):
             label_dropout=self.label_dropout,
         )
 
-    def judge_task(self) -> JudgeTask:
-        torch.manual_seed(self.judging.seed)
-        return JudgeTask(network=Judge(num_classes=len(self.labels)))
+    def save_reference(self, data_folder: Path, folder: Path) -> None:
+        save_reference(load_judge(open_pack(str(folder))), self.load_test(data_folder), folder)
 
     @property
     def particulars(self) -> Mapping[str, Any]:

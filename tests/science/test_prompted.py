@@ -181,18 +181,11 @@ def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch:
     assert draw_pictures([dog], tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        (["--only", "judge"], "'emoji' has no judge to train"),
-        (["--only", "classifier", "--init-from", "emoji"], "--only classifier trains none"),
-    ],
-)
 def test_the_trainer_refuses_what_would_do_nothing(
-    options: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["cynosure train", "emoji", *options])
+    monkeypatch.setattr("sys.argv", ["cynosure train", "emoji", "--only", "classifier", "--init-from", "emoji"])
     with pytest.raises(SystemExit) as refusal:
         train_command()
     assert refusal.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert "--only classifier trains none" in capsys.readouterr().err

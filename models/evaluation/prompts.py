@@ -1,0 +1,211 @@
+"""A pack of prompts and styles: which known thing a picture is nearest to, and which style a judge sees in it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from models.classifiers import load_judge
+from models.engine import Engine
+from models.evaluation.measures import recognised
+from models.loading import Pack
+from models.spec import Guidance, SampleSpec
+
+FREE_SCALES = (1.0, 1.5, 2.5, 4.0, 6.0)
+CLASSIFIER_SCALES = (2.0, 5.0, 10.0, 20.0)
+_PER_SHEET, _COLUMNS, _SIDE, _CAPTION = 40, 8, 96, 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Every real picture of the pack's things; training had all but the held-out pairs of thing and style.
+
+    Attributes:
+        pictures: `uint8` (things, styles, 3, H, W).
+        names: of the things.
+        held_out: (thing, style) of the pictures that training lacked.
+        other_words: prompts that training lacked, with the names of the things that would be right.
+        style_recognised: share of the held-out pictures whose style the judge names.
+    """
+
+    pictures: Tensor
+    names: tuple[str, ...]
+    held_out: tuple[tuple[int, int], ...]
+    other_words: Mapping[str, tuple[str, ...]]
+    style_recognised: float
+
+    @classmethod
+    def of(cls, pack: Pack) -> Reference:
+        with safe_open(pack.component("judge") / "reference.safetensors", "pt") as kept:
+            about = kept.metadata()
+            return cls(
+                pictures=kept.get_tensor("pictures"),
+                names=tuple(json.loads(about["names"])),
+                held_out=tuple((thing, style) for thing, style in kept.get_tensor("held_out").tolist()),
+                other_words={prompt: tuple(names) for prompt, names in json.loads(about["other_words"]).items()},
+                style_recognised=float(kept.get_tensor("recognised")),
+            )
+
+    @property
+    def num_styles(self) -> int:
+        return self.pictures.shape[1]
+
+    def nearest(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The real pictures nearest to `uint8` ones (N,3,H,W): rows (N,) of all of them, and distances (N,)."""
+        distances, rows = _distances(pictures, self.pictures.flatten(0, 1)).min(1)
+        return rows, distances
+
+    def across_styles(self) -> float:
+        """Share of the real pictures whose nearest one of another style shows the same thing."""
+        every = self.pictures.flatten(0, 1)
+        row = torch.arange(len(every))
+        thing, style = row // self.num_styles, row % self.num_styles
+        distances = _distances(every, every).masked_fill(style[:, None] == style, torch.inf)
+        return float((thing[distances.argmin(1)] == thing).float().mean())
+
+    def apart(self) -> Tensor:
+        """Distance (things·styles,) of every real picture to the nearest other one."""
+        every = self.pictures.flatten(0, 1)
+        return _distances(every, every).fill_diagonal_(torch.inf).amin(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt, the style that is asked for, and the names of the things that would be right."""
+
+    prompt: str
+    style: int
+    right: tuple[str, ...]
+
+
+def questions(reference: Reference, *, count: int) -> dict[str, list[Question]]:
+    """`count` names in styles that training had, all words that it lacked, and all pairs that it lacked."""
+    names, styles = reference.names, range(reference.num_styles)
+    trained = [
+        (thing, style) for thing in range(len(names)) for style in styles if (thing, style) not in reference.held_out
+    ]
+    few = trained[:: max(1, len(trained) // count)][:count]
+    return {
+        "names": [Question(prompt=names[thing], style=style, right=(names[thing],)) for thing, style in few],
+        "other words": [
+            Question(prompt=prompt, style=number % len(styles), right=right)
+            for number, (prompt, right) in enumerate(reference.other_words.items())
+        ],
+        "unseen pairs": [
+            Question(prompt=names[thing], style=style, right=(names[thing],)) for thing, style in reference.held_out
+        ],
+    }
+
+
+def draw(engine: Engine, pack: Pack, asked: Sequence[Question], guidance: Guidance, *, with_style: bool) -> Tensor:
+    """One `uint8` picture (N,3,H,W) a question, by the pack's default sampler and steps, all of seed 0."""
+    specs = [
+        SampleSpec(
+            pack=pack.name,
+            prompt=question.prompt,
+            label=question.style if with_style else None,
+            guidance=guidance,
+            sampler=pack.defaults["sampler"],
+            steps=pack.defaults["steps"],
+            seed=0,
+            image_index=number,
+        )
+        for number, question in enumerate(asked)
+    ]
+    return torch.stack([torch.from_numpy(picture) for picture in engine.generate(specs)]).permute(0, 3, 1, 2)
+
+
+def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
+    """The lines of a table with a row for each setting whose name contains `only`, then how near real pictures are."""
+    judge, reference = load_judge(pack), Reference.of(pack)
+    asked = questions(reference, count=count)
+    every = [question for part in asked.values() for question in part]
+    styles = torch.tensor([question.style for question in every])
+    yield f"{'setting':<36} " + " ".join(f"{part:>12}" for part in (*asked, "style"))
+    yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
+    with Engine([str(pack.folder)]) as engine:
+        for setting, (guidance, with_style) in _settings(pack).items():
+            if only not in setting:
+                continue
+            pictures = draw(engine, pack, every, guidance, with_style=with_style)
+            rows, _ = reference.nearest(pictures)
+            shown = iter([reference.names[row // reference.num_styles] for row in rows.tolist()])
+            shares = [sum(next(shown) in question.right for question in part) / len(part) for part in asked.values()]
+            shares.append(recognised(judge, pictures, styles))
+            yield f"{setting:<36} " + " ".join(f"{share:>12.1%}" for share in shares)
+        guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
+        yield f"\n{'distance to the nearest real picture':<36} {'median':>12} {'90 % under':>12}"
+        yield _of_distances("real pictures, another one", reference.apart())
+        for part, of_part in asked.items():
+            pictures = draw(engine, pack, of_part, guidance, with_style=True)
+            yield _of_distances(part, reference.nearest(pictures)[1])
+
+
+def save_sheets(pack: Pack, folder: Path) -> None:
+    """Draw 40 prompts, the first half evenly out of the known names, the second out of the words that training lacked.
+
+    `NAME.png` has them, and `NAME-nearest.png` each beside the real picture that is nearest to it.
+    """
+    reference = Reference.of(pack)
+    half = _PER_SHEET // 2
+    asked = questions(reference, count=half)
+    other = asked["other words"][:: len(asked["other words"]) // half][:half]
+    guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with Engine([str(pack.folder)]) as engine:
+        pictures = draw(engine, pack, [*asked["names"], *other], guidance, with_style=True)
+    captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in [*asked["names"], *other]]
+    _sheet(pictures, captions).save(folder / f"{pack.name}.png")
+    rows, distances = reference.nearest(pictures)
+    every = reference.pictures.flatten(0, 1)
+    beside = torch.stack([pictures, every[rows]], 1).flatten(0, 1)
+    nearest = [f"nearest: {distance:.0f}" for distance in distances.tolist()]
+    captions = list(itertools.chain.from_iterable(zip(captions, nearest, strict=True)))
+    _sheet(beside, captions).save(folder / f"{pack.name}-nearest.png")
+
+
+def _settings(pack: Pack) -> Mapping[str, tuple[Guidance, bool]]:
+    """Guidance by name, and whether the style is asked for at all."""
+    prompted = Guidance(free_scale=pack.defaults["guidance_scale"])
+    told = {f"prompt and style, w={scale:g}": (Guidance(free_scale=scale), True) for scale in FREE_SCALES}
+    if not pack.has_classifier:
+        return told
+    steered = {
+        f"prompt, style by classifier s={scale:g}": (replace(prompted, classifier_scale=scale), True)
+        for scale in CLASSIFIER_SCALES
+    }
+    return told | {"prompt alone": (prompted, False)} | steered
+
+
+def _distances(pictures: Tensor, others: Tensor) -> Tensor:
+    """Root mean square difference (N,M) in grey levels, of averages over 2×2 pixels: a shift is not all there is."""
+    left, right = (functional.avg_pool2d(some.float(), 2).flatten(1) for some in (pictures, others))
+    return torch.cdist(left, right) / left.shape[1] ** 0.5
+
+
+def _of_distances(name: str, distances: Tensor) -> str:
+    return f"{name:<36} {float(distances.median()):>12.1f} {float(distances.quantile(0.9)):>12.1f}"
+
+
+def _sheet(pictures: Tensor, captions: Sequence[str]) -> Image.Image:
+    """`uint8` pictures (N,3,H,W), enlarged without smoothing, each over its caption."""
+    lines = -(-len(pictures) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * (_SIDE + 8), lines * (_SIDE + _CAPTION)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        line, column = divmod(number, _COLUMNS)
+        left, top = column * (_SIDE + 8), line * (_SIDE + _CAPTION)
+        enlarged = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (left + 4, top))
+        pen.multiline_text((left + 4, top + _SIDE), "\n".join(textwrap.wrap(caption, 17)), fill="black", spacing=1)
+    return sheet
