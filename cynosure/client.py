@@ -43,7 +43,7 @@ class Client:
 
     What the server refuses is raised as the class of `cynosure.errors` that has the answer's code. A call that met no
     server, a full queue or a limit is sent again (`retries`); posts carry an idempotency key, so that this makes
-    nothing twice.
+    nothing twice. Fields that can't be right whatever the model raise `pydantic.ValidationError` before they are sent.
 
     >>> with Client(url) as client:
     ...     [picture] = client.generate(class_label="sneaker", steps=4, seed=1)

@@ -227,9 +227,11 @@ class GenerateRequest(BaseModel):
     )
     width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
     height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
-    init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG or JPEG.")
-    strength: Fraction | None = Field(None, description="How far to depart from init_image.")
-    mask_image: Base64Image | None = Field(None, description="White where init_image is redrawn: base64 PNG or JPEG.")
+    init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG, JPEG or WebP.")
+    strength: Fraction | None = Field(None, description="How far to depart from init_image: 0.8, or 1 with a mask.")
+    mask_image: Base64Image | None = Field(
+        None, description="White where init_image is redrawn: base64 PNG, JPEG or WebP."
+    )
     profile: str | None = Field(None, max_length=100, description="Set of conventions to follow; from the card.")
     clip: bool | None = Field(None, description="Clip the predicted picture to its range at every step.")
     dynamic_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
@@ -282,7 +284,7 @@ class SweepAxes(BaseModel):
 
 
 class ResolvedRequest(GenerateRequest):
-    """A request with everything decided: it can be posted again as it stands and gives the same picture."""
+    """A request with everything decided: posted again as it stands (but a sweep's), it gives the same picture."""
 
     model: str
     class_label: StrictInt | None = None
@@ -355,6 +357,7 @@ class ModelCard(BaseModel):
     classifier_bases: tuple[ClassifierBase, ...] = Field((), description="First one is the default.")
     samplers: tuple[str, ...]
     eta_samplers: tuple[str, ...] = Field((), description="Samplers that take `eta`.")
+    cfg_plus_plus_samplers: tuple[str, ...] = Field((), description="Samplers that take guidance_rule `cfg++`.")
     profiles: tuple[str, ...]
     width: int
     height: int
@@ -383,7 +386,9 @@ class ImageInfo(BaseModel):
 
     index: int
     url: str
-    seed: int = Field(description="The job's seed; with `index` it determines the picture's noise.")
+    seed: int = Field(
+        description="Its noise is that of (seed, first_image + index); of a sweep's picture, of (seed, first_image)."
+    )
     sha256: str
 
 
@@ -451,7 +456,8 @@ class Job(BaseModel):
     telemetry: tuple[tuple[dict[str, float], ...], ...] | None = Field(
         None,
         description="By picture and evaluation: timestep, clipped (share of the prediction out of range), "
-        "conditional_minus_unconditional and gradient_norm (Euclidean), probability (of the classifier's condition).",
+        "conditional_minus_unconditional and gradient_norm (Euclidean), probability (exp of what the classifier steers "
+        "by) or similarity (of prompt and picture).",
     )
     links: JobLinks
 
@@ -506,7 +512,7 @@ class ModelList(BaseModel):
 class Problem(BaseModel):
     """An error answer (RFC 9457)."""
 
-    type: str = Field(description="URI reference of the kind of problem; its documentation.")
+    type: str = Field(description="URI reference of the kind of problem.")
     title: str
     status: int
     detail: str

@@ -123,12 +123,12 @@ class UnknownSampler(InvalidRequest):
 
 
 class UnknownField(InvalidRequest):
-    """The request has no such field."""
+    """The request has no such field; `outer.inner` is one within another, and `known` are those beside it."""
 
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, field: str, known: Sequence[str]) -> None:
-        hint = _did_you_mean(field, known)
+        hint = _did_you_mean(field.rpartition(".")[2], known)
         super().__init__(f"No field '{_shown(field)}'. {hint}Known: {', '.join(known)}.", field=_shown(field))
 
 

@@ -54,6 +54,11 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         raise UnknownSampler(sampler, card.samplers)
     if request.eta > 0 and sampler not in card.eta_samplers:
         raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; those that do: {_list(card.eta_samplers)}.")
+    if request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS and sampler not in card.cfg_plus_plus_samplers:
+        raise UnsupportedField(
+            "guidance_rule",
+            f"Sampler '{sampler}' can't follow cfg++; those that can: {_list(card.cfg_plus_plus_samplers)}.",
+        )
     steps = _steps(request, sampler, card)
     _check_pictures(request, card, steps)
     profile = request.profile or card.defaults.profile

@@ -27,7 +27,7 @@ from cynosure.resolving import cells_of
 from models.engine import Engine, Image
 from models.loading import Pack
 from models.profiles import PROFILES
-from models.samplers import SAMPLERS, max_steps, options
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
 from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 
 DEFAULT_STRENGTH = 0.8  # as diffusers has it
@@ -209,6 +209,7 @@ def card_of(pack: Pack, engine: Engine) -> ModelCard:
         classifier_bases=bases,
         samplers=samplers,
         eta_samplers=tuple(name for name in samplers if SAMPLERS[name].takes_eta),
+        cfg_plus_plus_samplers=tuple(name for name in samplers if name in CFG_PLUS_PLUS_SAMPLERS),
         spacings={name: options(name)[0] for name in samplers if options(name)[0]},
         sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},
         profiles=tuple(PROFILES),

@@ -99,7 +99,7 @@ async def _decided(state: State, value: dict[str, Any], digest: str) -> Line:
     try:
         asked = BatchLine.model_validate(value)
     except ValidationError as error:
-        raise refusal_of(error, BatchLine.model_fields) from error
+        raise refusal_of(error, BatchLine) from error
     fields = asked.model_dump(exclude_unset=True, exclude={"custom_id"})
     request, cached_as = await resolved(state, GenerateRequest.model_validate(fields))
     return Line(digest, asked.custom_id, request, cached_as)

@@ -88,7 +88,7 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
     try:
         return ImageParams.model_validate(fields)
     except ValidationError as error:
-        raise refusal_of(error, ImageParams.model_fields) from error
+        raise refusal_of(error, ImageParams) from error
 
 
 def _value_of(field: str, text: str) -> Any:

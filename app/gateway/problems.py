@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,8 +13,9 @@ from starlette.exceptions import HTTPException
 
 from app.gateway.headers import secure
 from app.gateway.openai_shapes import error_response
+from app.gateway.refusals import place_of
 from app.gateway.safe_json import SafeJSONResponse
-from cynosure.contract import GenerateRequest, Problem
+from cynosure.contract import Problem
 from cynosure.errors import (
     MAX_SHOWN,
     CynosureError,
@@ -69,24 +71,30 @@ def from_error(error: CynosureError, path: str) -> JSONResponse:
     )
 
 
-def _field_of(location: tuple[Any, ...]) -> str:
-    parts = [str(part) for part in location if part not in ("body", "query", "header", "path")]
-    return parts[0][:MAX_SHOWN] if parts else "body"
+def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, list[str]]:
+    """The field at fault and all fields that are beside it, none for a header or the like; "body" for all of it."""
+    source, *inside = location
+    if not inside:
+        return str(source), []
+    body = getattr(request.scope.get("route"), "body_field", None)
+    if source == "body" and body is not None:
+        return place_of(body.field_info.annotation, inside)
+    return str(inside[0]), []
 
 
-def from_validation(error: RequestValidationError, path: str) -> JSONResponse:
+def from_validation(error: RequestValidationError, request: Request) -> JSONResponse:
     """A 422 that names the first field at fault and lists the first ones; a 400 where the body is no JSON."""
-    faults = error.errors()
+    faults, path = error.errors(), request.url.path
     first = faults[0]
     if first["type"] == "json_invalid":
         return from_error(
             MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."), path
         )
-    field = _field_of(first["loc"])
+    field, known = _place_of(first["loc"], request)
     if field == "body":
         return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
     if first["type"] == "extra_forbidden":
-        return from_error(UnknownField(field, sorted(GenerateRequest.model_fields)), path)
+        return from_error(UnknownField(field, known), path)
     return problem_response(
         path=path,
         status=InvalidRequest.status,
@@ -110,7 +118,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return from_validation(error, request.url.path)
+        return from_validation(error, request)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from cynosure.errors import InvalidRequest, UnknownField
 
 
-def refusal_of(error: ValidationError, known: Iterable[str]) -> InvalidRequest:
-    """The first fault, by its field; `known` are the fields that there are."""
+def place_of(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
+    """The field that pydantic's `location` within `model` is at, as `outer.inner`, and all fields that are beside it.
+
+    Where the location goes on inside a field (to an element, or a member of a union), it is that field's.
+    """
+    names: list[str] = []
+    while True:
+        fields = {spelling: field for name, field in model.model_fields.items() for spelling in _spellings(name, field)}
+        part = str(location[len(names)])
+        names.append(part)
+        inner = _model_in(fields[part].annotation) if part in fields else None
+        if inner is None or len(names) == len(location):
+            return ".".join(names), sorted(model.model_fields)
+        model = inner
+
+
+def refusal_of(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
+    """The first fault in what should be a `model`, by its field."""
     fault = error.errors()[0]
-    field = str(fault["loc"][0]) if fault["loc"] else "body"
+    if not fault["loc"]:
+        return InvalidRequest(f"body: {fault['msg']}.", field="body")
+    field, known = place_of(model, fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return UnknownField(field, sorted(known))
+        return UnknownField(field, known)
     return InvalidRequest(f"{field}: {fault['msg']}.", field=field)
+
+
+def _spellings(name: str, field: FieldInfo) -> set[str]:
+    choices = field.validation_alias
+    aliases = choices.choices if isinstance(choices, AliasChoices) else [choices or name]
+    return {name, *(alias for alias in aliases if isinstance(alias, str))}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, itself or as one choice; none where it holds several, as an array does."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(
+        (choice for choice in get_args(annotation) if isinstance(choice, type) and issubclass(choice, BaseModel)), None
+    )

@@ -39,7 +39,9 @@ class StoreSettings(BaseSettings):
     key_prefix: str = Field("cynosure", description="First part of every key.")
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds a finished job and its pictures are kept.")
     unfinished_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds an unfinished job is kept.")
-    tombstone_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds after which an expired id is forgotten.")
+    tombstone_ttl_s: int = Field(
+        7 * 86_400, ge=1, description="Seconds for which an id is known beyond the other two, to say that it expired."
+    )
     lease_s: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its jobs.")
     max_attempts: int = Field(
         8, ge=1, description="Attempts that may be lost to a fault before a job fails as attempts_exhausted."

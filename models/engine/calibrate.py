@@ -211,7 +211,7 @@ def cached_calibration(
 
 
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
-    """Measure the pack's networks on `device`; takes some seconds, or minutes where `compiling`."""
+    """Measure the pack's networks on `device`; takes some ten seconds, or minutes where `compiling`."""
 
     @functools.cache
     def loaded(precision: Precision) -> Denoiser:

@@ -104,7 +104,7 @@ class Engine:
     Samples join at any tick and leave the moment they are done. Use it as a context manager, or call `close`.
 
     Args:
-        packs: names of bundled packs, or folders.
+        packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
         on_death: called on the engine's thread where it ends by a fault of its own.
@@ -236,7 +236,12 @@ class Engine:
         return sample
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
-        """Draw all `specs` together and wait for them."""
+        """Draw all `specs` together and wait for them.
+
+        Raises:
+            InvalidSpec: one of them can't be drawn.
+            SampleFailed, EngineDied: one of them was not.
+        """
         return [handle.result() for handle in self.submit_all(specs)]
 
     def close(self) -> None:

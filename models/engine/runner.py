@@ -19,12 +19,9 @@ from models.engine.lanes import Lanes
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
-from models.samplers import CoefficientTable, advance, compile_table
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
 from models.samplers.table import LATENT, NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, SampleSpec
-
-FIRST_ORDER = ("ddim", "euler")
-"""Samplers that CFG++ is defined for: one prediction a step, one direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +195,8 @@ class Runner:
             unconditional = self._guide(steered.guide_pack).denoiser.conditioning(spec)[0]
         elif not self.denoiser.has_null and not all(steered.rows(active=active) == (True,) for active in (True, False)):
             raise InvalidSpec("this model can't draw without its label; name a second one to guide by")
-        if steered.plus_plus and spec.sampler not in FIRST_ORDER:
-            raise InvalidSpec(f"CFG++ is for {', '.join(FIRST_ORDER)}; the sampler here is '{spec.sampler}'")
+        if steered.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
+            raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
         condition = None
         if steered.classifier_scale:
             if self.steering is None:

@@ -1,6 +1,7 @@
 """Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
 
 from models.samplers.compile import (
+    CFG_PLUS_PLUS_SAMPLERS,
     FLOW_PREDICTION,
     SAMPLERS,
     NotLinear,
@@ -14,6 +15,7 @@ from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 
 __all__ = [
+    "CFG_PLUS_PLUS_SAMPLERS",
     "FLOW_PREDICTION",
     "SAMPLERS",
     "CoefficientTable",

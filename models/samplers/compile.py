@@ -104,6 +104,8 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "edm_dpmpp_2m": SamplerKind(scheduler="EDMDPMSolverMultistepScheduler", path=Path.EDM),
     "flow_euler": SamplerKind(scheduler="FlowMatchEulerDiscreteScheduler", path=Path.FLOW),
 }
+CFG_PLUS_PLUS_SAMPLERS = ("ddim", "euler")
+"""Those that CFG++ is defined for: one prediction a step, one direction."""
 SIGMA_SCHEDULES = {
     "karras": "use_karras_sigmas",
     "exponential": "use_exponential_sigmas",

@@ -29,7 +29,8 @@ class CoefficientTable:
             the solvers that carry none).
         timestep: (M,), what the network is told; may be fractional.
         input_scale, data_from_latent, data_from_output: (M,).
-        alpha, sigma: (M,), the network's input is alpha·x₀ + sigma·noise, alpha² + sigma² = 1.
+        alpha, sigma: (M,), the network's input is alpha·x₀ + sigma·noise, alpha² + sigma² = 1, or alpha + sigma = 1 on
+            straight paths.
         initial_scale: standard deviation of the first latent.
         log_variance: (M, 2), least and greatest log variance of an ancestral step, where the network or the classifier
             has a say in it (Nichol & Dhariwal 2021, eq. 15); or `None`. The column of fresh noise then has weight 1

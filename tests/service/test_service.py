@@ -32,6 +32,7 @@ REFUSALS: list[tuple[str, int, str, str | None]] = [
     ('{"class_label": 1, "steps": 0}', 422, "invalid_request", "steps"),
     ('{"class_label": 1, "steps": 100000}', 422, "invalid_request", "steps"),
     ('{"class_label": 1, "sampler": "dimm"}', 422, "unknown_sampler", "sampler"),
+    ('{"class_label": 1, "guidance_rule": "cfg++", "sampler": "heun"}', 422, "unsupported_field", "guidance_rule"),
     ('{"guidance_mode": "classifier_free"}', 422, "invalid_request", "class_label"),
     ('{"model": "nope"}', 422, "unknown_model", "model"),
     ('{"class_label": 1, "webhook_url": "https://10.0.0.1/"}', 422, "invalid_request", "webhook_url"),
@@ -88,6 +89,16 @@ def test_an_identical_seeded_request_is_answered_from_the_cache_unless_told_not_
     assert len({job["id"] for job in (first, second, fresh)}) == 3
 
 
+def test_a_sweep_that_was_drawn_without_telemetry_is_drawn_again_for_it(server_url: str) -> None:
+    asked = SweepRequest(request=GenerateRequest(class_label=3, steps=3), seeds=(71, 72))
+    with Client(server_url) as client:
+        assert client.wait(client.submit_sweep(asked).id).telemetry is None
+        noted = asked.model_copy(update={"request": asked.request.model_copy(update={"telemetry": True})})
+        telemetry = client.wait(client.submit_sweep(noted).id).telemetry
+    assert telemetry is not None
+    assert [len(steps) for steps in telemetry] == [3, 3]
+
+
 def test_a_sweep_is_one_job_whose_pictures_are_those_of_single_requests(server_url: str) -> None:
     shared = GenerateRequest(guidance_mode="classifier_free", guidance_interval=(0.5, 1.0), steps=8)
     asked = SweepRequest(request=shared, class_labels=("sneaker", "bag"), guidance_scales=(1.5, 3.0, 6.0), seeds=(1, 2))
@@ -128,8 +139,8 @@ def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     with Client(server_url) as client:
         plan = client.plan(request)
         empty = client.plan(request.model_copy(update={"guidance_interval": (0.5, 0.5)}))
-        with pytest.raises(InvalidRequest, match="CFG"):
-            client.plan(GenerateRequest(class_label=1, guidance_rule="cfg++", sampler="heun"))
+        with pytest.raises(InvalidRequest, match="no model 'nothing' is loaded here"):
+            client.plan(GenerateRequest(class_label=1, guide_model="nothing"))
     assert len(plan.timesteps) == len(plan.sigmas) == 10
     assert list(plan.sigmas) == sorted(plan.sigmas, reverse=True)
     assert plan.guided_evaluations == 5

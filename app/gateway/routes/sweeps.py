@@ -37,7 +37,7 @@ async def sweep(
     request = resolve_sweep(asked, card, seed=draw_seed())
     check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
-    may_be_cached = is_seeded and asked.request.use_cache
+    may_be_cached = is_seeded and asked.request.use_cache and not asked.request.telemetry
     job_id = await enqueue(
         state, caller, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
     )

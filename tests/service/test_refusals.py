@@ -1,0 +1,60 @@
+"""What is said of a field that isn't there, or isn't right, wherever in the body it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+NESTED = {"classifier_condition": {"labelz": {"sneaker": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "suggestion"),
+    [
+        ("/generate", {"step": 3}, "step", "steps"),
+        ("/generate", NESTED, "classifier_condition.labelz", "labels"),
+        ("/sweeps", {"request": {"step": 3}, "seeds": [1, 2]}, "request.step", "steps"),
+        ("/sweeps", {"request": NESTED, "seeds": [1, 2]}, "request.classifier_condition.labelz", "labels"),
+        ("/sweeps", {"request": {}, "seed": [1, 2]}, "seed", "seeds"),
+        ("/jobs/unknown/vary", {"num_image": 2}, "num_image", "num_images"),
+        ("/batches", {"steps": 3, "custom": "a"}, "custom", "custom_id"),
+        ("/batches", NESTED, "classifier_condition.labelz", "labels"),
+    ],
+    ids=json.dumps,
+)
+def test_a_misspelt_field_is_named_with_the_one_that_was_meant(
+    open_gateway: Callable[..., TestClient], path: str, body: dict[str, Any], field: str, suggestion: str
+) -> None:
+    problem = open_gateway(auth="off").post(path, json=body).json()
+    assert (problem["code"], problem["field"]) == ("unknown_field", field)
+    assert f"Did you mean '{suggestion}'?" in problem["detail"]
+
+
+def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., TestClient]) -> None:
+    problem = open_gateway(auth="off").post("/jobs/unknown/vary", json={"seed": 3}).json()
+    assert problem["field"] == "seed"
+    assert problem["detail"].endswith("Known: num_images.")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"request": {"steps": 0}, "seeds": [1, 2]}, "request.steps"),
+        ({"request": {"class_label": []}, "seeds": [1, 2]}, "request.class_label"),
+        ({"request": {"scale": 1000}, "seeds": [1, 2]}, "request.scale"),
+        ({"request": {}, "seeds": [1, "x"]}, "seeds"),
+        ({"request": {"classifier_condition": {"labels": {"bag": "x"}}}}, "request.classifier_condition.labels"),
+        ({"request": {"classifier_condition": {"not": 3}}}, "request.classifier_condition.not"),
+    ],
+    ids=json.dumps,
+)
+def test_a_value_that_is_wrong_is_told_by_its_field(
+    open_gateway: Callable[..., TestClient], body: dict[str, Any], field: str
+) -> None:
+    problem = open_gateway(auth="off").post("/sweeps", json=body).json()
+    assert (problem["code"], problem["field"]) == ("invalid_request", field)
+    assert problem["detail"].startswith(f"{field}: ")
