@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from app.main import create_app
+from chaos.processes import free_port, wait_until
+from chaos.proxy import Proxy
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import QueueFull, StoreFull, StoreUnavailable
 from cynosure.resolving import resolve
@@ -526,9 +529,8 @@ async def test_fsync_durability_answers_only_what_is_on_disk(
 
 
 async def test_fsync_durability_refuses_what_the_disk_does_not_confirm(
-    small_server: StoreSettings, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch
+    small_server: StoreSettings, request_: ResolvedRequest
 ) -> None:
-    monkeypatch.setattr("app.jobs.store.FSYNC_TIMEOUT_MS", 200)
     strict = small_server.model_copy(update={"durability": "fsync"})
     with redis.Redis.from_url(small_server.redis_url) as raw:
         raw.config_set("appendfsync", "no")  # when the disk has it is the system's to choose, and nobody is told
@@ -538,3 +540,31 @@ async def test_fsync_durability_refuses_what_the_disk_does_not_confirm(
             assert refusal.value.retry_after_s == 5
             raw.config_set("appendfsync", "everysec")
             await accept(store, request_)
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+async def test_fsync_durability_takes_no_other_connections_word_for_it(
+    tmp_path: Path, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """A connection that wrote nothing is told at once that the disk has all that it wrote."""
+    monkeypatch.setattr("app.jobs.store.FSYNC_TIMEOUT_MS", 2000)
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path, persist=True, appendonly="yes", appendfsync="no")
+    server.start()
+    try:
+        with Proxy(server.port) as proxy, redis.Redis(port=server.port) as raw:
+            strict = StoreSettings(redis_url=f"redis://127.0.0.1:{proxy.port}", durability="fsync")
+
+            def cut_while_it_waits() -> None:
+                wait_until(lambda: raw.info("clients")["blocked_clients"] == 1, what="the disk is waited for")
+                proxy.reset_all()
+
+            async with JobStore.connect(strict) as store:
+                cutting = asyncio.create_task(asyncio.to_thread(cut_while_it_waits))
+                with pytest.raises(StoreUnavailable, match="did not confirm in time"):
+                    await accept(store, request_, key=key, fingerprint="same")
+                await cutting
+                assert proxy.resets
+                raw.config_set("appendfsync", "everysec")
+                await accept(store, request_, key=key, fingerprint="same")
+    finally:
+        server.stop()

@@ -9,7 +9,7 @@ if ARGV[6] ~= '' then
   local before = redis.call('GET', KEYS[15])
   if before then
     local cut = string.find(before, ' ', 1, true)
-    -- A write, so that WAITAOF on this connection has something to wait for: the first answer may have been lost.
+    -- A write, as in every repetition: WAITAOF waits for those of its own connection, and the first call's has broken.
     redis.call('EXPIRE', KEYS[15], unfinished_ttl)
     local first = string.sub(before, 1, cut - 1)
     if string.sub(before, cut + 1) ~= ARGV[6] then return {'conflict', first} end
