@@ -64,7 +64,7 @@ class Reaper(BackgroundThread):
         expired = self._asked(self._store.expired_leases)
         if time.monotonic() >= self._mercy_until:
             for job_id in expired:
-                outcome, model = self._store.reclaim(job_id)
+                outcome, model = self._reclaimed(job_id)
                 log.warning("lease of job %s ran out: %s", job_id, outcome)
                 if outcome == "queued" and model is not None:
                     self._doorbell.ring(model, job_id)
@@ -72,3 +72,13 @@ class Reaper(BackgroundThread):
             unheard = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
             for _ in range(min(unheard, MAX_RINGS)):
                 self._doorbell.ring(model)
+
+    def _reclaimed(self, job_id: str) -> tuple[str, str | None]:
+        """As the store's `reclaim`; one job that can't be taken back keeps no other waiting."""
+        try:
+            return self._store.reclaim(job_id)
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("job %s can't be taken back", job_id)
+            return "kept", None

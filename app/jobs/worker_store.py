@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
@@ -19,15 +21,24 @@ from app.jobs.transitions import MAX_ATTEMPTS_TOLD, MAX_EVENTS, known_ttl_s, que
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.resolving import result_key
 
+log = logging.getLogger(__name__)
+
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 MAX_REAPER_LOCK_MS = 60_000  # more than any worker's interval
 _LOST = JobError(code="worker_lost", message="The worker that drew this job fell silent.")
+_UNREADABLE = JobError(code="unreadable_request", message="The worker's version can't read the request.")
 
 
 def backoff_s(attempt: int) -> float:
     """Seconds before a job whose fault may pass is tried again."""
     return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
+
+
+def _log_unreadable(job_id: str, error: ValidationError) -> None:
+    """Which fields are wrong, and not what is in them: that is the client's."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    log.error("job %s: this version can't read its request, others may: %s", job_id, faults)
 
 
 class Endings:
@@ -66,7 +77,10 @@ class WorkerStore:
             yield Endings(subscription)
 
     def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
-        """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none."""
+        """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none.
+
+        One whose request this version can't read is given back, for any worker to take it later.
+        """
         keys, token = self._keys, secrets.token_hex(8)
         found = self._claim(
             keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
@@ -85,7 +99,12 @@ class WorkerStore:
         if found[0] != b"claimed":
             return NoClaim(found[0].decode())
         _, job_id, attempt, request, owner, company = found
-        resolved = ResolvedRequest.model_validate_json(request)
+        try:
+            resolved = ResolvedRequest.model_validate_json(request)
+        except ValidationError as error:  # a newer version's, which may run beside this one during an upgrade
+            _log_unreadable(job_id.decode(), error)
+            self._give_back(job_id.decode(), model, str(attempt), Outcome.FAULTED, _UNREADABLE, backoff_s(attempt))
+            return NoClaim.NOTHING
         return Claim(job_id.decode(), attempt, resolved, owner.decode(), company=company)
 
     def keep_quarantine(self, model: str, worker: str) -> bool:
@@ -163,7 +182,7 @@ class WorkerStore:
         if raw is None:
             self._client.zrem(self._keys.leases, job_id)
             return "kept", None
-        model = ResolvedRequest.model_validate_json(raw).model
+        model: str = json.loads(raw)["model"]  # it may be a newer version's, of which the rest can't be read
         return self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0), model
 
     def due(self, model: str, *, waiting_s: float) -> int:

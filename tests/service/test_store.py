@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import redis
 
@@ -34,6 +36,11 @@ def request_(card: ModelCard) -> ResolvedRequest:
 
 def with_settings(settings: StoreSettings, **changes: object) -> StoreSettings:
     return settings.model_copy(update=changes)
+
+
+def of_a_newer_version(request: ResolvedRequest) -> str:
+    """As a gateway writes it whose contract has one more field."""
+    return json.dumps({**request.model_dump(mode="json"), "a_new_field": "secret"})
 
 
 async def test_a_job_goes_from_queued_over_running_to_succeeded(
@@ -247,6 +254,64 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     assert [take(worker_store).job_id for _ in range(2)] == [lost, never_rung]
     assert worker_store.claim("fashion", "w", held=0) is NoClaim.NOTHING, "the third has expired"
     assert worker_store.due(request_.model, waiting_s=0) == 0
+
+
+async def test_a_record_that_a_worker_can_not_read_holds_up_no_other(
+    store: JobStore,
+    worker_store: WorkerStore,
+    doorbell: Doorbell,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    keys: Keys,
+) -> None:
+    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, mercy_s=1)
+    newer, broken, plain = [await accept(store, request_) for _ in range(3)]
+    for lease, job_id in enumerate((newer, broken, plain), start=1):
+        take(worker_store)
+        raw.zadd(keys.leases, {job_id: lease})
+    raw.hset(keys.job(newer), "request", of_a_newer_version(request_))
+    raw.hset(keys.job(broken), "request", "{")
+    reaper.look()
+    assert [raw.hget(keys.job(job_id), "status") for job_id in (newer, plain)] == [b"queued", b"queued"]
+    assert doorbell.pending_bells(request_.model) == 2
+
+
+async def test_a_request_that_a_worker_can_not_read_is_left_to_others(
+    store: JobStore,
+    worker_store: WorkerStore,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    newer, behind = await accept(store, request_), await accept(store, request_)
+    raw.hset(keys.job(newer), "request", of_a_newer_version(request_))
+    assert worker_store.claim(request_.model, "old", held=0) is NoClaim.NOTHING
+    assert newer in caplog.text
+    assert "a_new_field" in caplog.text
+    assert "secret" not in caplog.text
+    assert raw.zscore(keys.leases, newer) is None
+    assert take(worker_store).job_id == behind, "the other one is put off"
+    raw.hset(keys.job(newer), "request", request_.model_dump_json())  # as a worker of the newer version reads it
+    raw.zadd(keys.delayed(request_.model), {newer: 1}, xx=True)
+    again = take(worker_store, worker="new")
+    assert (again.job_id, again.attempt) == (newer, 2)
+    told = (await store.get(newer, ANONYMOUS)).attempts[0]
+    assert told.error is not None
+    assert (told.outcome, told.error.code) == ("faulted", "unreadable_request")
+
+
+async def test_a_request_that_no_worker_can_read_fails_in_the_end(
+    store: JobStore, store_settings: StoreSettings, request_: ResolvedRequest, raw: redis.Redis, keys: Keys
+) -> None:
+    twice = WorkerStore(with_settings(store_settings, max_attempts=2))
+    job_id = await accept(store, request_)
+    raw.hset(keys.job(job_id), "request", of_a_newer_version(request_))
+    for _ in range(2):
+        raw.zadd(keys.delayed(request_.model), {job_id: 1}, xx=True)
+        assert twice.claim(request_.model, "old", held=0) is NoClaim.NOTHING
+    assert raw.hget(keys.job(job_id), "status") == b"failed"
+    assert JobError.model_validate_json(raw.hget(keys.job(job_id), "error") or b"").code == "attempts_exhausted"
 
 
 async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
