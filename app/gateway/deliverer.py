@@ -1,4 +1,4 @@
-"""Telling webhooks: every gateway has a deliverer, and each delivery is one's own for a minute."""
+"""Telling webhooks: every gateway has a deliverer, and each delivery is one's own while an attempt may last."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ class Deliverer:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
+        webhooks, call_s = self._state["webhooks"], self._state["outbound"].timeout_s
         while True:
             try:
-                has_due = await self._state["webhooks"].settle() > 0
-                due = await self._state["webhooks"].take(AT_ONCE) if has_due else []
+                has_due = await webhooks.settle() > 0
+                due = await webhooks.take(AT_ONCE, call_s=call_s) if has_due else []
                 outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
                 for job_id, failure in zip(due, outcomes, strict=True):
                     if isinstance(failure, Exception):  # its lease runs out, and it is tried again

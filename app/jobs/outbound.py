@@ -106,6 +106,11 @@ class Outbound:
         self._resolver = resolver
         self._trust = trust or ssl.create_default_context()
 
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that a call takes at most."""
+        return self._settings.timeout_s
+
     def check(self, url: str) -> httpx.URL:
         """Look at the address without resolving it: what the door does, before a job is accepted.
 

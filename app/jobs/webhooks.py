@@ -17,8 +17,8 @@ from cynosure.errors import WebhookNotFound
 from cynosure.webhooks import DeliveryStatus
 
 _SCRIPTS = ("settle", "take", "note", "replay")
-LEASE_MS = 60_000
-"""For one attempt: several of its time-outs (10 s each by default)."""
+BESIDE_S = 60.0
+"""For an attempt, beside the call itself: what is to be said is read, and what came of it is noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,11 @@ class Webhooks(StoreClient):
         async with answering():
             return int(await self._run["settle"](keys=keys, args=[self._keys.job(""), self._ttl_s]))
 
-    async def take(self, count: int) -> list[str]:
-        """Jobs whose delivery is due; each is this caller's for a minute."""
+    async def take(self, count: int, *, call_s: float) -> list[str]:
+        """Jobs whose delivery is due; each is this caller's for as long as a call of `call_s` seconds may take."""
+        lease_ms = int(1000 * (call_s + BESIDE_S))
         async with answering():
-            raw: Any = await self._run["take"](keys=[self._keys.webhooks_due], args=[count, LEASE_MS])
+            raw: Any = await self._run["take"](keys=[self._keys.webhooks_due], args=[count, lease_ms])
         return [job_id.decode() for job_id in raw]
 
     async def get(self, job_id: str, viewer: str) -> Delivery:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from fastapi.testclient import TestClient
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.gateway.signing import encoded_secret
+from app.jobs.keys import Keys
+from app.jobs.settings import StoreSettings
 from chaos.processes import wait_until
 from tests.conftest import bearer, serving
 
@@ -21,17 +25,20 @@ SETTINGS: dict[str, Any] = {"webhook_secret": SECRET, "webhook_retry_s": (0.01, 
 
 
 class Receiver:
-    """A server that answers with these statuses in turn, then with 204, and keeps what it was told."""
+    """A server that answers with these statuses in turn, then with 204, once it may; it keeps what it was told."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.told: list[tuple[dict[str, str], bytes]] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.told.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                receiver.may_answer.wait()
                 self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
                 self.end_headers()
 
@@ -110,6 +117,27 @@ def test_another_gateway_goes_on_after_a_restart(open_gateway: Callable[..., Tes
     job_id = ended_job(gateway, receiver.url)
     wait_until(lambda: status_of(silent, job_id) == "delivered", what="delivered")
     assert len(receiver.told) == 1
+
+
+def test_nobody_else_tells_while_a_slow_receiver_may_still_answer(
+    open_gateway: Callable[..., TestClient],
+    receiver: Receiver,
+    raw: redis.Redis,
+    store_settings: StoreSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CYNOSURE_OUTBOUND_TIMEOUT_S", "120")
+    gateway = open_gateway(**SETTINGS)
+    receiver.may_answer.clear()
+    try:
+        job_id = ended_job(gateway, receiver.url)
+        wait_until(lambda: receiver.told, what="told")
+        now_s, _ = raw.time()
+        due_ms = raw.zscore(Keys(store_settings.key_prefix).webhooks_due, job_id)
+    finally:
+        receiver.may_answer.set()
+    assert due_ms is not None
+    assert due_ms / 1000 > now_s + 120
 
 
 def test_each_key_has_a_secret_of_its_own(
