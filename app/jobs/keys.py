@@ -33,6 +33,7 @@ class Keys:
     | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn |
     | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by where the turn of their next job is |
     | `{p}:owners:MODEL:PRIORITY:taken` | sorted set | owners by where the last of their jobs ends that was taken |
+    | `{p}:owners:MODEL:PRIORITY:waiting:OWNER` | sorted set | the owner's queued ids there |
     | `{p}:delayed:MODEL` | sorted set | queued ids that were put off, by the time they are due |
     | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run apart |
     | `{p}:quarantine:MODEL` | string | the worker that empties itself for a suspect |

@@ -94,6 +94,35 @@ async def test_who_has_one_job_at_a_time_pays_for_it_as_well(
     assert claim.owner == "single"
 
 
+async def test_a_cancelled_queue_costs_no_turn_whatever_waits_elsewhere(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    """Of another model, or of another priority."""
+    elsewhere = request_.model_copy(update={"model": "digits"})
+    for _ in range(4):
+        await accept(store, request_, "queue")
+    for other, priority in ((elsewhere, Priority.NORMAL), (request_, Priority.LOW)):
+        await accept(store, other, "single", priority=priority)
+    heavy = [await accept(store, request_, "single", steps=5000) for _ in range(2)]
+    for job_id in heavy:
+        await store.cancel(job_id, EVERYONE)
+    await accept(store, request_, "single")
+    assert [take(worker_store).owner for _ in range(3)].count("single") == 1
+
+
+async def test_what_is_left_of_a_queue_keeps_its_turn(
+    store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    for _ in range(4):
+        await accept(store, request_, "queue")
+    kept, cancelled = [await accept(store, request_, "single", steps=20) for _ in range(2)]
+    await store.cancel(cancelled, EVERYONE)
+    later = await accept(store, request_, "single")
+    order = [take(worker_store).job_id for _ in range(6)]
+    assert order.index(kept) == 1
+    assert order.index(later) == 5, "only a queue that is cancelled whole costs nothing"
+
+
 async def test_a_place_is_as_many_jobs_as_really_start_before(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:

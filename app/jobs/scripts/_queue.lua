@@ -2,7 +2,7 @@
 -- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 where each owner's next turn is
 --       10 put off until later  11 suspects  12 pace
 -- Further keys follow from an id that is found: {p}job:ID, and from its record: {p}waiting:OWNER; and from 7-9, with
--- :taken behind. A deployment's keys live in one Redis.
+-- :taken or :waiting:OWNER behind. A deployment's keys live in one Redis.
 -- ARGV  1 what every key starts with  2 unfinished ttl s
 --
 -- Turns are start tags (Goyal, Vin & Cheng 1996, start-time fair queueing): an owner's next job starts where the cost
@@ -26,13 +26,16 @@ local function turn_of(level, owner, work)
   return turn
 end
 
+-- An owner's waiting jobs of this model and priority.
+local function waiting_here(level, owner) return KEYS[6 + level] .. ':waiting:' .. owner end
+
 -- A waiting job takes its place, which the record tells: its own turn, or apart where it has been lost twice, or where
 -- it is not due before a later time.
 local function enter(id, due)
   local job = redis.call('HMGET', job_key(id), 'priority', 'created_us', 'turn', 'failures', 'owner')
   if not job[1] then return end
   local level = LEVEL[job[1]]
-  local waiting = prefix .. 'waiting:' .. job[5]
+  local waiting, here = prefix .. 'waiting:' .. job[5], waiting_here(level, job[5])
   if due then
     redis.call('ZADD', KEYS[10], due, id)
   elseif tonumber(job[4] or '0') >= FEW_AFTER then
@@ -43,7 +46,8 @@ local function enter(id, due)
     redis.call('ZADD', KEYS[3 + level], job[3], id)
   end
   redis.call('ZADD', waiting, job[2], id)
-  for _, key in ipairs({waiting, KEYS[level], KEYS[3 + level], KEYS[6 + level], KEYS[10], KEYS[11], KEYS[12]}) do
+  redis.call('ZADD', here, job[2], id)
+  for _, key in ipairs({waiting, here, KEYS[level], KEYS[3 + level], KEYS[6 + level], KEYS[10], KEYS[11], KEYS[12]}) do
     redis.call('EXPIRE', key, unfinished_ttl)
   end
 end
@@ -56,9 +60,10 @@ local function leave(id)
   end
   redis.call('ZREM', KEYS[10], id)
   redis.call('ZREM', KEYS[11], id)
-  local owner = redis.call('HGET', job_key(id), 'owner')
-  if owner then
-    redis.call('ZREM', prefix .. 'waiting:' .. owner, id)
+  local job = redis.call('HMGET', job_key(id), 'owner', 'priority')
+  if job[1] then
+    redis.call('ZREM', prefix .. 'waiting:' .. job[1], id)
+    redis.call('ZREM', waiting_here(LEVEL[job[2]], job[1]), id)
   end
 end
 

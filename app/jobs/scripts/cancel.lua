@@ -9,9 +9,12 @@ if status ~= 'queued' and status ~= 'running' then return 'final' end
 leave(id)
 if status == 'running' then end_attempt(id, redis.call('HGET', key, 'attempt'), 'cancelled', '') end
 -- Work that was cancelled before it began costs no turn: an owner of none that waits goes on after what it has had.
-local owner = redis.call('HGET', key, 'owner')
-if status == 'queued' and redis.call('EXISTS', prefix .. 'waiting:' .. owner) == 0 then
-  for level = 1, 3 do
+if status == 'queued' then
+  local job = redis.call('HMGET', key, 'owner', 'priority')
+  local owner, level = job[1], LEVEL[job[2]]
+  local here = waiting_here(level, owner)
+  redis.call('ZREMRANGEBYSCORE', here, '-inf', now_us - unfinished_ttl * 1000000)
+  if redis.call('EXISTS', here) == 0 then
     local had = redis.call('ZSCORE', taken_until(level), owner)
     if had then redis.call('ZADD', KEYS[6 + level], 'XX', had, owner) else redis.call('ZREM', KEYS[6 + level], owner) end
   end
