@@ -75,9 +75,11 @@ class _Arrived:
 async def _stage(state: State, batch_id: str, upload: str, found: AsyncIterator[dict[str, Any]]) -> int:
     """Store the lines; returns how many there are."""
     arrived, kept, waiting, index = _Arrived(state["batches"], batch_id), 0, list[Line](), 0
+    is_known = True  # until the first line that differs: staging drops whatever stood behind that one
     async for value in found:
         digest = digest_of(value)
-        if index == kept and not waiting and await arrived.at(index) == digest:
+        is_known = is_known and await arrived.at(index) == digest
+        if is_known:
             kept += 1
         else:
             try:

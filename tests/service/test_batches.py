@@ -86,6 +86,18 @@ def test_a_corrected_body_under_the_same_key_goes_on(open_gateway: Open) -> None
         assert post(gateway, other, **key).json()["code"] == "idempotency_conflict"
 
 
+def test_the_lines_behind_a_corrected_one_stay(open_gateway: Open) -> None:
+    gateway, key = open_gateway(), {"Idempotency-Key": "corrected"}
+    asked = simple(300)
+    assert post(gateway, lines(*asked, {"steps": 0}), **key).json()["line"] == 301
+    asked[2]["seed"] = 1000
+    batch = post(gateway, lines(*asked), **key).json()
+    assert batch["counts"]["total"] == 300
+    results = [json.loads(line) for line in gateway.get(f"/batches/{batch['id']}/results").text.splitlines()]
+    assert [one["custom_id"] for one in results] == [f"no {n}" for n in range(300)]
+    assert [one["seed"] for one in results] == [0, 1, 1000, *range(3, 300)]
+
+
 @pytest.mark.anyio
 async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had_arrived(
     store_settings: StoreSettings, card: ModelCard
