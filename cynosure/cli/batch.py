@@ -17,9 +17,11 @@ from rich.progress import Progress as Bar
 from cynosure.batches import BatchResult
 from cynosure.cli.shared import FAILED, ApiKey, AsJson, Url, refusing, save, show_json
 from cynosure.client import DEFAULT_URL, Client
+from cynosure.errors import InvalidRequest
 
 LOOK_S = 0.5
 DOWNLOADS_AT_ONCE = 8
+_MARK = ".cynosure-batch"
 _ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -40,6 +42,7 @@ def batch(
     with refusing(as_json), Client(url, api_key=api_key) as client:
         key = f"cli-{hashlib.sha256(content).hexdigest()}"  # the same file is the same batch, whoever starts it again
         found = client.submit_batch(content, idempotency_key=key)
+        _take(out, found.id)
         try:
             with _bar() as progress:
                 bar = progress.add_task("lines", total=found.counts.total, rate=0.0)
@@ -68,6 +71,23 @@ def batch(
             typer.echo(f"cynosure: line {one.line}: {said}", err=True)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _take(out: Path, batch_id: str) -> None:
+    """Mark the folder as the batch's own: another's pictures have the same names, and none is fetched that is there.
+
+    Raises:
+        InvalidRequest: it is another's.
+    """
+    mark = out / _MARK
+    if not mark.exists():
+        save(mark, batch_id.encode())
+    elif (other := mark.read_text()) != batch_id:
+        raise InvalidRequest(
+            f"{out} holds the pictures of batch {other}. Give this file a folder of its own with --out: its batch "
+            f"{batch_id} is being drawn, and the pictures are fetched from there.",
+            field="out",
+        )
 
 
 def _fetch(client: Client, batch_id: str, out: Path, show: Callable[[int], None]) -> list[BatchResult]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from cynosure import Client
 from cynosure.batches import Batch, BatchCounts, BatchLinks, BatchResult, BatchStatus
 from cynosure.cli.batch import _fetch
+from cynosure.cli.main import app
+from cynosure.contract import ImageInfo
 from tests.acceptance.test_cli import cynosure
 
 
@@ -61,6 +66,47 @@ def test_batch_asks_for_no_line_that_waits(tmp_path: Path) -> None:
     results = _fetch(Server(), "b", tmp_path, lambda pictures: None)
     assert asked == [range(1, 1), range(1, 4), range(2, 601)]
     assert [one.line for one in results] == list(range(1, 601))
+
+
+class Drawn(Client):
+    """A server that has drawn every batch already; each file that it gives names the batch, and is counted."""
+
+    given = 0
+
+    def submit_batch(self, requests: Any, *, idempotency_key: str | None = None) -> Batch:
+        counts = BatchCounts(total=2, waiting=0, succeeded=2)
+        links = BatchLinks(self="", results="", images="")
+        name = requests.decode().strip()
+        return Batch(id=name, status=BatchStatus.FINISHED, created_at=datetime.now(UTC), counts=counts, links=links)
+
+    def batch_status(self, batch_id: str) -> Batch:
+        return self.submit_batch(batch_id.encode())
+
+    def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = 2) -> list[BatchResult]:
+        image = ImageInfo(index=0, url=f"/{batch_id}.webp", seed=1, sha256="")
+        return [BatchResult(line=line, status="succeeded", images=(image,)) for line in (1, 2)]
+
+    def file(self, url: str) -> bytes:
+        Drawn.given += 1
+        return url.encode()
+
+
+def test_batch_takes_no_other_batchs_pictures_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cynosure.cli.batch.Client", Drawn)
+    monkeypatch.setattr(Drawn, "given", 0)
+    out = tmp_path / "out"
+
+    def draw(name: str) -> Result:
+        file = tmp_path / f"{name}.ndjson"
+        file.write_text(name)
+        return CliRunner().invoke(app, ["batch", str(file), "-o", str(out), "--json"])
+
+    assert (draw("a").exit_code, Drawn.given) == (0, 2)
+    other = draw("b")
+    assert other.exit_code == 1
+    assert json.loads(other.stderr.splitlines()[-1])["error"]["field"] == "out"
+    assert {path.read_text() for path in out.glob("*.webp")} == {"/a.webp"}
+    assert (draw("a").exit_code, Drawn.given) == (0, 2), "started again it fetches nothing twice"
 
 
 def test_batch_says_which_line_is_wrong(server_url: str, tmp_path: Path) -> None:
