@@ -6,7 +6,7 @@ import logging
 
 from app.jobs.inquiries import Inquiry, InquiryDesk
 from cynosure.contract import GuidanceMode, JobError, ModelCard, NetworkCalls, Plan, ResolvedRequest
-from cynosure.errors import InvalidRequest
+from cynosure.errors import CynosureError, InvalidRequest
 from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
@@ -38,10 +38,10 @@ class Planner(BackgroundThread):
             specs = specs_of(inquiry.id, request, self._cards[request.model])
             return plan_of(request, self._engine.outline(specs))
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
-            return JobError(code="invalid_request", message=str(error))
+            return JobError(code=InvalidRequest.code, message=str(error))
         except Exception as error:
             log.exception("a plan failed")
-            return JobError(code="internal", message=f"{type(error).__name__}: {error}")
+            return JobError(code=CynosureError.code, message=f"{type(error).__name__}: {error}")
 
 
 def plan_of(request: ResolvedRequest, found: Outline) -> Plan:

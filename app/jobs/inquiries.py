@@ -18,7 +18,7 @@ from app.jobs.connections import StoreClient, connect
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError, Plan, ResolvedRequest
-from cynosure.errors import InvalidRequest, NoWorker
+from cynosure.errors import CynosureError, InvalidRequest, NoWorker
 
 _KEPT_S = 60
 _ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
@@ -43,6 +43,7 @@ class Inquiries(StoreClient):
 
         Raises:
             InvalidRequest: it can't be drawn.
+            CynosureError: the worker failed at it.
             NoWorker: none answered in time.
             StoreFull, StoreUnavailable: Redis is at its limit, or away.
         """
@@ -59,9 +60,11 @@ class Inquiries(StoreClient):
         if found is None:
             raise NoWorker(f"No worker of '{request.model}' answered in {timeout_s:g} s; try again.", retry_after_s=5)
         answer = _ANSWER.validate_json(found[1])
-        if isinstance(answer, JobError):
+        if not isinstance(answer, JobError):
+            return answer
+        if answer.code == InvalidRequest.code:
             raise InvalidRequest(answer.message)
-        return answer
+        raise CynosureError("The worker failed at the plan; its log says more.")
 
 
 class InquiryDesk:

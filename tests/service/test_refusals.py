@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
+from app.jobs.inquiries import InquiryDesk
+from app.jobs.settings import StoreSettings
+from cynosure.contract import JobError
 
 NESTED = {"classifier_condition": {"labelz": {"sneaker": 1}}}
 
@@ -58,3 +63,30 @@ def test_a_value_that_is_wrong_is_told_by_its_field(
     problem = open_gateway(auth="off").post("/sweeps", json=body).json()
     assert (problem["code"], problem["field"]) == ("invalid_request", field)
     assert problem["detail"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code", "is_told"),
+    [
+        (JobError(code="invalid_request", message="2 steps are too few"), 422, "invalid_request", True),
+        (JobError(code="internal", message="KeyError: 'secret'"), 500, "internal", False),
+    ],
+    ids=["refused", "failed"],
+)
+def test_a_plan_that_failed_is_no_fault_of_the_request(
+    open_gateway: Callable[..., TestClient],
+    store_settings: StoreSettings,
+    failure: JobError,
+    status: int,
+    code: str,
+    is_told: bool,
+) -> None:
+    gateway, desk = open_gateway(auth="off"), InquiryDesk(store_settings, ["fashion"])
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(gateway.post, "/plan", json={"class_label": 1})
+        inquiry = desk.take(timeout_s=10)
+        assert inquiry is not None
+        desk.answer(inquiry, failure)
+    problem = asking.result().json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert (failure.message in problem["detail"]) == is_told
