@@ -13,7 +13,7 @@ from httpx_sse import aconnect_sse
 from PIL import Image
 
 from cynosure import calls
-from cynosure.attempts import Attempts, Retries, connection
+from cynosure.attempts import Attempts, Retries, Server, connection
 from cynosure.batches import Batch, BatchResult
 from cynosure.calls import Call, Flow
 from cynosure.client import DEFAULT_URL
@@ -59,7 +59,7 @@ class AsyncClient:
     ) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self._retries = retries
+        self._server = Server(url, retries)
         self._http = httpx.AsyncClient(**connection(url, api_key, timeout_s))
 
     async def __aenter__(self) -> AsyncClient:
@@ -141,9 +141,9 @@ class AsyncClient:
         Ends with the job as it ended. A connection that breaks is opened again where it was.
 
         Raises:
-            Unreachable: the server was away for more tries on end than `retries` allows.
+            Unreachable: it was away for more tries on end than `retries` allows (half a minute, once it has served).
         """
-        attempts = Attempts(self.url, self._retries)
+        attempts = Attempts(self._server)
         follower = Follower(job_id, attempts)
         while not follower.is_done:
             pause = 0.0
@@ -242,7 +242,7 @@ class AsyncClient:
             answer = await self._do(call)
 
     async def _do(self, call: Call[Result]) -> Result:
-        attempts = Attempts(self.url, self._retries)
+        attempts = Attempts(self._server)
         while True:
             try:
                 response = await self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
@@ -250,6 +250,7 @@ class AsyncClient:
                 pause = attempts.pause_after(error)
             else:
                 if not response.is_error:
+                    attempts.succeeded()
                     return call.parse(response)
                 pause = attempts.pause_after(response)
             await asyncio.sleep(pause)

@@ -18,34 +18,42 @@ class Retries:
     """When a call that failed is sent again: after what the server says in `Retry-After`, else ever later.
 
     Attributes:
-        times: tries after the first one.
+        times: tries after the first one; by default with pauses of 32 s in all, time for a gateway to be started anew.
+        times_unmet: at most so many until the server has served this client once: the address may be wrong.
         first_s: pause before the first of them; each further one is twice as long.
         longest_s: a server that asks for more patience than this is taken at its word: the error is raised.
     """
 
-    times: int = 4
+    times: int = 7
+    times_unmet: int = 4
     first_s: float = 0.25
     longest_s: float = 60.0
 
-    def pause(self, failures: int, retry_after_s: float | None = None) -> float | None:
+    def pause(self, failures: int, retry_after_s: float | None = None, *, has_served: bool) -> float | None:
         """Seconds until the next try after so many failures, or `None` where there is none."""
-        if failures > self.times:
+        if failures > (self.times if has_served else min(self.times, self.times_unmet)):
             return None
         pause = self.first_s * 2 ** (failures - 1) if retry_after_s is None else retry_after_s
         return pause if pause <= self.longest_s else None
-
-    def pause_after(self, failures: int, response: httpx.Response) -> float | None:
-        """As `pause`, for an answer; `None` for one that another try would not mend."""
-        if response.status_code not in _TRY_AGAIN:
-            return None
-        told = response.headers.get("retry-after", "")
-        return self.pause(failures, float(told) if told.isdecimal() else None)
 
 
 def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
     """Keyword arguments of httpx's clients."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     return {"base_url": url, "headers": headers, "timeout": timeout_s}
+
+
+@dataclass
+class Server:
+    """A server as one client knows it.
+
+    Attributes:
+        has_served: whether it ever did what this client asked for.
+    """
+
+    url: str
+    retries: Retries
+    has_served: bool = False
 
 
 @dataclass
@@ -56,9 +64,12 @@ class Attempts:
         failures: on end.
     """
 
-    url: str
-    retries: Retries
+    server: Server
     failures: int = 0
+
+    def succeeded(self) -> None:
+        """Note that the server did what it was asked for."""
+        self.failures, self.server.has_served = 0, True
 
     def pause_after(self, failure: httpx.TransportError | httpx.Response) -> float:
         """Seconds until the next try.
@@ -67,16 +78,16 @@ class Attempts:
             CynosureError: there is none, and this is what the failure tells of.
         """
         self.failures += 1
+        retry_after_s, may_pass = None, True
         if isinstance(failure, httpx.Response):
-            pause = self.retries.pause_after(self.failures, failure)
-            if pause is None:
-                raise error_in(failure)
-        else:
-            pause = self.retries.pause(self.failures)
-            if pause is None:
-                said = failure or type(failure).__name__
-                raise Unreachable(f"No answer from {self.url}: {said}. Is `cynosure up` running?") from failure
-        return pause
+            retry_after_s, may_pass = _retry_after_of(failure), failure.status_code in _TRY_AGAIN
+        pause = self.server.retries.pause(self.failures, retry_after_s, has_served=self.server.has_served)
+        if may_pass and pause is not None:
+            return pause
+        if isinstance(failure, httpx.Response):
+            raise error_in(failure)
+        said = str(failure) or type(failure).__name__
+        raise Unreachable(f"No answer from {self.server.url}: {said}. Is `cynosure up` running?") from failure
 
 
 def error_in(response: httpx.Response) -> CynosureError:
@@ -86,6 +97,10 @@ def error_in(response: httpx.Response) -> CynosureError:
     problem = Problem.model_validate_json(response.content)
     error = error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
     error.line = problem.line
-    told = response.headers.get("retry-after", "")
-    error.retry_after_s = int(told) if told.isdecimal() else None
+    error.retry_after_s = _retry_after_of(response)
     return error
+
+
+def _retry_after_of(response: httpx.Response) -> int | None:
+    told = response.headers.get("retry-after", "")
+    return int(told) if told.isdecimal() else None

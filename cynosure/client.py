@@ -14,7 +14,7 @@ from httpx_sse import connect_sse
 from PIL import Image
 
 from cynosure import calls
-from cynosure.attempts import Attempts, Retries, connection
+from cynosure.attempts import Attempts, Retries, Server, connection
 from cynosure.batches import Batch, BatchResult
 from cynosure.calls import Call, Flow
 from cynosure.contract import (
@@ -42,8 +42,9 @@ class Client:
     """A synchronous client; use it as a context manager. Threads may share one.
 
     What the server refuses is raised as the class of `cynosure.errors` that has the answer's code. A call that met no
-    server, a full queue or a limit is sent again (`retries`); posts carry an idempotency key, so that this makes
-    nothing twice. Fields that can't be right whatever the model raise `pydantic.ValidationError` before they are sent.
+    server, a full queue or a limit is sent again (`retries`), for longer where the server was there before; posts
+    carry an idempotency key, so that this makes nothing twice. Fields that can't be right whatever the model raise
+    `pydantic.ValidationError` before they are sent.
 
     >>> with Client(url) as client:
     ...     [picture] = client.generate(class_label="sneaker", steps=4, seed=1)
@@ -67,7 +68,7 @@ class Client:
     ) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self._retries = retries
+        self._server = Server(url, retries)
         self._http = httpx.Client(**connection(url, api_key, timeout_s))
 
     def __enter__(self) -> Client:
@@ -161,9 +162,9 @@ class Client:
         'succeeded'
 
         Raises:
-            Unreachable: the server was away for more tries on end than `retries` allows.
+            Unreachable: it was away for more tries on end than `retries` allows (half a minute, once it has served).
         """
-        attempts = Attempts(self.url, self._retries)
+        attempts = Attempts(self._server)
         follower = Follower(job_id, attempts)
         while not follower.is_done:
             pause = 0.0
@@ -261,7 +262,7 @@ class Client:
             answer = self._do(call)
 
     def _do(self, call: Call[Result]) -> Result:
-        attempts = Attempts(self.url, self._retries)
+        attempts = Attempts(self._server)
         while True:
             try:
                 response = self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
@@ -269,6 +270,7 @@ class Client:
                 pause = attempts.pause_after(error)
             else:
                 if not response.is_error:
+                    attempts.succeeded()
                     return call.parse(response)
                 pause = attempts.pause_after(response)
             time.sleep(pause)

@@ -38,7 +38,8 @@ class Follower:
 
     def read(self, event: ServerSentEvent) -> Job | Progress | Preview | None:
         """What an event says; `None` for a kind that this version doesn't know."""
-        self.seen, self.attempts.failures = event.id or self.seen, 0
+        self.attempts.succeeded()
+        self.seen = event.id or self.seen
         self.is_done = event.event == "done"
         kind = _EVENTS.get(event.event)
         return None if kind is None else kind.model_validate_json(event.data)

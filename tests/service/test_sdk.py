@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 import cynosure
 from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries, async_client, client
+from cynosure.attempts import Attempts, Server
 from cynosure.contract import JobStatus
 from cynosure.errors import (
     InvalidRequest,
@@ -85,6 +88,10 @@ def test_waiting_tells_what_happens_and_raises_how_it_ended(server_url: str) -> 
         canceller.join()
 
 
+DROPPED = (0, "", {})
+"""Instead of an answer: the connection ends."""
+
+
 @contextmanager
 def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, list[str]]]:
     """A server that gives these answers in turn, and the idempotency keys that it was sent."""
@@ -95,6 +102,9 @@ def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, 
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             keys.append(self.headers.get("Idempotency-Key", ""))
             status, body, headers = given.pop(0)
+            if not status:
+                self.close_connection = True
+                return
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -125,6 +135,13 @@ def _submit(url: str, retries: Retries) -> Job:
         return synchronous.submit(class_label=1)
 
 
+@pytest.fixture
+def done(open_gateway: Callable[..., TestClient]) -> Job:
+    """A job as an answer tells of it, and as if it had succeeded."""
+    posted = Job.model_validate_json(open_gateway().post("/generate", json={"class_label": 1}).content)
+    return posted.model_copy(update={"status": JobStatus.SUCCEEDED})
+
+
 SUBMITS: list[Callable[[str, Retries], Job]] = [
     _submit,
     lambda url, retries: asyncio.run(_submit_async(url, retries)),
@@ -149,10 +166,8 @@ WAITS: list[Callable[[str, Retries], Job]] = [_wait, lambda url, retries: asynci
 
 @pytest.mark.parametrize("wait", WAITS, ids=["sync", "async"])
 def test_a_follower_is_as_patient_as_other_calls_and_asks_for_nothing_twice(
-    server_url: str, wait: Callable[[str, Retries], Job]
+    done: Job, wait: Callable[[str, Retries], Job]
 ) -> None:
-    with Client(server_url) as ours:
-        done = ours.wait(ours.submit(class_label=1, steps=4).id)
     stream = {"Content-Type": "text/event-stream"}
     cut = (200, f"event: status\nid: 1-0\ndata: {done.model_dump_json()}\n\n", {**stream, "Content-Length": "999999"})
     end = (200, f"event: done\nid: 2-0\ndata: {done.model_dump_json()}\n\n", stream)
@@ -166,6 +181,45 @@ def test_a_follower_is_as_patient_as_other_calls_and_asks_for_nothing_twice(
         wait(url, Retries(first_s=0.01))
 
 
+@pytest.mark.parametrize("wait", WAITS, ids=["sync", "async"])
+def test_a_server_that_was_there_is_awaited_for_longer(done: Job, wait: Callable[[str, Retries], Job]) -> None:
+    stream = {"Content-Type": "text/event-stream"}
+    begun = (200, f"event: status\nid: 1-0\ndata: {done.model_dump_json()}\n\n", stream)
+    end = (200, f"event: done\nid: 2-0\ndata: {done.model_dump_json()}\n\n", stream)
+    retries = Retries(times=3, times_unmet=0, first_s=0.01)
+    with answering(begun, *[DROPPED] * 3, end) as (url, keys):
+        assert wait(url, retries) == done
+        assert len(keys) == 5
+    with answering(begun, *[DROPPED] * 4) as (url, _), pytest.raises(Unreachable):
+        wait(url, retries)
+
+
+def test_calls_outlive_a_gateway_that_is_started_anew(done: Job) -> None:
+    there = (200, done.model_dump_json(), {})
+    with answering(there, *[DROPPED] * 3, there, *[DROPPED] * 3, there) as (url, keys):
+        with Client(url, retries=Retries(times=3, times_unmet=0, first_s=0.01)) as ours:
+            assert [ours.job("id"), ours.job("id"), ours.job("id")] == [done] * 3
+        assert len(keys) == 9
+
+
+@pytest.mark.parametrize(("has_served", "least_s", "most_s"), [(False, 2, 5), (True, 20, 35)], ids=["unmet", "away"])
+def test_by_default_a_server_that_served_is_awaited_for_as_long_as_a_gateway_takes_to_start(
+    has_served: bool, least_s: float, most_s: float
+) -> None:
+    retries = Retries()
+    tries = retries.times if has_served else retries.times_unmet
+    attempts, refused = Attempts(Server("http://here", retries, has_served)), httpx.ConnectError("refused")
+    assert least_s < sum(attempts.pause_after(refused) for _ in range(tries)) < most_s
+    with pytest.raises(Unreachable):
+        attempts.pause_after(refused)
+
+
+def test_a_failure_without_words_is_told_by_its_kind() -> None:
+    attempts = Attempts(Server("http://here", Retries(times=0)))
+    with pytest.raises(Unreachable, match="No answer from http://here: ReadTimeout"):
+        attempts.pause_after(httpx.ReadTimeout(""))
+
+
 def test_an_error_names_the_line_of_a_batch() -> None:
     status, body, headers = problem(422, "unknown_label")
     with answering((status, body.replace("{", '{"line": 7, ', 1), headers)) as (url, _), Client(url) as ours:
@@ -176,10 +230,9 @@ def test_an_error_names_the_line_of_a_batch() -> None:
 
 @pytest.mark.parametrize("submit", SUBMITS, ids=["sync", "async"])
 def test_a_full_queue_is_tried_again_under_one_key_and_a_refusal_is_not(
-    server_url: str, submit: Callable[[str, Retries], Job]
+    done: Job, submit: Callable[[str, Retries], Job]
 ) -> None:
-    with Client(server_url) as ours:
-        accepted = ours.submit(class_label=1, steps=4).model_dump_json()
+    accepted = done.model_dump_json()
     quick = Retries(first_s=0.01)
     full = problem(429, "queue_full", **{"Retry-After": "0"})
     with answering(full, problem(503, "no_worker"), (202, accepted, {})) as (url, keys):
