@@ -124,6 +124,9 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, CynosureError):  # a limit that spoke up while FastAPI read the body
             return from_error(error.__cause__, request.url.path)
+        if error.status_code == MalformedBody.status:  # FastAPI and Starlette answer so to what they can't parse
+            said = error.__cause__ if isinstance(error.__cause__, ValueError) else error.detail
+            return from_error(MalformedBody(f"The body can't be read: {str(said).rstrip('.')}."), request.url.path)
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(

@@ -66,6 +66,37 @@ def test_a_value_that_is_wrong_is_told_by_its_field(
 
 
 @pytest.mark.parametrize(
+    ("path", "kind", "body", "said"),
+    [
+        ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff in position 17"),
+        ("/generate", "application/json", b'{"seed": 1' + b"0" * 5000 + b"}", "5001 digits"),
+        ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff in position 12"),
+        ("/v1/images/edits", "multipart/form-data", b"--x", "Missing boundary"),
+        ("/v1/images/edits", "multipart/form-data; boundary=x", b"nonsense", "Invalid multipart data"),
+    ],
+    ids=["encoding", "number", "encoding, as OpenAI", "boundary", "parts"],
+)
+def test_a_body_that_can_not_be_read_is_malformed_and_the_answer_says_where(
+    open_gateway: Callable[..., TestClient], path: str, kind: str, body: bytes, said: str
+) -> None:
+    answer = open_gateway(auth="off").post(path, content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert '"code":"malformed_body"' in answer.text
+    assert said in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code", "allowed"),
+    [("GET", "/nothing", 404, "not_found", None), ("PUT", "/generate", 405, "method_not_allowed", "POST")],
+)
+def test_what_no_route_answers_has_a_code_of_its_own(
+    open_gateway: Callable[..., TestClient], method: str, path: str, status: int, code: str, allowed: str | None
+) -> None:
+    answer = open_gateway(auth="off").request(method, path)
+    assert (answer.status_code, answer.json()["code"], answer.headers.get("allow")) == (status, code, allowed)
+
+
+@pytest.mark.parametrize(
     ("failure", "status", "code", "is_told"),
     [
         (JobError(code="invalid_request", message="2 steps are too few"), 422, "invalid_request", True),
