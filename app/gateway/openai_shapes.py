@@ -18,6 +18,7 @@ from cynosure.contract import (
     ResolvedRequest,
 )
 from cynosure.errors import InvalidRequest, UnknownLabel
+from cynosure.metadata import again
 
 MAX_PARTIAL_IMAGES = 3
 _QUALITIES = {"low": 0.5, "standard": 1.0, "medium": 1.0, "auto": 1.0, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
@@ -68,6 +69,20 @@ class ImageParams(GenerateRequest):
         return self.partial_images or 0
 
 
+def model_of(asked: ImageParams) -> str | None:
+    """The model that the request names, or else its `from_image`.
+
+    Raises:
+        InvalidRequest: the picture holds no request, or one that can't be drawn from what is given.
+    """
+    return again(GenerateRequest.model_validate(_ours(asked)))[0].model
+
+
+def _ours(asked: ImageParams) -> dict[str, Any]:
+    """What is set of the fields that POST /generate has too."""
+    return asked.model_dump(include=asked.model_fields_set & set(GenerateRequest.model_fields))
+
+
 def request_of(asked: ImageParams, card: ModelCard) -> GenerateRequest:
     """The request in our terms.
 
@@ -78,7 +93,7 @@ def request_of(asked: ImageParams, card: ModelCard) -> GenerateRequest:
     for theirs, ours in (("n", "num_images"), ("size", "width"), ("size", "height")):
         if {theirs, ours} <= asked.model_fields_set:
             raise InvalidRequest(f"Give {theirs} or {ours}, not both.", field=ours)
-    fields = asked.model_dump(include=asked.model_fields_set & set(GenerateRequest.model_fields))
+    fields = _ours(asked)
     if "n" in asked.model_fields_set:
         fields["num_images"] = asked.n
     if asked.size not in (None, "auto"):

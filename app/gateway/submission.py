@@ -71,15 +71,20 @@ async def card_of(state: State, name: str | None, *, prompted: bool = False) -> 
     return cards[name]
 
 
-async def resolved(state: State, asked: GenerateRequest) -> tuple[ResolvedRequest, str | None]:
+async def resolved(
+    state: State, asked: GenerateRequest, card: ModelCard | None = None
+) -> tuple[ResolvedRequest, str | None]:
     """The request with everything decided, and the key that a result for it is kept under, if it may be.
+
+    `card` is that of its model, where that is chosen already.
 
     Raises:
         InvalidRequest: naming the field, and what would be right.
         NoWorker: none is up.
     """
     asked, made_by = again(asked)
-    card = await card_of(state, asked.model, prompted=asked.prompt is not None)
+    if card is None:
+        card = await card_of(state, asked.model, prompted=asked.prompt is not None)
     if made_by is not None and made_by != card.digest:
         raise InvalidRequest(
             f"The picture was made by another '{card.name}' ({made_by[:10]}…; here it is {card.digest[:10]}…), so its "

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
-from app.jobs.fleet import FleetRegistry
+from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
-from cynosure.contract import ModelCard
+from chaos.processes import wait_until
+from cynosure.contract import GenerateRequest, ModelCard
+from cynosure.metadata import encoded_picture, png_bytes
+from cynosure.resolving import resolve
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,66 @@ def test_a_prompt_goes_to_the_model_that_takes_it(
     answer = open_gateway(auth="off").post(path, json=body)
     assert answer.status_code == 202, answer.text
     assert answer.json()["request"]["model"] == model
+
+
+def model_drawn_by(gateway: TestClient, body: dict[str, Any]) -> str:
+    """The model of the job that an OpenAI client's request makes; nobody draws it."""
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(gateway.post, "/v1/images/generations", json=body)
+        wait_until(lambda: asking.done() or gateway.get("/jobs").json()["jobs"], what="the job is accepted")
+        gateway.portal.call(gateway.app_state["news"].hang_up)  # type: ignore[union-attr]
+        answer = asking.result(timeout=60)
+    assert answer.json()["error"]["code"] == "shutting_down", answer.text
+    [job] = gateway.get("/jobs").json()["jobs"]
+    return str(job["request"]["model"])
+
+
+@pytest.mark.parametrize(
+    ("others", "body", "model"),
+    [
+        ({"emoji": True}, {"prompt": "a happy cat"}, "emoji"),
+        ({"emoji": True}, {"prompt": "sneaker"}, "emoji"),
+        ({"emoji": True}, {"prompt": "sneaker", "model": "fashion"}, "fashion"),
+        ({"another": False}, {"prompt": "sneaker"}, "another"),
+        ({"zoo": True, "another": False}, {"prompt": "sneaker"}, "zoo"),
+    ],
+    ids=json.dumps,
+)
+def test_openai_clients_get_the_first_model_for_prompts_or_else_the_first(
+    open_gateway: Callable[..., TestClient],
+    store_settings: StoreSettings,
+    card: ModelCard,
+    others: dict[str, bool],
+    body: dict[str, Any],
+    model: str,
+) -> None:
+    cards = [card.model_copy(update={"name": name, "takes_prompt": takes}) for name, takes in others.items()]
+    FleetRegistry(store_settings).publish("second", cards)
+    assert model_drawn_by(open_gateway(auth="off"), body) == model
+
+
+def test_a_model_that_comes_meanwhile_takes_no_request_that_was_read_for_another(
+    open_gateway: Callable[..., TestClient], card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = card.model_copy(update={"name": "another", "labels": ("cat", "sneaker", "dog")})
+    looks = iter([{"fashion": card}])
+
+    async def cards(fleet: Fleet) -> dict[str, ModelCard]:
+        return next(looks, {"another": late, "fashion": card})
+
+    monkeypatch.setattr(Fleet, "cards", cards)
+    assert model_drawn_by(open_gateway(auth="off"), {"prompt": "sneaker"}) == "fashion"
+
+
+def test_a_picture_goes_to_the_model_that_made_it(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, card: ModelCard
+) -> None:
+    prompted = card.model_copy(update={"name": "emoji", "takes_prompt": True})
+    FleetRegistry(store_settings).publish("second", [prompted])
+    made = resolve(GenerateRequest(class_label="sneaker"), card, seed=1)
+    picture = encoded_picture(png_bytes(Image.new("L", (28, 28)), made, 0, card))
+    body = {"prompt": "trouser", "from_image": picture}
+    assert model_drawn_by(open_gateway(auth="off"), body) == "fashion"
 
 
 def test_the_only_model_gets_every_request_and_says_what_it_lacks(open_gateway: Callable[..., TestClient]) -> None:

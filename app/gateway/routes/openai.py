@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from app.gateway.auth import Reader, Submitter
 from app.gateway.openai_forms import EDIT_FORM, MAX_PARTS, edit_of
-from app.gateway.openai_shapes import ImageParams, answer_of, request_of, with_partials
+from app.gateway.openai_shapes import ImageParams, answer_of, model_of, request_of, with_partials
 from app.gateway.openai_work import Drawing, data_of, events_of, unless_gone
 from app.gateway.state import State, StateDep
 from app.gateway.submission import IdempotencyKey, card_of, enqueue, resolved
@@ -71,8 +71,8 @@ def _model(name: str) -> dict[str, Any]:
 async def _draw(
     asked: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
-    card = await card_of(state, asked.model, prompted=True)
-    decided, cached_as = await resolved(state, request_of(asked, card))
+    card = await card_of(state, model_of(asked), prompted=True)
+    decided, cached_as = await resolved(state, request_of(asked, card), card)
     if asked.stream and asked.partials:
         decided, cached_as = with_partials(decided, asked.partials), None
     job_id = await enqueue(state, caller, decided, asked, idempotency_key, cached_as)
