@@ -86,7 +86,7 @@ class Batches(StoreClient):
         key = self._keys.batch_key(owner, idempotency_key) if idempotency_key else batch
         args: list[Any] = [batch_id, owner, upload, self._ttl_s, self._keys.batch("")]
         async with answering():
-            opened: bytes = await self._run["open"](keys=[batch, key], args=args)
+            opened: bytes = await self._accepting(self._run["open"], keys=[batch, key], args=args)
         return opened.decode()
 
     async def digests(self, batch_id: str, first: int, count: int) -> list[str]:
@@ -114,7 +114,8 @@ class Batches(StoreClient):
         """
         keys = [self._keys.batch(batch_id), self._keys.batch_lines(batch_id), self._keys.batches]
         async with answering():
-            _refuse(await self._run["start"](keys=keys, args=[batch_id, upload, self._ttl_s]), batch_id)
+            args: list[str | int] = [batch_id, upload, self._ttl_s]
+            _refuse(await self._accepting(self._run["start"], keys=keys, args=args), batch_id)
 
     async def look(self, batch_id: str, viewer: str) -> BatchRecord:
         """The batch as it is now, for an owner or `EVERYONE`.

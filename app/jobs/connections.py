@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Self
 
 import redis
 import redis.asyncio
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.commands.core import AsyncScript
 
 from app.jobs.keys import Keys
 from app.jobs.settings import StoreSettings
+from cynosure.errors import StoreUnavailable
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a second
 # Of a call whose connection broke: 3 s of pauses at most. Every script is harmless when it is run twice; those that
 # count say what for them that costs.
 RETRIES = 6
+FSYNC_TIMEOUT_MS = int(800 * TIMEOUT_S)
+"""Less than the connection's own patience: that the disk did not confirm is an answer, which must arrive."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
 
@@ -61,6 +65,33 @@ class StoreClient:
             yield cls(client, settings)
         finally:
             await client.aclose()
+
+    async def _accepting(self, script: AsyncScript, *, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """What a script answers that accepts something: with durability `fsync`, once the disk has what it wrote.
+
+        WAITAOF waits for the writes of its own connection alone: where that breaks, both calls are made again on
+        another. So the script writes something also where it finds that it ran before.
+
+        Raises:
+            StoreUnavailable: the disk does not have it, or not in time. It may be accepted all the same.
+        """
+        if self._settings.durability != "fsync":
+            return await script(keys=keys, args=args)
+        async with self._client.pipeline(transaction=False) as pipe:
+            await script(keys=keys, args=args, client=pipe)
+            pipe.waitaof(1, 0, FSYNC_TIMEOUT_MS)
+            answer, confirmed = await pipe.execute(raise_on_error=False)
+        if isinstance(answer, redis.RedisError):
+            raise answer
+        if isinstance(confirmed, redis.ResponseError):
+            needs = "it needs `appendonly yes`."
+            raise StoreUnavailable(
+                f"CYNOSURE_DURABILITY is fsync, and the job store can't do that ({confirmed}): {needs}"
+            ) from confirmed
+        if confirmed[0] < 1:
+            detail = "The job store's disk did not confirm in time; try again, with an Idempotency-Key."
+            raise StoreUnavailable(detail, retry_after_s=5)
+        return answer
 
 
 def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class StoreSettings(BaseSettings):
     priority_ageing_s: float = Field(
         60.0, ge=0, description="Seconds of waiting that count as much as the next higher priority."
     )
-    durability: Literal["relaxed", "fsync"] = Field("relaxed", description="fsync: 202 waits for the disk.")
+    durability: Literal["relaxed", "fsync"] = Field("relaxed", description="fsync: a 202 waits for the disk.")
 
     @model_validator(mode="after")
     def _one_password(self) -> StoreSettings:

@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 
 from app.jobs.answering import answering
-from app.jobs.connections import TIMEOUT_S, StoreClient
+from app.jobs.connections import StoreClient
 from app.jobs.pace import Outlook, Pace, outlook_of
 from app.jobs.record import ANONYMOUS, PRIORITIES, Happening, JobRecord, decode_record, may_see
 from app.jobs.settings import StoreSettings
@@ -24,11 +24,7 @@ from cynosure.errors import (
     JobExpired,
     JobNotFound,
     QueueFull,
-    StoreUnavailable,
 )
-
-FSYNC_TIMEOUT_MS = int(800 * TIMEOUT_S)
-"""Less than the connection's own patience: that the disk did not confirm is an answer, which must arrive."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,9 @@ class JobStore(StoreClient):
             StoreFull, StoreUnavailable: not accepted, as far as is known.
         """
         keys, settings = self._keys, self._settings
-        run = self._accept_on_disk if settings.durability == "fsync" else self._accept
         async with answering():
-            answer, detail = await run(
+            answer, detail = await self._accepting(
+                self._accept,
                 keys=[
                     *keys.places(request.model),
                     keys.job(job_id),
@@ -111,30 +107,6 @@ class JobStore(StoreClient):
             case b"full" | b"owner_full":
                 raise await self._queue_full(request.model, int(detail), of_owner=answer == b"owner_full")
         return Accepted(detail.decode(), waits=answer == b"accepted")
-
-    async def _accept_on_disk(self, *, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        """What the script answers, once the disk has what it wrote.
-
-        WAITAOF waits for the writes of its own connection alone: where that breaks, both are made again on another one.
-
-        Raises:
-            StoreUnavailable: it does not have it, or not in time. The job may be accepted all the same.
-        """
-        async with self._client.pipeline(transaction=False) as pipe:
-            await self._accept(keys=keys, args=args, client=pipe)
-            pipe.waitaof(1, 0, FSYNC_TIMEOUT_MS)
-            answer, confirmed = await pipe.execute(raise_on_error=False)
-        if isinstance(answer, redis.RedisError):
-            raise answer
-        if isinstance(confirmed, redis.ResponseError):
-            needs = "it needs `appendonly yes`."
-            raise StoreUnavailable(
-                f"CYNOSURE_DURABILITY is fsync, and the job store can't do that ({confirmed}): {needs}"
-            ) from confirmed
-        if confirmed[0] < 1:
-            detail = "The job store's disk did not confirm in time; try again, with an Idempotency-Key."
-            raise StoreUnavailable(detail, retry_after_s=5)
-        return answer
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
         """Whether `accept` would find an earlier job to answer with, or a conflict."""

@@ -5,7 +5,10 @@
 local found = redis.call('HMGET', KEYS[1], 'status', 'upload', 'created_ms')
 if not found[1] then return 'gone' end
 -- This very call again, by a client whose connection broke before the answer.
-if found[1] == 'running' and found[2] == ARGV[2] then return 'ok' end
+if found[1] == 'running' and found[2] == ARGV[2] then
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+  return 'ok'
+end
 if found[1] ~= 'receiving' or found[2] ~= ARGV[2] then return 'superseded' end
 redis.call('HSET', KEYS[1], 'status', 'running', 'total', redis.call('LLEN', KEYS[2]))
 redis.call('ZADD', KEYS[3], found[3], ARGV[1])
