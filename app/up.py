@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import ctypes
+import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -14,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +25,7 @@ import httpx
 import redis
 
 from app.keys import URL_FILE
+from cynosure.contract import ModelList
 
 MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 STOP_GRACE_S = 30.0
@@ -132,23 +137,27 @@ def _wait_for_store(url: str, store: Child) -> None:
                 time.sleep(0.1)
 
 
+def _examples(url: str) -> Iterator[str]:
+    """A command for every model that may be asked without a key."""
+    answer = httpx.get(f"{url}/models", timeout=10)
+    for card in ModelList.model_validate_json(answer.content).models if answer.is_success else ():
+        label = {"class_label": card.labels[-1]} if card.labels else {}
+        condition = {"prompt": "a happy cat"} if card.takes_prompt else label
+        body = shlex.quote(json.dumps({"model": card.name, **condition}))
+        headers = "-H 'Content-Type: application/json' -H 'Accept: image/png'"
+        yield f"  curl -s {url}/generate {headers} -d {body} -o {card.name}.png"
+
+
 def _supervise(children: list[Child], url: str) -> None:
     ready = False
     while True:
         for child in children:
             child.tend()
         if not ready:
-            try:
-                ready = httpx.get(f"{url}/readyz", timeout=2).status_code == 200
-            except httpx.HTTPError:
-                ready = False
-            if ready:
-                print(f"Cynosure is ready at {url} (API: {url}/docs). A picture:", flush=True)
-                print(
-                    f"  curl -s {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
-                    """-d '{"class_label": "sneaker", "scale": 3}' -o sneaker.png""",
-                    flush=True,
-                )
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                    print(f"Cynosure is ready at {url} (API: {url}/docs)", *_examples(url), sep="\n", flush=True)
+                    ready = True
         time.sleep(0.3)
 
 
@@ -179,7 +188,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the embedded store")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--models", default="fashion", help="packs to load, separated by commas")
+    parser.add_argument("--models", help="packs to load, separated by commas: fashion,emoji by default")
     parser.add_argument("--insecure-no-auth", action="store_true", help="ask nobody for an API key, at any address")
     parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
     arguments = parser.parse_args()
@@ -205,7 +214,8 @@ def main() -> None:
         stores = [Child(["app.local_store", "--data", str(data), "--socket", str(path)], environment)]
     openness = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
     gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
-    workers = [Child(["workers", "--models", arguments.models], environment) for _ in range(arguments.workers)]
+    models = ["--models", arguments.models] if arguments.models else []
+    workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
     print("Cynosure is starting; a worker takes some seconds to load its models", flush=True)
     try:
         for store in stores:

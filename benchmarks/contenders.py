@@ -106,7 +106,9 @@ class Cynosure(Contender):
             "CYNOSURE_WORKER_COMPILE": str(compiling),
         }
         port = str(free_port())
-        super().__init__(name, [["app", "--port", port], ["workers"]], environment, health="/readyz")
+        super().__init__(
+            name, [["app", "--port", port], ["workers", "--models", "fashion"]], environment, health="/readyz"
+        )
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
         body = {

@@ -208,10 +208,10 @@ def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Cal
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A whole Cynosure, as `cynosure up` starts it."""
+    """A whole Cynosure, as `cynosure up --models fashion` starts it."""
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data)]
+    command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), "--models", "fashion"]
     server = subprocess.Popen(command, env=clean_environment())
     url = f"http://127.0.0.1:{port}"
 

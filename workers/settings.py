@@ -11,7 +11,9 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CYNOSURE_WORKER_", frozen=True)
 
-    models: str = Field("fashion", description="Packs to load: names or folders, separated by commas.")
+    models: str = Field(
+        "fashion,emoji", description="Packs to load: names, folders or owner/name@COMMIT, separated by commas."
+    )
     device: str = Field("cpu", description="Torch device of the engine.")
     compile: bool = Field(
         False, description="Try torch.compile when calibrating: faster batches for a first start of some minutes."

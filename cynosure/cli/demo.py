@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +20,12 @@ from PIL import Image, ImageDraw
 
 from cynosure.cli.shared import refusing
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest, ModelCard
+from cynosure.contract import GenerateRequest, Job, ModelCard
 from cynosure.errors import CynosureError, NoWorker, Unreachable
 
-CELL, MARGIN, HEADER = 84, 230, 24
+CELL, MARGIN, HEADER = 84, 230, 24  # pixels
 START_TIMEOUT_S = 180.0
-ROWS: dict[str, dict[str, Any]] = {
+LABEL_ROWS: Mapping[str, Mapping[str, Any]] = {
     "no guidance": {"guidance_mode": "none"},
     "classifier, s = 2 (unconditional base)": {
         "guidance_mode": "classifier",
@@ -44,6 +47,28 @@ ROWS: dict[str, dict[str, Any]] = {
     "classifier-free, w = 6": {"guidance_mode": "classifier_free", "scale": 6},
 }
 
+PROMPTS = (
+    "a happy cat",
+    "puppy",
+    "red apple",
+    "pizza",
+    "sunflower",
+    "rocket",
+    "sailboat",
+    "house",
+    "red heart",
+    "penguin",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Requests to one model: every row's fields with every column's."""
+
+    model: str
+    rows: Mapping[str, Mapping[str, Any]]
+    columns: Mapping[str, Mapping[str, Any]]
+
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -51,43 +76,69 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> ModelCard:
+def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> tuple[ModelCard, ...]:
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         if server.poll() is not None:
             raise CynosureError(f"the server ended with code {server.returncode}")
         try:
             if cards := client.models():
-                return cards[0]
+                return cards
         except Unreachable:
             pass
         time.sleep(0.5)
     raise NoWorker(f"the server was not ready after {START_TIMEOUT_S:.0f} s")
 
 
-def _draw_sheet(client: Client, card: ModelCard) -> Image.Image:
-    rows = {name: row for name, row in ROWS.items() if row["guidance_mode"] in card.guidance_modes}
-    jobs = {
-        (row, column): client.submit(GenerateRequest.model_validate({"class_label": column, "seed": 7, **rows[name]}))
-        for row, name in enumerate(rows)
-        for column in range(len(card.labels))
-    }
-    sheet = Image.new("RGB", (MARGIN + CELL * len(card.labels), HEADER + CELL * len(rows)), "white")
+def _tables(cards: tuple[ModelCard, ...]) -> Iterator[Table]:
+    for card in cards:
+        if card.takes_prompt:
+            told = {f"prompt, told to draw {style}": {"class_label": style} for style in card.labels}
+            steered = {
+                f"prompt, steered to {style}": {"class_label": style, "guidance_mode": "combined"}
+                for style in card.labels
+                if "combined" in card.guidance_modes
+            }
+            yield Table(
+                model=card.name, rows=told | steered, columns={prompt: {"prompt": prompt} for prompt in PROMPTS}
+            )
+        else:
+            rows = {name: row for name, row in LABEL_ROWS.items() if row["guidance_mode"] in card.guidance_modes}
+            yield Table(model=card.name, rows=rows, columns={label: {"class_label": label} for label in card.labels})
+
+
+def _submitted(client: Client, table: Table) -> list[list[Job]]:
+    return [
+        [
+            client.submit(GenerateRequest.model_validate({"model": table.model, "seed": 7, **row, **column}))
+            for column in table.columns.values()
+        ]
+        for row in table.rows.values()
+    ]
+
+
+def _draw_sheet(client: Client, tables: list[Table]) -> Image.Image:
+    jobs = [_submitted(client, table) for table in tables]
+    width = MARGIN + CELL * max(len(table.columns) for table in tables)
+    sheet = Image.new("RGB", (width, sum(HEADER + CELL * len(table.rows) for table in tables)), "white")
     pen = ImageDraw.Draw(sheet)
-    for column, label in enumerate(card.labels):
-        pen.text((MARGIN + CELL * column + 6, 6), label, fill="black")
-    for row, name in enumerate(rows):
-        pen.text((8, HEADER + CELL * row + CELL // 2 - 6), name, fill="black")
-    for (row, column), job in jobs.items():
-        done = client.wait(job.id)
-        picture = Image.open(io.BytesIO(client.image(done.id)))
-        cell = picture.convert("RGB").resize((CELL - 2, CELL - 2), Image.Resampling.LANCZOS)
-        sheet.paste(cell, (MARGIN + CELL * column, HEADER + CELL * row))
+    top = 0
+    for table, rows in zip(tables, jobs, strict=True):
+        for number, title in enumerate(table.columns):
+            pen.text((MARGIN + CELL * number + 6, top + 6), title, fill="black")
+        top += HEADER
+        for title, row in zip(table.rows, rows, strict=True):
+            pen.text((8, top + CELL // 2 - 6), title, fill="black")
+            for left, job in zip(itertools.count(MARGIN, CELL), row, strict=False):
+                picture = Image.open(io.BytesIO(client.image(client.wait(job.id).id)))
+                cell = picture.convert("RGB").resize((CELL - 2, CELL - 2), Image.Resampling.LANCZOS)
+                sheet.paste(cell, (left, top))
+            top += CELL
     return sheet
 
 
 def demo(out: Annotated[Path, typer.Option("-o", "--out", help="where the sheet goes")] = Path("out/demo.png")) -> None:
-    """Start a server, draw every class under every guidance, save the contact sheet, stop the server."""
+    """Start a server, draw labels and prompts under every guidance, save the contact sheet, stop the server."""
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
@@ -96,7 +147,7 @@ def demo(out: Annotated[Path, typer.Option("-o", "--out", help="where the sheet 
         server = subprocess.Popen(command, env=environment)
         try:
             with Client(f"http://127.0.0.1:{port}") as client:
-                sheet = _draw_sheet(client, _wait_until_ready(client, server))
+                sheet = _draw_sheet(client, list(_tables(_wait_until_ready(client, server))))
         finally:
             server.terminate()
             server.wait()

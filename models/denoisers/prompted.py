@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models.denoisers.base import Conditioning
@@ -11,6 +12,9 @@ from models.denoisers.pixels import FoldedPixels
 from models.denoisers.sentences import SentenceEncoder, encoder_folder
 from models.loading import Pack, Precision, load_network
 from models.spec import SampleSpec
+
+CAPTIONS_FILE = "captions.safetensors"
+"""Holds `vectors` (N,size): those of the captions that the network has learnt."""
 
 
 def told(text: Tensor, styles: Tensor) -> Tensor:
@@ -44,7 +48,8 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
-        self.encoder = SentenceEncoder(encoder_folder(pack.index["text_encoder_package"]), torch.device("cpu"))
+        known = load_file(pack.component(CAPTIONS_FILE))["vectors"].float()
+        self.encoder = SentenceEncoder(encoder_folder(pack.index["text_encoder_package"]), torch.device("cpu"), known)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         style = None if spec.guidance.classifier_scale else spec.label

@@ -21,7 +21,7 @@ from models.evaluation.measures import recognised
 from models.loading import Pack
 from models.spec import Guidance, SampleSpec
 
-FREE_SCALES = (1.0, 1.5, 2.5, 4.0, 6.0)
+FREE_SCALES = (1.0, 1.5, 2.5, 4.0)
 CLASSIFIER_SCALES = (2.0, 5.0, 10.0, 20.0)
 _PER_SHEET, _COLUMNS, _SIDE, _CAPTION = 40, 8, 96, 30
 
@@ -35,7 +35,7 @@ class Reference:
         names: of the things.
         held_out: (thing, style) of the pictures that training lacked.
         other_words: prompts that training lacked, with the names of the things that would be right.
-        style_recognised: share of the held-out pictures whose style the judge names.
+        style_recognised: share of the pictures whose style the judge, which never saw them, names.
     """
 
     pictures: Tensor
@@ -125,6 +125,13 @@ def draw(engine: Engine, pack: Pack, asked: Sequence[Question], guidance: Guidan
     return torch.stack([torch.from_numpy(picture) for picture in engine.generate(specs)]).permute(0, 3, 1, 2)
 
 
+def found(reference: Reference, pictures: Tensor, asked: Sequence[Question]) -> float:
+    """Share of the pictures (N,3,H,W) whose nearest real one shows what its question asked for."""
+    rows, _ = reference.nearest(pictures)
+    shown = [reference.names[row // reference.num_styles] for row in rows.tolist()]
+    return sum(name in question.right for name, question in zip(shown, asked, strict=True)) / len(asked)
+
+
 def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
     """The lines of a table with a row for each setting whose name contains `only`, then how near real pictures are."""
     judge, reference = load_judge(pack), Reference.of(pack)
@@ -138,9 +145,8 @@ def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
             if only not in setting:
                 continue
             pictures = draw(engine, pack, every, guidance, with_style=with_style)
-            rows, _ = reference.nearest(pictures)
-            shown = iter([reference.names[row // reference.num_styles] for row in rows.tolist()])
-            shares = [sum(next(shown) in question.right for question in part) / len(part) for part in asked.values()]
+            by_part = pictures.split([len(part) for part in asked.values()])
+            shares = [found(reference, *pair) for pair in zip(by_part, asked.values(), strict=True)]
             shares.append(recognised(judge, pictures, styles))
             yield f"{setting:<36} " + " ".join(f"{share:>12.1%}" for share in shares)
         guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
@@ -159,7 +165,8 @@ def save_sheets(pack: Pack, folder: Path) -> None:
     reference = Reference.of(pack)
     half = _PER_SHEET // 2
     asked = questions(reference, count=half)
-    other = asked["other words"][:: len(asked["other words"]) // half][:half]
+    some = asked["other words"][:: len(asked["other words"]) // half][:half]
+    other = [replace(question, style=number % reference.num_styles) for number, question in enumerate(some)]
     guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
     folder.mkdir(parents=True, exist_ok=True)
     with Engine([str(pack.folder)]) as engine:

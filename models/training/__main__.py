@@ -42,27 +42,15 @@ def start_from(network: nn.Module, weights: Path) -> None:
     network.load_state_dict(load_file(weights / "diffusion_pytorch_model.safetensors"))
 
 
-def main() -> None:
-    """Train the pack's denoiser and its noise-aware classifier into a folder that can be served at any time."""
-    parser = argparse.ArgumentParser(prog="cynosure train", description=main.__doc__)
-    parser.add_argument("pack", choices=sorted(RECIPES))
-    parser.add_argument("-o", "--out", type=Path, help="pack folder; out/train/PACK by default")
-    parser.add_argument("--data", type=Path, help="folder of the training pictures")
-    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train one network alone")
-    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's, for a quick try")
-    parser.add_argument("--init-from", help="pack whose denoiser to go on from, where the folder has no checkpoint")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
-    arguments = parser.parse_args()
-    recipe = RECIPES[arguments.pack]
-    if arguments.init_from and arguments.only not in (None, "diffusion"):
-        parser.error(f"argument --init-from: it is the denoiser's, and --only {arguments.only} trains none")
+def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
+    """Train what `arguments` ask for.
+
+    Raises:
+        MissingData: the training pictures are not there; the message says how to get them.
+    """
     folder: Path = arguments.out or Path("out/train") / arguments.pack
-    data_folder = arguments.data or recipe.data_folder
-    try:
-        data = recipe.pictures(data_folder)
-    except MissingData as error:
-        sys.exit(f"cynosure train: {error}")
-    folder.mkdir(parents=True, exist_ok=True)
+    data_folder: Path = arguments.data or recipe.data_folder
+    override = {} if arguments.steps is None else {"steps": arguments.steps}
 
     def index(*, with_classifier: bool) -> None:
         text = json.dumps(recipe.model_index(with_classifier=with_classifier), indent=2)
@@ -72,9 +60,9 @@ def main() -> None:
         index(with_classifier=(folder / "classifier").is_dir())
         save_sample_grid(folder, recipe, folder / "training" / "samples" / f"{step:06d}.png")
 
-    override = {} if arguments.steps is None else {"steps": arguments.steps}
     if arguments.only in (None, "diffusion"):
         config = dataclasses.replace(recipe.diffusion, **override)
+        data = recipe.pictures(data_folder)
         drawing = recipe.diffusion_task(data)
         if arguments.init_from:
             start_from(drawing.network, open_pack(arguments.init_from).component("unet"))
@@ -89,12 +77,31 @@ def main() -> None:
         )
     if arguments.only in (None, "classifier"):
         config = dataclasses.replace(recipe.classifying, **override)
-        train(recipe.classifier_task(), data, config, folder, name="classifier")
+        train(recipe.classifier_task(), recipe.classifier_pictures(data_folder), config, folder, name="classifier")
         index(with_classifier=True)
     if arguments.only in (None, "judge"):
         config = dataclasses.replace(recipe.judging, **override)
-        train(recipe.judge_task(), data, config, folder, name="judge")
+        train(recipe.judge_task(), recipe.judge_pictures(data_folder), config, folder, name="judge")
         recipe.save_reference(data_folder, folder)
+
+
+def main() -> None:
+    """Train the pack's denoiser and its noise-aware classifier into a folder that can be served at any time."""
+    parser = argparse.ArgumentParser(prog="cynosure train", description=main.__doc__)
+    parser.add_argument("pack", choices=sorted(RECIPES))
+    parser.add_argument("-o", "--out", type=Path, help="pack folder; out/train/PACK by default")
+    parser.add_argument("--data", type=Path, help="folder of the training pictures")
+    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train one network alone")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's, for a quick try")
+    parser.add_argument("--init-from", help="pack whose denoiser to go on from, where the folder has no checkpoint")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
+    arguments = parser.parse_args()
+    if arguments.init_from and arguments.only not in (None, "diffusion"):
+        parser.error(f"argument --init-from: it is the denoiser's, and --only {arguments.only} trains none")
+    try:
+        run(RECIPES[arguments.pack], arguments)
+    except MissingData as error:
+        sys.exit(f"cynosure train: {error}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,10 @@ class Captions:
     plain: Tensor
     styled: Tensor
 
+    def learnt(self) -> Tensor:
+        """(N, size): each vector once that a picture may be told by, but for those that name a style."""
+        return self.vectors[self.plain.unique()]
+
 
 def encode_captions(concepts: Sequence[Concept], encoder: SentenceEncoder, folder: Path) -> Captions:
     """Every caption through the text encoder; kept in `folder`, for texts and encoder don't change while training."""

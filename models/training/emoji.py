@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,17 +106,29 @@ def read_concepts(folder: Path) -> list[Concept]:
     return concepts
 
 
-def draw_pictures(concepts: list[Concept], folder: Path) -> Tensor:
-    """Every concept in every style on white, `uint8` (concepts, styles, 3, 32, 32); drawn once, then read back.
+def other_emoji(concepts: Sequence[Concept], folder: Path) -> list[str]:
+    """Every emoji that all sets have, but for flags and for those of `concepts`: more of each style to learn from."""
+    names: dict[str, Any] = json.loads((_unpacked(folder, _NAMES) / "data-by-emoji.json").read_text())
+    drawn = {concept.emoji for concept in concepts}
+    sets = [_read_set(_unpacked(folder, package)) for package in _SETS.values()]
+    return [
+        emoji
+        for emoji, about in names.items()
+        if emoji not in drawn and about["group"] != "Flags" and all(emoji in one for one in sets)
+    ]
+
+
+def draw_pictures(emoji: Sequence[str], folder: Path) -> Tensor:
+    """Every emoji in every style on white, `uint8` (emoji, styles, 3, 32, 32); drawn once, then read back.
 
     Raises:
         MissingData: CairoSVG is not installed.
     """
-    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, [concept.emoji for concept in concepts]])
+    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, list(emoji)])
     drawn = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors"
     if not drawn.exists():
         sets = [_read_set(_unpacked(folder, _SETS[style])) for style in STYLES]
-        pictures = np.stack([[_rasterised(*one[concept.emoji]) for one in sets] for concept in concepts])
+        pictures = np.stack([[_rasterised(*one[character]) for one in sets] for character in emoji])
         save_whole({"pictures": torch.from_numpy(pictures)}, drawn)
     return load_file(drawn)["pictures"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from models.classifiers import load_judge
 from models.denoisers.sentences import SentenceEncoder, encoder_folder
@@ -16,7 +17,7 @@ from models.loading import PROMPTED_PIXELS, open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts
 from models.training.data import LabelledImages
-from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
+from models.training.emoji import STYLES, draw_pictures, fetch_packages, other_emoji, read_concepts
 from models.training.judge import save_pictures
 from models.training.loop import LoopConfig
 from models.training.prompted import PromptedImages, PromptedTask
@@ -60,13 +61,23 @@ class EmojiRecipe(PixelRecipe):
         """Every concept in every style, but for the held-out pairs."""
         fetch_packages(folder)
         concepts = read_concepts(folder)
-        pictures = draw_pictures(concepts, folder)
+        pictures = draw_pictures([concept.emoji for concept in concepts], folder)
         held_out = set(held_out_pairs(len(concepts)))
         pairs = [(row, style) for row in range(len(concepts)) for style in range(len(STYLES))]
         kept = torch.tensor([pair for pair in pairs if pair not in held_out])
         encoder = SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu"))
         captions = encode_captions(concepts, encoder, folder)
         return PromptedImages(pictures[kept[:, 0], kept[:, 1]], kept[:, 1], kept[:, 0], captions)
+
+    def judge_pictures(self, folder: Path) -> LabelledImages:
+        """Emoji that the pack does not draw: what it draws, and was trained on, the judge has never seen."""
+        fetch_packages(folder)
+        return _by_style(draw_pictures(other_emoji(read_concepts(folder), folder), folder))
+
+    def classifier_pictures(self, folder: Path) -> LabelledImages:
+        """The training pictures, and emoji that the pack does not draw."""
+        drawn, others = self.pictures(folder), self.judge_pictures(folder)
+        return LabelledImages(torch.cat([drawn.images, others.images]), torch.cat([drawn.labels, others.labels]))
 
     def diffusion_task(self, data: LabelledImages) -> PromptedTask:
         assert isinstance(data, PromptedImages)
@@ -82,7 +93,7 @@ class EmojiRecipe(PixelRecipe):
         concepts = read_concepts(data_folder)
         save_pictures(
             load_judge(open_pack(str(folder))),
-            draw_pictures(concepts, data_folder),
+            draw_pictures([concept.emoji for concept in concepts], data_folder),
             names=[concept.name for concept in concepts],
             held_out=held_out_pairs(len(concepts)),
             other_words=held_out_prompts(),
@@ -104,6 +115,11 @@ class EmojiRecipe(PixelRecipe):
         ]
 
 
+def _by_style(pictures: Tensor) -> LabelledImages:
+    """Pictures (emoji, styles, 3, H, W), each labelled with its style."""
+    return LabelledImages(pictures.flatten(0, 1), torch.arange(len(STYLES)).repeat(len(pictures)))
+
+
 EMOJI = EmojiRecipe(
     labels=STYLES,
     pixel_unshuffle=2,
@@ -111,7 +127,7 @@ EMOJI = EmojiRecipe(
     unet=UNET,
     classifier={"sample_size": 16, "in_channels": 12, "num_classes": len(STYLES)},
     diffusion=LoopConfig(
-        steps=12_000,
+        steps=10_000,
         batch_size=32,
         learning_rate=6e-4,
         warmup_steps=200,
@@ -122,7 +138,7 @@ EMOJI = EmojiRecipe(
         checkpoint_every=1_000,
     ),
     classifying=LoopConfig(
-        steps=3_000,
+        steps=2_500,
         batch_size=64,
         learning_rate=1e-3,
         warmup_steps=100,
@@ -143,10 +159,11 @@ EMOJI = EmojiRecipe(
     ),
     serving={
         "title": "Emoji by prompt, in three styles, 32x32",
+        "license": "Apache-2.0 AND MIT AND CC-BY-4.0",
         "sampler": "ddim",
         "steps": 25,
         "guidance_scale": 2.5,
-        "classifier_scale": 5.0,
+        "classifier_scale": 20.0,
     },
     data_folder=Path("data/emoji"),
 )

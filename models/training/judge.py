@@ -67,15 +67,15 @@ def save_pictures(
 ) -> None:
     """Write what evaluation of prompts compares with: every real picture, `uint8` (things, styles, 3, H, W).
 
-    `judge/reference.safetensors` holds `pictures`, `held_out` (K, 2) and `recognised`, the share of the held-out
-    (thing, style) pairs whose style the judge names rightly; as JSON in its metadata the things' `names`, and
+    `judge/reference.safetensors` holds `pictures`, `held_out` (K, 2) and `recognised`, the share of the pictures whose
+    style the judge names rightly; as JSON in its metadata the things' `names`, and
     `other_words`, prompts that training lacked with the names that would be right.
     """
     judge.eval()
-    pairs = torch.tensor(held_out)
-    right = (judge(pictures[pairs[:, 0], pairs[:, 1]]).argmax(1) == pairs[:, 1]).double().mean()
+    styles = torch.arange(pictures.shape[1]).repeat(len(pictures))
+    right = (judge(pictures.flatten(0, 1)).argmax(1) == styles).double().mean()
     save_file(
-        {"pictures": pictures, "held_out": pairs, "recognised": right.reshape(1)},
+        {"pictures": pictures, "held_out": torch.tensor(held_out), "recognised": right.reshape(1)},
         folder / "judge" / "reference.safetensors",
         metadata={"names": json.dumps(names), "other_words": json.dumps(other_words)},
     )

@@ -8,10 +8,11 @@ from typing import Self
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models.denoisers.prompted import told
+from models.denoisers.prompted import CAPTIONS_FILE, told
 from models.training.captions import Captions
 from models.training.data import LabelledImages, to_unit_range
 from models.training.diffusion import spread_timesteps
@@ -111,6 +112,7 @@ class PromptedTask:
         return told(text, styles)
 
     def save(self, folder: Path) -> None:
-        """Write `unet/` and `scheduler/` in diffusers' layout, the weights in half precision."""
+        """Write `unet/` and `scheduler/` in diffusers' layout, and the captions' vectors, all in half precision."""
         save_half(self.network, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")
+        save_file({"vectors": self.captions.learnt().half()}, folder / CAPTIONS_FILE)

@@ -55,6 +55,14 @@ class PixelRecipe(ABC):
             MissingData: they are not there; the message says how to get them.
         """
 
+    def classifier_pictures(self, folder: Path) -> LabelledImages:
+        """What the noise-aware classifier learns from; as `pictures`."""
+        return self.pictures(folder)
+
+    def judge_pictures(self, folder: Path) -> LabelledImages:
+        """What the judge learns from; as `pictures`."""
+        return self.pictures(folder)
+
     @abstractmethod
     def diffusion_task(self, data: LabelledImages) -> Task:
         """A fresh denoiser and its loss."""

@@ -19,12 +19,13 @@ LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
 
 
 class Up:
-    """A `cynosure up` of its own, with short leases."""
+    """A `cynosure up` of its own, with short leases; `models=None` leaves to it what it serves."""
 
-    def __init__(self, data: Path, *options: str, **environment: str) -> None:
+    def __init__(self, data: Path, *options: str, models: str | None = "fashion", **environment: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), *options]
+        chosen = ["--models", models] if models else []
+        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), *chosen, *options]
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from models.classifiers import NoiseAwareClassifier
 from models.denoisers import load_denoiser
-from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.denoisers.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.engine import Engine
 from models.engine.calibrate import fixed_calibration
 from models.loading import InvalidPack, open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.__main__ import main as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
-from models.training.emoji import STYLES, Concept, draw_pictures
+from models.training.emoji import STYLES, Concept, draw_pictures, other_emoji
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 from models.training.loop import LoopConfig, train
 from models.training.prompted import PromptedImages, PromptedTask
@@ -84,6 +84,17 @@ def test_words_that_mean_the_same_lie_near_each_other(encoder: SentenceEncoder) 
     assert automobile @ car > automobile @ dog + 0.2
 
 
+def test_a_word_that_no_caption_has_moves_towards_the_nearest(encoder: SentenceEncoder) -> None:
+    dog, car, house = known = torch.stack([encoder(word) for word in ("dog", "car", "house")])
+    puppy = encoder("puppy")
+    moved = towards_known(puppy, known)
+    assert moved.norm() == pytest.approx(1.0, abs=1e-5)
+    assert moved @ dog > puppy @ dog + 0.1
+    assert moved @ car < dog @ car + 0.05
+    assert moved @ house < dog @ house + 0.05
+    assert towards_known(dog, known) @ dog > 0.99, "a caption means what it meant in training"
+
+
 def test_a_prompt_has_one_vector_whoever_asks(encoder: SentenceEncoder) -> None:
     prompts = ["a happy cat", "red apple", "rain " * 200] * 8
     with ThreadPoolExecutor(8) as threads:
@@ -97,7 +108,7 @@ def test_a_prompt_has_one_vector_whoever_asks(encoder: SentenceEncoder) -> None:
 def test_an_encoder_of_other_weights_is_refused() -> None:
     with pytest.raises(InvalidPack, match="SHA-256"):
         encoder_folder({**ENCODER, "sha256": "0" * 64})
-    with pytest.raises(InvalidPack, match=r"cynosure\[prompts\]"):
+    with pytest.raises(InvalidPack, match=r"cynosure\[worker\]"):
         encoder_folder({**ENCODER, "package": "no_such_package"})
 
 
@@ -143,7 +154,11 @@ def test_the_prompt_changes_the_picture(engine: Engine) -> None:
     assert (cat != car).any()
 
 
-def test_training_saves_what_serving_loads(folder: Path) -> None:
+def test_training_saves_what_serving_loads(folder: Path, encoder: SentenceEncoder) -> None:
+    captions = load_file(folder / "captions.safetensors")["vectors"].float()
+    assert len(captions) == 2, "those that name a style are left out"
+    for caption in ("apple", "car"):
+        assert float((captions @ encoder(caption)).max()) == pytest.approx(1.0, abs=1e-3)
     saved = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float16}
     assert all(value.isfinite().all() for value in saved.values())
@@ -174,11 +189,10 @@ def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("models.training.emoji._read_set", lambda folder: {"🐶": ("", 1), "🐱": ("", 2)})
     monkeypatch.setattr("models.training.emoji._rasterised", drawing)
-    dog, cat = (Concept(emoji=emoji, name="", words=(), keywords=()) for emoji in "🐶🐱")
-    assert draw_pictures([dog], tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
-    assert draw_pictures([cat], tmp_path)[:, :, 0, 0, 0].tolist() == [[2, 2, 2]]
+    assert draw_pictures("🐶", tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+    assert draw_pictures("🐱", tmp_path)[:, :, 0, 0, 0].tolist() == [[2, 2, 2]]
     monkeypatch.setattr("models.training.emoji._rasterised", lambda body, side: pytest.fail("it was drawn before"))
-    assert draw_pictures([dog], tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+    assert draw_pictures("🐶", tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
 
 
 def test_the_trainer_refuses_what_would_do_nothing(
@@ -189,3 +203,30 @@ def test_the_trainer_refuses_what_would_do_nothing(
         train_command()
     assert refusal.value.code == 2
     assert "--only classifier trains none" in capsys.readouterr().err
+
+
+def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path) -> None:
+    names = {
+        "🐶": {"name": "dog face", "group": "Animals & Nature"},
+        "🐱": {"name": "cat face", "group": "Animals & Nature"},
+        "🐭": {"name": "mouse face", "group": "Animals & Nature"},
+        "🏳️": {"name": "white flag", "group": "Flags"},
+    }
+    packages = {"unicode-emoji-json-0.9.0": {"data-by-emoji.json": names}}
+    for package, drawn in (
+        ("noto-1.2.9", "🐶🐱🐭🏳"),
+        ("fluent-emoji-flat-1.2.6", "🐶🐱🏳"),
+        ("twemoji-1.2.5", "🐶🐱🐭🏳"),
+    ):
+        icons = {f"i{number}": {"body": "<g/>"} for number in range(len(drawn))}
+        packages[f"iconify-json-{package}"] = {
+            "icons.json": {"width": 32, "icons": icons, "aliases": {}},
+            "chars.json": {f"{ord(character):x}": f"i{number}" for number, character in enumerate(drawn)},
+        }
+    for package, files in packages.items():
+        for name, content in files.items():
+            path = tmp_path / package / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(content))
+    dog = Concept(emoji="🐶", name="dog face", words=(), keywords=())
+    assert other_emoji([dog], tmp_path) == ["🐱"], "no flag, and none that a set lacks"

@@ -1,0 +1,190 @@
+"""`python -m benchmarks.prompt_states`: a prompt as one vector, or as its tokens' states through cross-attention.
+
+Two small denoisers learn the emoji pack's pictures for the same number of steps, and are asked what the pack is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.evaluation.prompts import Question, Reference, found, questions
+from models.training.captions import captions_of, held_out_pairs, held_out_prompts
+from models.training.data import to_unit_range
+from models.training.diffusion import spread_timesteps
+from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
+from models.training.emoji_recipe import EMOJI, ENCODER, TEXT_SIZE, UNET
+
+TOKENS = 16  # of a prompt; the longest caption has fewer
+DROPOUT = 0.1
+FREE_SCALE = 2.5
+POOLED: Mapping[str, Any] = {**UNET, "block_out_channels": (64, 96, 192)}
+BY_TOKENS: Mapping[str, Any] = {
+    **POOLED,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+}
+
+
+@dataclass
+class Texts:
+    """Texts as both variants are told of them.
+
+    Attributes:
+        vectors: (T, size), of unit length.
+        states: (T, TOKENS, size).
+        mask: (T, TOKENS), 1 where there is a token.
+    """
+
+    vectors: Tensor
+    states: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[str], encoder: SentenceEncoder) -> Texts:
+        parts = [encoder.states(texts[start : start + 256]) for start in range(0, len(texts), 256)]
+        states = torch.cat([functional.pad(states, (0, 0, 0, TOKENS))[:, :TOKENS] for states, _ in parts])
+        mask = torch.cat([functional.pad(mask, (0, TOKENS))[:, :TOKENS] for _, mask in parts])
+        return cls(encoder.batch(texts), states * mask[..., None], mask)
+
+    def __getitem__(self, rows: Tensor) -> Texts:
+        return Texts(self.vectors[rows], self.states[rows], self.mask[rows])
+
+    def without(self, dropped: Tensor) -> Texts:
+        """Nothing said where `dropped` (T,): a zero vector, or one empty token."""
+        mask = self.mask.masked_fill(dropped[:, None], 0.0)
+        mask[dropped, 0] = 1.0
+        return Texts(
+            self.vectors.masked_fill(dropped[:, None], 0.0), self.states.masked_fill(dropped[:, None, None], 0.0), mask
+        )
+
+
+@dataclass
+class Variant:
+    """One way to tell a denoiser its prompt."""
+
+    config: Mapping[str, Any]
+    network: UNet2DConditionModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.network = UNet2DConditionModel(**self.config).to(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, timesteps: Tensor, texts: Texts, styles: Tensor) -> Tensor:
+        scale = TEXT_SIZE**0.5
+        by_tokens = self.config is BY_TOKENS
+        pooled = torch.zeros_like(texts.vectors) if by_tokens else texts.vectors
+        with torch.autocast("cpu", torch.bfloat16):
+            output = self.network(
+                x,
+                timesteps,
+                encoder_hidden_states=texts.states if by_tokens else None,
+                encoder_attention_mask=texts.mask if by_tokens else None,
+                class_labels=torch.cat([pooled, styles], dim=-1) * scale,
+            )
+        return output.sample.float()
+
+
+def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, steps: int, batch: int) -> float:
+    """Train on `uint8` pictures (concepts, styles, 3, H, W) but the held-out pairs; the mean loss of the last tenth."""
+    scheduler = EMOJI.scheduler()
+    held_out = set(held_out_pairs(len(pictures)))
+    pairs = [
+        (row, style) for row in range(len(pictures)) for style in range(len(STYLES)) if (row, style) not in held_out
+    ]
+    trained = torch.tensor(pairs)
+    optimizer = torch.optim.AdamW(variant.network.parameters(), lr=6e-4, betas=(0.9, 0.99), fused=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-4, total_steps=steps, pct_start=0.05)
+    generator = torch.Generator().manual_seed(0)
+    variant.network.train()
+    losses = []
+    for _ in range(steps):
+        chosen = trained[torch.randint(len(trained), (batch,), generator=generator)]
+        told = [
+            captions[row][torch.randint(len(captions[row].mask), (1,), generator=generator)] for row in chosen[:, 0]
+        ]
+        texts = Texts(*(torch.cat([getattr(one, name) for one in told]) for name in ("vectors", "states", "mask")))
+        texts = texts.without(torch.rand(batch, generator=generator) < DROPOUT)
+        styles = functional.one_hot(chosen[:, 1], len(STYLES)).float()
+        styles = styles.masked_fill((torch.rand(batch, generator=generator) < DROPOUT)[:, None], 0.0)
+        x_0 = functional.pixel_unshuffle(to_unit_range(pictures[chosen[:, 0], chosen[:, 1]]), EMOJI.pixel_unshuffle)
+        noise = torch.randn(x_0.shape, generator=generator)
+        timesteps = spread_timesteps(batch, scheduler.config.num_train_timesteps, generator)
+        output = variant(scheduler.add_noise(x_0, noise, timesteps), timesteps, texts, styles)
+        loss = (output - scheduler.get_velocity(x_0, noise, timesteps)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        rates.step()
+        losses.append(loss.item())
+    tail = losses[-max(1, steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+@torch.inference_mode()
+def draw(variant: Variant, asked: Sequence[Question], encoder: SentenceEncoder) -> Tensor:
+    """One `uint8` picture (N,3,H,W) a question: 25 steps of DDIM, classifier-free."""
+    variant.network.eval()
+    scheduler = DDIMScheduler.from_config(EMOJI.scheduler().config, timestep_spacing="trailing")
+    scheduler.set_timesteps(25)
+    texts = Texts.of([question.prompt for question in asked], encoder)
+    nothing = texts.without(torch.ones(len(asked), dtype=torch.bool))
+    styles = functional.one_hot(torch.tensor([question.style for question in asked]), len(STYLES)).float()
+    shape = (len(asked), UNET["in_channels"], UNET["sample_size"], UNET["sample_size"])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for timestep in scheduler.timesteps:
+        at = timestep.expand(len(asked))
+        conditional, unconditional = variant(x, at, texts, styles), variant(x, at, nothing, torch.zeros_like(styles))
+        x = scheduler.step(unconditional + FREE_SCALE * (conditional - unconditional), timestep, x).prev_sample
+    pictures = functional.pixel_shuffle(x, EMOJI.pixel_unshuffle)
+    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2_500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--data", type=Path, default=EMOJI.data_folder)
+    arguments = parser.parse_args()
+    fetch_packages(arguments.data)
+    concepts = read_concepts(arguments.data)
+    pictures = draw_pictures([concept.emoji for concept in concepts], arguments.data)
+    encoder = SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu"))
+    common = Counter(word for concept in concepts for word in set(concept.keywords))
+    captions = [Texts.of(captions_of(concept, common)[:4], encoder) for concept in concepts]
+    reference = Reference(
+        pictures=pictures,
+        names=tuple(concept.name for concept in concepts),
+        held_out=tuple(held_out_pairs(len(concepts))),
+        other_words=held_out_prompts(),
+        style_recognised=0.0,
+    )
+    asked = questions(reference, count=126)
+    every = [question for part in asked.values() for question in part]
+    print(
+        f"{'prompt as':<18} {'M parameters':>12} {'s/step':>7} {'loss':>7} " + " ".join(f"{part:>12}" for part in asked)
+    )
+    for name, config in (("sentence vector", POOLED), ("tokens' states", BY_TOKENS)):
+        variant, started = Variant(config), time.perf_counter()
+        loss = learn(variant, pictures, captions, steps=arguments.steps, batch=arguments.batch)
+        step_s = (time.perf_counter() - started) / arguments.steps
+        by_part = draw(variant, every, encoder).split([len(part) for part in asked.values()])
+        shares = [found(reference, *pair) for pair in zip(by_part, asked.values(), strict=True)]
+        millions = sum(parameter.numel() for parameter in variant.network.parameters()) / 1e6
+        print(f"{name:<18} {millions:>12.1f} {step_s:>7.3f} {loss:>7.4f} " + " ".join(f"{s:>12.1%}" for s in shares))
+
+
+if __name__ == "__main__":
+    main()
