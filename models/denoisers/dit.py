@@ -7,12 +7,12 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import Autoencoder
+from models.denoisers.latent import LatentPictures
 from models.loading import Pack, Precision, load_network
 from models.spec import SampleSpec
 
 
-class DiTDenoiser:
+class DiTDenoiser(LatentPictures):
     """The class after the last one is "no label". The variance's channels are left out, as diffusers does."""
 
     takes_prompt = False
@@ -25,10 +25,8 @@ class DiTDenoiser:
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(DiTTransformer2DModel, pack.component("transformer"), device, precision)
         config = self.network.config
-        self.autoencoder = Autoencoder(pack, device)
+        super().__init__(pack, device, config.sample_size)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.null_label = int(config.num_embeds_ada_norm)
 
@@ -40,12 +38,3 @@ class DiTDenoiser:
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         output = self.network(x.to(self.network.dtype), timesteps, class_labels=conditioning["labels"]).sample
         return output[:, : self.latent_shape[0]].float()
-
-    def decode(self, x: Tensor) -> Tensor:
-        return self.autoencoder.decode(x)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.encode(pictures)
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        return self.autoencoder.encode_mask(mask)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, T5EncoderModel
 
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import Autoencoder
+from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import LATENT_PATCH, Pack, Precision, load_network
 from models.spec import SampleSpec
@@ -20,7 +20,7 @@ T5_TOKENS = 512
 DISTILLED_GUIDANCE = 3.5  # what Flux.1-dev is told where its pack says nothing else
 
 
-class FluxDenoiser:
+class FluxDenoiser(LatentPictures):
     """Prompts as T5's states and CLIP's pooled vector.
 
     A guidance-distilled network is told a scale, the pack's `distilled_guidance`, beside the timestep; a request's
@@ -37,9 +37,7 @@ class FluxDenoiser:
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(FluxTransformer2DModel, pack.component("transformer"), device, precision)
-        self.autoencoder = Autoencoder(pack, device)
-        self.latent_shape = (self.autoencoder.channels, pack.latent_size, pack.latent_size)
-        self.picture_size = (pack.latent_size * self.autoencoder.factor,) * 2
+        super().__init__(pack, device, pack.latent_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = float(pack.defaults.get("distilled_guidance", DISTILLED_GUIDANCE))
         self.device = device
@@ -73,12 +71,3 @@ class FluxDenoiser:
             img_ids=self.places.to(dtype),
         ).sample
         return functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, patches.shape[2:]), LATENT_PATCH).float()
-
-    def decode(self, x: Tensor) -> Tensor:
-        return self.autoencoder.decode(x)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.encode(pictures)
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        return self.autoencoder.encode_mask(mask)

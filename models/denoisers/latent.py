@@ -33,3 +33,21 @@ class Autoencoder:
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return functional.interpolate(mask, scale_factor=1 / self.factor, mode="nearest")
+
+
+class LatentPictures:
+    """Pictures as an autoencoder's latents (channels, side, side)."""
+
+    def __init__(self, pack: Pack, device: torch.device, side: int) -> None:
+        self.autoencoder = Autoencoder(pack, device)
+        self.latent_shape = (self.autoencoder.channels, side, side)
+        self.picture_size = (side * self.autoencoder.factor, side * self.autoencoder.factor)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.autoencoder.decode(x)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.autoencoder.encode(pictures)
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        return self.autoencoder.encode_mask(mask)

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import Autoencoder
+from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import InvalidPack, Pack, Precision, load_network
 from models.profiles import fitted
 from models.spec import SampleSpec
 
 
-class StableDiffusionDenoiser:
+class StableDiffusionDenoiser(LatentPictures):
     """Prompts as the states of one CLIP text encoder, or of two for XL; without a prompt, those of "".
 
     A UNet trained for inpainting has more channels than latents have: it sees the mask and the latents of the picture
@@ -33,9 +33,8 @@ class StableDiffusionDenoiser:
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(UNet2DConditionModel, pack.component("unet"), device, precision)
         config = self.network.config
-        self.autoencoder = Autoencoder(pack, device)
+        super().__init__(pack, device, config.sample_size)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
-        self.latent_shape = (config.out_channels, config.sample_size, config.sample_size)
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
             raise InvalidPack(
@@ -43,7 +42,6 @@ class StableDiffusionDenoiser:
                 "or a latent, a mask and another latent"
             )
         self.sees_mask = extra > 0
-        self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.is_xl = pack.has("text_encoder_2")
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
@@ -101,12 +99,3 @@ class StableDiffusionDenoiser:
             x = torch.cat([x, conditioning["mask"], conditioning["around"]], dim=1)
         output = self.network(x.to(dtype), timesteps, encoder_hidden_states=states, added_cond_kwargs=added)
         return output.sample.float()
-
-    def decode(self, x: Tensor) -> Tensor:
-        return self.autoencoder.decode(x)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.encode(pictures)
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        return self.autoencoder.encode_mask(mask)

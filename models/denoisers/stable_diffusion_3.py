@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import Autoencoder
+from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import Pack, Precision, load_network
 from models.spec import SampleSpec
@@ -19,7 +19,7 @@ from models.spec import SampleSpec
 T5_TOKENS = 256
 
 
-class StableDiffusion3Denoiser:
+class StableDiffusion3Denoiser(LatentPictures):
     """Prompts as the states of two CLIP encoders side by side, then those of T5, or zeros where the pack has none."""
 
     takes_prompt = True
@@ -32,10 +32,7 @@ class StableDiffusion3Denoiser:
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_network(SD3Transformer2DModel, pack.component("transformer"), device, precision)
-        config = self.network.config
-        self.autoencoder = Autoencoder(pack, device)
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.picture_size = (config.sample_size * self.autoencoder.factor,) * 2
+        super().__init__(pack, device, self.network.config.sample_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.device = device
         self.clips = [TextEncoder(pack, suffix, CLIPTextModelWithProjection, device) for suffix in ("", "_2")]
@@ -67,12 +64,3 @@ class StableDiffusion3Denoiser:
             pooled_projections=conditioning["pooled"].to(dtype),
         )
         return output.sample.float()
-
-    def decode(self, x: Tensor) -> Tensor:
-        return self.autoencoder.decode(x)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.encode(pictures)
-
-    def encode_mask(self, mask: Tensor) -> Tensor:
-        return self.autoencoder.encode_mask(mask)
