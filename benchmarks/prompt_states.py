@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional
 
-from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.denoisers.sentences import SentenceEncoder, encoder_folder, pooled
 from models.evaluation.prompts import Question, Reference, found, questions
 from models.training.captions import captions_of, held_out_pairs, held_out_prompts
 from models.training.data import to_unit_range
@@ -57,7 +57,7 @@ class Texts:
         parts = [encoder.states(texts[start : start + 256]) for start in range(0, len(texts), 256)]
         states = torch.cat([functional.pad(states, (0, 0, 0, TOKENS))[:, :TOKENS] for states, _ in parts])
         mask = torch.cat([functional.pad(mask, (0, TOKENS))[:, :TOKENS] for _, mask in parts])
-        return cls(encoder.batch(texts), states * mask[..., None], mask)
+        return cls(torch.cat([pooled(*part) for part in parts]), states * mask[..., None], mask)
 
     def __getitem__(self, rows: Tensor) -> Texts:
         return Texts(self.vectors[rows], self.states[rows], self.mask[rows])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
@@ -48,8 +51,7 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
-        known = load_file(pack.component(CAPTIONS_FILE))["vectors"].float()
-        self.encoder = SentenceEncoder(encoder_folder(pack.index["text_encoder_package"]), torch.device("cpu"), known)
+        self.encoder = _encoder(tuple(pack.index["text_encoder_package"].items()), pack.component(CAPTIONS_FILE))
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         style = None if spec.guidance.classifier_scale else spec.label
@@ -67,3 +69,10 @@ class PromptedPixelDenoiser(FoldedPixels):
         dtype = self.network.dtype
         labels = conditioning["told"].to(dtype)
         return self.network(x.to(dtype), timesteps, None, class_labels=labels).sample.float()
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(package: tuple[tuple[str, str], ...], captions: Path) -> SentenceEncoder:
+    """One for all number formats that a pack is tried in: its weights take long to check and to load."""
+    known = load_file(captions)["vectors"].float()
+    return SentenceEncoder(encoder_folder(dict(package)), torch.device("cpu"), known)

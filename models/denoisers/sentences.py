@@ -45,6 +45,11 @@ def encoder_folder(reference: Mapping[str, str]) -> Path:
     return folder
 
 
+def pooled(states: Tensor, mask: Tensor) -> Tensor:
+    """Sentences' vectors (N,size), of unit length, from their tokens' states (N,T,size) and mask (N,T)."""
+    return functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+
+
 def towards_known(vector: Tensor, known: Tensor) -> Tensor:
     """A sentence's vector (size,) moved towards captions that a network has learnt, `known` (N,size); all unit length.
 
@@ -96,6 +101,4 @@ class SentenceEncoder:
     @torch.inference_mode()
     def batch(self, prompts: Sequence[str]) -> Tensor:
         """Vectors (N,size) of many prompts at once, for training: padding may move the last bits."""
-        states, mask = self.states(prompts)
-        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return functional.normalize(pooled, dim=-1)
+        return pooled(*self.states(prompts))
