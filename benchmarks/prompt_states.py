@@ -18,8 +18,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional
 
-from models.denoisers.sentences import SentenceEncoder, encoder_folder, pooled
 from models.evaluation.prompts import Question, Reference, found, questions
+from models.networks.sentences import SentenceEncoder, encoder_folder, pooled
 from models.training.captions import captions_of, held_out_pairs, held_out_prompts
 from models.training.data import to_unit_range
 from models.training.diffusion import spread_timesteps
@@ -160,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     fetch_packages(arguments.data)
     concepts = read_concepts(arguments.data)
-    pictures = draw_pictures([concept.emoji for concept in concepts], arguments.data)
+    pictures = draw_pictures(concepts, arguments.data)
     encoder = SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu"))
     common = Counter(word for concept in concepts for word in set(concept.keywords))
     captions = [Texts.of(captions_of(concept, common)[:4], encoder) for concept in concepts]

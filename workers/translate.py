@@ -83,13 +83,6 @@ def pixels_of(encoded: str | None, field: str) -> Pixels | None:
     return Pixels.of(np.array(coloured))
 
 
-def _label_of(request: ResolvedRequest, card: ModelCard) -> int | None:
-    """The spec's label. Beside a prompt it is the classifier's to bring about: at a scale of 0 nobody is told it."""
-    scale = {GuidanceMode.CLASSIFIER: request.guidance_scale, GuidanceMode.COMBINED: request.classifier_scale}
-    is_off = request.guidance_mode in scale and not scale[request.guidance_mode]
-    return None if is_off and card.takes_prompt and request.prompt is not None else request.class_label
-
-
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
     """One spec a picture.
 
@@ -100,7 +93,7 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
     return [
         SampleSpec(
             pack=cell.model,
-            label=_label_of(cell, card),
+            label=cell.class_label,
             prompt=cell.prompt,
             negative_prompt=cell.negative_prompt,
             guidance=guidance_of(cell, card),

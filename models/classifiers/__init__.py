@@ -26,7 +26,12 @@ def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT
         steering: Steering = pkgutil.resolve_name("models.classifiers.prompts:PromptSteering")(pack, device, precision)
         return steering
     network = load_classifier(pack, device, precision)
-    return None if network is None else ClassSteering(network)
+    if network is None:
+        return None
+    if network.config.get("text_size"):
+        prompted: Steering = pkgutil.resolve_name("models.classifiers.prompts:PromptedClassSteering")(network, pack)
+        return prompted
+    return ClassSteering(network)
 
 
 __all__ = [

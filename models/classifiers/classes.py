@@ -44,7 +44,11 @@ class AttentionPool(nn.Module):
 
 
 class NoiseAwareClassifier(ModelMixin, ConfigMixin):
-    """ADM's classifier shape: the UNet's encoder and middle with timestep embedding, then attention pooling."""
+    """ADM's classifier shape: the UNet's encoder and middle with timestep embedding, then attention pooling.
+
+    With a `text_size` it is p(y | xₜ, t, prompt): what a picture shows tells apart classes that noise hides otherwise.
+    Without `mid_attention` the middle is a single residual block.
+    """
 
     @register_to_config
     def __init__(
@@ -56,12 +60,15 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D"),
         layers_per_block: int = 1,
         attention_head_dim: int = 32,
+        text_size: int = 0,
+        mid_attention: bool = True,
     ) -> None:
         super().__init__()
         first, last = block_out_channels[0], block_out_channels[-1]
         embedding = first * 4
         self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(first, embedding)
+        self.text_embedding = TimestepEmbedding(text_size, embedding) if text_size else None
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for level, channels in enumerate(block_out_channels):
@@ -85,6 +92,8 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         self.mid_block = UNetMidBlock2D(
             in_channels=last,
             temb_channels=embedding,
+            num_layers=1 if mid_attention else 0,
+            add_attention=mid_attention,
             resnet_time_scale_shift="scale_shift",
             attention_head_dim=attention_head_dim,
             resnet_groups=32,
@@ -94,10 +103,15 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(32, last)
         self.pool = AttentionPool(last, side * side, last // attention_head_dim, num_classes)
 
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,)."""
+    def forward(self, x: Tensor, timesteps: Tensor, text: Tensor | None = None) -> Tensor:
+        """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,).
+
+        `text` (B,text_size): prompts' vectors of unit length, or zeros for no prompt; only with a `text_size`.
+        """
         x = x.to(self.dtype)
         embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
+        if self.text_embedding is not None and text is not None:
+            embedding = embedding + self.text_embedding(text.to(x.dtype) * text.shape[-1] ** 0.5)
         features = self.conv_in(x)
         for block in self.down_blocks:
             features, _ = block(hidden_states=features, temb=embedding)
@@ -161,11 +175,13 @@ def log_probability_gradient(
     """∇ₓ log p(condition | xₜ, t), shape of `x` (B,C,H,W), and log p itself (B,); each row its own condition.
 
     Rows do not mix: the gradient of the sum over rows is each row's own gradient. `condition` as `conditions` makes
-    it, stacked: Σ weight · logsumexp of log p(y) over the term's members.
+    it, stacked: Σ weight · logsumexp of log p(y) over the term's members. With a `text` in it, p(y | xₜ, t, prompt).
     """
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_(True)  # a view of it goes in: torch's FLOP counter can't hook a leaf
-        log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps).float(), dim=-1)
+        # Cloned, for autograd refuses what was made in inference mode.
+        told = (condition["text"].clone(),) if "text" in condition else ()
+        log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps, *told).float(), dim=-1)
         kept = log_probabilities[:, None].masked_fill(~condition["members"], -torch.inf)  # (B,terms,classes)
         chosen = (condition["weights"] * kept.logsumexp(-1)).sum(-1)
         return torch.autograd.grad(chosen.sum(), x)[0], chosen.detach()

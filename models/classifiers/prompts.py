@@ -1,4 +1,4 @@
-"""Steering by the likeness of picture and prompt: CLIP guidance (Nichol et al. 2021, GLIDE, section 3.2)."""
+"""Steering that knows the prompt: by likeness to it (CLIP guidance), or to a class of pictures of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-from models.classifiers.classes import NoiseAwareClassifier
+from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
 from models.loading import Pack, Precision, load_network
+from models.networks.sentences import pack_encoder
 from models.spec import InvalidSpec, SampleSpec
 
 LOGIT_SCALE = 100.0  # exp(ln 100), which CLIP's learned temperature is cut off at (Radford et al. 2021, section 2.5)
@@ -20,9 +21,10 @@ LOGIT_SCALE = 100.0  # exp(ln 100), which CLIP's learned temperature is cut off 
 class PromptSteering:
     """A noise-aware image tower and a text tower: the gradient of 100 times the cosine of their embeddings.
 
-    The image tower has the classifier's shape, with the embedding where that has its logits. It sees the noised latent
-    and its timestep, as GLIDE's does; a CLIP of clean pictures would be lost among the noise. The text tower and its
-    tokenizer are the components `classifier_text_encoder` and `classifier_tokenizer`.
+    CLIP guidance (Nichol et al. 2021, GLIDE, section 3.2). The image tower has the classifier's shape, with the
+    embedding where that has its logits. It sees the noised latent and its timestep, as GLIDE's does; a CLIP of clean
+    pictures would be lost among the noise. The text tower and its tokenizer are the components
+    `classifier_text_encoder` and `classifier_tokenizer`.
     """
 
     takes_prompt = True
@@ -56,3 +58,25 @@ class PromptSteering:
 
     def examples(self) -> Sequence[Mapping[str, Tensor]]:
         return [{"embedding": self._embedded(prompt)} for prompt in ("a cat", "two red apples on a table", "rain")]
+
+
+class PromptedClassSteering(ClassSteering):
+    """A noise-aware classifier that is told the prompt: the gradient of log p(y | xₜ, t, prompt).
+
+    By Bayes this is the term that a denoiser of p(x | prompt) lacks to draw p(x | prompt, y).
+    """
+
+    def __init__(self, network: NoiseAwareClassifier, pack: Pack) -> None:
+        super().__init__(network)
+        self.encoder = pack_encoder(pack)
+
+    def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
+        text = self.encoder(spec.prompt) if spec.prompt else torch.zeros(self.encoder.size)
+        return {**super().condition(spec), "text": text}
+
+    def examples(self) -> Sequence[Mapping[str, Tensor]]:
+        prompts = ("a cat", "two red apples on a table", "rain")
+        return [
+            {**condition, "text": self.encoder(prompt)}
+            for condition, prompt in zip(super().examples(), prompts, strict=True)
+        ]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
-from models.denoisers.sentences import SentenceEncoder, encoder_folder
 from models.loading import Pack, Precision, load_network
+from models.networks.sentences import pack_encoder
 from models.spec import SampleSpec
-
-CAPTIONS_FILE = "captions.safetensors"
-"""Holds `vectors` (N,size): those of the captions that the network has learnt."""
 
 
 def told(text: Tensor, styles: Tensor) -> Tensor:
@@ -31,11 +24,7 @@ def told(text: Tensor, styles: Tensor) -> Tensor:
 
 
 class PromptedPixelDenoiser(FoldedPixels):
-    """Prompt and style enter beside the timestep.
-
-    A label is the style that the denoiser is told, unless the classifier is asked for it: then the denoiser knows
-    the prompt alone, and the style is the classifier's to bring about.
-    """
+    """Prompt and style enter beside the timestep; a label is the style."""
 
     takes_prompt = True
     has_classes = True
@@ -51,11 +40,10 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
-        self.encoder = _encoder(tuple(pack.index["text_encoder_package"].items()), pack.component(CAPTIONS_FILE))
+        self.encoder = pack_encoder(pack)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        style = None if spec.guidance.classifier_scale else spec.label
-        return self._told(spec.prompt, style), self._told(spec.negative_prompt, None)
+        return self._told(spec.prompt, spec.label), self._told(spec.negative_prompt, None)
 
     def _told(self, prompt: str | None, style: int | None) -> Conditioning:
         text = self.encoder(prompt) if prompt else torch.zeros(self.encoder.size)
@@ -69,10 +57,3 @@ class PromptedPixelDenoiser(FoldedPixels):
         dtype = self.network.dtype
         labels = conditioning["told"].to(dtype)
         return self.network(x.to(dtype), timesteps, None, class_labels=labels).sample.float()
-
-
-@functools.lru_cache(maxsize=4)
-def _encoder(package: tuple[tuple[str, str], ...], captions: Path) -> SentenceEncoder:
-    """One for all number formats that a pack is tried in: its weights take long to check and to load."""
-    known = load_file(captions)["vectors"].float()
-    return SentenceEncoder(encoder_folder(dict(package)), torch.device("cpu"), known)

@@ -19,10 +19,10 @@ from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
 from models.loading import Pack
-from models.spec import Guidance, SampleSpec
+from models.spec import Guidance, SampleSpec, Term
 
 FREE_SCALES = (1.0, 1.5, 2.5, 4.0)
-CLASSIFIER_SCALES = (2.0, 5.0, 10.0, 20.0)
+CLASSIFIER_SCALES = (10.0, 30.0, 100.0)
 _PER_SHEET, _COLUMNS, _SIDE, _CAPTION = 40, 8, 96, 30
 
 
@@ -107,14 +107,31 @@ def questions(reference: Reference, *, count: int) -> dict[str, list[Question]]:
     }
 
 
-def draw(engine: Engine, pack: Pack, asked: Sequence[Question], guidance: Guidance, *, with_style: bool) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How questions are asked.
+
+    Attributes:
+        told: whether the denoiser is told the style.
+        steered: whether a classifier is asked for it, at the guidance's scale.
+    """
+
+    guidance: Guidance
+    told: bool = True
+    steered: bool = False
+
+    def guidance_to(self, style: int) -> Guidance:
+        return replace(self.guidance, terms=(Term(1.0, (style,)),) if self.steered else ())
+
+
+def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting) -> Tensor:
     """One `uint8` picture (N,3,H,W) a question, by the pack's default sampler and steps, all of seed 0."""
     specs = [
         SampleSpec(
             pack=pack.name,
             prompt=question.prompt,
-            label=question.style if with_style else None,
-            guidance=guidance,
+            label=question.style if setting.told else None,
+            guidance=setting.guidance_to(question.style),
             sampler=pack.defaults["sampler"],
             steps=pack.defaults["steps"],
             seed=0,
@@ -140,21 +157,21 @@ def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
     styles = torch.tensor([question.style for question in every])
     yield f"{'setting':<36} " + " ".join(f"{part:>12}" for part in (*asked, "style"))
     yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
+    sizes = [len(part) for part in asked.values()]
+    usual = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     with Engine([str(pack.folder)]) as engine:
-        for setting, (guidance, with_style) in _settings(pack).items():
-            if only not in setting:
+        as_usual = draw(engine, pack, every, usual)
+        for name, setting in _settings(pack).items():
+            if only not in name:
                 continue
-            pictures = draw(engine, pack, every, guidance, with_style=with_style)
-            by_part = pictures.split([len(part) for part in asked.values()])
-            shares = [found(reference, *pair) for pair in zip(by_part, asked.values(), strict=True)]
+            pictures = as_usual if setting == usual else draw(engine, pack, every, setting)
+            shares = [found(reference, *pair) for pair in zip(pictures.split(sizes), asked.values(), strict=True)]
             shares.append(recognised(judge, pictures, styles))
-            yield f"{setting:<36} " + " ".join(f"{share:>12.1%}" for share in shares)
-        guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
-        yield f"\n{'distance to the nearest real picture':<36} {'median':>12} {'90 % under':>12}"
-        yield _of_distances("real pictures, another one", reference.apart())
-        for part, of_part in asked.items():
-            pictures = draw(engine, pack, of_part, guidance, with_style=True)
-            yield _of_distances(part, reference.nearest(pictures)[1])
+            yield f"{name:<36} " + " ".join(f"{share:>12.1%}" for share in shares)
+    yield f"\n{'distance to the nearest real picture':<36} {'median':>12} {'90 % under':>12}"
+    yield _of_distances("real pictures, another one", reference.apart())
+    for part, pictures in zip(asked, as_usual.split(sizes), strict=True):
+        yield _of_distances(part, reference.nearest(pictures)[1])
 
 
 def save_sheets(pack: Pack, folder: Path) -> None:
@@ -167,10 +184,10 @@ def save_sheets(pack: Pack, folder: Path) -> None:
     asked = questions(reference, count=half)
     some = asked["other words"][:: len(asked["other words"]) // half][:half]
     other = [replace(question, style=number % reference.num_styles) for number, question in enumerate(some)]
-    guidance = Guidance(free_scale=pack.defaults["guidance_scale"])
+    usual = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     folder.mkdir(parents=True, exist_ok=True)
     with Engine([str(pack.folder)]) as engine:
-        pictures = draw(engine, pack, [*asked["names"], *other], guidance, with_style=True)
+        pictures = draw(engine, pack, [*asked["names"], *other], usual)
     captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in [*asked["names"], *other]]
     _sheet(pictures, captions).save(folder / f"{pack.name}.png")
     rows, distances = reference.nearest(pictures)
@@ -181,17 +198,22 @@ def save_sheets(pack: Pack, folder: Path) -> None:
     _sheet(beside, captions).save(folder / f"{pack.name}-nearest.png")
 
 
-def _settings(pack: Pack) -> Mapping[str, tuple[Guidance, bool]]:
-    """Guidance by name, and whether the style is asked for at all."""
-    prompted = Guidance(free_scale=pack.defaults["guidance_scale"])
-    told = {f"prompt and style, w={scale:g}": (Guidance(free_scale=scale), True) for scale in FREE_SCALES}
+def _settings(pack: Pack) -> Mapping[str, Setting]:
+    told = {f"prompt and style, w={scale:g}": Setting(guidance=Guidance(free_scale=scale)) for scale in FREE_SCALES}
     if not pack.has_classifier:
         return told
+    usual = Guidance(free_scale=pack.defaults["guidance_scale"])
+    alone = {"prompt alone": Setting(guidance=usual, told=False)}
+    guidances = {scale: replace(usual, classifier_scale=scale) for scale in CLASSIFIER_SCALES}
     steered = {
-        f"prompt, style by classifier s={scale:g}": (replace(prompted, classifier_scale=scale), True)
-        for scale in CLASSIFIER_SCALES
+        f"prompt, style by classifier s={scale:g}": Setting(guidance=guidance, told=False, steered=True)
+        for scale, guidance in guidances.items()
     }
-    return told | {"prompt alone": (prompted, False)} | steered
+    both = {
+        f"prompt, style both ways, s={scale:g}": Setting(guidance=guidance, steered=True)
+        for scale, guidance in guidances.items()
+    }
+    return told | alone | steered | both
 
 
 def _distances(pictures: Tensor, others: Tensor) -> Tensor:

@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
-from models.loading import InvalidPack, load_network
+from models.loading import InvalidPack, Pack, load_network
+
+CAPTIONS_FILE = "captions.safetensors"
+"""Holds `vectors` (N,size): those of the captions that a pack's network has learnt."""
 
 MAX_TOKENS = 64
 KNOWN_TEMPERATURE = 0.03  # of cosines: a caption that is nearer by 0.1 weighs 28 times as much
@@ -102,3 +106,19 @@ class SentenceEncoder:
     def batch(self, prompts: Sequence[str]) -> Tensor:
         """Vectors (N,size) of many prompts at once, for training: padding may move the last bits."""
         return pooled(*self.states(prompts))
+
+
+def pack_encoder(pack: Pack) -> SentenceEncoder:
+    """The pack's sentence encoder, with the captions that it knows.
+
+    Raises:
+        InvalidPack: as `encoder_folder`.
+    """
+    return _encoder(tuple(pack.index["text_encoder_package"].items()), pack.component(CAPTIONS_FILE))
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(package: tuple[tuple[str, str], ...], captions: Path) -> SentenceEncoder:
+    """One for all networks and number formats that a pack is tried in: its weights take long to check and to load."""
+    known = load_file(captions)["vectors"].float()
+    return SentenceEncoder(encoder_folder(dict(package)), torch.device("cpu"), known)

@@ -77,7 +77,8 @@ def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
         )
     if arguments.only in (None, "classifier"):
         config = dataclasses.replace(recipe.classifying, **override)
-        train(recipe.classifier_task(), recipe.classifier_pictures(data_folder), config, folder, name="classifier")
+        data = recipe.classifier_pictures(data_folder)
+        train(recipe.classifier_task(data, folder), data, config, folder, name="classifier")
         index(with_classifier=True)
     if arguments.only in (None, "judge"):
         config = dataclasses.replace(recipe.judging, **override)

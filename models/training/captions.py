@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.denoisers.sentences import SentenceEncoder
+from models.networks.sentences import SentenceEncoder
 from models.training.data import save_whole
 from models.training.emoji import STYLES, Concept
 

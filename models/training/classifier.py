@@ -26,13 +26,17 @@ class ClassifierTask:
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Cross-entropy, mean over the batch."""
-        x_0 = functional.pixel_unshuffle(to_unit_range(batch.images), self.pixel_unshuffle)
-        noise = torch.randn(x_0.shape, generator=generator)
-        timesteps = spread_timesteps(len(batch), self.scheduler.config.num_train_timesteps, generator)
-        x_t = self.scheduler.add_noise(x_0, noise, timesteps)
+        x_t, timesteps = self.noised(batch.images, generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.network(x_t, timesteps)
         return functional.cross_entropy(logits.float(), batch.labels)
+
+    def noised(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(xₜ, timesteps) of `uint8` pictures (N,C,H,W): (N,C·f²,H/f,W/f) and (N,)."""
+        x_0 = functional.pixel_unshuffle(to_unit_range(images), self.pixel_unshuffle)
+        noise = torch.randn(x_0.shape, generator=generator)
+        timesteps = spread_timesteps(len(images), self.scheduler.config.num_train_timesteps, generator)
+        return self.scheduler.add_noise(x_0, noise, timesteps), timesteps
 
     def save(self, folder: Path) -> None:
         """Write `classifier/`, the weights in half precision."""

@@ -75,6 +75,12 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def mirrored(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Pictures (N,C,H,W), a share of them with left and right exchanged."""
+    chosen = torch.rand(len(images), generator=generator) < share
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
 def read_idx(path: Path) -> np.ndarray:
     """Read one gzipped IDX file of unsigned bytes (the MNIST format: magic, sizes big-endian, data)."""
     raw = gzip.decompress(path.read_bytes())

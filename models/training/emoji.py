@@ -84,47 +84,57 @@ def fetch_packages(folder: Path) -> None:
 
 def read_concepts(folder: Path) -> list[Concept]:
     """What is drawn, in the order of `emoji_concepts.txt`, from packages that `fetch_packages` has put in `folder`."""
-    names: dict[str, Any] = json.loads((_unpacked(folder, _NAMES) / "data-by-emoji.json").read_text())
-    keywords: dict[str, list[str]] = json.loads(
-        (_unpacked(folder, _KEYWORDS) / "dist" / "emoji-en-US.json").read_text()
-    )
-    by_name = {str(about["name"]): emoji for emoji, about in names.items()}
+    about = _About.of(folder)
+    by_name = {str(data["name"]): emoji for emoji, data in about.names.items()}
     concepts = []
     for line in _CONCEPTS.read_text().splitlines():
-        if line.startswith("#"):
-            continue
-        name, _, words = line.partition(":")
-        emoji = by_name[name.strip()]
-        concepts.append(
-            Concept(
-                emoji=emoji,
-                name=name.strip(),
-                words=tuple(word.strip() for word in words.split(",") if word.strip()),
-                keywords=tuple(keyword.replace("_", " ") for keyword in keywords.get(emoji, [])),
-            )
-        )
+        if not line.startswith("#"):
+            name, _, words = line.partition(":")
+            concepts.append(about.concept(by_name[name.strip()], [word.strip() for word in words.split(",")]))
     return concepts
 
 
-def other_emoji(concepts: Sequence[Concept], folder: Path) -> list[str]:
-    """Every emoji that all sets have, but for flags and for those of `concepts`: more of each style to learn from."""
-    names: dict[str, Any] = json.loads((_unpacked(folder, _NAMES) / "data-by-emoji.json").read_text())
+def other_concepts(concepts: Sequence[Concept], folder: Path) -> list[Concept]:
+    """Every emoji that all sets have, but for flags and for `concepts`: more of each style to learn from."""
+    about = _About.of(folder)
     drawn = {concept.emoji for concept in concepts}
     sets = [_read_set(_unpacked(folder, package)) for package in _SETS.values()]
     return [
-        emoji
-        for emoji, about in names.items()
-        if emoji not in drawn and about["group"] != "Flags" and all(emoji in one for one in sets)
+        about.concept(emoji)
+        for emoji, data in about.names.items()
+        if emoji not in drawn and data["group"] != "Flags" and all(emoji in one for one in sets)
     ]
 
 
-def draw_pictures(emoji: Sequence[str], folder: Path) -> Tensor:
-    """Every emoji in every style on white, `uint8` (emoji, styles, 3, 32, 32); drawn once, then read back.
+@dataclass(frozen=True)
+class _About:
+    names: Mapping[str, Any]
+    keywords: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, folder: Path) -> _About:
+        return cls(
+            names=json.loads((_unpacked(folder, _NAMES) / "data-by-emoji.json").read_text()),
+            keywords=json.loads((_unpacked(folder, _KEYWORDS) / "dist" / "emoji-en-US.json").read_text()),
+        )
+
+    def concept(self, emoji: str, words: Sequence[str] = ()) -> Concept:
+        return Concept(
+            emoji=emoji,
+            name=str(self.names[emoji]["name"]),
+            words=tuple(filter(None, words)),
+            keywords=tuple(keyword.replace("_", " ") for keyword in self.keywords.get(emoji, [])),
+        )
+
+
+def draw_pictures(concepts: Sequence[Concept], folder: Path) -> Tensor:
+    """Each in every style on white, `uint8` (concepts, styles, 3, 32, 32); drawn once, then read back.
 
     Raises:
         MissingData: CairoSVG is not installed.
     """
-    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, list(emoji)])
+    emoji = [concept.emoji for concept in concepts]
+    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, emoji])
     drawn = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors"
     if not drawn.exists():
         sets = [_read_set(_unpacked(folder, _SETS[style])) for style in STYLES]

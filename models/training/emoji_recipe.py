@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 
-from models.classifiers import load_judge
-from models.denoisers.sentences import SentenceEncoder, encoder_folder
+from models.classifiers import NoiseAwareClassifier, load_judge
 from models.loading import PROMPTED_PIXELS, open_pack
+from models.networks.sentences import SentenceEncoder, encoder_folder
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts
 from models.training.data import LabelledImages
-from models.training.emoji import STYLES, draw_pictures, fetch_packages, other_emoji, read_concepts
+from models.training.emoji import STYLES, Concept, draw_pictures, fetch_packages, other_concepts, read_concepts
 from models.training.judge import save_pictures
 from models.training.loop import LoopConfig
-from models.training.prompted import PromptedImages, PromptedTask
+from models.training.prompted import PromptedImages, PromptedTask, StyleTask, start_from_denoiser
 from models.training.recipe import PixelRecipe
 
 ENCODER = {
@@ -61,23 +61,22 @@ class EmojiRecipe(PixelRecipe):
         """Every concept in every style, but for the held-out pairs."""
         fetch_packages(folder)
         concepts = read_concepts(folder)
-        pictures = draw_pictures([concept.emoji for concept in concepts], folder)
-        held_out = set(held_out_pairs(len(concepts)))
-        pairs = [(row, style) for row in range(len(concepts)) for style in range(len(STYLES))]
-        kept = torch.tensor([pair for pair in pairs if pair not in held_out])
-        encoder = SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu"))
-        captions = encode_captions(concepts, encoder, folder)
-        return PromptedImages(pictures[kept[:, 0], kept[:, 1]], kept[:, 1], kept[:, 0], captions)
+        return _captioned(concepts, _trained_pairs(len(concepts)), folder)
 
     def judge_pictures(self, folder: Path) -> LabelledImages:
         """Emoji that the pack does not draw: what it draws, and was trained on, the judge has never seen."""
         fetch_packages(folder)
-        return _by_style(draw_pictures(other_emoji(read_concepts(folder), folder), folder))
+        pictures = draw_pictures(other_concepts(read_concepts(folder), folder), folder)
+        return LabelledImages(pictures.flatten(0, 1), torch.arange(len(STYLES)).repeat(len(pictures)))
 
-    def classifier_pictures(self, folder: Path) -> LabelledImages:
-        """The training pictures, and emoji that the pack does not draw."""
-        drawn, others = self.pictures(folder), self.judge_pictures(folder)
-        return LabelledImages(torch.cat([drawn.images, others.images]), torch.cat([drawn.labels, others.labels]))
+    def classifier_pictures(self, folder: Path) -> PromptedImages:
+        """The training pictures, twice for they are what is steered, and emoji that the pack does not draw."""
+        fetch_packages(folder)
+        drawn = read_concepts(folder)
+        others = other_concepts(drawn, folder)
+        trained = _trained_pairs(len(drawn))
+        more = _pairs(range(len(drawn), len(drawn) + len(others)))
+        return _captioned([*drawn, *others], [*trained, *trained, *more], folder)
 
     def diffusion_task(self, data: LabelledImages) -> PromptedTask:
         assert isinstance(data, PromptedImages)
@@ -89,11 +88,24 @@ class EmojiRecipe(PixelRecipe):
             captions=data.captions,
         )
 
+    def classifier_task(self, data: LabelledImages, folder: Path) -> StyleTask:
+        assert isinstance(data, PromptedImages)
+        torch.manual_seed(self.classifying.seed)
+        network = NoiseAwareClassifier(**self.classifier)
+        unet = open_pack(str(folder)).component("unet")
+        start_from_denoiser(network, UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float32))
+        return StyleTask(
+            network=network.to(memory_format=torch.channels_last),
+            scheduler=self.scheduler(),
+            pixel_unshuffle=self.pixel_unshuffle,
+            captions=data.captions,
+        )
+
     def save_reference(self, data_folder: Path, folder: Path) -> None:
         concepts = read_concepts(data_folder)
         save_pictures(
             load_judge(open_pack(str(folder))),
-            draw_pictures([concept.emoji for concept in concepts], data_folder),
+            draw_pictures(concepts, data_folder),
             names=[concept.name for concept in concepts],
             held_out=held_out_pairs(len(concepts)),
             other_words=held_out_prompts(),
@@ -115,9 +127,20 @@ class EmojiRecipe(PixelRecipe):
         ]
 
 
-def _by_style(pictures: Tensor) -> LabelledImages:
-    """Pictures (emoji, styles, 3, H, W), each labelled with its style."""
-    return LabelledImages(pictures.flatten(0, 1), torch.arange(len(STYLES)).repeat(len(pictures)))
+def _pairs(concepts: Iterable[int]) -> list[tuple[int, int]]:
+    return list(itertools.product(concepts, range(len(STYLES))))
+
+
+def _trained_pairs(count: int) -> list[tuple[int, int]]:
+    held_out = set(held_out_pairs(count))
+    return [pair for pair in _pairs(range(count)) if pair not in held_out]
+
+
+def _captioned(concepts: Sequence[Concept], pairs: Sequence[tuple[int, int]], folder: Path) -> PromptedImages:
+    pictures = draw_pictures(concepts, folder)
+    captions = encode_captions(concepts, SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu")), folder)
+    of, styles = torch.tensor(pairs).unbind(1)
+    return PromptedImages(pictures[of, styles], styles, of, captions)
 
 
 EMOJI = EmojiRecipe(
@@ -125,7 +148,15 @@ EMOJI = EmojiRecipe(
     pixel_unshuffle=2,
     prediction_type="v_prediction",
     unet=UNET,
-    classifier={"sample_size": 16, "in_channels": 12, "num_classes": len(STYLES)},
+    classifier={
+        "sample_size": 16,
+        "in_channels": 12,
+        "num_classes": len(STYLES),
+        "block_out_channels": UNET["block_out_channels"],  # the denoiser's encoder is where it starts from
+        "down_block_types": UNET["down_block_types"],
+        "text_size": TEXT_SIZE,
+        "mid_attention": False,
+    },
     diffusion=LoopConfig(
         steps=10_000,
         batch_size=32,
@@ -138,21 +169,21 @@ EMOJI = EmojiRecipe(
         checkpoint_every=1_000,
     ),
     classifying=LoopConfig(
-        steps=2_500,
+        steps=4_000,
         batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=100,
+        learning_rate=5e-4,
+        warmup_steps=200,
         decay_fraction=0.5,
         weight_decay=0.05,
         ema_decay=0.998,
         seed=1,
     ),
     judging=LoopConfig(
-        steps=1_000,
+        steps=4_000,
         batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=50,
-        decay_fraction=0.7,
+        learning_rate=2e-3,
+        warmup_steps=200,
+        decay_fraction=0.9,
         weight_decay=0.05,
         ema_decay=0.99,
         seed=2,
@@ -163,7 +194,8 @@ EMOJI = EmojiRecipe(
         "sampler": "ddim",
         "steps": 25,
         "guidance_scale": 2.5,
-        "classifier_scale": 20.0,
+        "classifier_scale": 30.0,
     },
     data_folder=Path("data/emoji"),
+    judge_wears=True,
 )

@@ -13,25 +13,52 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.classifiers import Judge
-from models.training.data import LabelledImages
+from models.training.data import LabelledImages, mirrored
 from models.training.loop import save_half
 
 
 @dataclass
 class JudgeTask:
-    """Tell the class of clean pictures, shifted by up to two pixels."""
+    """Tell the class of clean pictures, shifted by up to two pixels.
+
+    Attributes:
+        wears: whether pictures are mirrored and `worn` too.
+    """
 
     network: Judge
+    wears: bool = False
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Cross-entropy, mean over the batch."""
         shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
         pictures = batch.images.roll(shift, dims=(2, 3))
+        if self.wears:
+            pictures = worn(mirrored(pictures, 0.5, generator), generator)
         return functional.cross_entropy(self.network(pictures), batch.labels)
 
     def save(self, folder: Path) -> None:
         """Write `judge/`, the weights in half precision."""
         save_half(self.network, folder / "judge")
+
+
+def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """`uint8` pictures (N,3,H,W) as a denoiser may leave them, float: blurred, paler or stronger, with noise and blots.
+
+    So a judge that learnt from real pictures looks at what one can see, and not for perfect edges and plain areas.
+    """
+    clean = pictures.float()
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand((len(clean), 1, 1, 1), generator=generator)
+
+    softened = functional.avg_pool2d(functional.pad(clean, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blurred = torch.lerp(clean, softened, between(0.0, 0.5))
+    grey = blurred.mean(1, keepdim=True)
+    coloured = torch.lerp(grey, blurred, between(0.85, 1.2))
+    noise = torch.randn(clean.shape, generator=generator) * between(0.0, 10.0)
+    few = torch.randn((len(clean), 3, clean.shape[2] // 4, clean.shape[3] // 4), generator=generator)
+    blots = functional.interpolate(few, scale_factor=4, mode="bilinear") * between(0.0, 12.0)
+    return (coloured + noise + blots).clamp(0, 255)
 
 
 @torch.inference_mode()

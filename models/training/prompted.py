@@ -1,4 +1,4 @@
-"""Learning to draw what a prompt says: the emoji pack's loss, and its pictures with their captions."""
+"""Learning to draw what a prompt says, and to tell its style: the emoji pack's losses, its pictures and captions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models.denoisers.prompted import CAPTIONS_FILE, told
+from models.classifiers import NoiseAwareClassifier
+from models.denoisers.prompted import told
+from models.networks.sentences import CAPTIONS_FILE
 from models.training.captions import Captions
-from models.training.data import LabelledImages, to_unit_range
+from models.training.classifier import ClassifierTask
+from models.training.data import LabelledImages, mirrored, to_unit_range
 from models.training.diffusion import spread_timesteps
 from models.training.loop import save_half
 
@@ -45,6 +48,17 @@ def shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return moved
 
 
+def blurred(text: Tensor, deviation: float, dropout: float, generator: torch.Generator) -> Tensor:
+    """Captions' vectors (N,size) of unit length, moved by noise so that words near them are learnt too.
+
+    `deviation` of the noise is a share of the vectors' length; a share `dropout` of them becomes zero.
+    """
+    size = text.shape[-1]
+    noise = deviation / size**0.5 * torch.randn(text.shape, generator=generator)
+    dropped = torch.rand(len(text), generator=generator) < dropout
+    return functional.normalize(text + noise, dim=-1).masked_fill(dropped[:, None], 0.0)
+
+
 @dataclass
 class PromptedTask:
     """Predict v of noised pictures from a caption and a style, each dropped by itself now and then.
@@ -55,8 +69,7 @@ class PromptedTask:
         captions: every caption's vector.
         text_dropout, style_dropout: probability of training a picture without its caption, without its style.
         styled_share: share of captions that name the style.
-        text_noise: deviation of what is added to the caption's vector, as a share of its length: so that words near
-            a known one draw nearly the same.
+        text_noise: as `blurred` has it.
         weight_cap: the loss is min(SNR+1, cap)/(SNR+1) times that of v: what is almost free of noise counts less
             (after Hang et al. 2023, who also cap where noise is strong; there colour and shape are decided).
         shift_share: share of the pictures that are moved by a pixel.
@@ -101,12 +114,7 @@ class PromptedTask:
             styled[batch.concepts, batch.labels, choice],
             plain[batch.concepts, choice],
         )
-        text = self.captions.vectors[rows]
-        size = text.shape[-1]
-        text = functional.normalize(
-            text + self.text_noise / size**0.5 * torch.randn(text.shape, generator=generator), dim=-1
-        )
-        text = text.masked_fill(chance(self.text_dropout)[:, None], 0.0)
+        text = blurred(self.captions.vectors[rows], self.text_noise, self.text_dropout, generator)
         styles = functional.one_hot(batch.labels, self.captions.styled.shape[1]).float()
         styles = styles.masked_fill(chance(self.style_dropout)[:, None], 0.0)
         return told(text, styles)
@@ -116,3 +124,52 @@ class PromptedTask:
         save_half(self.network, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")
         save_file({"vectors": self.captions.learnt().half()}, folder / CAPTIONS_FILE)
+
+
+@dataclass
+class StyleTask(ClassifierTask):
+    """Tell the style of noised pictures from what they show: p(style | xₜ, t, prompt).
+
+    Attributes:
+        captions: every caption's vector. None is told that names the style.
+        text_dropout, text_noise: as `blurred` has them.
+        shift_share, mirror_share: shares of the pictures that are moved by a pixel, that are mirrored.
+        attack_radius: largest step, in the L2 norm of xₜ, against what the classifier knows. With it the gradient
+            points to what one can see of a style, and not to noise that only fools (Kawar et al. 2022).
+    """
+
+    captions: Captions
+    text_dropout: float = 0.2
+    text_noise: float = 0.25
+    shift_share: float = 0.5
+    mirror_share: float = 0.3
+    attack_radius: float = 3.0
+
+    def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
+        """Cross-entropy under attack, mean over the batch."""
+        assert isinstance(batch, PromptedImages)
+        images = mirrored(shifted(batch.images, self.shift_share, generator), self.mirror_share, generator)
+        x_t, timesteps = self.noised(images, generator)
+        choice = torch.randint(self.captions.plain.shape[-1], (len(batch),), generator=generator)
+        text = self.captions.vectors[self.captions.plain[batch.concepts, choice]]
+        text = blurred(text, self.text_noise, self.text_dropout, generator)
+
+        def cross_entropy(x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self.network(x, timesteps, text)
+            return functional.cross_entropy(logits.float(), batch.labels)
+
+        radius = self.attack_radius * torch.rand((len(batch), 1, 1, 1), generator=generator)
+        (ascent,) = torch.autograd.grad(cross_entropy(x_t.requires_grad_()), x_t)
+        return cross_entropy(x_t.detach() + radius * functional.normalize(ascent.flatten(1)).view_as(x_t))
+
+
+def start_from_denoiser(classifier: NoiseAwareClassifier, denoiser: UNet2DConditionModel) -> None:
+    """Give a classifier the encoder of a denoiser that is told `told`: it knows already what pictures show in noise."""
+    weights = {
+        name.replace("class_embedding", "text_embedding"): value for name, value in denoiser.state_dict().items()
+    }
+    first = "text_embedding.linear_1.weight"
+    weights[first] = weights[first][:, : classifier.config.text_size]
+    own = classifier.state_dict()
+    classifier.load_state_dict(own | {name: value for name, value in weights.items() if name in own})

@@ -31,6 +31,7 @@ class PixelRecipe(ABC):
         diffusion, classifying, judging: the three training runs.
         serving: the pack's defaults, as `model_index.json` keeps them.
         data_folder: where the training pictures are, or are put.
+        judge_wears: as `JudgeTask` has it.
     """
 
     pipeline: ClassVar[str]
@@ -46,6 +47,7 @@ class PixelRecipe(ABC):
     judging: LoopConfig
     serving: Mapping[str, Any]
     data_folder: Path
+    judge_wears: bool = False
 
     @abstractmethod
     def pictures(self, folder: Path) -> LabelledImages:
@@ -87,7 +89,8 @@ class PixelRecipe(ABC):
     def scheduler(self) -> DDPMScheduler:
         return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
 
-    def classifier_task(self) -> ClassifierTask:
+    def classifier_task(self, data: LabelledImages, folder: Path) -> ClassifierTask:
+        """A fresh classifier and its loss, for a pack in `folder` that has its denoiser."""
         torch.manual_seed(self.classifying.seed)
         return ClassifierTask(
             network=NoiseAwareClassifier(**self.classifier),
@@ -98,7 +101,8 @@ class PixelRecipe(ABC):
     def judge_task(self) -> JudgeTask:
         torch.manual_seed(self.judging.seed)
         channels = self.unet["in_channels"] // self.pixel_unshuffle**2
-        return JudgeTask(network=Judge(num_classes=len(self.labels), in_channels=channels))
+        network = Judge(num_classes=len(self.labels), in_channels=channels)
+        return JudgeTask(network=network, wears=self.judge_wears)
 
     def model_index(self, *, with_classifier: bool) -> dict[str, Any]:
         """Contents of `model_index.json`."""

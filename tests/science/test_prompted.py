@@ -14,19 +14,21 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
-from models.classifiers import NoiseAwareClassifier
+from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
-from models.denoisers.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibrate import fixed_calibration, stacked
 from models.loading import InvalidPack, open_pack
+from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.spec import Guidance, SampleSpec
 from models.training.__main__ import main as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
-from models.training.emoji import STYLES, Concept, draw_pictures, other_emoji
+from models.training.data import mirrored
+from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
+from models.training.judge import worn
 from models.training.loop import LoopConfig, train
-from models.training.prompted import PromptedImages, PromptedTask
+from models.training.prompted import PromptedImages, PromptedTask, StyleTask, start_from_denoiser
 
 CPU = torch.device("cpu")
 SMALL = {**UNET, "block_out_channels": (32, 32, 32), "attention_head_dim": 8}
@@ -40,6 +42,11 @@ CONFIG = LoopConfig(
     ema_decay=0.9,
     seed=0,
 )
+
+
+def small_classifier() -> NoiseAwareClassifier:
+    same = {name: SMALL[name] for name in ("block_out_channels", "attention_head_dim")}
+    return NoiseAwareClassifier(**{**EMOJI.classifier, **same})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -
         captions=captions,
     )
     train(task, pictures, CONFIG, made, name="diffusion")
-    NoiseAwareClassifier(sample_size=16, in_channels=12, num_classes=3).save_pretrained(made / "classifier")
+    classifier = small_classifier()
+    start_from_denoiser(classifier, task.network)
+    steering = StyleTask(network=classifier, scheduler=EMOJI.scheduler(), pixel_unshuffle=2, captions=captions)
+    train(steering, pictures, CONFIG, made, name="classifier")
     (made / "model_index.json").write_text(json.dumps(EMOJI.model_index(with_classifier=True)))
     return made
 
@@ -112,23 +122,50 @@ def test_an_encoder_of_other_weights_is_refused() -> None:
         encoder_folder({**ENCODER, "package": "no_such_package"})
 
 
-def test_the_style_is_told_to_the_denoiser_or_asked_of_the_classifier(folder: Path) -> None:
+def test_prompt_and_style_are_told_apart(folder: Path) -> None:
     denoiser = load_denoiser(open_pack(str(folder)), CPU)
 
     def told(guidance: Guidance, **fields: object) -> tuple[torch.Tensor, torch.Tensor]:
         rows = denoiser.conditioning(SampleSpec(pack="small", guidance=guidance, **fields))  # type: ignore[arg-type]
         return rows[0]["told"], rows[1]["told"]
 
-    free, both = Guidance(free_scale=2.0), Guidance(free_scale=2.0, classifier_scale=3.0)
+    free = Guidance(free_scale=2.0)
     conditional, unconditional = told(free, prompt="red apple", label=1)
     assert conditional[-3:].count_nonzero() == 1
     assert conditional[-2] > 0
     assert not unconditional.any()
-    steered, _ = told(both, prompt="red apple", label=1)
-    assert torch.equal(steered[:-3], conditional[:-3])
-    assert not steered[-3:].any()
+    left_open, _ = told(free, prompt="red apple")
+    assert torch.equal(left_open[:-3], conditional[:-3])
+    assert not left_open[-3:].any()
     assert not told(free, label=1)[0][:-3].any()
     assert told(free, prompt="red apple", negative_prompt="green")[1].any()
+
+
+def test_the_classifier_tells_the_style_from_the_prompt_too(folder: Path) -> None:
+    steering = load_steering(open_pack(str(folder)), CPU)
+    assert steering is not None
+    x, timesteps = torch.randn(1, 12, 16, 16).expand(3, -1, -1, -1), torch.full((3,), 500)
+    specs = [SampleSpec(pack="small", prompt=prompt, label=1) for prompt in ("apple", "car", None)]
+    rows = [steering.condition(spec) for spec in specs]
+    assert not rows[2]["text"].any()
+    gradients, probabilities = steering.gradient(x, timesteps, stacked(rows, CPU))
+    assert len(set(probabilities.tolist())) == 3
+    assert not torch.equal(gradients[0], gradients[1])
+
+
+def test_a_classifier_starts_as_the_encoder_of_its_denoiser() -> None:
+    torch.manual_seed(0)
+    denoiser, classifier = UNet2DConditionModel(**SMALL), small_classifier()
+    start_from_denoiser(classifier, denoiser)
+    kept, started = denoiser.state_dict(), classifier.state_dict()
+    for name, value in started.items():
+        if name.startswith(("conv_in", "time_embedding", "down_blocks", "mid_block")):
+            assert torch.equal(value, kept[name]), name
+    text = torch.randn(2, EMOJI.classifier["text_size"])
+    assert classifier.text_embedding is not None
+    assert denoiser.class_embedding is not None
+    told_nothing_else = torch.cat([text, torch.zeros(2, len(STYLES))], dim=1)
+    torch.testing.assert_close(classifier.text_embedding(text), denoiser.class_embedding(told_nothing_else))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +226,11 @@ def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("models.training.emoji._read_set", lambda folder: {"🐶": ("", 1), "🐱": ("", 2)})
     monkeypatch.setattr("models.training.emoji._rasterised", drawing)
-    assert draw_pictures("🐶", tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
-    assert draw_pictures("🐱", tmp_path)[:, :, 0, 0, 0].tolist() == [[2, 2, 2]]
+    dog, cat = ([Concept(emoji=emoji, name="", words=(), keywords=())] for emoji in "🐶🐱")
+    assert draw_pictures(dog, tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+    assert draw_pictures(cat, tmp_path)[:, :, 0, 0, 0].tolist() == [[2, 2, 2]]
     monkeypatch.setattr("models.training.emoji._rasterised", lambda body, side: pytest.fail("it was drawn before"))
-    assert draw_pictures("🐶", tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
+    assert draw_pictures(dog, tmp_path)[:, :, 0, 0, 0].tolist() == [[1, 1, 1]]
 
 
 def test_the_trainer_refuses_what_would_do_nothing(
@@ -203,6 +241,42 @@ def test_the_trainer_refuses_what_would_do_nothing(
         train_command()
     assert refusal.value.code == 2
     assert "--only classifier trains none" in capsys.readouterr().err
+
+
+def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: SentenceEncoder) -> None:
+    captions = Captions(
+        vectors=encoder.batch(["apple", "noto apple"]), plain=torch.tensor([[0]]), styled=torch.tensor([[[1]] * 3])
+    )
+    pictures = PromptedImages(
+        torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8),
+        torch.arange(16) % 3,
+        torch.zeros(16).long(),
+        captions,
+    )
+    torch.manual_seed(0)
+    network = small_classifier()
+
+    def loss(radius: float) -> float:
+        task = StyleTask(
+            network=network, scheduler=EMOJI.scheduler(), pixel_unshuffle=2, captions=captions, attack_radius=radius
+        )
+        return task.loss(pictures, torch.Generator().manual_seed(1)).item()
+
+    assert loss(3.0) > loss(0.0) + 1e-3
+
+
+def test_a_judge_that_wears_pictures_learns_what_is_left_of_them() -> None:
+    pictures = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
+    pictures[:, 0, :, 16:] = 200
+    some = worn(pictures, torch.Generator().manual_seed(0))
+    assert some.shape == pictures.shape
+    assert 0 <= some.min() <= some.max() <= 255
+    assert (some != pictures).any(dim=(1, 2, 3)).all()
+    red, others = some[:, 0, :, 16:].mean((1, 2)), some[:, 1:].mean((1, 2, 3))
+    assert (red > 150).all()
+    assert (others < 40).all()
+    turned = mirrored(pictures, 0.5, torch.Generator().manual_seed(0))
+    assert 16 < int((turned[:, 0, 0, 0] == 200).sum()) < 48
 
 
 def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path) -> None:
@@ -223,10 +297,11 @@ def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path)
             "icons.json": {"width": 32, "icons": icons, "aliases": {}},
             "chars.json": {f"{ord(character):x}": f"i{number}" for number, character in enumerate(drawn)},
         }
+    packages["emojilib-4.0.3"] = {"dist/emoji-en-US.json": {}}
     for package, files in packages.items():
         for name, content in files.items():
             path = tmp_path / package / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
     dog = Concept(emoji="🐶", name="dog face", words=(), keywords=())
-    assert other_emoji([dog], tmp_path) == ["🐱"], "no flag, and none that a set lacks"
+    assert [other.emoji for other in other_concepts([dog], tmp_path)] == ["🐱"], "no flag, and none that a set lacks"
