@@ -316,7 +316,9 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
         raise UnsupportedField("classifier_condition", f"guidance_mode '{mode}' has no classifier to steer.")
     prompts_suffice = mode is GuidanceMode.CLASSIFIER_FREE or card.classifier_takes_prompt
     has_prompt = request.prompt is not None and prompts_suffice
-    steered = request.classifier_condition is not None and mode is GuidanceMode.CLASSIFIER
+    steered = request.classifier_condition is not None and (
+        mode is GuidanceMode.CLASSIFIER or (mode is GuidanceMode.COMBINED and request.prompt is not None)
+    )
     if mode is not GuidanceMode.NONE and label is None and not has_prompt and not steered:
         if card.takes_prompt and not card.labels:
             raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt to guide to.", field="prompt")

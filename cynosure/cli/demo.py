@@ -95,7 +95,7 @@ def _tables(cards: tuple[ModelCard, ...]) -> Iterator[Table]:
         if card.takes_prompt:
             told = {f"prompt, told to draw {style}": {"class_label": style} for style in card.labels}
             steered = {
-                f"prompt, steered to {style}": {"class_label": style, "guidance_mode": "combined"}
+                f"prompt, pressed to draw {style}": {"class_label": style, "guidance_mode": "combined"}
                 for style in card.labels
                 if "combined" in card.guidance_modes
             }

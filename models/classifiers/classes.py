@@ -106,11 +106,13 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
     def forward(self, x: Tensor, timesteps: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,).
 
-        `text` (B,text_size): prompts' vectors of unit length, or zeros for no prompt; only with a `text_size`.
+        `text` (B,text_size): prompts' vectors of unit length, or zeros for no prompt; with a `text_size` alone.
         """
+        if (text is None) != (self.text_embedding is None):
+            raise ValueError("text is for a classifier with a text_size, which needs it")
         x = x.to(self.dtype)
         embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
-        if self.text_embedding is not None and text is not None:
+        if text is not None and self.text_embedding is not None:
             embedding = embedding + self.text_embedding(text.to(x.dtype) * text.shape[-1] ** 0.5)
         features = self.conv_in(x)
         for block in self.down_blocks:
@@ -120,7 +122,7 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
 
 
 class Judge(ModelMixin, ConfigMixin):
-    """A plain convolutional network on clean pictures: it never sees noise, latents or timesteps."""
+    """A plain convolutional network on pictures: it never sees the diffusion's noise, latents or timesteps."""
 
     @register_to_config
     def __init__(
@@ -142,11 +144,11 @@ class Judge(ModelMixin, ConfigMixin):
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(num_features, num_classes))
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(N, num_features) for `uint8` pictures (N,in_channels,H,W)."""
+        """(N, num_features) for pictures (N,in_channels,H,W), `uint8` or float in 0..255."""
         return self.body(pictures.float() / 127.5 - 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, num_classes) for `uint8` pictures (N,in_channels,H,W)."""
+        """Logits (N, num_classes) for pictures (N,in_channels,H,W), `uint8` or float in 0..255."""
         return self.head(self.features(pictures))
 
 
@@ -179,8 +181,7 @@ def log_probability_gradient(
     """
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_(True)  # a view of it goes in: torch's FLOP counter can't hook a leaf
-        # Cloned, for autograd refuses what was made in inference mode.
-        told = (condition["text"].clone(),) if "text" in condition else ()
+        told = (condition["text"],) if "text" in condition else ()
         log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps, *told).float(), dim=-1)
         kept = log_probabilities[:, None].masked_fill(~condition["members"], -torch.inf)  # (B,terms,classes)
         chosen = (condition["weights"] * kept.logsumexp(-1)).sum(-1)
@@ -201,8 +202,11 @@ class ClassSteering:
         return int(self.network.config.num_classes)
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        terms = spec.guidance.terms or (Term(1.0, (int(spec.label or 0),)),)
-        return conditions(terms, self._num_classes)
+        if spec.guidance.terms:
+            return conditions(spec.guidance.terms, self._num_classes)
+        if spec.label is None:
+            raise InvalidSpec("the classifier is asked for a label or for terms; the spec has neither")
+        return conditions([Term(1.0, (spec.label,))], self._num_classes)
 
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         gradient, log_probability = log_probability_gradient(self.network, x, timesteps, condition)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import Pack, Precision, load_network
+from models.loading import InvalidPack, Pack, Precision, load_network
 from models.networks.sentences import pack_encoder
 from models.spec import InvalidSpec, SampleSpec
 
@@ -69,6 +69,9 @@ class PromptedClassSteering(ClassSteering):
     def __init__(self, network: NoiseAwareClassifier, pack: Pack) -> None:
         super().__init__(network)
         self.encoder = pack_encoder(pack)
+        text_size = network.config.text_size
+        if text_size != self.encoder.size:
+            raise InvalidPack(f"'{pack.name}': the classifier's text_size is {text_size}, not {self.encoder.size}")
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
         text = self.encoder(spec.prompt) if spec.prompt else torch.zeros(self.encoder.size)

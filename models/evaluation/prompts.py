@@ -112,16 +112,12 @@ class Setting:
     """How questions are asked.
 
     Attributes:
+        guidance: where it has a classifier's scale, the classifier is asked for the style.
         told: whether the denoiser is told the style.
-        steered: whether a classifier is asked for it, at the guidance's scale.
     """
 
     guidance: Guidance
     told: bool = True
-    steered: bool = False
-
-    def guidance_to(self, style: int) -> Guidance:
-        return replace(self.guidance, terms=(Term(1.0, (style,)),) if self.steered else ())
 
 
 def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting) -> Tensor:
@@ -131,7 +127,7 @@ def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting
             pack=pack.name,
             prompt=question.prompt,
             label=question.style if setting.told else None,
-            guidance=setting.guidance_to(question.style),
+            guidance=replace(setting.guidance, terms=(Term(1.0, (question.style,)),)),
             sampler=pack.defaults["sampler"],
             steps=pack.defaults["steps"],
             seed=0,
@@ -206,12 +202,11 @@ def _settings(pack: Pack) -> Mapping[str, Setting]:
     alone = {"prompt alone": Setting(guidance=usual, told=False)}
     guidances = {scale: replace(usual, classifier_scale=scale) for scale in CLASSIFIER_SCALES}
     steered = {
-        f"prompt, style by classifier s={scale:g}": Setting(guidance=guidance, told=False, steered=True)
+        f"prompt, style by classifier s={scale:g}": Setting(guidance=guidance, told=False)
         for scale, guidance in guidances.items()
     }
     both = {
-        f"prompt, style both ways, s={scale:g}": Setting(guidance=guidance, steered=True)
-        for scale, guidance in guidances.items()
+        f"prompt, style both ways, s={scale:g}": Setting(guidance=guidance) for scale, guidance in guidances.items()
     }
     return told | alone | steered | both
 

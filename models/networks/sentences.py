@@ -112,9 +112,12 @@ def pack_encoder(pack: Pack) -> SentenceEncoder:
     """The pack's sentence encoder, with the captions that it knows.
 
     Raises:
-        InvalidPack: as `encoder_folder`.
+        InvalidPack: it names none, or has no captions; and as `encoder_folder`.
     """
-    return _encoder(tuple(pack.index["text_encoder_package"].items()), pack.component(CAPTIONS_FILE))
+    package, captions = pack.index.get("text_encoder_package"), pack.folder / CAPTIONS_FILE
+    if not package or not captions.is_file():
+        raise InvalidPack(f"'{pack.name}' is told prompts: it needs a text_encoder_package and {CAPTIONS_FILE}")
+    return _encoder(tuple(package.items()), captions)
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,11 +12,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.classifiers import NoiseAwareClassifier, load_judge
-from models.loading import PROMPTED_PIXELS, open_pack
+from models.loading import PROMPTED_PIXELS, load_network, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts
-from models.training.data import LabelledImages
+from models.training.data import LabelledImages, MissingData
 from models.training.emoji import STYLES, Concept, draw_pictures, fetch_packages, other_concepts, read_concepts
 from models.training.judge import save_pictures
 from models.training.loop import LoopConfig
@@ -89,11 +89,19 @@ class EmojiRecipe(PixelRecipe):
         )
 
     def classifier_task(self, data: LabelledImages, folder: Path) -> StyleTask:
+        """As of every recipe.
+
+        Raises:
+            MissingData: the folder has no denoiser.
+        """
         assert isinstance(data, PromptedImages)
+        if not (folder / "unet").is_dir():
+            raise MissingData(
+                f"the classifier starts from the denoiser, and {folder}/unet is not there: train it first"
+            )
         torch.manual_seed(self.classifying.seed)
         network = NoiseAwareClassifier(**self.classifier)
-        unet = open_pack(str(folder)).component("unet")
-        start_from_denoiser(network, UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float32))
+        start_from_denoiser(network, load_network(UNet2DConditionModel, folder / "unet", torch.device("cpu")))
         return StyleTask(
             network=network.to(memory_format=torch.channels_last),
             scheduler=self.scheduler(),
@@ -104,7 +112,7 @@ class EmojiRecipe(PixelRecipe):
     def save_reference(self, data_folder: Path, folder: Path) -> None:
         concepts = read_concepts(data_folder)
         save_pictures(
-            load_judge(open_pack(str(folder))),
+            load_judge(open_pack(str(folder.resolve()))),
             draw_pictures(concepts, data_folder),
             names=[concept.name for concept in concepts],
             held_out=held_out_pairs(len(concepts)),
@@ -194,7 +202,7 @@ EMOJI = EmojiRecipe(
         "sampler": "ddim",
         "steps": 25,
         "guidance_scale": 2.5,
-        "classifier_scale": 30.0,
+        "classifier_scale": 100.0,
     },
     data_folder=Path("data/emoji"),
     judge_wears=True,

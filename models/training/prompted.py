@@ -171,5 +171,4 @@ def start_from_denoiser(classifier: NoiseAwareClassifier, denoiser: UNet2DCondit
     }
     first = "text_embedding.linear_1.weight"
     weights[first] = weights[first][:, : classifier.config.text_size]
-    own = classifier.state_dict()
-    classifier.load_state_dict(own | {name: value for name, value in weights.items() if name in own})
+    classifier.load_state_dict(weights, strict=False)

@@ -51,7 +51,7 @@ class ClassRecipe(PixelRecipe):
         )
 
     def save_reference(self, data_folder: Path, folder: Path) -> None:
-        save_reference(load_judge(open_pack(str(folder))), self.load_test(data_folder), folder)
+        save_reference(load_judge(open_pack(str(folder.resolve()))), self.load_test(data_folder), folder)
 
     @property
     def particulars(self) -> Mapping[str, Any]:

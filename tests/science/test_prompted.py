@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
+from models.denoisers.prompted import told
 from models.engine import Engine
 from models.engine.calibrate import fixed_calibration, stacked
 from models.loading import InvalidPack, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
-from models.spec import Guidance, SampleSpec
+from models.spec import Guidance, InvalidSpec, SampleSpec
 from models.training.__main__ import main as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
-from models.training.data import mirrored
+from models.training.data import MissingData, mirrored
 from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 from models.training.judge import worn
@@ -32,6 +35,11 @@ from models.training.prompted import PromptedImages, PromptedTask, StyleTask, st
 
 CPU = torch.device("cpu")
 SMALL = {**UNET, "block_out_channels": (32, 32, 32), "attention_head_dim": 8}
+SMALL_CLASSIFIER = {
+    **EMOJI.classifier,
+    "block_out_channels": SMALL["block_out_channels"],
+    "attention_head_dim": SMALL["attention_head_dim"],
+}
 CONFIG = LoopConfig(
     steps=2,
     batch_size=4,
@@ -45,8 +53,7 @@ CONFIG = LoopConfig(
 
 
 def small_classifier() -> NoiseAwareClassifier:
-    same = {name: SMALL[name] for name in ("block_out_channels", "attention_head_dim")}
-    return NoiseAwareClassifier(**{**EMOJI.classifier, **same})
+    return NoiseAwareClassifier(**SMALL_CLASSIFIER)
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +151,15 @@ def test_prompt_and_style_are_told_apart(folder: Path) -> None:
 def test_the_classifier_tells_the_style_from_the_prompt_too(folder: Path) -> None:
     steering = load_steering(open_pack(str(folder)), CPU)
     assert steering is not None
-    x, timesteps = torch.randn(1, 12, 16, 16).expand(3, -1, -1, -1), torch.full((3,), 500)
-    specs = [SampleSpec(pack="small", prompt=prompt, label=1) for prompt in ("apple", "car", None)]
+    x, timesteps = torch.randn(1, 12, 16, 16).expand(4, -1, -1, -1), torch.full((4,), 500)
+    specs = [SampleSpec(pack="small", prompt=prompt, label=1) for prompt in ("apple", "car", None, "apple")]
     rows = [steering.condition(spec) for spec in specs]
     assert not rows[2]["text"].any()
     gradients, probabilities = steering.gradient(x, timesteps, stacked(rows, CPU))
-    assert len(set(probabilities.tolist())) == 3
-    assert not torch.equal(gradients[0], gradients[1])
+    apart = (probabilities - probabilities[0]).abs().tolist()
+    assert apart[3] < 1e-7 < 1e-6 < min(apart[1:3])
+    moved = (gradients - gradients[0]).flatten(1).norm(dim=1) / gradients[0].norm()
+    assert moved[3] < 1e-5 < 1e-4 < moved[1:3].min()
 
 
 def test_a_classifier_starts_as_the_encoder_of_its_denoiser() -> None:
@@ -161,11 +170,72 @@ def test_a_classifier_starts_as_the_encoder_of_its_denoiser() -> None:
     for name, value in started.items():
         if name.startswith(("conv_in", "time_embedding", "down_blocks", "mid_block")):
             assert torch.equal(value, kept[name]), name
-    text = torch.randn(2, EMOJI.classifier["text_size"])
+    text = functional.normalize(torch.randn(2, EMOJI.classifier["text_size"]), dim=1)
+    heard: list[torch.Tensor] = []
     assert classifier.text_embedding is not None
     assert denoiser.class_embedding is not None
-    told_nothing_else = torch.cat([text, torch.zeros(2, len(STYLES))], dim=1)
-    torch.testing.assert_close(classifier.text_embedding(text), denoiser.class_embedding(told_nothing_else))
+    classifier.text_embedding.register_forward_hook(lambda *call: heard.append(call[-1]))
+    classifier(torch.randn(2, 12, 16, 16), torch.tensor([10, 500]), text)
+    torch.testing.assert_close(heard[0], denoiser.class_embedding(told(text, torch.zeros(2, len(STYLES)))))
+
+
+def test_what_the_classifier_asks_of_a_pack_and_of_a_request(folder: Path, tmp_path: Path) -> None:
+    steering = load_steering(open_pack(str(folder)), CPU)
+    assert steering is not None
+    with pytest.raises(InvalidSpec, match="a label or for terms"):
+        steering.condition(SampleSpec(pack="small", prompt="a cat"))
+    x, timesteps = torch.zeros(1, 12, 16, 16), torch.zeros(1)
+    with pytest.raises(ValueError, match="text_size"):
+        small_classifier()(x, timesteps)
+    for name, spoilt in (("text_encoder_package", None), ("captions.safetensors", "missing")):
+        copy = shutil.copytree(folder, tmp_path / name)
+        if spoilt:
+            (copy / name).unlink()
+        else:
+            index = json.loads((copy / "model_index.json").read_text())
+            (copy / "model_index.json").write_text(json.dumps({**index, name: spoilt}))
+        with pytest.raises(InvalidPack, match=name):
+            load_steering(open_pack(str(copy)), CPU)
+    NoiseAwareClassifier(**{**SMALL_CLASSIFIER, "text_size": 8}).save_pretrained(copy / "classifier")
+    shutil.copy(folder / "captions.safetensors", copy)
+    with pytest.raises(InvalidPack, match="text_size is 8, not 384"):
+        load_steering(open_pack(str(copy)), CPU)
+
+
+def test_the_classifier_learns_from_what_is_drawn_twice_and_from_nothing_held_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    concepts = [Concept(emoji=str(number), name=f"thing {number}", words=(), keywords=()) for number in range(20)]
+
+    def drawn(concepts: Sequence[Concept], folder: Path) -> torch.Tensor:
+        """Each picture says which it is: its first value is the concept, its second the style."""
+        marked = torch.zeros(len(concepts), len(STYLES), 3, 32, 32, dtype=torch.uint8)
+        marked[..., 0, 0, 0] = torch.tensor([int(concept.emoji) for concept in concepts])[:, None]
+        marked[..., 0, 0, 1] = torch.arange(len(STYLES))
+        return marked
+
+    recipe = "models.training.emoji_recipe"
+    monkeypatch.setattr(f"{recipe}.fetch_packages", lambda folder: None)
+    monkeypatch.setattr(f"{recipe}.read_concepts", lambda folder: concepts[:12])
+    monkeypatch.setattr(f"{recipe}.other_concepts", lambda drawn, folder: concepts[12:])
+    monkeypatch.setattr(f"{recipe}.draw_pictures", drawn)
+    monkeypatch.setattr(f"{recipe}.encode_captions", lambda concepts, encoder, folder: len(concepts))
+    learnt = EMOJI.classifier_pictures(tmp_path)
+    assert learnt.captions == len(concepts)  # type: ignore[comparison-overlap]
+    assert torch.equal(learnt.images[:, 0, 0, 0].long(), learnt.concepts)
+    assert torch.equal(learnt.images[:, 0, 0, 1].long(), learnt.labels)
+    times = Counter(zip(learnt.concepts.tolist(), learnt.labels.tolist(), strict=True))
+    every = {(concept, style) for concept in range(20) for style in range(len(STYLES))}
+    assert set(times) == every - set(held_out_pairs(12))
+    assert all(count == (2 if concept < 12 else 1) for (concept, _), count in times.items())
+    assert len(EMOJI.pictures(tmp_path)) == 12 * len(STYLES) - len(held_out_pairs(12))
+    assert sorted(set(EMOJI.judge_pictures(tmp_path).images[:, 0, 0, 0].tolist())) == list(range(12, 20))
+
+
+def test_the_classifier_wants_its_denoiser_first(tmp_path: Path) -> None:
+    nothing = PromptedImages(torch.zeros(0), torch.zeros(0), torch.zeros(0), captions=None)  # type: ignore[arg-type]
+    with pytest.raises(MissingData, match="train it first"):
+        EMOJI.classifier_task(nothing, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +250,12 @@ def test_a_classifier_starts_as_the_encoder_of_its_denoiser() -> None:
 )
 def test_every_mode_draws_the_same_bytes_in_any_company(engine: Engine, guidance: Guidance) -> None:
     spec = SampleSpec(pack="small", prompt="a car", label=2, guidance=guidance, steps=4, seed=3)
-    crowd = [SampleSpec(pack="small", prompt=f"{number} cats", steps=3 + number, seed=number) for number in range(5)]
+    crowd = [
+        SampleSpec(
+            pack="small", prompt=f"{number} cats", label=number % 3, guidance=guidance, steps=3 + number, seed=number
+        )
+        for number in range(5)
+    ]
     alone = engine.generate([spec])[0]
     assert alone.shape == (32, 32, 3)
     np.testing.assert_array_equal(engine.generate([*crowd, spec])[-1], alone)

@@ -50,7 +50,7 @@ def test_a_prompt_draws_what_it_says_in_the_style_that_is_asked_for(emoji: Engin
     styles = torch.tensor([question.style for question in asked])
     pictures = draw(emoji, pack, asked, Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"])))
     assert found(reference, pictures, asked) >= share
-    assert recognised(judge, pictures, styles) >= 0.6  # of real pictures it is 79 %
+    assert recognised(judge, pictures, styles) >= 0.7  # of real pictures it is 89 %
 
 
 def test_the_classifier_moves_the_style_to_the_one_asked_for(emoji: Engine) -> None:
@@ -64,9 +64,6 @@ def test_the_classifier_moves_the_style_to_the_one_asked_for(emoji: Engine) -> N
     def share(setting: Setting) -> float:
         return recognised(judge, draw(emoji, pack, asked, setting), styles)
 
-    left_alone = share(Setting(guidance=prompted, told=False))
-    by_classifier = share(Setting(guidance=pressed, told=False, steered=True))
-    told, both = share(Setting(guidance=prompted)), share(Setting(guidance=pressed, steered=True))
-    assert left_alone + 0.1 <= by_classifier
-    assert told <= both
-    assert both >= 0.8
+    left_alone, by_classifier = (share(Setting(guidance=guidance, told=False)) for guidance in (prompted, pressed))
+    assert by_classifier >= left_alone + 0.15
+    assert share(Setting(guidance=pressed)) >= 0.85

@@ -189,6 +189,15 @@ def test_a_condition_is_resolved_to_class_indices(card: ModelCard) -> None:
     assert ResolvedRequest.model_validate_json(resolved.model_dump_json()) == resolved
 
 
+def test_beside_a_prompt_the_classifier_may_be_asked_for_what_the_denoiser_is_not_told(card: ModelCard) -> None:
+    asked = {"guidance_mode": "combined", "classifier_condition": {"labels": {"sneaker": 1}}}
+    prompted = card.model_copy(update={"takes_prompt": True})
+    resolved = resolve(GenerateRequest.model_validate({**asked, "prompt": "red"}), prompted, seed=0)
+    assert resolved.class_label is None
+    with pytest.raises(InvalidRequest, match="needs a class_label"):
+        resolve(GenerateRequest.model_validate(asked), card, seed=0)
+
+
 def test_a_respacing_string_decides_the_steps(card: ModelCard) -> None:
     assert resolve(GenerateRequest(timestep_respacing="10,15,20"), card, seed=0).steps == 45
     assert resolve(GenerateRequest(timestep_respacing="fast27"), card, seed=0).steps == 27
