@@ -23,9 +23,8 @@ from models.training.recipes import RECIPES
 
 def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
     """Draw the recipe's samples from the pack as it is now, a row of the grid for each of its rows."""
-    with Engine(
-        [str(folder.resolve())], calibrate=fixed_calibration
-    ) as engine:  # the weights change: measuring never pays
+    pack = str(folder.resolve())  # by its path: a bundled pack may have the folder's name
+    with Engine([pack], calibrate=fixed_calibration) as engine:  # the weights change: measuring never pays
         name = next(iter(engine.packs))
         height, width = engine.picture_size(name)
         rows = recipe.sample_rows(name)
