@@ -18,13 +18,14 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional
 
+from models.denoisers.prompted import told
 from models.evaluation.prompts import Question, Reference, found, questions
 from models.networks.sentences import SentenceEncoder, encoder_folder, pooled
-from models.training.captions import captions_of, held_out_pairs, held_out_prompts
+from models.training.captions import captions_of, held_out_pairs, held_out_prompts, trained_pairs
 from models.training.data import to_unit_range
 from models.training.diffusion import spread_timesteps
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
-from models.training.emoji_recipe import EMOJI, ENCODER, TEXT_SIZE, UNET
+from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 
 TOKENS = 16  # of a prompt; the longest caption has fewer
 DROPOUT = 0.1
@@ -83,7 +84,6 @@ class Variant:
         self.network = UNet2DConditionModel(**self.config).to(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, timesteps: Tensor, texts: Texts, styles: Tensor) -> Tensor:
-        scale = TEXT_SIZE**0.5
         by_tokens = self.config is BY_TOKENS
         pooled = torch.zeros_like(texts.vectors) if by_tokens else texts.vectors
         with torch.autocast("cpu", torch.bfloat16):
@@ -92,7 +92,7 @@ class Variant:
                 timesteps,
                 encoder_hidden_states=texts.states if by_tokens else None,
                 encoder_attention_mask=texts.mask if by_tokens else None,
-                class_labels=torch.cat([pooled, styles], dim=-1) * scale,
+                class_labels=told(pooled, styles),
             )
         return output.sample.float()
 
@@ -100,11 +100,7 @@ class Variant:
 def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, steps: int, batch: int) -> float:
     """Train on `uint8` pictures (concepts, styles, 3, H, W) but the held-out pairs; the mean loss of the last tenth."""
     scheduler = EMOJI.scheduler()
-    held_out = set(held_out_pairs(len(pictures)))
-    pairs = [
-        (row, style) for row in range(len(pictures)) for style in range(len(STYLES)) if (row, style) not in held_out
-    ]
-    trained = torch.tensor(pairs)
+    trained = torch.tensor(trained_pairs(len(pictures)))
     optimizer = torch.optim.AdamW(variant.network.parameters(), lr=6e-4, betas=(0.9, 0.99), fused=True)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-4, total_steps=steps, pct_start=0.05)
     generator = torch.Generator().manual_seed(0)
@@ -112,10 +108,10 @@ def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, step
     losses = []
     for _ in range(steps):
         chosen = trained[torch.randint(len(trained), (batch,), generator=generator)]
-        told = [
+        heard = [
             captions[row][torch.randint(len(captions[row].mask), (1,), generator=generator)] for row in chosen[:, 0]
         ]
-        texts = Texts(*(torch.cat([getattr(one, name) for one in told]) for name in ("vectors", "states", "mask")))
+        texts = Texts(*(torch.cat([getattr(one, name) for one in heard]) for name in ("vectors", "states", "mask")))
         texts = texts.without(torch.rand(batch, generator=generator) < DROPOUT)
         styles = functional.one_hot(chosen[:, 1], len(STYLES)).float()
         styles = styles.masked_fill((torch.rand(batch, generator=generator) < DROPOUT)[:, None], 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,12 @@ def held_out_prompts() -> dict[str, tuple[str, ...]]:
 def held_out_pairs(count: int) -> list[tuple[int, int]]:
     """(concept, style) pairs whose picture is never trained on: the other two styles of that concept are."""
     return [(concept, number % len(STYLES)) for number, concept in enumerate(range(5, count, _PAIR_STRIDE))]
+
+
+def trained_pairs(count: int) -> list[tuple[int, int]]:
+    """Every (concept, style) pair but the held-out ones."""
+    held_out = set(held_out_pairs(count))
+    return [pair for pair in itertools.product(range(count), range(len(STYLES))) if pair not in held_out]
 
 
 def captions_of(concept: Concept, common: Counter[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from models.classifiers import NoiseAwareClassifier, load_judge
 from models.loading import PROMPTED_PIXELS, load_network, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder
 from models.spec import Guidance, SampleSpec
-from models.training.captions import encode_captions, held_out_pairs, held_out_prompts
+from models.training.captions import encode_captions, held_out_pairs, held_out_prompts, trained_pairs
 from models.training.data import LabelledImages, MissingData
 from models.training.emoji import STYLES, Concept, draw_pictures, fetch_packages, other_concepts, read_concepts
 from models.training.judge import save_pictures
@@ -61,7 +61,7 @@ class EmojiRecipe(PixelRecipe):
         """Every concept in every style, but for the held-out pairs."""
         fetch_packages(folder)
         concepts = read_concepts(folder)
-        return _captioned(concepts, _trained_pairs(len(concepts)), folder)
+        return _captioned(concepts, trained_pairs(len(concepts)), folder)
 
     def judge_pictures(self, folder: Path) -> LabelledImages:
         """Emoji that the pack does not draw: what it draws, and was trained on, the judge has never seen."""
@@ -74,8 +74,8 @@ class EmojiRecipe(PixelRecipe):
         fetch_packages(folder)
         drawn = read_concepts(folder)
         others = other_concepts(drawn, folder)
-        trained = _trained_pairs(len(drawn))
-        more = _pairs(range(len(drawn), len(drawn) + len(others)))
+        trained = trained_pairs(len(drawn))
+        more = itertools.product(range(len(drawn), len(drawn) + len(others)), range(len(STYLES)))
         return _captioned([*drawn, *others], [*trained, *trained, *more], folder)
 
     def diffusion_task(self, data: LabelledImages) -> PromptedTask:
@@ -133,15 +133,6 @@ class EmojiRecipe(PixelRecipe):
             ]
             for style in (None, *range(len(STYLES)))
         ]
-
-
-def _pairs(concepts: Iterable[int]) -> list[tuple[int, int]]:
-    return list(itertools.product(concepts, range(len(STYLES))))
-
-
-def _trained_pairs(count: int) -> list[tuple[int, int]]:
-    held_out = set(held_out_pairs(count))
-    return [pair for pair in _pairs(range(count)) if pair not in held_out]
 
 
 def _captioned(concepts: Sequence[Concept], pairs: Sequence[tuple[int, int]], folder: Path) -> PromptedImages:
