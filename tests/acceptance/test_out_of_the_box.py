@@ -16,12 +16,8 @@ from tests.acceptance.test_survival import Up
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = Up(tmp_path_factory.mktemp("data"), models=None)
-    try:
-        server.wait_ready()
+    with Up(tmp_path_factory.mktemp("data"), models=None) as server:
         yield server.url
-    finally:
-        server.stop()
 
 
 def test_the_command_line_draws_a_prompt_in_a_style(url: str, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +62,14 @@ def test_two_hundred_mixed_requests_have_the_same_bytes_alone_and_in_a_crowd(tmp
     requests = mixed_requests(dice)
     expected = hashes_alone(requests)
     order = dice.sample(range(COUNT), COUNT)
-    server = Up(tmp_path, "--workers", "2", CYNOSURE_WORKER_DRAIN_S="0")
-    try:
-        server.wait_ready()
-        with Client(server.url) as client:
-            jobs: dict[int, str] = {}
-            for index in order:
-                jobs[index] = client.submit(requests[index]).id
-                if dice.random() < 0.15:  # a neighbour that leaves in the middle
-                    client.cancel(client.submit(GenerateRequest(class_label=1, steps=400, num_images=2)).id)
-                if index == order[COUNT // 2]:
-                    os.kill(server.child("workers"), signal.SIGTERM)
-            found = [[image.sha256 for image in client.wait(jobs[index]).images] for index in range(COUNT)]
-    finally:
-        server.stop()
+    with Up(tmp_path, "--workers", "2", CYNOSURE_WORKER_DRAIN_S="0") as server, Client(server.url) as client:
+        jobs: dict[int, str] = {}
+        for index in order:
+            jobs[index] = client.submit(requests[index]).id
+            if dice.random() < 0.15:  # a neighbour that leaves in the middle
+                client.cancel(client.submit(GenerateRequest(class_label=1, steps=400, num_images=2)).id)
+            if index == order[COUNT // 2]:
+                server.child("workers").terminate()
+        found = [[image.sha256 for image in client.wait(jobs[index]).images] for index in range(COUNT)]
     differing = [requests[index] for index in range(COUNT) if found[index] != expected[index]]
     assert not differing

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from chaos.processes import clean_environment, free_port, is_ready, wait_until
@@ -19,7 +20,11 @@ LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
 
 
 class Up:
-    """A `cynosure up` of its own, with short leases; `models=None` leaves to it what it serves."""
+    """A `cynosure up` of its own, with short leases; use it as a context manager, which waits until it is ready.
+
+    Args:
+        models: the ones to serve; `None` leaves that to it.
+    """
 
     def __init__(self, data: Path, *options: str, models: str | None = "fashion", **environment: str) -> None:
         port = free_port()
@@ -29,19 +34,27 @@ class Up:
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 
-    def wait_ready(self) -> None:
-        wait_until(lambda: is_ready(self.url), what="ready")
+    def __enter__(self) -> Up:
+        try:
+            wait_until(lambda: is_ready(self.url), what="ready")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-    def children(self) -> list[int]:
-        """Process ids of the store, the gateway and the workers."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
 
-    def child(self, module: str) -> int:
-        """Process id of the child that runs `module`."""
-        for pid in self.children():
-            if f"-m\0{module}\0" in Path(f"/proc/{pid}/cmdline").read_text():
-                return pid
+    def children(self) -> list[psutil.Process]:
+        """The store, the gateway and the workers."""
+        return psutil.Process(self.process.pid).children()
+
+    def child(self, module: str) -> psutil.Process:
+        """The child that runs `module`."""
+        for child in self.children():
+            if child.cmdline()[1:3] == ["-m", module]:
+                return child
         raise AssertionError(f"no child runs {module}")
 
     def stop(self) -> int:
@@ -51,13 +64,8 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    server = Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="0.5")
-    try:
-        server.wait_ready()
+    with Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="0.5") as server:
         yield server
-    finally:
-        if server.process.poll() is None:
-            server.stop()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
@@ -65,7 +73,7 @@ def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str,
     with Client(up.url) as client:
         job = client.submit(LONG)
         wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
-        os.kill(up.child("workers"), how)
+        up.child("workers").send_signal(how)
         done = client.wait(job.id)
     assert done.attempt >= 2  # more where the machine stalls for longer than the short lease
     with Client(server_url) as elsewhere:
@@ -73,39 +81,38 @@ def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str,
     assert [image.sha256 for image in done.images] == [image.sha256 for image in undisturbed.images]
 
 
-def is_gone(pid: int) -> bool:
+def is_gone(process: psutil.Process) -> bool:
     """Whether the process has ended; one that nobody has waited for yet has."""
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anything_behind(tmp_path: Path) -> None:
-    first = Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="3600")
-    first.wait_ready()
-    children = first.children()
-    assert len(children) == 3
-    with Client(first.url) as client:
+    with Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="3600") as first, Client(first.url) as client:
+        children = first.children()
+        assert len(children) == 3
         job = client.submit(LONG.model_copy(update={"steps": 1000}))
         wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
-    first.process.send_signal(signal.SIGINT)
-    wait_until(lambda: is_gone(children[1]), what="the first signal has reached the gateway")
-    assert first.stop() == 0, "the second one does not wait for the job"
-    assert all(map(is_gone, children))
-    assert not (tmp_path / "valkey.sock").exists()
+        gateway = first.child("app")
+        first.process.send_signal(signal.SIGINT)
+        wait_until(lambda: is_gone(gateway), what="the first signal has reached the gateway")
+        assert first.stop() == 0, "the second one does not wait for the job"
+        assert all(map(is_gone, children))
+        assert not (tmp_path / "valkey.sock").exists()
 
-    second = Up(tmp_path)
-    second.wait_ready()
-    children = second.children()
-    with Client(second.url) as client:
+    with Up(tmp_path) as second, Client(second.url) as client:
+        children = second.children()
         wait_until(lambda: client.job(job.id).attempt > 1, what="the job goes on")
         assert client.job(job.id).attempts[0].outcome == "handed_back"
         assert client.cancel(job.id).status is JobStatus.CANCELLED
-    intruder = Up(tmp_path)
-    assert intruder.process.wait(60) == os.EX_CONFIG, "the folder is taken"
-    second.process.kill()
-    second.process.wait()
-    wait_until(lambda: all(map(is_gone, children)), what="no child outlives the supervisor")
-    assert not (tmp_path / "valkey.sock").exists()
+        intruder = Up(tmp_path)
+        assert intruder.process.wait(60) == os.EX_CONFIG, "the folder is taken"
+        second.process.kill()
+        second.process.wait()
+        wait_until(lambda: all(map(is_gone, children)), what="no child outlives the supervisor")
+        assert not (tmp_path / "valkey.sock").exists()
 
 
 def test_a_taken_port_is_said_and_nothing_starts(server_url: str, tmp_path: Path) -> None:
