@@ -21,6 +21,7 @@ LOAD = 0.8
 MAX_GROWTH = 0.05
 SAMPLE_S = 5.0
 POLL_S = 0.1
+CROWD, CROWD_S, CROWD_POLL_S = 96, 40.0, 1.0  # more clients than a worker has threads, so that all of them have begun
 STEPS = (4, 12)
 KEPT_S = 60  # results, so that the store reaches its steady state while one watches
 WARM_UP_S = 2.5 * KEPT_S
@@ -40,24 +41,24 @@ class Memory:
         return median(self.samples[-fifth:]) / median(self.samples[:fifth]) - 1
 
 
-def capacity(traffic: Traffic, seconds: float) -> float:
-    """Jobs a second where as many wait as are taken."""
+def capacity(traffic: Traffic) -> float:
+    """Jobs a second where more wait than are taken."""
     done: list[float] = []
-    until = time.monotonic() + seconds
+    until = time.monotonic() + CROWD_S
 
     def client() -> None:
         while time.monotonic() < until:
-            _follow(traffic)
+            _follow(traffic, poll_s=CROWD_POLL_S)
             done.append(time.monotonic())
 
-    with ThreadPoolExecutor(24) as pool:
-        clients = [pool.submit(client) for _ in range(24)]
+    with ThreadPoolExecutor(CROWD) as pool:
+        clients = [pool.submit(client) for _ in range(CROWD)]
     _note_errors(traffic, clients)
-    settled = [moment for moment in done if until - seconds * 0.7 <= moment <= until]
-    return len(settled) / (seconds * 0.7)
+    settled = [moment for moment in done if until - CROWD_S * 0.7 <= moment <= until]
+    return len(settled) / (CROWD_S * 0.7)
 
 
-def _follow(traffic: Traffic) -> float | None:
+def _follow(traffic: Traffic, *, poll_s: float = POLL_S) -> float | None:
     """Post a job and wait for its end; one that doesn't end in time stays unfinished in `traffic`.
 
     Returns:
@@ -76,7 +77,7 @@ def _follow(traffic: Traffic) -> float | None:
             return (time.monotonic() - started) / eta_s if eta_s else None
         if job is not None and eta_s is None:
             started, eta_s = time.monotonic(), job["eta_seconds"]
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return None
 
 
@@ -147,7 +148,7 @@ def main() -> None:
         "CYNOSURE_TOMBSTONE_TTL_S": str(KEPT_S),
     }
     with House(workers=1, settings=times) as house, Traffic(house.urls, seed=9) as traffic:
-        rate = LOAD * capacity(traffic, 20.0)
+        rate = LOAD * capacity(traffic)
         print(f"{rate:.1f} jobs/s for {seconds / 60:g} minutes", flush=True)
         with watching(house, after_s=min(WARM_UP_S, seconds / 4)) as memory:
             ratios = load(traffic, rate, seconds)

@@ -141,11 +141,6 @@ class Calibration:
     classifier: NetworkCalibration | None
 
     @property
-    def row_budget(self) -> int:
-        """Denoiser rows of a tick that has every lane at the knee."""
-        return self.layout.lanes * self.denoiser.knee
-
-    @property
     def is_reproducible(self) -> bool:
         return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
 

@@ -1,4 +1,4 @@
-"""The engine: one thread, a loop of ticks, and a handle for everyone who waits."""
+"""The engine: a loop of ticks, lanes to run them on, and a handle for everyone who waits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.engine.calibrate import Calibration, cached_calibration
+from models.engine.lanes import CORES, Layout
 from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
@@ -97,17 +98,22 @@ class _Loaded:
     runner: Runner
     schedule: Schedule
 
+    @property
+    def layout(self) -> Layout:
+        return self.runner.calibration.layout
+
 
 class Engine:
     """Draws pictures for everyone at once.
 
-    Samples join at any tick and leave the moment they are done. Use it as a context manager, or call `close`.
+    Samples join at any tick and leave the moment they are done. Where the device has several lanes each ticks by
+    itself, so that none waits for another. Use it as a context manager, or call `close`.
 
     Args:
         packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
-        on_death: called on the engine's thread where it ends by a fault of its own.
+        on_death: called on the engine's own thread where it ends by a fault of its own.
 
     Raises:
         InvalidPack: a pack that is not there, or is not one.
@@ -134,6 +140,8 @@ class Engine:
         self._on_death = on_death
         self._previews: dict[Sample, Callable[[int, Image], None]] = {}
         self._turns = Turns()
+        self._cores_in_use = 0
+        self._fault: BaseException | None = None
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(packs, calibrate, ready), name=f"engine-{device}", daemon=True
@@ -191,7 +199,8 @@ class Engine:
         Args:
             spec: what to draw.
             timeout: seconds from now, after which the picture is given up.
-            on_preview: called on the engine's thread, every `preview_every` evaluations of the spec; must be quick.
+            on_preview: called on one of the engine's threads, every `preview_every` evaluations of the spec; must be
+                quick.
 
         Raises:
             InvalidSpec: the spec can't be drawn by its pack.
@@ -287,24 +296,28 @@ class Engine:
         )
         self._runners[pack.name] = runner
         runner.warm_up()
-        budget = calibration.row_budget
-        return _Loaded(pack, runner, Schedule(budget, tick_s=calibration.denoiser.row_seconds(budget)))
+        network, lanes = calibration.denoiser, calibration.layout.lanes
+        schedule = Schedule(
+            network.knee,
+            lanes=lanes,
+            smallest=network.sizes[0],
+            tick_s=lanes * network.row_seconds(network.knee),  # row_seconds has every lane busy
+        )
+        return _Loaded(pack, runner, schedule)
 
     def _serve(self) -> None:
         error: BaseException = EngineDied("the engine was closed")
         try:
             while True:
                 with self._arrived:
-                    self._arrived.wait_for(
-                        lambda: self._closing or not all(one.schedule.is_idle for one in self._loaded.values())
-                    )
+                    self._arrived.wait_for(lambda: self._closing or self._fault or self._ready())
+                    if self._fault is not None:
+                        raise self._fault
                     if self._closing:
                         return
                     busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
-                name = self._turns.next(busy)
-                started = time.monotonic()
-                self._tick(self._loaded[name])
-                self._turns.charge(name, time.monotonic() - started)
+                    name = self._turns.next(self._ready(), busy=busy)
+                self._dispatch(self._loaded[name])
         except BaseException as fatal:
             error = fatal
             self._on_death(fatal)
@@ -312,41 +325,70 @@ class Engine:
         finally:
             with self._arrived:
                 self._closing = True
-                everyone = [sample for one in self._loaded.values() for sample in one.schedule.evict_all()]
             for one in self._loaded.values():
                 one.runner.lanes.close()
+            with self._arrived:
+                everyone = [sample for one in self._loaded.values() for sample in one.schedule.evict_all()]
             for sample in everyone:
                 for orphan in (sample, *sample.take_forks()):
-                    orphan.handle._future.set_exception(EngineDied(f"the engine stopped: {error}"))
+                    orphan.take_handle()._future.set_exception(EngineDied(f"the engine stopped: {error}"))
 
-    def _tick(self, loaded: _Loaded) -> None:
-        runner, schedule = loaded.runner, loaded.schedule
+    def _ready(self) -> list[str]:
+        """Packs with samples at rest and a lane for them."""
+        free = CORES - self._cores_in_use
+        return [name for name, one in self._loaded.items() if one.layout.threads <= free and one.schedule.at_rest()]
+
+    def _dispatch(self, loaded: _Loaded) -> None:
+        """Start the pack's next tick: in a lane, or here over all of them, where it would have them to itself."""
+        schedule, layout = loaded.schedule, loaded.layout
         with self._arrived:
             given_up = schedule.given_up(now=time.monotonic())
         for sample in given_up:
             reason = SampleCancelled("cancelled") if sample.cancelled else DeadlineExceeded("not done in time")
             self._fail(loaded, sample, reason)
         with self._arrived:
-            moving = schedule.next_tick(now=time.monotonic())
-        for sample in moving:
-            if sample.state is None:
-                runner.start(sample)
-        self._advance(loaded, moving)
-        done = [sample for sample in moving if sample.is_done and not sample.handle.is_done]
-        if done:
-            pictures = runner.pictures(done, runner.latent(done))
-            for sample, picture in zip(done, pictures, strict=True):
-                with self._arrived:
-                    schedule.remove(sample)
-                self._previews.pop(sample, None)
-                sample.handle._future.set_result(picture)
+            moving = schedule.take(now=time.monotonic())
+            in_lane = layout.lanes > 1 and bool(self._cores_in_use or self._ready())
+            self._cores_in_use += layout.threads
+        tick = partial(self._tick, loaded, moving, in_lane=in_lane)
+        if in_lane:
+            loaded.runner.lanes.start(tick)
+        else:
+            tick()
 
-    def _advance(self, loaded: _Loaded, samples: list[Sample]) -> None:
+    def _tick(self, loaded: _Loaded, moving: list[Sample], *, in_lane: bool) -> None:
+        """Move the samples by one evaluation, and hand out those that are done."""
+        runner, schedule = loaded.runner, loaded.schedule
+        started = time.monotonic()
+        try:
+            for sample in moving:
+                if sample.state is None:
+                    runner.start(sample)
+            self._advance(loaded, moving, in_lane=in_lane)
+            done = [sample for sample in moving if sample.is_done and sample.handle is not None]
+            if done:
+                pictures = runner.pictures(done, runner.latent(done), in_lane=in_lane)
+                for sample, picture in zip(done, pictures, strict=True):
+                    with self._arrived:
+                        schedule.remove(sample)
+                    self._previews.pop(sample, None)
+                    sample.take_handle()._future.set_result(picture)
+        except BaseException as fault:
+            self._fault = fault
+        finally:
+            with self._arrived:
+                schedule.put_back(moving)
+                self._cores_in_use -= loaded.layout.threads
+                lanes_taken = 1 if in_lane else loaded.layout.lanes
+                self._turns.charge(loaded.pack.name, (time.monotonic() - started) * lanes_taken)
+                self._arrived.notify_all()
+
+    def _advance(self, loaded: _Loaded, samples: list[Sample], *, in_lane: bool) -> None:
         """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
         if not samples:
             return
         try:
-            data = loaded.runner.tick(samples)
+            data = loaded.runner.tick(samples, in_lane=in_lane)
         except torch.OutOfMemoryError as error:
             if loaded.runner.max_batch == 1:
                 for sample in samples:
@@ -354,7 +396,7 @@ class Engine:
                 return
             loaded.runner.max_batch //= 2
             loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
-            return self._advance(loaded, samples)
+            return self._advance(loaded, samples, in_lane=in_lane)
         except torch.AcceleratorError:  # the device is lost, and every later call on it would fail the same way
             raise
         except Exception as error:
@@ -362,7 +404,7 @@ class Engine:
                 self._fail(loaded, samples[0], SampleFailed(f"{type(error).__name__}: {error}"))
                 return
             for sample in samples:
-                self._advance(loaded, [sample])
+                self._advance(loaded, [sample], in_lane=in_lane)
             return
         finite = torch.isfinite(loaded.runner.latent(samples)).flatten(1).all(1).tolist()
         for row, sample in enumerate(samples):
@@ -372,7 +414,8 @@ class Engine:
             if not finite[row]:
                 self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
-                self._previews[sample](sample.position, loaded.runner.pictures([sample], data[row : row + 1])[0])
+                [picture] = loaded.runner.pictures([sample], data[row : row + 1], in_lane=in_lane)
+                self._previews[sample](sample.position, picture)
 
     def _fork(self, loaded: _Loaded, trunk: Sample) -> None:
         """Queue the trunk's forks, which go on from where it is now."""
@@ -387,4 +430,4 @@ class Engine:
             for heir in share_prefixes(sample.take_forks()):  # they do what they counted on the failed one for
                 loaded.schedule.enqueue(heir, now=time.monotonic())
         self._previews.pop(sample, None)
-        sample.handle._future.set_exception(error)
+        sample.take_handle()._future.set_exception(error)

@@ -63,5 +63,10 @@ class Lanes:
         wait(futures)
         return [future.result() for future in futures]
 
+    def start(self, call: Callable[[], None]) -> None:
+        """Have a lane make `call`, which must not raise, when one is free."""
+        self._pool.submit(call)
+
     def close(self) -> None:
+        """Wait until all calls are over."""
         self._pool.shutdown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
 from models.samplers.table import LATENT, NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, SampleSpec
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +112,6 @@ class Runner:
     `siblings` are the runners of all packs on the device, for guidance by a second one.
 
     A sample's state is (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
-
-    Attributes:
-        denoiser_rows, classifier_rows: evaluations done since the start, padding not counted.
     """
 
     def __init__(
@@ -133,8 +132,6 @@ class Runner:
         self.siblings = siblings
         self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
-        self.denoiser_rows = 0
-        self.classifier_rows = 0
 
     def warm_up(self) -> None:
         """Have compiled kernels made now, and not while someone waits."""
@@ -244,9 +241,14 @@ class Runner:
     def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
         return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape).to(self.device)
 
-    def pictures(self, samples: Sequence[Sample], latents: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others."""
-        decoded = self.lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
+    def pictures(
+        self, samples: Sequence[Sample], latents: Tensor, *, in_lane: bool = False
+    ) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others.
+
+        `in_lane` is as for `tick`.
+        """
+        decoded = self._run([partial(self.denoiser.decode, latent[None]) for latent in latents], in_lane=in_lane)
         return [
             to_uint8(picture, PROFILES[sample.spec.profile].rounding)[0].cpu().numpy()
             for sample, picture in zip(samples, decoded, strict=True)
@@ -255,10 +257,14 @@ class Runner:
     def latent(self, samples: Sequence[Sample]) -> Tensor:
         return torch.stack([sample.state[0] for sample in samples])
 
-    def tick(self, samples: Sequence[Sample]) -> Tensor:
+    def _run(self, calls: Sequence[Callable[[], _Result]], *, in_lane: bool) -> list[_Result]:
+        return [call() for call in calls] if in_lane else self.lanes.run(calls)
+
+    def tick(self, samples: Sequence[Sample], *, in_lane: bool = False) -> Tensor:
         """Advance every sample by one evaluation; returns the guided data predictions (R,C,H,W).
 
-        Nothing is written before everything is computed, so a tick that raised can be tried again.
+        It takes every lane, or where `in_lane` only the one that it is called on. Nothing is written before everything
+        is computed, so a tick that raised can be tried again.
         """
         tables = [self.table(sample.spec) for sample in samples]
         profiles = [PROFILES[sample.spec.profile] for sample in samples]
@@ -273,7 +279,7 @@ class Runner:
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
         places = _Places.of(samples)
-        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps)
+        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, in_lane=in_lane)
         channels = x.shape[1]
         p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
         predictions = p * x[places.sample] + q * output[:, :channels]
@@ -316,14 +322,20 @@ class Runner:
         return data
 
     def _evaluate(
-        self, samples: Sequence[Sample], places: _Places, wanting: list[int], seen: Tensor, timesteps: Tensor
+        self,
+        samples: Sequence[Sample],
+        places: _Places,
+        wanting: list[int],
+        seen: Tensor,
+        timesteps: Tensor,
+        *,
+        in_lane: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All networks side by side: the denoisers' outputs, the classifier's gradients and scores."""
+        """All networks: the denoisers' outputs, the classifier's gradients and scores."""
         work: list[_Rows] = []
         groups: dict[str | None, list[int]] = {}
         for row, guide in enumerate(places.guide):
             groups.setdefault(guide, []).append(row)
-        self.denoiser_rows += len(places.sample)
         for guide, rows in groups.items():
             runner = self if guide is None else self._guide(guide)
             told = stacked([places.told[row] for row in rows], self.device)
@@ -333,14 +345,13 @@ class Runner:
         if wanting:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
-            self.classifier_rows += len(wanting)
             told = stacked([samples[row].inputs.condition for row in wanting], self.device)
             work.append(
                 _Rows(self.steering.gradient, self.calibration.classifier, seen[wanting], timesteps[wanting], told)
             )
-        lanes = self.lanes.layout.lanes
+        lanes = 1 if in_lane else self.lanes.layout.lanes
         batches = [list(rows.batches(lanes=lanes, limit=self.max_batch)) for rows in work]
-        outputs = iter(self.lanes.run([batch for of_network in batches for batch in of_network]))
+        outputs = iter(self._run([batch for of_network in batches for batch in of_network], in_lane=in_lane))
         done = [
             [torch.cat(parts) for parts in zip(*(next(outputs) for _ in of_network), strict=True)]
             for of_network in batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ class Sample:
         position: evaluations done.
         deadline: on the engine's clock, in seconds, or `None`.
         state: what its sampler looks back on; opaque here. `None` before its first tick.
-        handle: whom to answer; opaque here.
+        handle: whom to answer, until that is done; opaque here.
         trace: what guidance did, evaluation by evaluation, where the spec asks for it.
         forks: samples that are the same as this one up to `fork_position`, and start from its state there.
     """
@@ -55,6 +56,11 @@ class Sample:
         """The forks, which are then nobody's."""
         forks, self.forks = self.forks, []
         return forks
+
+    def take_handle(self) -> Any:
+        """The handle, which the sample forgets: it knows the sample, and a ring of both would keep the state alive."""
+        handle, self.handle = self.handle, None
+        return handle
 
     @property
     def guided_now(self) -> bool:
@@ -99,17 +105,22 @@ class _Job:
 class Schedule:
     """The unfinished samples of one pack, and which of them the next tick moves.
 
-    Every tick chooses anew, so that a sample that has begun may pause for another: what it needs to go on is its
-    state, which stays with it.
+    Every tick chooses anew among the samples at rest, those in no other tick, so that a sample that has begun may pause
+    for another: what it needs to go on is its state, which stays with it.
 
     Attributes:
         row_budget: denoiser rows that one tick may hold.
+        lanes: ticks that run side by side; few rows are spread over them.
+        smallest: rows that cost a tick no more than one does.
         tick_s: seconds that a full tick takes, roughly.
     """
 
     row_budget: int
+    lanes: int = 1
+    smallest: int = 1
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
+    _moving: set[Sample] = field(default_factory=set)
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
         job = self._jobs.setdefault((sample.spec.priority, sample.spec.group), _Job(now))
@@ -117,37 +128,54 @@ class Schedule:
 
     @property
     def is_idle(self) -> bool:
-        return not self._jobs
+        """Whether no sample is unfinished and no tick under way."""
+        return not self._jobs and not self._moving
 
-    def next_tick(self, *, now: float) -> list[Sample]:
-        """The samples that move next, at least one where there is any; their rows fit the budget.
+    def at_rest(self) -> list[Sample]:
+        """The samples that no tick is moving."""
+        return [sample for sample in self._all() if sample not in self._moving]
 
-        The classifier runs once a tick, and few rows cost it nearly as much as many, so the first sample in turn
-        decides whether samples that want it or those that don't fill the rest first.
+    def take(self, *, now: float) -> list[Sample]:
+        """The samples that move next, at least one where any is at rest; their rows fit the budget.
+
+        They rest again when they are `put_back`. The classifier runs once a tick, and few rows cost it nearly as much
+        as many, so the first sample in turn decides whether samples that want it or those that don't fill the rest
+        first.
         """
         jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now, self.tick_s))
+        resting = set(self.at_rest())
         in_turn = [
-            sample for job in jobs for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
+            sample
+            for job in jobs
+            for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
+            if sample in resting
         ]
         if not in_turn:
             return []
+        even_share = math.ceil(sum(sample.rows_now for sample in self._all()) / self.lanes)
+        budget = min(self.row_budget, max(even_share, self.smallest))
         kind = in_turn[0].wants_classifier_now
         chosen: list[Sample] = []
         used = 0
         for sample in sorted(in_turn, key=lambda one: one.wants_classifier_now is not kind):
             # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
-            if not chosen or used + sample.rows_now <= self.row_budget:
+            if not chosen or used + sample.rows_now <= budget:
                 chosen.append(sample)
                 used += sample.rows_now
-            if used >= self.row_budget:
+            if used >= budget:
                 break
+        self._moving.update(chosen)
         return chosen
 
+    def put_back(self, samples: Collection[Sample]) -> None:
+        """The tick that moved them is over."""
+        self._moving.difference_update(samples)
+
     def given_up(self, *, now: float) -> list[Sample]:
-        """Cancelled and overdue samples."""
+        """Cancelled and overdue samples, of those at rest."""
         return [
             sample
-            for sample in self._all()
+            for sample in self.at_rest()
             if sample.cancelled or (sample.deadline is not None and now >= sample.deadline)
         ]
 
@@ -191,13 +219,14 @@ class Turns:
         self._quantum_s = quantum_s
         self._credit_s: dict[str, float] = {}  # in the order of turns
 
-    def next(self, busy: Collection[str]) -> str:
-        """One of the `busy` names (at least one)."""
+    def next(self, ready: Collection[str], *, busy: Collection[str]) -> str:
+        """One of the `ready` names (at least one): those of the `busy` ones that have something at rest."""
         self._credit_s = {name: credit for name, credit in self._credit_s.items() if name in busy}
         for name in busy:
             self._credit_s.setdefault(name, self._quantum_s)
         while True:
-            name, credit = next(iter(self._credit_s.items()))
+            name = next(name for name in self._credit_s if name in ready)
+            credit = self._credit_s[name]
             if credit > 0:
                 return name
             del self._credit_s[name]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import threading
 import time
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
-from models.engine import Engine, SampleCancelled, SampleFailed
+from chaos.processes import wait_until
+from models.engine import Engine, EngineDied, SampleCancelled, SampleFailed
+from models.engine.calibrate import fixed_calibration
+from models.engine.lanes import Layout
 from models.engine.runner import Runner
-from models.engine.schedule import Sample
+from models.engine.schedule import Sample, Schedule
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
 MIXED = [
@@ -78,7 +86,9 @@ def test_an_interval_guides_inside_it_alone(engine: Engine) -> None:
     assert not np.array_equal(everywhere, plain)
 
 
-def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(engine: Engine) -> None:
+def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs = [
         SampleSpec(
             pack="fashion",
@@ -91,12 +101,20 @@ def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(engine: Eng
         for scale in (1.5, 2.0, 3.0, 5.0)
     ]
     alone = [engine.generate([spec])[0] for spec in specs]
-    runner = engine._loaded["fashion"].runner
-    before = runner.denoiser_rows
+    rows = 0
+    take = Schedule.take
+
+    def counting(schedule: Schedule, *, now: float) -> list[Sample]:
+        nonlocal rows
+        moving = take(schedule, now=now)
+        rows += sum(sample.rows_now for sample in moving)
+        return moving
+
+    monkeypatch.setattr(Schedule, "take", counting)
     swept = engine.generate(specs)
     for one, other in zip(alone, swept, strict=True):
         assert np.array_equal(one, other)
-    assert runner.denoiser_rows - before == 6 + 4 * 4 * 2
+    assert rows == 6 + 4 * 4 * 2
 
 
 def test_forks_outlive_the_sample_they_share_steps_with(engine: Engine) -> None:
@@ -135,6 +153,19 @@ def test_a_sample_that_paused_is_the_same_bytes(engine: Engine) -> None:
     assert np.array_equal(together[1], alone)
 
 
+def test_a_picture_that_is_done_and_forgotten_leaves_nothing_behind(engine: Engine) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        handle = engine.submit(SampleSpec(pack="fashion", label=5, steps=2))
+        handle.result(timeout=60)
+        sample = weakref.ref(handle._sample)
+        del handle
+        wait_until(lambda: sample() is None, seconds=5, what="the sample is gone")
+    finally:
+        gc.enable()
+
+
 def test_previews_come_in_order_and_end_in_the_picture(engine: Engine) -> None:
     seen: list[int] = []
     spec = SampleSpec(pack="fashion", label=5, steps=6, preview_every=2)
@@ -150,10 +181,10 @@ def test_a_deadline_ends_a_sample(engine: Engine) -> None:
 def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def faulty(runner: Runner, samples: list[Sample]) -> Tensor:
+    def faulty(runner: Runner, samples: list[Sample], *, in_lane: bool) -> Tensor:
         if any(sample.spec.seed == 666 for sample in samples):
             raise RuntimeError("poisoned")
-        return tick(runner, samples)
+        return tick(runner, samples, in_lane=in_lane)
 
     expected = engine.generate([MIXED[0]])[0]
     monkeypatch.setattr(Runner, "tick", faulty)
@@ -162,6 +193,46 @@ def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.
     with pytest.raises(SampleFailed, match="poisoned"):
         poisoned.result(timeout=60)
     assert np.array_equal(neighbour.result(timeout=60), expected)
+
+
+@pytest.fixture
+def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine of two lanes, whatever the machine has."""
+    monkeypatch.setattr("models.engine.engine.CORES", 2)
+    layout = Layout(lanes=2, threads=1)
+    with Engine(["fashion"], calibrate=lambda *_: replace(fixed_calibration(), layout=layout)) as engine:
+        yield engine
+
+
+def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tick, held = Runner.tick, threading.Event()
+
+    def slow_for_one(runner: Runner, samples: list[Sample], *, in_lane: bool) -> Tensor:
+        if any(sample.spec.seed == 666 for sample in samples):
+            assert held.wait(60)
+        return tick(runner, samples, in_lane=in_lane)
+
+    monkeypatch.setattr(Runner, "tick", slow_for_one)
+    specs = [SampleSpec(pack="fashion", label=1, steps=3, seed=666)] * 4 + [SampleSpec(pack="fashion", steps=9)] * 4
+    handles = two_lanes.submit_all(specs)
+    for quick in handles[4:]:
+        quick.result(timeout=60)
+    assert not any(slow.is_done for slow in handles[:4])
+    held.set()
+    for slow in handles[:4]:
+        slow.result(timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("the device is lost")
+
+    monkeypatch.setattr(Runner, "tick", broken)
+    handles = two_lanes.submit_all([SampleSpec(pack="fashion", steps=3)] * 8)
+    for handle in handles:
+        with pytest.raises(EngineDied, match="the device is lost"):
+            handle.result(timeout=60)
 
 
 def test_what_cannot_be_drawn_is_refused_at_once(engine: Engine) -> None:

@@ -70,7 +70,7 @@ async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
     loaded = host._engine._loaded["fashion"]
     runner = loaded.runner
 
-    def no_memory(samples: object) -> torch.Tensor:
+    def no_memory(samples: object, *, in_lane: bool) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as full:
@@ -165,9 +165,9 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
     """The running one finishes, the other one is another worker's."""
     schedule = host._engine._loaded["fashion"].schedule
     begun, waiting = [await accept(store, host, steps=200) for _ in range(2)]
-    next_tick = schedule.next_tick
+    at_rest = schedule.at_rest
     monkeypatch.setattr(
-        schedule, "next_tick", lambda *, now: [one for one in next_tick(now=now) if one.spec.group == begun]
+        schedule, "at_rest", lambda: [one for one in at_rest() if one.cancelled or one.spec.group == begun]
     )
     threads = [threading.Thread(target=host.run, args=("fashion",)) for _ in range(2)]
     for thread in threads:

@@ -22,16 +22,23 @@ def sample(
 
 
 def ticks(schedule: Schedule, *, start: float = 0.0, each_s: float = 0.1) -> Iterator[tuple[float, list[Sample]]]:
-    """Run the schedule dry: the time and the samples of every tick."""
+    """Run the schedule dry, one tick after the other: the time and the samples of every tick."""
     now = start
     while not schedule.is_idle:
-        moving = schedule.next_tick(now=now)
+        moving = take(schedule, now=now)
         yield now, moving
         for one in moving:
             one.position += 1
             if one.is_done:
                 schedule.remove(one)
         now += each_s
+
+
+def take(schedule: Schedule, *, now: float) -> list[Sample]:
+    """What a tick would move that begins and ends now."""
+    moving = schedule.take(now=now)
+    schedule.put_back(moving)
+    return moving
 
 
 def test_a_short_job_overtakes_long_ones_that_fill_the_budget() -> None:
@@ -62,18 +69,18 @@ def test_higher_priorities_go_first_and_low_ones_rise_with_the_time_they_wait() 
     schedule = Schedule(row_budget=1)
     schedule.enqueue(sample("low", priority=0, evaluations=2), now=0.0)
     schedule.enqueue(sample("high", priority=1, evaluations=100), now=10.0)
-    assert [one.spec.group for one in schedule.next_tick(now=20.0)] == ["high"]
-    assert [one.spec.group for one in schedule.next_tick(now=65.0)] == ["low"]
+    assert [one.spec.group for one in take(schedule, now=20.0)] == ["high"]
+    assert [one.spec.group for one in take(schedule, now=65.0)] == ["low"]
 
 
 def test_a_tick_holds_the_rows_that_are_evaluated_now() -> None:
     schedule = Schedule(row_budget=4)
     for _ in range(3):
         schedule.enqueue(sample(free_scale=3.0), now=0.0)
-    assert len(schedule.next_tick(now=0.0)) == 2
+    assert len(take(schedule, now=0.0)) == 2
     schedule.enqueue(sample("one row", evaluations=50), now=0.0)
     schedule.row_budget = 5
-    assert sorted(one.rows_now for one in schedule.next_tick(now=0.0)) == [1, 2, 2]
+    assert sorted(one.rows_now for one in take(schedule, now=0.0)) == [1, 2, 2]
 
 
 def test_samples_that_want_the_classifier_share_ticks() -> None:
@@ -88,14 +95,54 @@ def test_samples_that_want_the_classifier_share_ticks() -> None:
 def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
     schedule = Schedule(row_budget=1)
     schedule.enqueue(sample(free_scale=3.0), now=0.0)
-    assert len(schedule.next_tick(now=0.0)) == 1
+    assert len(take(schedule, now=0.0)) == 1
+
+
+def test_no_sample_is_in_two_ticks_and_few_rows_are_spread_over_the_lanes() -> None:
+    schedule = Schedule(row_budget=4, lanes=2, smallest=2)
+    for _ in range(6):
+        schedule.enqueue(sample(), now=0.0)
+    first, second = schedule.take(now=0.0), schedule.take(now=0.0)
+    assert (len(first), len(second)) == (3, 3)
+    assert not set(first) & set(second)
+    assert schedule.take(now=0.0) == []
+    schedule.put_back(first)
+    assert set(schedule.take(now=0.1)) == set(first)
+
+
+def test_rows_that_cost_no_more_together_share_a_lane() -> None:
+    schedule = Schedule(row_budget=4, lanes=2, smallest=2)
+    schedule.enqueue(sample(), now=0.0)
+    schedule.enqueue(sample(), now=0.0)
+    assert len(schedule.take(now=0.0)) == 2
+
+
+def test_a_cancelled_sample_is_given_up_when_its_tick_is_over() -> None:
+    schedule = Schedule(row_budget=4)
+    schedule.enqueue(sample(), now=0.0)
+    [moving] = schedule.take(now=0.0)
+    moving.cancelled = True
+    assert schedule.given_up(now=0.1) == []
+    schedule.put_back([moving])
+    assert schedule.given_up(now=0.1) == [moving]
+
+
+def test_a_pack_keeps_its_debt_while_all_its_samples_are_moving() -> None:
+    turns = Turns(quantum_s=0.1)
+    for name in ("slow", "quick"):
+        assert turns.next([name], busy=["slow", "quick"]) == name
+    turns.charge("slow", 1.0)
+    turns.charge("quick", 0.15)
+    assert turns.next(["quick"], busy=["slow", "quick"]) == "quick"
+    turns.charge("quick", 0.1)
+    assert turns.next(["slow", "quick"], busy=["slow", "quick"]) == "quick"
 
 
 def test_packs_share_time_not_ticks() -> None:
     turns, seconds = Turns(quantum_s=0.1), {"slow": 0.0, "quick": 0.0}
     cost = {"slow": 0.4, "quick": 0.05}
     for _ in range(500):
-        name = turns.next(["slow", "quick"])
+        name = turns.next(["slow", "quick"], busy=["slow", "quick"])
         turns.charge(name, cost[name])
         seconds[name] += cost[name]
     assert 0.95 < seconds["slow"] / seconds["quick"] < 1.05
@@ -104,9 +151,9 @@ def test_packs_share_time_not_ticks() -> None:
 def test_an_idle_pack_saves_nothing_up() -> None:
     turns = Turns(quantum_s=0.1)
     for _ in range(50):
-        turns.charge(turns.next(["busy"]), 0.1)
+        turns.charge(turns.next(["busy"], busy=["busy"]), 0.1)
     taken = []
     for _ in range(10):
-        taken.append(turns.next(["busy", "back"]))
+        taken.append(turns.next(["busy", "back"], busy=["busy", "back"]))
         turns.charge(taken[-1], 0.1)
     assert 4 <= taken.count("back") <= 6
