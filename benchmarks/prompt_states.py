@@ -22,8 +22,7 @@ from models.denoisers.prompted import told
 from models.evaluation.prompts import Question, Reference, found, questions
 from models.networks.sentences import SentenceEncoder, encoder_folder, pooled
 from models.training.captions import captions_of, held_out_pairs, held_out_prompts, trained_pairs
-from models.training.data import to_unit_range
-from models.training.diffusion import spread_timesteps
+from models.training.diffusion import noised
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 
@@ -115,10 +114,13 @@ def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, step
         texts = texts.without(torch.rand(batch, generator=generator) < DROPOUT)
         styles = functional.one_hot(chosen[:, 1], len(STYLES)).float()
         styles = styles.masked_fill((torch.rand(batch, generator=generator) < DROPOUT)[:, None], 0.0)
-        x_0 = functional.pixel_unshuffle(to_unit_range(pictures[chosen[:, 0], chosen[:, 1]]), EMOJI.pixel_unshuffle)
-        noise = torch.randn(x_0.shape, generator=generator)
-        timesteps = spread_timesteps(batch, scheduler.config.num_train_timesteps, generator)
-        output = variant(scheduler.add_noise(x_0, noise, timesteps), timesteps, texts, styles)
+        x_0, noise, timesteps, x_t = noised(
+            pictures[chosen[:, 0], chosen[:, 1]],
+            scheduler,
+            pixel_unshuffle=EMOJI.pixel_unshuffle,
+            generator=generator,
+        )
+        output = variant(x_t, timesteps, texts, styles)
         loss = (output - scheduler.get_velocity(x_0, noise, timesteps)).square().mean()
         loss.backward()
         optimizer.step()

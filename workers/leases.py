@@ -36,7 +36,7 @@ class HeldJob:
         self._previews: deque[tuple[int, int, Image]] = deque(maxlen=MAX_WAITING_PREVIEWS)
 
     def add_preview(self, index: int, step: int, picture: Image) -> None:
-        """Keep a preview for the next beat, where it is encoded: this is called on the engine's thread."""
+        """Keep a preview for the next beat, where it is encoded: this is called on one of the engine's threads."""
         self._previews.append((index, step, picture))
 
     @property

@@ -22,7 +22,7 @@ class Steering(Protocol):
     score_name: str
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        """What one row is asked, as tensors of sizes that no request changes. Called off the engine's thread.
+        """What one row is asked, as tensors of sizes that no request changes. Called off the engine's threads.
 
         Raises:
             InvalidSpec: the spec asks nothing, or too much.

@@ -41,7 +41,7 @@ class Denoiser(Protocol):
     learns_variance: bool
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        """A conditional and an unconditional row's. May take its time: it is called off the engine's thread.
+        """A conditional and an unconditional row's. May take its time: it is called off the engine's threads.
 
         Raises:
             InvalidSpec: the spec lacks what the family needs.

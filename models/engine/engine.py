@@ -308,16 +308,8 @@ class Engine:
     def _serve(self) -> None:
         error: BaseException = EngineDied("the engine was closed")
         try:
-            while True:
-                with self._arrived:
-                    self._arrived.wait_for(lambda: self._closing or self._fault or self._ready())
-                    if self._fault is not None:
-                        raise self._fault
-                    if self._closing:
-                        return
-                    busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
-                    name = self._turns.next(self._ready(), busy=busy)
-                self._dispatch(self._loaded[name])
+            while (loaded := self._next_pack()) is not None:
+                self._dispatch(loaded)
         except BaseException as fatal:
             error = fatal
             self._on_death(fatal)
@@ -333,10 +325,26 @@ class Engine:
                 for orphan in (sample, *sample.take_forks()):
                     orphan.take_handle()._future.set_exception(EngineDied(f"the engine stopped: {error}"))
 
-    def _ready(self) -> list[str]:
-        """Packs with samples at rest and a lane for them."""
-        free = CORES - self._cores_in_use
-        return [name for name, one in self._loaded.items() if one.layout.threads <= free and one.schedule.at_rest()]
+    def _next_pack(self) -> _Loaded | None:
+        """The pack whose turn it is, as soon as it has a lane; `None` once the engine is closed."""
+        with self._arrived:
+            if not self._wait_for(lambda: self._cores_in_use < CORES and bool(self._with_samples_at_rest())):
+                return None
+            busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
+            loaded = self._loaded[self._turns.next(self._with_samples_at_rest(), busy=busy)]
+            # Lanes that come free are kept for a pack that wants many: others would always find one first.
+            has_lane = self._wait_for(lambda: self._cores_in_use + loaded.layout.threads <= CORES)
+            return loaded if has_lane else None
+
+    def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Whether the condition came to hold before the engine was closed. A fault in a lane is raised here."""
+        self._arrived.wait_for(lambda: self._closing or self._fault is not None or condition())
+        if self._fault is not None:
+            raise self._fault
+        return not self._closing
+
+    def _with_samples_at_rest(self) -> list[str]:
+        return [name for name, one in self._loaded.items() if one.schedule.at_rest()]
 
     def _dispatch(self, loaded: _Loaded) -> None:
         """Start the pack's next tick: in a lane, or here over all of them, where it would have them to itself."""
@@ -348,7 +356,7 @@ class Engine:
             self._fail(loaded, sample, reason)
         with self._arrived:
             moving = schedule.take(now=time.monotonic())
-            in_lane = layout.lanes > 1 and bool(self._cores_in_use or self._ready())
+            in_lane = layout.lanes > 1 and bool(self._cores_in_use or self._with_samples_at_rest())
             self._cores_in_use += layout.threads
         tick = partial(self._tick, loaded, moving, in_lane=in_lane)
         if in_lane:

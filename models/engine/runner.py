@@ -181,7 +181,7 @@ class Runner:
         return spec.steps - min(kept, spec.steps)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
-        """What the sample's networks are told. May take its time: it is called off the engine's thread.
+        """What the sample's networks are told. May take its time: it is called off the engine's threads.
 
         Raises:
             InvalidSpec: the spec can't be drawn by this pack.

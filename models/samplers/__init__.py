@@ -1,16 +1,15 @@
 """Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
 
-from models.samplers.compile import (
+from models.samplers.compile import compile_table, max_steps
+from models.samplers.respacing import InvalidRespacing, respaced
+from models.samplers.schedulers import (
     CFG_PLUS_PLUS_SAMPLERS,
     FLOW_PREDICTION,
     SAMPLERS,
     NotLinear,
     UnknownSampler,
-    compile_table,
-    max_steps,
     options,
 )
-from models.samplers.respacing import InvalidRespacing, respaced
 from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.classifiers import NoiseAwareClassifier
-from models.training.data import LabelledImages, to_unit_range
-from models.training.diffusion import spread_timesteps
+from models.training.data import LabelledImages
+from models.training.diffusion import noised
 from models.training.loop import save_half
 
 
@@ -26,17 +26,12 @@ class ClassifierTask:
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Cross-entropy, mean over the batch."""
-        x_t, timesteps = self.noised(batch.images, generator)
+        _, _, timesteps, x_t = noised(
+            batch.images, self.scheduler, pixel_unshuffle=self.pixel_unshuffle, generator=generator
+        )
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.network(x_t, timesteps)
         return functional.cross_entropy(logits.float(), batch.labels)
-
-    def noised(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(xₜ, timesteps) of `uint8` pictures (N,C,H,W): (N,C·f²,H/f,W/f) and (N,)."""
-        x_0 = functional.pixel_unshuffle(to_unit_range(images), self.pixel_unshuffle)
-        noise = torch.randn(x_0.shape, generator=generator)
-        timesteps = spread_timesteps(len(images), self.scheduler.config.num_train_timesteps, generator)
-        return self.scheduler.add_noise(x_0, noise, timesteps), timesteps
 
     def save(self, folder: Path) -> None:
         """Write `classifier/`, the weights in half precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -25,6 +26,28 @@ def spread_timesteps(count: int, num_train_timesteps: int, generator: torch.Gene
     return (positions * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
+class Noised(NamedTuple):
+    """A batch on its way to noise.
+
+    Attributes:
+        x_0, noise, x_t: the pictures pixel-unshuffled, what is added to them, and their mixture: (B,C·f²,H/f,W/f).
+        timesteps: how far: (B,).
+    """
+
+    x_0: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    x_t: Tensor
+
+
+def noised(images: Tensor, scheduler: DDPMScheduler, *, pixel_unshuffle: int, generator: torch.Generator) -> Noised:
+    """`uint8` pictures (B,C,H,W) at timesteps spread over the whole schedule."""
+    x_0 = functional.pixel_unshuffle(to_unit_range(images), pixel_unshuffle)
+    noise = torch.randn(x_0.shape, generator=generator)
+    timesteps = spread_timesteps(len(images), scheduler.config.num_train_timesteps, generator)
+    return Noised(x_0, noise, timesteps, scheduler.add_noise(x_0, noise, timesteps))
+
+
 @dataclass
 class DiffusionTask:
     """Predict `prediction_type` of noised, pixel-unshuffled pictures, the label dropped now and then.
@@ -44,13 +67,11 @@ class DiffusionTask:
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Mean squared error of the network's output, over batch and pixels."""
-        count = len(batch)
-        x_0 = functional.pixel_unshuffle(to_unit_range(batch.images), self.pixel_unshuffle)  # (B,C·f²,H/f,W/f)
-        noise = torch.randn(x_0.shape, generator=generator)
-        timesteps = spread_timesteps(count, self.scheduler.config.num_train_timesteps, generator)
-        dropped = torch.rand(count, generator=generator) < self.label_dropout
+        x_0, noise, timesteps, x_t = noised(
+            batch.images, self.scheduler, pixel_unshuffle=self.pixel_unshuffle, generator=generator
+        )
+        dropped = torch.rand(len(batch), generator=generator) < self.label_dropout
         labels = torch.where(dropped, self.null_label, batch.labels)
-        x_t = self.scheduler.add_noise(x_0, noise, timesteps)
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(x_0, noise, timesteps)
         else:

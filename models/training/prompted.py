@@ -17,8 +17,8 @@ from models.denoisers.prompted import told
 from models.networks.sentences import CAPTIONS_FILE
 from models.training.captions import Captions
 from models.training.classifier import ClassifierTask
-from models.training.data import LabelledImages, mirrored, to_unit_range
-from models.training.diffusion import spread_timesteps
+from models.training.data import LabelledImages, mirrored
+from models.training.diffusion import noised
 from models.training.loop import save_half
 
 
@@ -90,10 +90,9 @@ class PromptedTask:
         """Weighted mean squared error of v, over batch and pixels."""
         assert isinstance(batch, PromptedImages)
         images = shifted(batch.images, self.shift_share, generator)
-        x_0 = functional.pixel_unshuffle(to_unit_range(images), self.pixel_unshuffle)
-        noise = torch.randn(x_0.shape, generator=generator)
-        timesteps = spread_timesteps(len(batch), self.scheduler.config.num_train_timesteps, generator)
-        x_t = self.scheduler.add_noise(x_0, noise, timesteps)
+        x_0, noise, timesteps, x_t = noised(
+            images, self.scheduler, pixel_unshuffle=self.pixel_unshuffle, generator=generator
+        )
         target = self.scheduler.get_velocity(x_0, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             output = self.network(x_t, timesteps, None, class_labels=self._told(batch, generator)).sample
@@ -149,7 +148,7 @@ class StyleTask(ClassifierTask):
         """Cross-entropy under attack, mean over the batch."""
         assert isinstance(batch, PromptedImages)
         images = mirrored(shifted(batch.images, self.shift_share, generator), self.mirror_share, generator)
-        x_t, timesteps = self.noised(images, generator)
+        _, _, timesteps, x_t = noised(images, self.scheduler, pixel_unshuffle=self.pixel_unshuffle, generator=generator)
         choice = torch.randint(self.captions.plain.shape[-1], (len(batch),), generator=generator)
         text = self.captions.vectors[self.captions.plain[batch.concepts, choice]]
         text = blurred(text, self.text_noise, self.text_dropout, generator)

@@ -20,7 +20,7 @@ from models.samplers import (
     compile_table,
     max_steps,
 )
-from models.samplers.compile import Path, build_scheduler, options
+from models.samplers.schedulers import Path, build_scheduler, options
 from models.samplers.table import NUM_COLUMNS
 
 SHAPE = (1, 2, 3, 3)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
+import shutil
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ import torch
 from torch import Tensor
 
 from chaos.processes import wait_until
-from models.engine import Engine, EngineDied, SampleCancelled, SampleFailed
+from models.engine import Calibration, Engine, EngineDied, SampleCancelled, SampleFailed
 from models.engine.calibrate import fixed_calibration
 from models.engine.lanes import Layout
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule
+from models.loading import PACKS_FOLDER, Pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
 MIXED = [
@@ -221,6 +224,20 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
     held.set()
     for slow in handles[:4]:
         slow.result(timeout=60)
+
+
+def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("models.engine.engine.CORES", 2)
+    twin = shutil.copytree(PACKS_FOLDER / "fashion", tmp_path / "twin")
+
+    def calibrate(pack: Pack, device: torch.device) -> Calibration:
+        layout = Layout(lanes=1, threads=2) if pack.name == "twin" else Layout(lanes=2, threads=1)
+        return replace(fixed_calibration(), layout=layout)
+
+    with Engine(["fashion", str(twin)], calibrate=calibrate) as engine:
+        long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
+        engine.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
+        assert not any(handle.is_done for handle in long)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
