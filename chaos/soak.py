@@ -20,7 +20,7 @@ from chaos.traffic import FINAL, Traffic, mixed_job
 LOAD = 0.8
 MAX_GROWTH = 0.05
 SAMPLE_S = 5.0
-POLL_S = 0.1
+POLL_S = 0.5  # asked more often, a gateway takes the cores that the worker needs
 CROWD, CROWD_S, CROWD_POLL_S = 96, 40.0, 1.0  # more clients than a worker has threads, so that all of them have begun
 STEPS = (4, 12)
 KEPT_S = 60  # results, so that the store reaches its steady state while one watches

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.engine.calibrate import Calibration, cached_calibration
-from models.engine.lanes import CORES, Layout
+from models.engine.lanes import CORES, OwnLane, Runs
 from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
@@ -68,7 +68,7 @@ class Handle:
         return self._future.result(timeout)
 
     def cancel(self) -> None:
-        """Give the picture up: its rows are free at the next tick."""
+        """Give the picture up: its rows are free when its tick is over."""
         if self._sample is not None:
             self._sample.cancelled = True
 
@@ -94,13 +94,24 @@ class Handle:
 
 @dataclass
 class _Loaded:
+    """A pack and all that is of it.
+
+    Attributes:
+        ticks: under way.
+    """
+
     pack: Pack
     runner: Runner
     schedule: Schedule
+    ticks: int = 0
 
     @property
-    def layout(self) -> Layout:
-        return self.runner.calibration.layout
+    def lanes(self) -> int:
+        return self.runner.lanes.count
+
+    @property
+    def lane_cores(self) -> int:
+        return min(self.runner.lanes.layout.threads, CORES)
 
 
 class Engine:
@@ -113,7 +124,7 @@ class Engine:
         packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
-        on_death: called on the engine's own thread where it ends by a fault of its own.
+        on_death: called on the engine's own thread where that, or a lane, has a fault of its own.
 
     Raises:
         InvalidPack: a pack that is not there, or is not one.
@@ -254,7 +265,7 @@ class Engine:
         return [handle.result() for handle in self.submit_all(specs)]
 
     def close(self) -> None:
-        """Stop after the tick in progress; whatever was on its way fails with `EngineDied`."""
+        """Stop after the ticks in progress; whatever was on its way fails with `EngineDied`."""
         with self._arrived:
             self._closing = True
             self._arrived.notify()
@@ -328,27 +339,34 @@ class Engine:
     def _next_pack(self) -> _Loaded | None:
         """The pack whose turn it is, as soon as it has a lane; `None` once the engine is closed."""
         with self._arrived:
-            if not self._wait_for(lambda: self._cores_in_use < CORES and bool(self._with_samples_at_rest())):
+            if not self._wait_for(lambda: bool(self._ready())):
                 return None
             busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
-            loaded = self._loaded[self._turns.next(self._with_samples_at_rest(), busy=busy)]
+            loaded = self._loaded[self._turns.next(self._ready(), busy=busy)]
             # Lanes that come free are kept for a pack that wants many: others would always find one first.
-            has_lane = self._wait_for(lambda: self._cores_in_use + loaded.layout.threads <= CORES)
+            has_lane = self._wait_for(lambda: loaded.lane_cores <= CORES - self._cores_in_use)
             return loaded if has_lane else None
 
     def _wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Whether the condition came to hold before the engine was closed. A fault in a lane is raised here."""
+        """Wait, with the lock held; `False` where the engine is closed meanwhile.
+
+        Raises:
+            BaseException: the fault that ended a tick.
+        """
         self._arrived.wait_for(lambda: self._closing or self._fault is not None or condition())
         if self._fault is not None:
             raise self._fault
         return not self._closing
 
-    def _with_samples_at_rest(self) -> list[str]:
-        return [name for name, one in self._loaded.items() if one.schedule.at_rest()]
+    def _ready(self) -> list[str]:
+        """Packs with samples at rest and fewer ticks than lanes, where a core is free."""
+        if self._cores_in_use >= CORES:
+            return []
+        return [name for name, one in self._loaded.items() if one.ticks < one.lanes and one.schedule.has_rest]
 
     def _dispatch(self, loaded: _Loaded) -> None:
-        """Start the pack's next tick: in a lane, or here over all of them, where it would have them to itself."""
-        schedule, layout = loaded.schedule, loaded.layout
+        """Start the pack's next tick: in a lane; or here, over all of them, where nobody could use the others."""
+        schedule = loaded.schedule
         with self._arrived:
             given_up = schedule.given_up(now=time.monotonic())
         for sample in given_up:
@@ -356,55 +374,64 @@ class Engine:
             self._fail(loaded, sample, reason)
         with self._arrived:
             moving = schedule.take(now=time.monotonic())
-            in_lane = layout.lanes > 1 and bool(self._cores_in_use or self._with_samples_at_rest())
-            self._cores_in_use += layout.threads
-        tick = partial(self._tick, loaded, moving, in_lane=in_lane)
+            if not moving:
+                return
+            left = CORES - loaded.lane_cores
+            others = any(one.lane_cores <= left and one.schedule.has_rest for one in self._loaded.values())
+            in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
+            cores = loaded.lane_cores * (1 if in_lane else loaded.lanes)
+            self._cores_in_use += cores
+            loaded.ticks += 1
         if in_lane:
-            loaded.runner.lanes.start(tick)
+            loaded.runner.lanes.start(partial(self._tick, loaded, moving, OwnLane(), cores))
         else:
-            tick()
+            # As many as a lane has, where the tick might as well be in one: sums over more threads may round otherwise.
+            torch.set_num_threads(loaded.lane_cores if loaded.lanes > 1 else 1)
+            self._tick(loaded, moving, loaded.runner.lanes, cores)
 
-    def _tick(self, loaded: _Loaded, moving: list[Sample], *, in_lane: bool) -> None:
+    def _tick(self, loaded: _Loaded, moving: list[Sample], lanes: Runs, cores: int) -> None:
         """Move the samples by one evaluation, and hand out those that are done."""
         runner, schedule = loaded.runner, loaded.schedule
         started = time.monotonic()
+        fault: BaseException | None = None
         try:
             for sample in moving:
                 if sample.state is None:
                     runner.start(sample)
-            self._advance(loaded, moving, in_lane=in_lane)
+            self._advance(loaded, moving, lanes)
             done = [sample for sample in moving if sample.is_done and sample.handle is not None]
             if done:
-                pictures = runner.pictures(done, runner.latent(done), in_lane=in_lane)
+                pictures = runner.pictures(done, runner.latent(done), lanes)
                 for sample, picture in zip(done, pictures, strict=True):
                     with self._arrived:
                         schedule.remove(sample)
                     self._previews.pop(sample, None)
                     sample.take_handle()._future.set_result(picture)
-        except BaseException as fault:
-            self._fault = fault
-        finally:
-            with self._arrived:
-                schedule.put_back(moving)
-                self._cores_in_use -= loaded.layout.threads
-                lanes_taken = 1 if in_lane else loaded.layout.lanes
-                self._turns.charge(loaded.pack.name, (time.monotonic() - started) * lanes_taken)
-                self._arrived.notify_all()
+        except BaseException as raised:
+            fault = raised
+        with self._arrived:
+            schedule.put_back(moving)
+            loaded.ticks -= 1
+            self._cores_in_use -= cores
+            self._fault = self._fault or fault
+            self._turns.charge(loaded.pack.name, (time.monotonic() - started) * cores)
+            self._arrived.notify()
 
-    def _advance(self, loaded: _Loaded, samples: list[Sample], *, in_lane: bool) -> None:
+    def _advance(self, loaded: _Loaded, samples: list[Sample], lanes: Runs) -> None:
         """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
-        if not samples:
-            return
+        limit = loaded.runner.max_batch
         try:
-            data = loaded.runner.tick(samples, in_lane=in_lane)
+            data = loaded.runner.tick(samples, lanes)
         except torch.OutOfMemoryError as error:
-            if loaded.runner.max_batch == 1:
+            if limit == 1:
                 for sample in samples:
                     self._fail(loaded, sample, OutOfMemory(f"out of memory: {error}"))
                 return
-            loaded.runner.max_batch //= 2
-            loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
-            return self._advance(loaded, samples, in_lane=in_lane)
+            with self._arrived:
+                if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
+                    loaded.runner.max_batch //= 2
+                    loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
+            return self._advance(loaded, samples, lanes)
         except torch.AcceleratorError:  # the device is lost, and every later call on it would fail the same way
             raise
         except Exception as error:
@@ -412,7 +439,7 @@ class Engine:
                 self._fail(loaded, samples[0], SampleFailed(f"{type(error).__name__}: {error}"))
                 return
             for sample in samples:
-                self._advance(loaded, [sample], in_lane=in_lane)
+                self._advance(loaded, [sample], lanes)
             return
         finite = torch.isfinite(loaded.runner.latent(samples)).flatten(1).all(1).tolist()
         for row, sample in enumerate(samples):
@@ -422,7 +449,7 @@ class Engine:
             if not finite[row]:
                 self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
-                [picture] = loaded.runner.pictures([sample], data[row : row + 1], in_lane=in_lane)
+                [picture] = loaded.runner.pictures([sample], data[row : row + 1], lanes)
                 self._previews[sample](sample.position, picture)
 
     def _fork(self, loaded: _Loaded, trunk: Sample) -> None:

@@ -1,11 +1,11 @@
-"""Lanes: threads that run networks side by side, each with cores of its own."""
+"""Lanes: threads that run ticks, or the networks of one tick, side by side, each with cores of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -38,8 +38,35 @@ def possible_layouts(device: torch.device) -> list[Layout]:
     return [Layout(lanes=count, threads=CORES // count) for count in counts]
 
 
+class Runs(Protocol):
+    """What runs the networks of a tick.
+
+    Attributes:
+        count: calls that it runs at once.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """The results of all `calls`, when all are over; started in this order, so put long ones first.
+
+        Raises:
+            Exception: what the first call that failed raised.
+        """
+
+
+class OwnLane:
+    """The lane that the caller runs on: one call after the other."""
+
+    count = 1
+
+    def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        return [call() for call in calls]
+
+
 class Lanes:
-    """A pool of `layout.lanes` threads; close it when done."""
+    """A pool of `layout.lanes` threads; close it when done. Not to be run from one of its own threads."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -53,12 +80,11 @@ class Lanes:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
-        """The results of all `calls`, when all are over; started in this order, so put long ones first.
+    @property
+    def count(self) -> int:
+        return self.layout.lanes
 
-        Raises:
-            Exception: what the first call that failed raised.
-        """
+    def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         futures = [self._pool.submit(call) for call in calls]
         wait(futures)
         return [future.result() for future in futures]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from models import guidance
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
 from models.engine.calibrate import Calibration, Network, NetworkCalibration, only, stacked
-from models.engine.lanes import Lanes
+from models.engine.lanes import Lanes, Runs
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
 from models.samplers.table import LATENT, NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, SampleSpec
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +240,10 @@ class Runner:
         return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape).to(self.device)
 
     def pictures(
-        self, samples: Sequence[Sample], latents: Tensor, *, in_lane: bool = False
+        self, samples: Sequence[Sample], latents: Tensor, lanes: Runs
     ) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others.
-
-        `in_lane` is as for `tick`.
-        """
-        decoded = self._run([partial(self.denoiser.decode, latent[None]) for latent in latents], in_lane=in_lane)
+        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others."""
+        decoded = lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
         return [
             to_uint8(picture, PROFILES[sample.spec.profile].rounding)[0].cpu().numpy()
             for sample, picture in zip(samples, decoded, strict=True)
@@ -257,14 +252,10 @@ class Runner:
     def latent(self, samples: Sequence[Sample]) -> Tensor:
         return torch.stack([sample.state[0] for sample in samples])
 
-    def _run(self, calls: Sequence[Callable[[], _Result]], *, in_lane: bool) -> list[_Result]:
-        return [call() for call in calls] if in_lane else self.lanes.run(calls)
-
-    def tick(self, samples: Sequence[Sample], *, in_lane: bool = False) -> Tensor:
+    def tick(self, samples: Sequence[Sample], lanes: Runs) -> Tensor:
         """Advance every sample by one evaluation; returns the guided data predictions (R,C,H,W).
 
-        It takes every lane, or where `in_lane` only the one that it is called on. Nothing is written before everything
-        is computed, so a tick that raised can be tried again.
+        Nothing is written before everything is computed, so a tick that raised can be tried again.
         """
         tables = [self.table(sample.spec) for sample in samples]
         profiles = [PROFILES[sample.spec.profile] for sample in samples]
@@ -279,7 +270,7 @@ class Runner:
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
         places = _Places.of(samples)
-        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, in_lane=in_lane)
+        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, lanes)
         channels = x.shape[1]
         p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
         predictions = p * x[places.sample] + q * output[:, :channels]
@@ -328,8 +319,7 @@ class Runner:
         wanting: list[int],
         seen: Tensor,
         timesteps: Tensor,
-        *,
-        in_lane: bool,
+        lanes: Runs,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All networks: the denoisers' outputs, the classifier's gradients and scores."""
         work: list[_Rows] = []
@@ -349,9 +339,8 @@ class Runner:
             work.append(
                 _Rows(self.steering.gradient, self.calibration.classifier, seen[wanting], timesteps[wanting], told)
             )
-        lanes = 1 if in_lane else self.lanes.layout.lanes
-        batches = [list(rows.batches(lanes=lanes, limit=self.max_batch)) for rows in work]
-        outputs = iter(self._run([batch for of_network in batches for batch in of_network], in_lane=in_lane))
+        batches = [list(rows.batches(lanes=lanes.count, limit=self.max_batch)) for rows in work]
+        outputs = iter(lanes.run([batch for of_network in batches for batch in of_network]))
         done = [
             [torch.cat(parts) for parts in zip(*(next(outputs) for _ in of_network), strict=True)]
             for of_network in batches

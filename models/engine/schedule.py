@@ -42,8 +42,8 @@ class Sample:
 
     @property
     def fork_position(self) -> int:
-        """Evaluations before the guidance interval: the same whatever the scales."""
-        return min(self.guided.start, self.num_positions)
+        """Evaluations that are the same whatever the scales: those before the guidance interval, but for the last."""
+        return min(self.guided.start, self.num_positions - 1)
 
     @property
     def prefix(self) -> SampleSpec:
@@ -58,8 +58,9 @@ class Sample:
         return forks
 
     def take_handle(self) -> Any:
-        """The handle, which the sample forgets: it knows the sample, and a ring of both would keep the state alive."""
+        """The handle of a sample that is over, and keeps nothing large: whoever has the handle has the sample."""
         handle, self.handle = self.handle, None
+        self.state = self.inputs = None
         return handle
 
     @property
@@ -131,9 +132,10 @@ class Schedule:
         """Whether no sample is unfinished and no tick under way."""
         return not self._jobs and not self._moving
 
-    def at_rest(self) -> list[Sample]:
-        """The samples that no tick is moving."""
-        return [sample for sample in self._all() if sample not in self._moving]
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is a sample that no tick is moving."""
+        return any(sample not in self._moving for job in self._jobs.values() for sample in job.samples)
 
     def take(self, *, now: float) -> list[Sample]:
         """The samples that move next, at least one where any is at rest; their rows fit the budget.
@@ -143,12 +145,11 @@ class Schedule:
         first.
         """
         jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now, self.tick_s))
-        resting = set(self.at_rest())
         in_turn = [
             sample
             for job in jobs
             for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
-            if sample in resting
+            if sample not in self._moving
         ]
         if not in_turn:
             return []
@@ -175,8 +176,9 @@ class Schedule:
         """Cancelled and overdue samples, of those at rest."""
         return [
             sample
-            for sample in self.at_rest()
-            if sample.cancelled or (sample.deadline is not None and now >= sample.deadline)
+            for sample in self._all()
+            if sample not in self._moving
+            and (sample.cancelled or (sample.deadline is not None and now >= sample.deadline))
         ]
 
     def remove(self, sample: Sample) -> None:

@@ -165,7 +165,7 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
         runner.start(sample)
         samples.append(sample)
     while not samples[0].is_done:
-        runner.tick(samples)
+        runner.tick(samples, runner.lanes)
         for sample in samples:
             sample.position += 1
     runner.lanes.close()

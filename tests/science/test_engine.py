@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from chaos.processes import wait_until
-from models.engine import Calibration, Engine, EngineDied, SampleCancelled, SampleFailed
+from models.engine import Calibration, Engine, EngineDied, SampleCancelled, SampleFailed, cached_calibration
 from models.engine.calibrate import fixed_calibration
-from models.engine.lanes import Layout
+from models.engine.lanes import Layout, Runs
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule
 from models.loading import PACKS_FOLDER, Pack
@@ -50,10 +50,18 @@ MIXED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(["fashion"]) as engine:
-        yield engine
+def in_two_lanes(pack: Pack, device: torch.device) -> Calibration:
+    return replace(fixed_calibration(), layout=Layout(lanes=2, threads=1))
+
+
+@pytest.fixture(scope="module", params=[cached_calibration, in_two_lanes], ids=["as calibrated", "in two lanes"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """One that runs as this machine does best, and one of two lanes, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as cores:
+        if request.param is in_two_lanes:
+            cores.setattr("models.engine.engine.CORES", 2)
+        with Engine(["fashion"], calibrate=request.param) as engine:
+            yield engine
 
 
 def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
@@ -120,6 +128,14 @@ def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(
     assert rows == 6 + 4 * 4 * 2
 
 
+def test_a_sweep_whose_guidance_never_acts_is_drawn_all_the_same(engine: Engine) -> None:
+    plain, *swept = [Guidance(), *(Guidance(free_scale=scale, interval=(1, 1)) for scale in (2.0, 3.0, 4.0))]
+    [expected] = engine.generate([SampleSpec(pack="fashion", label=7, steps=4, guidance=plain)])
+    specs = [SampleSpec(pack="fashion", label=7, steps=4, guidance=guidance) for guidance in swept]
+    for picture in engine.generate(specs):
+        assert np.array_equal(picture, expected)
+
+
 def test_forks_outlive_the_sample_they_share_steps_with(engine: Engine) -> None:
     specs = [
         SampleSpec(pack="fashion", label=7, steps=200, guidance=Guidance(free_scale=scale, interval=(0.99, 1)))
@@ -184,10 +200,10 @@ def test_a_deadline_ends_a_sample(engine: Engine) -> None:
 def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def faulty(runner: Runner, samples: list[Sample], *, in_lane: bool) -> Tensor:
+    def faulty(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
         if any(sample.spec.seed == 666 for sample in samples):
             raise RuntimeError("poisoned")
-        return tick(runner, samples, in_lane=in_lane)
+        return tick(runner, samples, lanes)
 
     expected = engine.generate([MIXED[0]])[0]
     monkeypatch.setattr(Runner, "tick", faulty)
@@ -200,33 +216,35 @@ def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.
 
 @pytest.fixture
 def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """An engine of two lanes, whatever the machine has."""
     monkeypatch.setattr("models.engine.engine.CORES", 2)
-    layout = Layout(lanes=2, threads=1)
-    with Engine(["fashion"], calibrate=lambda *_: replace(fixed_calibration(), layout=layout)) as engine:
+    with Engine(["fashion"], calibrate=in_two_lanes) as engine:
         yield engine
 
 
 def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick, held = Runner.tick, threading.Event()
 
-    def slow_for_one(runner: Runner, samples: list[Sample], *, in_lane: bool) -> Tensor:
+    def slow_for_one(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
         if any(sample.spec.seed == 666 for sample in samples):
             assert held.wait(60)
-        return tick(runner, samples, in_lane=in_lane)
+        return tick(runner, samples, lanes)
 
     monkeypatch.setattr(Runner, "tick", slow_for_one)
     specs = [SampleSpec(pack="fashion", label=1, steps=3, seed=666)] * 4 + [SampleSpec(pack="fashion", steps=9)] * 4
     handles = two_lanes.submit_all(specs)
-    for quick in handles[4:]:
-        quick.result(timeout=60)
-    assert not any(slow.is_done for slow in handles[:4])
-    held.set()
+    try:
+        for quick in handles[4:]:
+            quick.result(timeout=60)
+        assert not any(slow.is_done for slow in handles[:4])
+    finally:
+        held.set()
     for slow in handles[:4]:
         slow.result(timeout=60)
 
 
-def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def two_packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
+    """`fashion` in two lanes, and a `twin` that wants both cores for its one."""
     monkeypatch.setattr("models.engine.engine.CORES", 2)
     twin = shutil.copytree(PACKS_FOLDER / "fashion", tmp_path / "twin")
 
@@ -235,18 +253,37 @@ def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, 
         return replace(fixed_calibration(), layout=layout)
 
     with Engine(["fashion", str(twin)], calibrate=calibrate) as engine:
-        long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
-        engine.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
-        assert not any(handle.is_done for handle in long)
+        yield engine
+
+
+def test_a_pack_that_wants_all_cores_gets_them(two_packs: Engine) -> None:
+    long = two_packs.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
+    two_packs.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
+    assert not any(handle.is_done for handle in long)
+
+
+def test_a_pack_whose_last_sample_is_given_up_holds_up_no_other(two_packs: Engine) -> None:
+    for _ in range(5):
+        given_up = two_packs.submit(SampleSpec(pack="fashion", label=1, steps=900))
+        drawn = two_packs.submit(SampleSpec(pack="twin", label=1, steps=3))
+        given_up.cancel()
+        drawn.result(timeout=60)
+        with pytest.raises(SampleCancelled):
+            given_up.result(timeout=60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise torch.AcceleratorError("the device is lost")
+    tick = Runner.tick
+
+    def broken(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
+        if any(sample.spec.seed == 666 for sample in samples):
+            raise torch.AcceleratorError("the device is lost")
+        return tick(runner, samples, lanes)
 
     monkeypatch.setattr(Runner, "tick", broken)
-    handles = two_lanes.submit_all([SampleSpec(pack="fashion", steps=3)] * 8)
+    fine = [SampleSpec(pack="fashion", steps=900)] * 4
+    handles = two_lanes.submit_all([*fine, *[SampleSpec(pack="fashion", steps=3, seed=666)] * 4])
     for handle in handles:
         with pytest.raises(EngineDied, match="the device is lost"):
             handle.result(timeout=60)

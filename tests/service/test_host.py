@@ -19,6 +19,7 @@ from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard
 from cynosure.resolving import resolve
 from models.engine import Engine, EngineDied
+from models.engine.schedule import Sample
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
 from workers.leases import HeldJob, LeaseKeeper
@@ -70,7 +71,7 @@ async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
     loaded = host._engine._loaded["fashion"]
     runner = loaded.runner
 
-    def no_memory(samples: object, *, in_lane: bool) -> torch.Tensor:
+    def no_memory(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as full:
@@ -165,10 +166,14 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
     """The running one finishes, the other one is another worker's."""
     schedule = host._engine._loaded["fashion"].schedule
     begun, waiting = [await accept(store, host, steps=200) for _ in range(2)]
-    at_rest = schedule.at_rest
-    monkeypatch.setattr(
-        schedule, "at_rest", lambda: [one for one in at_rest() if one.cancelled or one.spec.group == begun]
-    )
+    take = schedule.take
+
+    def take_begun(*, now: float) -> list[Sample]:
+        moving = take(now=now)
+        schedule.put_back([one for one in moving if one.spec.group != begun])
+        return [one for one in moving if one.spec.group == begun]
+
+    monkeypatch.setattr(schedule, "take", take_begun)
     threads = [threading.Thread(target=host.run, args=("fashion",)) for _ in range(2)]
     for thread in threads:
         thread.start()
