@@ -24,6 +24,7 @@ from models.loading import Pack, open_pack
 from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
+from models.threads import compute_with
 
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
@@ -225,7 +226,8 @@ class Engine:
     ) -> list[Handle]:
         """Queue pictures together, all or none; arguments and errors as those of `submit`.
 
-        Pictures that differ in their scales alone share the evaluations before their guidance interval.
+        Pictures that differ in their scales alone share the evaluations before their guidance interval; of those, only
+        the first has previews.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         samples = [self._sample(spec, deadline) for spec in specs]
@@ -282,8 +284,8 @@ class Engine:
         calibrate: Callable[[Pack, torch.device], Calibration],
         ready: Future[None],
     ) -> None:
-        # The lanes have the cores: a pool of OpenMP threads of this one's own would only get in their way.
-        torch.set_num_threads(1)
+        # The lanes have the cores: while they work, OpenMP threads of this one's own would only get in their way.
+        compute_with(1)
         try:
             for name in packs:
                 loaded = self._load(open_pack(name), calibrate)
@@ -367,11 +369,10 @@ class Engine:
     def _dispatch(self, loaded: _Loaded) -> None:
         """Start the pack's next tick: in a lane; or here, over all of them, where nobody could use the others."""
         schedule = loaded.schedule
-        with self._arrived:
-            given_up = schedule.given_up(now=time.monotonic())
-        for sample in given_up:
-            reason = SampleCancelled("cancelled") if sample.cancelled else DeadlineExceeded("not done in time")
-            self._fail(loaded, sample, reason)
+        while given_up := self._given_up(schedule):  # again: their heirs may be given up too
+            for sample in given_up:
+                reason = SampleCancelled("cancelled") if sample.cancelled else DeadlineExceeded("not done in time")
+                self._fail(loaded, sample, reason)
         with self._arrived:
             moving = schedule.take(now=time.monotonic())
             if not moving:
@@ -386,8 +387,12 @@ class Engine:
             loaded.runner.lanes.start(partial(self._tick, loaded, moving, OwnLane(), cores))
         else:
             # As many as a lane has, where the tick might as well be in one: sums over more threads may round otherwise.
-            torch.set_num_threads(loaded.lane_cores if loaded.lanes > 1 else 1)
+            compute_with(loaded.lane_cores if loaded.lanes > 1 else 1)
             self._tick(loaded, moving, loaded.runner.lanes, cores)
+
+    def _given_up(self, schedule: Schedule) -> list[Sample]:
+        with self._arrived:
+            return schedule.given_up(now=time.monotonic())
 
     def _tick(self, loaded: _Loaded, moving: list[Sample], lanes: Runs, cores: int) -> None:
         """Move the samples by one evaluation, and hand out those that are done."""
@@ -456,13 +461,15 @@ class Engine:
         """Queue the trunk's forks, which go on from where it is now."""
         with self._arrived:
             for sample in trunk.take_forks():
-                sample.position, sample.state = trunk.position, trunk.state
+                sample.position, sample.state, sample.trace = trunk.position, trunk.state, list(trunk.trace)
                 loaded.schedule.enqueue(sample, now=time.monotonic())
+            self._arrived.notify()
 
     def _fail(self, loaded: _Loaded, sample: Sample, error: SampleFailed) -> None:
         with self._arrived:
             loaded.schedule.remove(sample)
             for heir in share_prefixes(sample.take_forks()):  # they do what they counted on the failed one for
                 loaded.schedule.enqueue(heir, now=time.monotonic())
+            self._arrived.notify()
         self._previews.pop(sample, None)
         sample.take_handle()._future.set_exception(error)

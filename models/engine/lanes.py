@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from models.threads import compute_with
+
 Result = TypeVar("Result")
 
 CORES = torch.get_num_threads()  # as the environment set it: lanes change it for threads that begin later
@@ -70,9 +72,7 @@ class Lanes:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._pool = ThreadPoolExecutor(
-            layout.lanes, "lane", initializer=torch.set_num_threads, initargs=(layout.threads,)
-        )
+        self._pool = ThreadPoolExecutor(layout.lanes, "lane", initializer=compute_with, initargs=(layout.threads,))
 
     def __enter__(self) -> Lanes:
         return self

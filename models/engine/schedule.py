@@ -214,7 +214,7 @@ class Turns:
     saves nothing up.
 
     Args:
-        quantum_s: seconds that a turn is worth.
+        quantum_s: core seconds that a turn is worth.
     """
 
     def __init__(self, quantum_s: float = 0.1) -> None:
@@ -234,6 +234,6 @@ class Turns:
             del self._credit_s[name]
             self._credit_s[name] = credit + self._quantum_s  # to the end of the round
 
-    def charge(self, name: str, seconds: float) -> None:
+    def charge(self, name: str, core_seconds: float) -> None:
         """Take the cost of a tick that `next` allowed."""
-        self._credit_s[name] -= seconds
+        self._credit_s[name] -= core_seconds

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from models.loading import InvalidPack, Pack, load_network
+from models.threads import compute_with
 
 CAPTIONS_FILE = "captions.safetensors"
 """Holds `vectors` (N,size): those of the captions that a pack's network has learnt."""
@@ -80,7 +81,7 @@ class SentenceEncoder:
         self.size = int(self.network.config.hidden_size)
         self._encoded = functools.lru_cache(maxsize=1024)(self._encode_alone)
         # One thread for all callers: a fast tokenizer can't be shared, and a prompt is too short to divide among cores.
-        self._thread = ThreadPoolExecutor(1, "encoder", initializer=torch.set_num_threads, initargs=(1,))
+        self._thread = ThreadPoolExecutor(1, "encoder", initializer=compute_with, initargs=(1,))
 
     def __call__(self, prompt: str) -> Tensor:
         """One prompt's vector, float32 (size,). Encoded alone and unpadded: the same whatever else is asked for."""

@@ -128,6 +128,22 @@ def test_a_sweep_over_scales_runs_the_steps_before_its_interval_once(
     assert rows == 6 + 4 * 4 * 2
 
 
+def test_every_picture_of_a_sweep_tells_all_its_evaluations(engine: Engine) -> None:
+    specs = [
+        SampleSpec(
+            pack="fashion", label=7, steps=6, telemetry=True, guidance=Guidance(free_scale=scale, interval=(0.5, 1))
+        )
+        for scale in (2.0, 3.0)
+    ]
+    handles = engine.submit_all(specs)
+    for handle in handles:
+        handle.result(timeout=60)
+    first, second = (handle.telemetry for handle in handles)
+    assert len(first) == len(second) == 6
+    assert first[:3] == second[:3]
+    assert first[3:] != second[3:]
+
+
 def test_a_sweep_whose_guidance_never_acts_is_drawn_all_the_same(engine: Engine) -> None:
     plain, *swept = [Guidance(), *(Guidance(free_scale=scale, interval=(1, 1)) for scale in (2.0, 3.0, 4.0))]
     [expected] = engine.generate([SampleSpec(pack="fashion", label=7, steps=4, guidance=plain)])
@@ -178,6 +194,7 @@ def test_a_picture_that_is_done_and_forgotten_leaves_nothing_behind(engine: Engi
     try:
         handle = engine.submit(SampleSpec(pack="fashion", label=5, steps=2))
         handle.result(timeout=60)
+        assert handle._sample.state is None, "what a finished picture was drawn from is gone though its handle is not"
         sample = weakref.ref(handle._sample)
         del handle
         wait_until(lambda: sample() is None, seconds=5, what="the sample is gone")
@@ -242,9 +259,7 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
         slow.result(timeout=60)
 
 
-@pytest.fixture
-def two_packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
-    """`fashion` in two lanes, and a `twin` that wants both cores for its one."""
+def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("models.engine.engine.CORES", 2)
     twin = shutil.copytree(PACKS_FOLDER / "fashion", tmp_path / "twin")
 
@@ -253,23 +268,9 @@ def two_packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engin
         return replace(fixed_calibration(), layout=layout)
 
     with Engine(["fashion", str(twin)], calibrate=calibrate) as engine:
-        yield engine
-
-
-def test_a_pack_that_wants_all_cores_gets_them(two_packs: Engine) -> None:
-    long = two_packs.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
-    two_packs.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
-    assert not any(handle.is_done for handle in long)
-
-
-def test_a_pack_whose_last_sample_is_given_up_holds_up_no_other(two_packs: Engine) -> None:
-    for _ in range(5):
-        given_up = two_packs.submit(SampleSpec(pack="fashion", label=1, steps=900))
-        drawn = two_packs.submit(SampleSpec(pack="twin", label=1, steps=3))
-        given_up.cancel()
-        drawn.result(timeout=60)
-        with pytest.raises(SampleCancelled):
-            given_up.result(timeout=60)
+        long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
+        engine.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
+        assert not any(handle.is_done for handle in long)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

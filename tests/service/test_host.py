@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -165,12 +166,13 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
 ) -> None:
     """The running one finishes, the other one is another worker's."""
     schedule = host._engine._loaded["fashion"].schedule
-    begun, waiting = [await accept(store, host, steps=200) for _ in range(2)]
+    begun, waiting = [await accept(store, host, steps=200, priority=priority) for priority in ("high", "low")]
     take = schedule.take
 
     def take_begun(*, now: float) -> list[Sample]:
         moving = take(now=now)
         schedule.put_back([one for one in moving if one.spec.group != begun])
+        time.sleep(0.01)  # it is asked again at once where nothing moves
         return [one for one in moving if one.spec.group == begun]
 
     monkeypatch.setattr(schedule, "take", take_begun)
