@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
+from diffusers.models.attention_processor import Attention
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from torch import nn
+from torch import Tensor, nn
 
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
@@ -191,8 +192,22 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
         **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # it needs the accelerate package
     )
     loaded = loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)
+    for module in loaded.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(_strided_as_in_a_batch)
     if precision.compiled:
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)
     ready: Network = loaded
     return ready
+
+
+def _strided_as_in_a_batch(attention: Attention, arguments: Any, output: Any) -> Any:
+    """The output, where it is one feature map alone, with the batch's stride that it would have among others.
+
+    No stride is wrong for a batch of one; but by what attention leaves there torch takes the map for another memory
+    format, and other kernels for the layers after it: the row would differ in its last bits from the same in company.
+    """
+    if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1:
+        return output.as_strided(output.shape, (output.numel(), *output.stride()[1:]))
+    return None

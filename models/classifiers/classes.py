@@ -37,8 +37,9 @@ class AttentionPool(nn.Module):
         def split(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B,heads,N,C/heads)
 
+        query = self.query(tokens[:, 0])[:, None]  # a matrix: of one picture alone, (1,1,C) would be summed otherwise
         pooled = functional.scaled_dot_product_attention(
-            split(self.query(tokens[:, :1])), split(self.key(tokens)), split(self.value(tokens))
+            split(query), split(self.key(tokens)), split(self.value(tokens))
         )
         return self.project(pooled.transpose(1, 2).flatten(1))
 

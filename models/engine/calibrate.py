@@ -45,7 +45,7 @@ COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
 BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
 DEPENDS = "on the neighbours"
-_FORMAT = 7  # of the cached file
+_FORMAT = 8  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -367,7 +367,7 @@ def _calibrate_network(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes, *, compiling: bool = False
 ) -> NetworkCalibration:
     tried = _tried_precisions(network_at, probes, lanes)
-    chosen = _preferred(tried)
+    chosen = _least_padded(tried, network_at, probes, lanes)
     sizes: Sequence[int] = probes.sizes
     if compiling:
         compiled = replace(chosen, compiled=True)
@@ -376,10 +376,10 @@ def _calibrate_network(
             chosen, sizes = compiled, COMPILED_SIZES
     network = network_at(chosen)
     measured = tuple(
-        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=_bits(network, probes, lanes, size))
-        for size in sizes
+        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=bits)
+        for size, bits in _all_bits(network, probes, lanes, sizes).items()
     )
-    agreeing = _best_class(measured)
+    agreeing = _best_class({size.rows: size.bits for size in measured})
     return NetworkCalibration(
         precision=chosen,
         tried={str(precision): row_ms for precision, row_ms in tried.items()},
@@ -388,6 +388,25 @@ def _calibrate_network(
         is_bitwise=bool(agreeing),
         row_flop=_row_flop(network_at(FLOAT32), probes),
     )
+
+
+def _least_padded(
+    tried: Mapping[Precision, float],
+    network_at: Callable[[Precision], Network],
+    probes: _Probes,
+    lanes: Lanes,
+) -> Precision:
+    """Of the number formats about as quick as the quickest, the first whose class pads least."""
+    quickest = min(tried.values())
+    close = [precision for precision, row_ms in tried.items() if row_ms < SWITCH_GAIN * quickest]
+    if len(close) == 1:
+        return close[0]
+
+    def padding(precision: Precision) -> float:
+        agreeing = _best_class(_all_bits(network_at(precision), probes, lanes, probes.sizes))
+        return _padding_cost(probes.sizes, agreeing) if agreeing else math.inf
+
+    return min(close, key=padding)
 
 
 def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
@@ -408,6 +427,10 @@ def _row_flop(network: Network, probes: _Probes) -> int:
     return int(counter.get_total_flops())
 
 
+def _all_bits(network: Network, probes: _Probes, lanes: Lanes, sizes: Sequence[int]) -> dict[int, str]:
+    return {size: _bits(network, probes, lanes, size) for size in sizes}
+
+
 def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:
     """A digest of the probes' results, the same wherever they stand in the batch; or `DEPENDS` if not."""
     placed = list(probes.placed(size))
@@ -420,24 +443,29 @@ def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:
     return hashlib.sha256(b"".join(result for results in seen.values() for result in results)).hexdigest()[:12]
 
 
-def _best_class(measured: Sequence[BatchSize]) -> tuple[int, ...]:
-    """Sizes of the class that costs least over all sizes, or none where every size depends on the neighbours.
+def _best_class(bits: Mapping[int, str]) -> tuple[int, ...]:
+    """Sizes of the class that costs least over all sizes, or none where every size depends on the neighbours."""
+    classes: dict[str, list[int]] = {}
+    for size, digest in bits.items():
+        if digest != DEPENDS:
+            classes.setdefault(digest, []).append(size)
+    best: Sequence[int] = min(classes.values(), key=partial(_padding_cost, list(bits)), default=[])
+    return tuple(best)
 
-    By the bits and a rule of thumb, a batch costs as its rows and `BATCH_OVERHEAD_ROWS` more: a timing's noise must not
+
+def _padding_cost(wanted: Sequence[int], sizes: Sequence[int]) -> float:
+    """What batches of all `wanted` sizes cost when padded to `sizes`, as a multiple of what they would unpadded.
+
+    By a rule of thumb, a batch costs as its rows and `BATCH_OVERHEAD_ROWS` more: timings, which have noise, must not
     choose bytes.
     """
-    classes: dict[str, list[int]] = {}
-    for size in measured:
-        if size.bits != DEPENDS:
-            classes.setdefault(size.bits, []).append(size.rows)
 
-    def cost(sizes: Sequence[int]) -> float:
-        total = 0.0
-        for size in measured:
-            full, rest = divmod(size.rows, sizes[-1])
-            padded = [sizes[-1]] * full + [next(one for one in sizes if one >= rest)] * (rest > 0)
-            total += sum(rows + BATCH_OVERHEAD_ROWS for rows in padded) / (size.rows + BATCH_OVERHEAD_ROWS)
-        return total
+    def cost(rows: int) -> int:
+        return rows + BATCH_OVERHEAD_ROWS
 
-    best: Sequence[int] = min(classes.values(), key=cost, default=[])
-    return tuple(best)
+    total = 0.0
+    for rows in wanted:
+        full, rest = divmod(rows, sizes[-1])
+        padded = [sizes[-1]] * full + [next(size for size in sizes if size >= rest)] * (rest > 0)
+        total += sum(map(cost, padded)) / cost(rows)
+    return total / len(wanted)

@@ -26,6 +26,8 @@ from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
 from models.threads import compute_with
 
+FEW_ROWS = 4  # a lane; below, what a batch costs by itself outweighs what lanes that wait for each other lose
+
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
 Preview = Callable[[int, int, Image], None]
@@ -313,7 +315,7 @@ class Engine:
         schedule = Schedule(
             network.knee,
             lanes=lanes,
-            smallest=network.sizes[0],
+            few=max(FEW_ROWS * lanes, network.sizes[0]),
             tick_s=lanes * network.row_seconds(network.knee),  # row_seconds has every lane busy
         )
         return _Loaded(pack, runner, schedule)

@@ -16,6 +16,7 @@ from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
 from models.engine.calibrate import Calibration, Network, NetworkCalibration, only, stacked
 from models.engine.lanes import Lanes, Runs
+from models.engine.packing import packed
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
@@ -52,10 +53,10 @@ class _Rows:
     timesteps: Tensor
     told: Conditioning
 
-    def batches(self, *, lanes: int, limit: int) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Calls that evaluate them, in batches padded to sizes whose rows agree bitwise."""
+    def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+        """Calls that evaluate them, so many rows each, padded to sizes whose rows agree bitwise."""
         start = 0
-        for count in self.calibration.batches(len(self.x), lanes=lanes, limit=limit):
+        for count in batches:
             yield partial(self._padded, start, count)
             start += count
 
@@ -339,12 +340,10 @@ class Runner:
             work.append(
                 _Rows(self.steering.gradient, self.calibration.classifier, seen[wanting], timesteps[wanting], told)
             )
-        batches = [list(rows.batches(lanes=lanes.count, limit=self.max_batch)) for rows in work]
-        outputs = iter(lanes.run([batch for of_network in batches for batch in of_network]))
-        done = [
-            [torch.cat(parts) for parts in zip(*(next(outputs) for _ in of_network), strict=True)]
-            for of_network in batches
-        ]
+        plan = packed([(rows.calibration, len(rows.x)) for rows in work], lanes=lanes.count, limit=self.max_batch)
+        calls = [call for rows, batches in zip(work, plan, strict=True) for call in rows.calls(batches)]
+        outputs = iter(lanes.run(calls))
+        done = [[torch.cat(parts) for parts in zip(*(next(outputs) for _ in batches), strict=True)] for batches in plan]
         gradient, score = done.pop() if wanting else (seen[:0], seen[:0, 0, 0, 0])
         if len(done) == 1:
             return done[0][0], gradient, score

@@ -111,14 +111,14 @@ class Schedule:
 
     Attributes:
         row_budget: denoiser rows that one tick may hold.
-        lanes: ticks that run side by side; few rows are spread over them.
-        smallest: rows that cost a tick no more than one does.
+        lanes: ticks that run side by side, with an even share of the rows each.
+        few: rows that are done soonest in one tick over all lanes, which its batches and networks share.
         tick_s: seconds that a full tick takes, roughly.
     """
 
     row_budget: int
     lanes: int = 1
-    smallest: int = 1
+    few: int = 1
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
@@ -153,8 +153,8 @@ class Schedule:
         ]
         if not in_turn:
             return []
-        even_share = math.ceil(sum(sample.rows_now for sample in self._all()) / self.lanes)
-        budget = min(self.row_budget, max(even_share, self.smallest))
+        total = sum(sample.rows_now for sample in self._all())
+        budget = min(self.row_budget, total if total <= self.few else math.ceil(total / self.lanes))
         kind = in_turn[0].wants_classifier_now
         chosen: list[Sample] = []
         used = 0

@@ -7,16 +7,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from models.engine import Calibration, cached_calibration
-from models.engine.calibrate import CPU_SIZES, BatchSize, NetworkCalibration, _calibrate_network, _Probes
+from models.engine.calibrate import (
+    CPU_SIZES,
+    BatchSize,
+    Network,
+    NetworkCalibration,
+    _calibrate_network,
+    _least_padded,
+    _Probes,
+)
 from models.engine.lanes import Lanes, Layout
-from models.loading import FLOAT32, open_pack
+from models.engine.packing import packed
+from models.loading import FLOAT32, Precision, load_network, open_pack
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
     return x * (1.0 if len(x) > 1 else 1.0000001)
+
+
+def probes() -> _Probes:
+    return _Probes((4, 14, 14), 1000, torch.device("cpu"), [{"labels": torch.tensor(0)}])
 
 
 @pytest.mark.parametrize(
@@ -32,26 +47,61 @@ def rounds_otherwise_alone(x: Tensor) -> Tensor:
 def test_the_class_of_a_known_network(
     compute: Callable[[Tensor], Tensor], sizes: tuple[int, ...], is_bitwise: bool
 ) -> None:
-    pack = open_pack("fashion")
-    device = torch.device("cpu")
-    probes = _Probes((4, 14, 14), pack.num_train_timesteps, device, [{"labels": torch.tensor(0)}])
     with Lanes(Layout(lanes=2, threads=1)) as lanes:
-        found = _calibrate_network(lambda precision: lambda x, timesteps, told: (compute(x),), probes, lanes)
+        found = _calibrate_network(lambda precision: lambda x, timesteps, told: (compute(x),), probes(), lanes)
     assert found.sizes == sizes
     assert found.is_bitwise is is_bitwise
     assert found.knee in sizes
 
 
-@pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])
-def test_a_batch_is_padded_to_the_size_that_is_done_soonest(rows: int, padded: int) -> None:
-    row_ms = {2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0}  # six rows take longer than eight
-    calibration = NetworkCalibration(
+BFLOAT16 = Precision(dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("bfloat16_ms", "chosen"),
+    [(1.1, BFLOAT16), (1.3, FLOAT32)],
+    ids=["about as quick, without padding", "not worth it"],
+)
+def test_of_formats_about_as_quick_the_one_that_pads_least_is_chosen(bfloat16_ms: float, chosen: Precision) -> None:
+    def network_at(precision: Precision) -> Network:
+        return lambda x, timesteps, told: (rounds_otherwise_alone(x) if precision == FLOAT32 else x,)
+
+    with Lanes(Layout(lanes=1, threads=1)) as lanes:
+        assert _least_padded({FLOAT32: 1.0, BFLOAT16: bfloat16_ms}, network_at, probes(), lanes) == chosen
+
+
+def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> None:
+    network = load_network(UNet2DModel, open_pack("fashion").component("unet"), torch.device("cpu"))
+    layouts: dict[int, list[tuple[int, ...]]] = {1: [], 2: []}
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(lambda _, given, output: layouts[len(output)].append(output.stride()))
+    for rows in layouts:
+        network(torch.zeros(rows, 4, 14, 14), 500, class_labels=torch.zeros(rows, dtype=torch.long))
+    assert layouts[1] == layouts[2] != []
+
+
+def calibrated(row_ms: dict[int, float]) -> NetworkCalibration:
+    """What would have been found for these sizes."""
+    return NetworkCalibration(
         precision=FLOAT32,
         tried={},
         measured=tuple(BatchSize(rows=size, row_ms=each, bits="") for size, each in row_ms.items()),
         sizes=tuple(row_ms),
         is_bitwise=True,
     )
+
+
+def test_two_networks_with_few_rows_have_a_lane_each_and_with_many_they_share_all() -> None:
+    network = calibrated({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
+    assert packed([(network, 2), (network, 2)], lanes=2, limit=32) == [[2], [2]]
+    assert packed([(network, 48), (network, 8)], lanes=2, limit=32) == [[24, 24], [4, 4]]
+    assert packed([(network, 2), (network, 2)], lanes=1, limit=32) == [[2], [2]]
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])
+def test_a_batch_is_padded_to_the_size_that_is_done_soonest(rows: int, padded: int) -> None:
+    calibration = calibrated({2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0})  # six rows take longer than eight
     assert max(rows, calibration.padded(rows)) == padded
 
 

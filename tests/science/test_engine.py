@@ -247,7 +247,7 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
         return tick(runner, samples, lanes)
 
     monkeypatch.setattr(Runner, "tick", slow_for_one)
-    specs = [SampleSpec(pack="fashion", label=1, steps=3, seed=666)] * 4 + [SampleSpec(pack="fashion", steps=9)] * 4
+    specs = [SampleSpec(pack="fashion", label=1, steps=3, seed=666)] * 4 + [SampleSpec(pack="fashion", steps=9)] * 5
     handles = two_lanes.submit_all(specs)
     try:
         for quick in handles[4:]:
@@ -283,8 +283,8 @@ def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, mo
         return tick(runner, samples, lanes)
 
     monkeypatch.setattr(Runner, "tick", broken)
-    fine = [SampleSpec(pack="fashion", steps=900)] * 4
-    handles = two_lanes.submit_all([*fine, *[SampleSpec(pack="fashion", steps=3, seed=666)] * 4])
+    fine = [SampleSpec(pack="fashion", steps=900)] * 6
+    handles = two_lanes.submit_all([*fine, *[SampleSpec(pack="fashion", steps=3, seed=666)] * 6])
     for handle in handles:
         with pytest.raises(EngineDied, match="the device is lost"):
             handle.result(timeout=60)

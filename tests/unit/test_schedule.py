@@ -98,8 +98,8 @@ def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
     assert len(take(schedule, now=0.0)) == 1
 
 
-def test_no_sample_is_in_two_ticks_and_few_rows_are_spread_over_the_lanes() -> None:
-    schedule = Schedule(row_budget=4, lanes=2, smallest=2)
+def test_no_sample_is_in_two_ticks_and_the_lanes_have_even_shares() -> None:
+    schedule = Schedule(row_budget=4, lanes=2)
     for _ in range(6):
         schedule.enqueue(sample(), now=0.0)
     first, second = schedule.take(now=0.0), schedule.take(now=0.0)
@@ -110,8 +110,8 @@ def test_no_sample_is_in_two_ticks_and_few_rows_are_spread_over_the_lanes() -> N
     assert set(schedule.take(now=0.1)) == set(first)
 
 
-def test_rows_that_cost_no_more_together_share_a_lane() -> None:
-    schedule = Schedule(row_budget=4, lanes=2, smallest=2)
+def test_few_rows_share_a_tick() -> None:
+    schedule = Schedule(row_budget=4, lanes=2, few=2)
     schedule.enqueue(sample(), now=0.0)
     schedule.enqueue(sample(), now=0.0)
     assert len(schedule.take(now=0.0)) == 2
