@@ -29,7 +29,8 @@ from cynosure.resolving import resolve, result_key
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0  # the safety net under the subscription
+POLL_S = 1.0  # the safety net under the subscription, for those who follow a job
+WAIT_POLL_S = 5.0  # for those who wait for its end, of whom there may be thousands
 DEFAULT_IMAGE_WAIT_S = 60.0
 Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
@@ -162,12 +163,13 @@ async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) ->
     until = time.monotonic() + seconds
     async with state["news"].of(job_id) as event:
         while True:
+            event.clear()
             record = await state["store"].get(job_id, caller.sees)
             left = until - time.monotonic()
             if record.status.is_final or left <= 0 or state["news"].is_closing:
                 return record
             try:
-                await asyncio.wait_for(event.wait(), min(left, POLL_S))
+                await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
             except TimeoutError:
                 continue
 

@@ -34,6 +34,9 @@ class JobNews:
     def hang_up(self) -> None:
         """Wake everyone, for good: the process is to end, and nobody should wait for it any longer."""
         self.is_closing = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for events in self._waiting.values():
             for event in events:
                 event.set()
@@ -89,6 +92,8 @@ class JobNews:
                     await subscription.ping()
                 continue
             silent_s = 0.0
+            if message["type"] == "subscribe":  # something may have happened while nobody listened
+                self._wake_all()
             if message["type"] == "message":
                 topic = message["channel"].decode(), message["data"].decode()
                 for event in self._waiting.get(topic, ()):

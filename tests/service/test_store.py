@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 import redis
 
 from app.jobs.doorbell import Doorbell
+from app.jobs.events import JobNews
 from app.jobs.keys import Keys
 from app.jobs.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
@@ -328,3 +330,13 @@ async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
     assert await store.happenings(job_id, after=kept[-3].id) == kept[-2:]
     assert worker_store.release(claim, Outcome.HANDED_BACK)
     assert (await store.happenings(job_id, after=kept[-1].id))[0].data == '{"status":"queued","attempt":1}'
+
+
+async def test_who_waits_looks_again_when_the_subscription_was_cut(
+    store_settings: StoreSettings, raw: redis.Redis
+) -> None:
+    async with JobNews.listen(store_settings) as news, news.of("j") as event:
+        for _ in range(2):
+            await asyncio.wait_for(event.wait(), 10)  # as it begins to listen, and then as it does again
+            event.clear()
+            raw.client_kill_filter(_type="pubsub")
