@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
+from benchmarks.load import Answered, Measured
 from benchmarks.serving import OfflineBound
 from benchmarks.stream import Asked, mixed_stream
 from models.engine import Engine
@@ -40,27 +39,32 @@ def specs_of(asked: Asked) -> list[SampleSpec]:
     ]
 
 
-def load(engine: Engine, stream: Iterator[Asked], *, clients: int, seconds: float) -> list[tuple[Asked, float]]:
-    """Requests finished in a window of so many seconds, the load as full before and after; and each one's seconds."""
+def load(engine: Engine, stream: Iterator[Asked], *, clients: int, seconds: float) -> Measured:
+    """A window of so many seconds, the load as full before and after."""
     start = time.monotonic() + WARM_UP_S
-    end = start + seconds
-    finished: list[tuple[Asked, float, float]] = []
-    taking = threading.Lock()
+    result = Measured("engine", f"{clients} clients", start, start + seconds)
+    taking, of_window = threading.Lock(), [0]
 
     def client() -> None:
-        while time.monotonic() < end:
+        while True:
             with taking:
+                counts = time.monotonic() < result.end
+                if not counts and not of_window[0]:
+                    return
+                of_window[0] += counts
                 asked = next(stream)
             sent = time.monotonic()
             engine.generate(specs_of(asked))
-            finished.append((asked, sent, time.monotonic()))
+            with taking:
+                of_window[0] -= counts
+                result.answered.append(Answered(asked, sent, time.monotonic()))
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [(asked, done - sent) for asked, sent, done in finished if start <= done < end]
+    return result
 
 
 def main() -> None:
@@ -72,14 +76,12 @@ def main() -> None:
     bound = OfflineBound()
     bound.measure()
     with Engine(["fashion"]) as engine:
-        done = load(engine, mixed_stream(seed=32), clients=arguments.clients, seconds=arguments.seconds)
+        result = load(engine, mixed_stream(seed=32), clients=arguments.clients, seconds=arguments.seconds)
     bound.measure()
-    pictures = sum(asked.count for asked, _ in done)
-    share = bound.seconds([asked for asked, _ in done]) / arguments.seconds
-    p50, p95 = np.quantile([seconds for _, seconds in done], (0.5, 0.95))
+    share = bound.seconds(result.parts) / arguments.seconds
     print(
-        f"{arguments.clients} clients: {pictures / arguments.seconds:.2f} pictures/s, {share:.2f} of the bound, "
-        f"p50 {p50:.2f} s, p95 {p95:.2f} s"
+        f"{result.load}: {result.pictures_per_s:.2f} pictures/s, {share:.2f} of the bound, "
+        f"p50 {result.quantile(0.5):.2f} s, p95 {result.quantile(0.95):.2f} s"
     )
 
 

@@ -29,7 +29,11 @@ class Answered:
 
 @dataclass
 class Measured:
-    """What came of one load between `start` and `end`, with the load as full before and after."""
+    """What came of one load between `start` and `end`, with the load as full before and after.
+
+    A request that was under way at either end counts by the share of its time that lies between. Were those alone
+    counted that finish between, a few long ones would make another pace of it by a moment's difference.
+    """
 
     contender: str
     load: str
@@ -40,18 +44,21 @@ class Measured:
     peak_mib: float = 0.0
 
     @property
-    def done(self) -> list[Asked]:
-        """Requests that were finished in the window."""
-        return [one.asked for one in self.answered if self.start <= one.done < self.end]
+    def parts(self) -> list[tuple[Asked, float]]:
+        """Every request, and the share of it that was done in the window."""
+        return [
+            (one.asked, max(0.0, min(one.done, self.end) - max(one.sent, self.start)) / (one.done - one.sent))
+            for one in self.answered
+        ]
+
+    @property
+    def pictures_per_s(self) -> float:
+        return sum(share * asked.count for asked, share in self.parts) / (self.end - self.start)
 
     @property
     def latencies(self) -> list[float]:
         """Of the requests that were finished in the window."""
         return [one.done - one.sent for one in self.answered if self.start <= one.done < self.end]
-
-    @property
-    def pictures_per_s(self) -> float:
-        return sum(asked.count for asked in self.done) / (self.end - self.start)
 
     def quantile(self, share: float) -> float:
         return float(np.quantile(self.latencies, share))
@@ -68,13 +75,20 @@ async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, res
 async def closed_loop(
     contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up_s: float, window_s: float
 ) -> Measured:
-    """`clients` of them, each sending its next request when it has its last one's pictures."""
+    """`clients` of them, each sending its next request when it has its last one's pictures.
+
+    They go on until everything that was sent before the window's end is there.
+    """
     start = time.monotonic() + warm_up_s
     result = Measured(contender.name, f"{clients} clients", start, start + window_s)
+    of_window = 0
 
     async def one(http: httpx.AsyncClient) -> None:
-        while time.monotonic() < result.end:
+        nonlocal of_window
+        while (counts := time.monotonic() < result.end) or of_window:
+            of_window += counts
             await _send(contender, http, next(stream), result)
+            of_window -= counts
 
     return await _measured(contender, result, clients, lambda http: [one(http) for _ in range(clients)])
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,10 +73,10 @@ class OfflineBound:
                 rounds += 1
             self.row_s[name].append((time.perf_counter() - started) / rounds / (size * lanes))
 
-    def seconds(self, done: Sequence[Asked]) -> float:
-        """Time that the rows of these requests take, at the mean of the last two measurements."""
+    def seconds(self, parts: Iterable[tuple[Asked, float]]) -> float:
+        """Time that the rows of these shares of requests take, at the mean of the last two measurements."""
         denoiser, classifier = (sum(self.row_s[name][-2:]) / len(self.row_s[name][-2:]) for name in self.row_s)
-        return sum(asked.denoiser_rows * denoiser + asked.classifier_rows * classifier for asked in done)
+        return sum(share * (one.denoiser_rows * denoiser + one.classifier_rows * classifier) for one, share in parts)
 
 
 async def short_among_long(contender: Contender) -> float:
@@ -176,7 +176,7 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
             with contender.running():
                 found = asyncio.run(load(contender))
             bound.measure()
-            table.add(found, bound.seconds(found.done))
+            table.add(found, bound.seconds(found.parts))
 
     for clients in loads:
         measured(
@@ -184,7 +184,7 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
                 contender, mixed_stream(seed=clients), clients, **times(clients)
             )
         )
-    half_full = 0.5 * 100 / bound.seconds(list(itertools.islice(mixed_stream(seed=7), 100)))
+    half_full = 0.5 * 100 / bound.seconds((asked, 1.0) for asked in itertools.islice(mixed_stream(seed=7), 100))
     measured(lambda contender: open_loop(contender, mixed_stream(seed=7), half_full, **times(0)))
     print("\nCynosure against each:")
     table.ratios()

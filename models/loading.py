@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import Attention
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
@@ -184,6 +185,7 @@ def open_pack(name_or_folder: str) -> Pack:
 
 def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
     """A pack's network on `device`, for inference, with frozen parameters."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
     loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
         folder,
         torch_dtype=precision.torch_dtype,
