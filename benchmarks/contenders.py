@@ -131,18 +131,20 @@ class Cynosure(Contender):
 
 
 def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
-    """What starts (c), (d) and (e), in the number format that calibration found best; and (c) in diffusers' default."""
-    ports = [str(free_port()) for _ in range(4)]
-    celery_url = {"REDIS_URL": redis_url.removesuffix("/0") + "/1"}
+    """What starts (c), (d), (e), in the number format that calibration found best and (c), (e) in diffusers'."""
+    ports = [str(free_port()) for _ in range(5)]
+    celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} for number in (1, 3)]
+    float32 = {"CYNOSURE_BENCH_FLOAT32": "1"}
     worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
-    locked, lit, tasks, plain = (
+    locked, lit, tasks, plain_locked, plain_tasks = (
         [f"benchmarks.peers.{name}", port]
-        for name, port in zip(("locked", "lit", "tasks", "locked"), ports, strict=True)
+        for name, port in zip(("locked", "lit", "tasks", "locked", "tasks"), ports, strict=True)
     )
     started: dict[str, tuple[list[list[str]], dict[str, str]]] = {
         "a lock": ([locked], {}),
-        "a lock, float32": ([plain], {"CYNOSURE_BENCH_FLOAT32": "1"}),
+        "a lock, float32": ([plain_locked], float32),
         "LitServe": ([lit], {}),
-        "a Celery task each": ([tasks, worker], celery_url),
+        "a Celery task each": ([tasks, worker], celery_urls[0]),
+        "Celery, float32": ([plain_tasks, worker], celery_urls[1] | float32),
     }
     return {name: partial(Contender, name, *how, health="/health") for name, how in started.items()}
