@@ -131,7 +131,10 @@ class Cynosure(Contender):
 
 
 def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
-    """What starts (c), (d), (e), in the number format that calibration found best and (c), (e) in diffusers'."""
+    """What starts (c), (d) and (e), in the number format that calibration found best; (c) and (e) in float32 too.
+
+    Their classifier runs in float32, in which a row alone takes least.
+    """
     ports = [str(free_port()) for _ in range(5)]
     celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} for number in (1, 3)]
     float32 = {"CYNOSURE_BENCH_FLOAT32": "1"}
@@ -145,6 +148,6 @@ def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
         "a lock, float32": ([plain_locked], float32),
         "LitServe": ([lit], {}),
         "a Celery task each": ([tasks, worker], celery_urls[0]),
-        "Celery, float32": ([plain_tasks, worker], celery_urls[1] | float32),
+        "a Celery task each, float32": ([plain_tasks, worker], celery_urls[1] | float32),
     }
     return {name: partial(Contender, name, *how, health="/health") for name, how in started.items()}

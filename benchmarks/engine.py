@@ -6,6 +6,7 @@ import argparse
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.load import Answered, Measured
 from benchmarks.serving import OfflineBound
@@ -43,27 +44,28 @@ def load(engine: Engine, stream: Iterator[Asked], *, clients: int, seconds: floa
     """A window of so many seconds, the load as full before and after."""
     start = time.monotonic() + WARM_UP_S
     result = Measured("engine", f"{clients} clients", start, start + seconds)
-    taking, of_window = threading.Lock(), [0]
+    taking, of_window = threading.Lock(), 0
 
     def client() -> None:
+        nonlocal of_window
         while True:
             with taking:
                 counts = time.monotonic() < result.end
-                if not counts and not of_window[0]:
+                if not counts and not of_window:
                     return
-                of_window[0] += counts
+                of_window += counts
                 asked = next(stream)
             sent = time.monotonic()
-            engine.generate(specs_of(asked))
-            with taking:
-                of_window[0] -= counts
-                result.answered.append(Answered(asked, sent, time.monotonic()))
+            try:
+                engine.generate(specs_of(asked))
+            finally:
+                with taking:
+                    of_window -= counts
+            result.answered.append(Answered(asked, sent, time.monotonic()))
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        for done in [pool.submit(client) for _ in range(clients)]:
+            done.result()
     return result
 
 

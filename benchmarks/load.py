@@ -29,23 +29,27 @@ class Answered:
 
 @dataclass
 class Measured:
-    """What came of one load between `start` and `end`, with the load as full before and after.
+    """What came of one load between `start` and `end`.
 
-    A request that was under way at either end counts by the share of its time that lies between. Were those alone
-    counted that finish between, a few long ones would make another pace of it by a moment's difference.
+    Where the load is as full before and after, a request that was under way at either end counts by the share of its
+    time that lies between: were those alone counted that finish there, a few long ones would make another pace of it
+    by a moment's difference. In an open loop requests may pile up, and their time is not their work: there those count.
     """
 
     contender: str
     load: str
     start: float
     end: float
+    is_steady: bool = True
     answered: list[Answered] = field(default_factory=list)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: float = 0.0
 
     @property
     def parts(self) -> list[tuple[Asked, float]]:
-        """Every request, and the share of it that was done in the window."""
+        """Every request, and the share of it that counts for the window."""
+        if not self.is_steady:
+            return [(one.asked, float(self._ends_inside(one))) for one in self.answered]
         return [
             (one.asked, max(0.0, min(one.done, self.end) - max(one.sent, self.start)) / (one.done - one.sent))
             for one in self.answered
@@ -58,7 +62,10 @@ class Measured:
     @property
     def latencies(self) -> list[float]:
         """Of the requests that were finished in the window."""
-        return [one.done - one.sent for one in self.answered if self.start <= one.done < self.end]
+        return [one.done - one.sent for one in self.answered if self._ends_inside(one)]
+
+    def _ends_inside(self, one: Answered) -> bool:
+        return self.start <= one.done < self.end
 
     def quantile(self, share: float) -> float:
         return float(np.quantile(self.latencies, share))
@@ -99,7 +106,7 @@ async def open_loop(
     """Requests that arrive at random (Poisson) times, whether or not earlier ones are done."""
     begin = time.monotonic()
     start = begin + warm_up_s
-    result = Measured(contender.name, f"{requests_per_s:.1f} requests/s", start, start + window_s)
+    result = Measured(contender.name, f"{requests_per_s:.1f} requests/s", start, start + window_s, is_steady=False)
     dice = random.Random(0)
     arrivals: list[float] = []
     at = begin

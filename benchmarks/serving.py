@@ -115,7 +115,7 @@ class Table:
 
     def head(self) -> None:
         print(
-            f"{'load':<16} {'contender':<20} {'pics/s':>7} {'of bound':>8} {'p50 s':>7} {'p95 s':>7} {'p99 s':>7} "
+            f"{'load':<16} {'contender':<27} {'pics/s':>7} {'of bound':>8} {'p50 s':>7} {'p95 s':>7} {'p99 s':>7} "
             f"{'gateway':>8} {'PNG':>6} {'MiB':>6}"
         )
 
@@ -136,7 +136,7 @@ class Table:
         }
         gateway = f"{row['gateway_share_of_cpu']:.1%}" if "app" in measured.cpu_seconds else "-"
         print(
-            f"{row['load']:<16} {row['contender']:<20} {row['pictures_per_s']:>7.2f} {row['share_of_bound']:>8.2f} "
+            f"{row['load']:<16} {row['contender']:<27} {row['pictures_per_s']:>7.2f} {row['share_of_bound']:>8.2f} "
             f"{row['p50_s']:>7.2f} {row['p95_s']:>7.2f} {row['p99_s']:>7.2f} {gateway:>8} "
             f"{row['png_share_of_cpu']:>6.1%} {row['peak_mib']:>6.0f}",
             flush=True,
@@ -159,7 +159,7 @@ class Table:
             for name, row in here.items():
                 more = ours["pictures_per_s"] / row["pictures_per_s"]
                 p95 = ours["p95_s"] / row["p95_s"]
-                print(f"  {load:<16} against {name:<20} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
+                print(f"  {load:<16} against {name:<27} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
 
 
 def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> None:
@@ -192,7 +192,7 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
     for contender in contenders:
         with contender.running():
             seconds = asyncio.run(short_among_long(contender))
-        print(f"  {contender.name:<20} {seconds:>7.2f} s", flush=True)
+        print(f"  {contender.name:<27} {seconds:>7.2f} s", flush=True)
         table.keep({"contender": contender.name, "load": "short among long", "seconds": seconds})
 
 

@@ -28,6 +28,7 @@ class JobNews:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        self._channels = (keys.finished, keys.moved)
         self._waiting: dict[tuple[str, str], set[asyncio.Event]] = {}
         self.is_closing = False
 
@@ -76,7 +77,7 @@ class JobNews:
         while True:
             try:
                 async with client.pubsub() as subscription:
-                    await subscription.subscribe(self._keys.finished, self._keys.moved)
+                    await subscription.subscribe(*self._channels)
                     await self._pass_on(subscription)
             except redis.RedisError:
                 await asyncio.sleep(_RECONNECT_S)
@@ -92,8 +93,8 @@ class JobNews:
                     await subscription.ping()
                 continue
             silent_s = 0.0
-            if message["type"] == "subscribe":  # something may have happened while nobody listened
-                self._wake_all()
+            if message["type"] == "subscribe" and message["data"] == len(self._channels):
+                self._wake_all()  # something may have happened while nobody listened
             if message["type"] == "message":
                 topic = message["channel"].decode(), message["data"].decode()
                 for event in self._waiting.get(topic, ()):

@@ -39,7 +39,9 @@ CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 COMPILED_SIZES = (2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
 REFERENCE_SIZE = 16
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
-SWITCH_GAIN = 1.15  # another way to run must be so much faster: noise must not decide what bytes a picture has
+SWITCH_GAIN = (
+    1.15  # number formats nearer than that count as equally quick: noise must not decide what bytes a picture has
+)
 LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks, and a lone request is slower in many lanes
 COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
 BATCH_OVERHEAD_ROWS = 4
@@ -206,7 +208,7 @@ def cached_calibration(
 
 
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
-    """Measure the pack's networks on `device`; takes some ten seconds, or minutes where `compiling`."""
+    """Measure the pack's networks on `device`; takes half a minute, or minutes where `compiling`."""
 
     @functools.cache
     def loaded(precision: Precision) -> Denoiser:
@@ -223,7 +225,7 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
 
     denoiser, steering = loaded(FLOAT32), load_steering(pack, device)
     probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
-    with Lanes(possible_layouts(device)[0]) as lanes:  # in the number format that will be used, lanes gain most
+    with Lanes(possible_layouts(device)[0]) as lanes:  # in a number format that is quick, lanes gain most
         precision = _preferred(_tried_precisions(denoiser_at, probes, lanes))
     layouts = _tried_layouts(denoiser_at(precision), probes)
     with Lanes(_preferred(layouts, gain=LAYOUT_GAIN)) as lanes:
@@ -320,7 +322,7 @@ class _Probes:
 
 
 def _precisions(device: torch.device) -> tuple[Precision, ...]:
-    """In order of preference: each must beat the one before it."""
+    """In order of preference."""
     plain = [FLOAT32, Precision(dtype="bfloat16")]
     if device.type == "cuda":
         plain += [Precision(dtype="float16")]
@@ -366,36 +368,34 @@ def _preferred(tried: dict[_Way, float], *, gain: float = SWITCH_GAIN) -> _Way:
 def _calibrate_network(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes, *, compiling: bool = False
 ) -> NetworkCalibration:
+    @functools.cache
+    def bits_of(precision: Precision) -> dict[int, str]:
+        sizes = COMPILED_SIZES if precision.compiled else probes.sizes
+        return {size: _bits(network_at(precision), probes, lanes, size) for size in sizes}
+
     tried = _tried_precisions(network_at, probes, lanes)
-    chosen = _least_padded(tried, network_at, probes, lanes)
-    sizes: Sequence[int] = probes.sizes
+    chosen = _least_padded(tried, bits_of)
     if compiling:
         compiled = replace(chosen, compiled=True)
         tried[compiled] = _row_ms(network_at(compiled), probes, lanes, REFERENCE_SIZE)
         if tried[compiled] * COMPILE_GAIN < tried[chosen]:
-            chosen, sizes = compiled, COMPILED_SIZES
-    network = network_at(chosen)
+            chosen = compiled
+    network, bits = network_at(chosen), bits_of(chosen)
     measured = tuple(
-        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=bits)
-        for size, bits in _all_bits(network, probes, lanes, sizes).items()
+        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=digest) for size, digest in bits.items()
     )
-    agreeing = _best_class({size.rows: size.bits for size in measured})
+    agreeing = _best_class(bits)
     return NetworkCalibration(
         precision=chosen,
         tried={str(precision): row_ms for precision, row_ms in tried.items()},
         measured=measured,
-        sizes=agreeing or tuple(sizes),
+        sizes=agreeing or tuple(bits),
         is_bitwise=bool(agreeing),
         row_flop=_row_flop(network_at(FLOAT32), probes),
     )
 
 
-def _least_padded(
-    tried: Mapping[Precision, float],
-    network_at: Callable[[Precision], Network],
-    probes: _Probes,
-    lanes: Lanes,
-) -> Precision:
+def _least_padded(tried: Mapping[Precision, float], bits_of: Callable[[Precision], Mapping[int, str]]) -> Precision:
     """Of the number formats about as quick as the quickest, the first whose class pads least."""
     quickest = min(tried.values())
     close = [precision for precision, row_ms in tried.items() if row_ms < SWITCH_GAIN * quickest]
@@ -403,8 +403,9 @@ def _least_padded(
         return close[0]
 
     def padding(precision: Precision) -> float:
-        agreeing = _best_class(_all_bits(network_at(precision), probes, lanes, probes.sizes))
-        return _padding_cost(probes.sizes, agreeing) if agreeing else math.inf
+        bits = bits_of(precision)
+        agreeing = _best_class(bits)
+        return _padding_cost(list(bits), agreeing) if agreeing else math.inf
 
     return min(close, key=padding)
 
@@ -425,10 +426,6 @@ def _row_flop(network: Network, probes: _Probes) -> int:
     with FlopCounterMode(display=False) as counter:
         network(*probes.batch(1))
     return int(counter.get_total_flops())
-
-
-def _all_bits(network: Network, probes: _Probes, lanes: Lanes, sizes: Sequence[int]) -> dict[int, str]:
-    return {size: _bits(network, probes, lanes, size) for size in sizes}
 
 
 def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:

@@ -26,7 +26,7 @@ from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
 from models.threads import compute_with
 
-FEW_ROWS = 4  # a lane; below, what a batch costs by itself outweighs what lanes that wait for each other lose
+FEW_ROWS = 4  # a lane; of so few, two pictures with a classifier took 19 ms an evaluation in one tick, and 29 in two
 
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""

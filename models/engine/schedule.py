@@ -112,7 +112,7 @@ class Schedule:
     Attributes:
         row_budget: denoiser rows that one tick may hold.
         lanes: ticks that run side by side, with an even share of the rows each.
-        few: rows that are done soonest in one tick over all lanes, which its batches and networks share.
+        few: rows that, while nothing is moving, are done soonest in one tick over all lanes.
         tick_s: seconds that a full tick takes, roughly.
     """
 
@@ -154,7 +154,8 @@ class Schedule:
         if not in_turn:
             return []
         total = sum(sample.rows_now for sample in self._all())
-        budget = min(self.row_budget, total if total <= self.few else math.ceil(total / self.lanes))
+        together = not self._moving and total <= min(self.few, self.row_budget)
+        budget = min(self.row_budget, total if together else math.ceil(total / self.lanes))
         kind = in_turn[0].wants_classifier_now
         chosen: list[Sample] = []
         used = 0

@@ -15,7 +15,6 @@ from models.engine import Calibration, cached_calibration
 from models.engine.calibrate import (
     CPU_SIZES,
     BatchSize,
-    Network,
     NetworkCalibration,
     _calibrate_network,
     _least_padded,
@@ -63,11 +62,8 @@ BFLOAT16 = Precision(dtype="bfloat16")
     ids=["about as quick, without padding", "not worth it"],
 )
 def test_of_formats_about_as_quick_the_one_that_pads_least_is_chosen(bfloat16_ms: float, chosen: Precision) -> None:
-    def network_at(precision: Precision) -> Network:
-        return lambda x, timesteps, told: (rounds_otherwise_alone(x) if precision == FLOAT32 else x,)
-
-    with Lanes(Layout(lanes=1, threads=1)) as lanes:
-        assert _least_padded({FLOAT32: 1.0, BFLOAT16: bfloat16_ms}, network_at, probes(), lanes) == chosen
+    bits = {FLOAT32: {1: "a", 2: "b", 4: "b"}, BFLOAT16: {1: "c", 2: "c", 4: "c"}}
+    assert _least_padded({FLOAT32: 1.0, BFLOAT16: bfloat16_ms}, lambda precision: bits[precision]) == chosen
 
 
 def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> None:

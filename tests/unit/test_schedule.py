@@ -110,11 +110,23 @@ def test_no_sample_is_in_two_ticks_and_the_lanes_have_even_shares() -> None:
     assert set(schedule.take(now=0.1)) == set(first)
 
 
-def test_few_rows_share_a_tick() -> None:
-    schedule = Schedule(row_budget=4, lanes=2, few=2)
+def test_few_rows_share_a_tick_while_nothing_is_moving() -> None:
+    schedule = Schedule(row_budget=4, lanes=2, few=4)
     schedule.enqueue(sample(), now=0.0)
-    schedule.enqueue(sample(), now=0.0)
-    assert len(schedule.take(now=0.0)) == 2
+    first = schedule.take(now=0.0)
+    for _ in range(3):
+        schedule.enqueue(sample(), now=0.0)
+    beside = schedule.take(now=0.0)
+    assert (len(first), len(beside)) == (1, 2)
+    schedule.put_back(first + beside)
+    assert len(schedule.take(now=0.1)) == 4
+
+
+def test_rows_that_no_tick_can_hold_together_are_spread() -> None:
+    schedule = Schedule(row_budget=4, lanes=4, few=16)
+    for _ in range(8):
+        schedule.enqueue(sample(), now=0.0)
+    assert [len(schedule.take(now=0.0)) for _ in range(4)] == [2, 2, 2, 2]
 
 
 def test_a_cancelled_sample_is_given_up_when_its_tick_is_over() -> None:
