@@ -43,7 +43,7 @@ def packed(work: Work, *, lanes: int, limit: int) -> Plan:
 
 
 def _done_at(work: Work, plan: Plan, lanes: int) -> float:
-    """When the last lane is done, each taking the next batch as soon as it is free. It compares plans, and is no time."""
+    """When the last lane is done, each taking the next batch as soon as it is free, in units that only compare."""
     free_at = [0.0] * lanes
     for (network, _), batches in zip(work, plan, strict=True):
         for rows in batches:
