@@ -18,6 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from models.cpu_layers import with_cpu_layers
+
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
@@ -197,6 +199,8 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
     for module in loaded.modules():
         if isinstance(module, Attention):
             module.register_forward_hook(_strided_as_in_a_batch)
+    if device.type == "cpu" and not precision.compiled:
+        with_cpu_layers(loaded)
     if precision.compiled:
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -42,12 +41,13 @@ KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time 
 SWITCH_GAIN = (
     1.15  # number formats nearer than that count as equally quick: noise must not decide what bytes a picture has
 )
-LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks, and a lone request is slower in many lanes
+LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks
 COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
+HOPELESS = 2.0  # what takes so many times the quickest's time is not tried again
 BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
 DEPENDS = "on the neighbours"
-_FORMAT = 8  # of the cached file
+_FORMAT = 9  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -228,7 +228,8 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
     with Lanes(possible_layouts(device)[0]) as lanes:  # in a number format that is quick, lanes gain most
         precision = _preferred(_tried_precisions(denoiser_at, probes, lanes))
     layouts = _tried_layouts(denoiser_at(precision), probes)
-    with Lanes(_preferred(layouts, gain=LAYOUT_GAIN)) as lanes:
+    bits_in = partial(_bits_in, denoiser_at(precision), probes)
+    with Lanes(_least_padded(layouts, bits_in, gain=LAYOUT_GAIN)) as lanes:
         return Calibration(
             key=calibration_key(pack, device, compiling=compiling),
             device=device_name(device),
@@ -305,15 +306,21 @@ class _Probes:
         x, timesteps, told = self._batch(size)
         return x.to(self.device), timesteps.to(self.device), stacked([self._told[one] for one in told], self.device)
 
-    def placed(self, size: int) -> Iterator[tuple[int, int, Batch]]:
-        """(row's number, its position, a batch that has it there), for positions first, middle and last."""
-        for (number, (row, timestep, index)), position in itertools.product(
-            enumerate(self.rows), (0, size // 2, size - 1)
-        ):
+    def arranged(self, size: int) -> Iterator[tuple[dict[int, int], Batch]]:
+        """(the row's number by position, that batch), until every row has stood at every position.
+
+        Where a batch has none of them stands a random neighbour.
+        """
+        shifts = range(len(self.rows) + 1)
+        for shift in (*shifts, *shifts) if size == 1 else shifts:  # no row is looked at once only
             x, timesteps, told = self._batch(size)
-            x[position], timesteps[position], told[position] = row, timestep, index % len(self._told)
+            numbers = {position: (position + shift) % (len(self.rows) + 1) for position in range(size)}
+            numbers = {position: number for position, number in numbers.items() if number < len(self.rows)}
+            for position, number in numbers.items():
+                row, timestep, index = self.rows[number]
+                x[position], timesteps[position], told[position] = row, timestep, index % len(self._told)
             conditioning = stacked([self._told[one] for one in told], self.device)
-            yield number, position, (x.to(self.device), timesteps.to(self.device), conditioning)
+            yield numbers, (x.to(self.device), timesteps.to(self.device), conditioning)
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor, list[int]]:
         x = torch.randn(size, *self._shape, generator=self._generator)
@@ -339,6 +346,11 @@ def _tried_layouts(network: Network, probes: _Probes) -> dict[Layout, float]:
         return _in_turns(ways)
 
 
+def _bits_in(network: Network, probes: _Probes, layout: Layout) -> dict[int, str]:
+    with Lanes(layout) as lanes:
+        return {size: _bits(network, probes, lanes, size) for size in probes.sizes if size <= REFERENCE_SIZE}
+
+
 def _tried_precisions(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes
 ) -> dict[Precision, float]:
@@ -352,15 +364,21 @@ def _tried_precisions(
 
 def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
     """The best of some tries of each, one after the other: what else runs here then slows all of them, not one."""
-    tries = [{way: measure() for way, measure in ways.items()} for _ in range(1 + REPEATS)]
-    return {way: min(one[way] for one in tries[1:]) for way in ways}
+    for measure in ways.values():
+        measure()
+    best = {way: measure() for way, measure in ways.items()}
+    for _ in range(REPEATS - 1):
+        for way, measure in ways.items():
+            if best[way] < HOPELESS * min(best.values()):
+                best[way] = min(best[way], measure())
+    return best
 
 
-def _preferred(tried: dict[_Way, float], *, gain: float = SWITCH_GAIN) -> _Way:
-    """The quickest, where each must beat those before it by `gain`."""
+def _preferred(tried: dict[_Way, float]) -> _Way:
+    """The quickest, where each must beat those before it by `SWITCH_GAIN`."""
     chosen, *others = tried
     for way in others:
-        if tried[way] * gain < tried[chosen]:
+        if tried[way] * SWITCH_GAIN < tried[chosen]:
             chosen = way
     return chosen
 
@@ -395,15 +413,17 @@ def _calibrate_network(
     )
 
 
-def _least_padded(tried: Mapping[Precision, float], bits_of: Callable[[Precision], Mapping[int, str]]) -> Precision:
-    """Of the number formats about as quick as the quickest, the first whose class pads least."""
+def _least_padded(
+    tried: Mapping[_Way, float], bits_of: Callable[[_Way], Mapping[int, str]], *, gain: float = SWITCH_GAIN
+) -> _Way:
+    """Of the ways about as quick as the quickest, the first whose class pads least."""
     quickest = min(tried.values())
-    close = [precision for precision, row_ms in tried.items() if row_ms < SWITCH_GAIN * quickest]
+    close = [way for way, row_ms in tried.items() if row_ms < gain * quickest]
     if len(close) == 1:
         return close[0]
 
-    def padding(precision: Precision) -> float:
-        bits = bits_of(precision)
+    def padding(way: _Way) -> float:
+        bits = bits_of(way)
         agreeing = _best_class(bits)
         return _padding_cost(list(bits), agreeing) if agreeing else math.inf
 
@@ -430,11 +450,12 @@ def _row_flop(network: Network, probes: _Probes) -> int:
 
 def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:
     """A digest of the probes' results, the same wherever they stand in the batch; or `DEPENDS` if not."""
-    placed = list(probes.placed(size))
-    outputs = lanes.run([partial(network, *batch) for _, _, batch in placed])
-    seen: dict[int, set[bytes]] = {}
-    for (number, position, _), (output, *_) in zip(placed, outputs, strict=True):
-        seen.setdefault(number, set()).add(output[position].cpu().numpy().tobytes())
+    arranged = list(probes.arranged(size))
+    outputs = lanes.run([partial(network, *batch) for _, batch in arranged])
+    seen: dict[int, set[bytes]] = {number: set() for number in range(len(probes.rows))}
+    for (numbers, _), (output, *_) in zip(arranged, outputs, strict=True):
+        for position, number in numbers.items():
+            seen[number].add(output[position].cpu().numpy().tobytes())
     if any(len(results) > 1 for results in seen.values()):
         return DEPENDS
     return hashlib.sha256(b"".join(result for results in seen.values() for result in results)).hexdigest()[:12]

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.classifiers import NoiseAwareClassifier, load_judge
-from models.loading import PROMPTED_PIXELS, load_network, open_pack
+from models.loading import PROMPTED_PIXELS, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts, trained_pairs
@@ -101,7 +101,7 @@ class EmojiRecipe(PixelRecipe):
             )
         torch.manual_seed(self.classifying.seed)
         network = NoiseAwareClassifier(**self.classifier)
-        start_from_denoiser(network, load_network(UNet2DConditionModel, folder / "unet", torch.device("cpu")))
+        start_from_denoiser(network, UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False))
         return StyleTask(
             network=network.to(memory_format=torch.channels_last),
             scheduler=self.scheduler(),

@@ -1,0 +1,153 @@
+"""Layers that compute a row alike in any company, and don't rearrange their weights for every batch: for CPUs.
+
+torch has other kernels for few rows than for many, which sum in another order: its own instead of oneDNN's for one
+small map, and on one thread for 1×1 convolutions of fewer than 16 maps; another of MKL's for a matrix of fewer than
+four rows. So a row would differ in its last bits from the same row in company.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+FEWEST_ROWS = 4
+"""Rows from which on MKL's matrix products sum a row in one order."""
+PACKED_FOR = 8
+"""Rows that weights are packed for: a constant, so that their order doesn't depend on the first batch."""
+
+
+def with_cpu_layers(network: nn.Module) -> nn.Module:
+    """The network, frozen, with such layers in the place of torch's."""
+    for name, layer in list(network.named_children()):
+        if type(layer) is nn.Linear:
+            setattr(network, name, RowPaddedLinear(layer))
+        elif type(layer) is nn.Conv2d and has_onednn(layer):
+            setattr(network, name, PrepackedConv2d(layer))
+        else:
+            with_cpu_layers(layer)
+    return network
+
+
+def has_onednn(layer: nn.Conv2d) -> bool:
+    """Whether oneDNN has this convolution, in its number format, on this machine."""
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return False
+    has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return layer.weight.dtype == torch.float32 or (layer.weight.dtype == torch.bfloat16 and has_bfloat16)
+
+
+class RowPaddedLinear(nn.Linear):
+    """A linear layer that gives few rows the bits that they would have among many."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.shape[:-1].numel()
+        if rows >= FEWEST_ROWS:
+            return super().forward(x)
+        padded = functional.pad(x.reshape(rows, -1), (0, 0, 0, FEWEST_ROWS - rows))
+        return super().forward(padded)[:rows].reshape(*x.shape[:-1], -1)
+
+
+class PrepackedConv2d(nn.Module):
+    """A frozen convolution by oneDNN, with its weights in the order in which oneDNN's kernels read them.
+
+    They are packed when the first map is seen, for their order depends on its height and width; maps of another size
+    are convolved rightly too, only slower.
+    """
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = plain.weight, plain.bias
+        self.padding = [int(side) for side in plain.padding]
+        self.stride, self.dilation = list(plain.stride), list(plain.dilation)
+        self.groups = plain.groups
+        self._transposed: Tensor | None = None
+        self._packing = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.weight.is_mkldnn:
+            self._pack(x.shape)
+        if torch.is_grad_enabled() and x.requires_grad:
+            convolved: Tensor = _Convolution.apply(x, self)  # type: ignore[no-untyped-call]
+            return convolved
+        return self.convolved(x)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution of maps (B,C,H,W), without a gradient."""
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
+        )
+        return result
+
+    def input_gradient(self, gradient: Tensor, size: Size) -> Tensor:
+        """The gradient for maps of `size`, from that for what they became: a transposed convolution.
+
+        Dumoulin & Visin 2016, section 4.
+        """
+        rest = [  # rows and columns at the end that the stride left out
+            (before + 2 * padding - dilation * (kernel - 1) - 1) % stride
+            for before, padding, dilation, kernel, stride in zip(
+                size[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
+            )
+        ]
+        if self._transposed is None:
+            self._transposed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+                self.weight.to_dense(), self.padding, rest, self.stride, self.dilation, self.groups,
+                [PACKED_FOR, *gradient.shape[1:]],
+            )  # fmt: skip
+        result: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            gradient,
+            self._transposed,
+            None,
+            self.padding,
+            rest,
+            self.stride,
+            self.dilation,
+            self.groups,
+            "none",
+            [],
+            "",
+        )
+        return result
+
+    def _pack(self, shape: Size) -> None:
+        with self._packing:
+            if not self.weight.is_mkldnn:  # another lane may have done it meanwhile
+                packed = torch.ops.mkldnn._reorder_convolution_weight(
+                    self.weight, self.padding, self.stride, self.dilation, self.groups, [PACKED_FOR, *shape[1:]]
+                )
+                self.weight = nn.Parameter(packed, requires_grad=False)
+
+
+class _Convolution(torch.autograd.Function):
+    """oneDNN's operators have no gradient of their own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PrepackedConv2d) -> Tensor:
+        ctx.layer, ctx.size = layer, x.shape
+        return layer.convolved(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.input_gradient(gradient, ctx.size), None
+
+
+@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+def _flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape)
+
+
+@register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)
+def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)

@@ -1,0 +1,105 @@
+"""A CPU's layers compute what torch's compute, and a row alone as in company."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.classifiers import load_steering
+from models.cpu_layers import PrepackedConv2d, RowPaddedLinear, has_onednn, with_cpu_layers
+from models.denoisers import load_denoiser
+from models.engine.calibrate import stacked, told_by
+from models.engine.lanes import Lanes, Layout
+from models.loading import open_pack
+
+CPU = torch.device("cpu")
+
+
+def frozen(layer: nn.Module) -> nn.Module:
+    return layer.eval().requires_grad_(False)
+
+
+def swapped(network: nn.Module) -> nn.Module:
+    return with_cpu_layers(copy.deepcopy(network))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "groups"), [
+    (3, 1, 1, 1, 1), (1, 1, 0, 1, 1), (3, 2, 1, 1, 1), (3, 2, 0, 1, 1),
+    (3, 1, 2, 2, 1), (3, 1, 1, 1, 4), (4, 4, 0, 1, 1),
+])  # fmt: skip
+@pytest.mark.parametrize("size", [(14, 14), (7, 9), (8, 8)])
+def test_a_convolution_and_its_gradient_are_those_of_torch(
+    kernel: int, stride: int, padding: int, dilation: int, groups: int, size: tuple[int, int]
+) -> None:
+    plain = frozen(nn.Sequential(nn.Conv2d(8, 12, kernel, stride, padding, dilation, groups)))
+    prepacked = swapped(plain)
+    assert isinstance(prepacked[0], PrepackedConv2d)
+    prepacked(torch.zeros(1, 8, 11, 11))  # weights are packed for maps of this size, and others come
+    found: list[tuple[Tensor, Tensor]] = []
+    for network in (plain, prepacked):
+        x = torch.randn(3, 8, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        output = network(x)
+        assert torch.equal(output, network(x.detach()))
+        found.append((output, torch.autograd.grad(output.square().sum(), x)[0]))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5), (2, 1, 5), (2, 6, 5)])
+def test_a_linear_layer_is_that_of_torch(shape: tuple[int, ...]) -> None:
+    plain = frozen(nn.Sequential(nn.Linear(5, 7)))
+    padded = swapped(plain)
+    assert isinstance(padded[0], RowPaddedLinear)
+    torch.testing.assert_close(padded(torch.ones(shape)), plain(torch.ones(shape)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 2, 3, padding="same"),
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 2, 1).double(),
+    ],
+    ids=["padding in words", "circular", "float64"],
+)
+def test_a_convolution_that_onednn_lacks_stays_as_it_is(layer: nn.Conv2d) -> None:
+    assert not has_onednn(layer)
+
+
+@pytest.mark.parametrize("pack_name", ["fashion", "emoji"])
+def test_in_float32_too_a_row_alone_has_the_bits_that_it_has_in_company(pack_name: str) -> None:
+    pack = open_pack(pack_name)
+    denoiser, steering = load_denoiser(pack, CPU), load_steering(pack, CPU)
+    assert steering is not None
+    networks = [
+        (denoiser.forward, told_by(denoiser, pack)),
+        (lambda *row: steering.gradient(*row)[0], steering.examples()),
+    ]
+    rows = torch.randn(16, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    timesteps = torch.linspace(0, pack.num_train_timesteps - 1, 16).round()
+    with Lanes(Layout(lanes=1, threads=1)) as lanes:
+        for network, told in networks:
+            conditioning = [row for row, _ in zip(itertools.cycle(told), rows, strict=False)]
+            few, many = (
+                lanes.run([partial(network, rows[:n], timesteps[:n], stacked(conditioning[:n], CPU)) for n in sizes])
+                for sizes in ((1, 2, 3, 12), (16,))
+            )
+            for found in few:
+                assert torch.equal(found, many[0][: len(found)]), f"{len(found)} of 16 rows"
+
+
+def test_floating_point_operations_are_counted_as_of_torchs_layers() -> None:
+    plain = frozen(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1)))
+    counts: list[int] = []
+    for network in (plain, swapped(plain)):
+        with FlopCounterMode(display=False) as counter:
+            x = torch.zeros(2, 3, 9, 9).requires_grad_()
+            network(x.view_as(x)).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
