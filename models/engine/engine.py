@@ -312,11 +312,13 @@ class Engine:
         self._runners[pack.name] = runner
         runner.warm_up()
         network, lanes = calibration.denoiser, calibration.layout.lanes
+        knee_s = network.row_seconds(network.knee)
         schedule = Schedule(
             network.knee,
+            classifier_cost=of_classifier.row_seconds(network.knee) / knee_s if of_classifier else 0.0,
             lanes=lanes,
             few=max(FEW_ROWS * lanes, network.sizes[0]),
-            tick_s=lanes * network.row_seconds(network.knee),  # row_seconds has every lane busy
+            tick_s=lanes * knee_s,  # row_seconds has every lane busy
         )
         return _Loaded(pack, runner, schedule)
 

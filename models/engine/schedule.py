@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.spec import Guidance, SampleSpec
 
 PROMOTE_S = 60.0  # a job that has waited so long counts as one priority higher
+SHORT_SHARE = 0.05  # of every tick, for what is done soonest
 
 
 @dataclass(eq=False)
@@ -88,18 +89,18 @@ class _Job:
     since: float
     samples: list[Sample] = field(default_factory=list)
 
-    def turn(self, now: float, tick_s: float) -> tuple[float, float]:
-        """Sorts first what runs first: by priority, then by how late the job will be even if it runs from now on.
+    @property
+    def evaluations_left(self) -> int:
+        """Of the sample that has most of them."""
+        return max(sample.num_positions - sample.position for sample in self.samples)
 
-        Lateness is measured in fourth roots of the job's own length. In its length itself (the *stretch* of Bender,
-        Chakrabarti & Muthukrishnan 1998) a long job would wait for ever longer while short ones come; in seconds, a
-        short one would wait as long as everyone (docs/performance.md has both ends).
-        """
-        waited = now - self.since
-        level = self.samples[0].spec.priority + waited // PROMOTE_S
-        left = max(sample.num_positions - sample.position for sample in self.samples)
-        length = max(sample.num_positions for sample in self.samples)
-        return -level, -(waited / tick_s + left) / length**0.25
+    def level(self, now: float) -> int:
+        """Its priority, which rises while it waits."""
+        return self.samples[0].spec.priority + int((now - self.since) // PROMOTE_S)
+
+    def evaluations_in_all(self, now: float, tick_s: float) -> float:
+        """How long, in ticks, it will have taken if it runs from now on."""
+        return (now - self.since) / tick_s + self.evaluations_left
 
 
 @dataclass
@@ -109,19 +110,26 @@ class Schedule:
     Every tick chooses anew among the samples at rest, those in no other tick, so that a sample that has begun may pause
     for another: what it needs to go on is its state, which stays with it.
 
+    First move the samples whose job will have taken longest if it runs from now on, so that the slowest answers come
+    as soon as they can: long jobs hardly pause, and short ones wait until they are as late. A small share of every tick
+    is for the jobs that are done soonest, so that a short one does not wait behind many long ones.
+
     Attributes:
         row_budget: denoiser rows that one tick may hold.
+        classifier_cost: denoiser rows that take as long as one row of the classifier.
         lanes: ticks that run side by side, with an even share of the rows each.
         few: rows that, while nothing is moving, are done soonest in one tick over all lanes.
         tick_s: seconds that a full tick takes, roughly.
     """
 
     row_budget: int
+    classifier_cost: float = 0.0
     lanes: int = 1
     few: int = 1
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
+    _short_rows: float = 0.0  # that the share for short jobs has left
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
         job = self._jobs.setdefault((sample.spec.priority, sample.spec.group), _Job(now))
@@ -140,34 +148,37 @@ class Schedule:
     def take(self, *, now: float) -> list[Sample]:
         """The samples that move next, at least one where any is at rest; their rows fit the budget.
 
-        They rest again when they are `put_back`. The classifier runs once a tick, and few rows cost it nearly as much
-        as many, so the first sample in turn decides whether samples that want it or those that don't fill the rest
-        first.
+        They rest again when they are `put_back`.
         """
-        jobs = sorted(self._jobs.values(), key=lambda job: job.turn(now, self.tick_s))
-        in_turn = [
-            sample
-            for job in jobs
-            for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position)
-            if sample not in self._moving
-        ]
-        if not in_turn:
-            return []
-        total = sum(sample.rows_now for sample in self._all())
+        total = sum(map(self._cost, self._all()))
         together = not self._moving and total <= min(self.few, self.row_budget)
         budget = min(self.row_budget, total if together else math.ceil(total / self.lanes))
-        kind = in_turn[0].wants_classifier_now
-        chosen: list[Sample] = []
-        used = 0
-        for sample in sorted(in_turn, key=lambda one: one.wants_classifier_now is not kind):
-            # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
-            if not chosen or used + sample.rows_now <= budget:
-                chosen.append(sample)
-                used += sample.rows_now
-            if used >= budget:
+        chosen: dict[Sample, float] = {}
+        self._short_rows = min(self._short_rows + SHORT_SHARE * budget, budget)
+        for sample in self._at_rest(lambda job: (-job.level(now), job.evaluations_left)):
+            cost = self._cost(sample)
+            if cost > self._short_rows or sum(chosen.values()) + cost > budget:
                 break
+            self._short_rows -= cost
+            chosen[sample] = cost
+        for sample in self._at_rest(lambda job: (-job.level(now), -job.evaluations_in_all(now, self.tick_s))):
+            cost = self._cost(sample)
+            # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
+            if sample not in chosen and (not chosen or sum(chosen.values()) + cost <= budget):
+                chosen[sample] = cost
         self._moving.update(chosen)
-        return chosen
+        return list(chosen)
+
+    def _at_rest(self, turn: Callable[[_Job], tuple[float, float]]) -> Iterator[Sample]:
+        """Samples that no tick is moving, by their jobs' `turn`; of a job, first what is done soonest."""
+        for job in sorted(self._jobs.values(), key=turn):
+            for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position):
+                if sample not in self._moving:
+                    yield sample
+
+    def _cost(self, sample: Sample) -> float:
+        """What the sample's next evaluation takes, in denoiser rows."""
+        return sample.rows_now + self.classifier_cost * sample.wants_classifier_now
 
     def put_back(self, samples: Collection[Sample]) -> None:
         """The tick that moved them is over."""

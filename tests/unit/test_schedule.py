@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models.engine.schedule import PROMOTE_S, Sample, Schedule, Turns
+from models.engine.schedule import PROMOTE_S, SHORT_SHARE, Sample, Schedule, Turns
 from models.spec import Guidance, SampleSpec
 
 
@@ -48,9 +48,10 @@ def test_a_short_job_overtakes_long_ones_that_fill_the_budget() -> None:
     running = ticks(schedule)
     for _ in range(10):
         next(running)
-    schedule.enqueue(sample("short", evaluations=4), now=1.0)
-    in_ticks = next(index for index, (_, moving) in enumerate(running) if "short" in {one.spec.group for one in moving})
-    assert in_ticks <= 45  # of the 90 that the long ones have ahead of them
+    short = sample("short", evaluations=4)
+    schedule.enqueue(short, now=1.0)
+    in_ticks = next(index for index, _ in enumerate(running) if short.is_done)
+    assert in_ticks <= 4 / (SHORT_SHARE * 4) + 1
 
 
 def test_a_long_job_is_not_overtaken_for_ever() -> None:
@@ -83,13 +84,18 @@ def test_a_tick_holds_the_rows_that_are_evaluated_now() -> None:
     assert sorted(one.rows_now for one in take(schedule, now=0.0)) == [1, 2, 2]
 
 
-def test_samples_that_want_the_classifier_share_ticks() -> None:
-    schedule = Schedule(row_budget=4)
+def test_rows_of_the_classifier_count_by_their_time() -> None:
+    schedule = Schedule(row_budget=6, classifier_cost=0.5)
     for index in range(8):
-        schedule.enqueue(sample(f"{index}", classifier_scale=2.0 * (index % 2)), now=0.0)
-    for _, moving in ticks(schedule):
-        assert len({one.wants_classifier_now for one in moving}) == 1
-        assert len(moving) == 4
+        schedule.enqueue(sample(f"{index}", classifier_scale=2.0), now=0.0)
+    assert len(take(schedule, now=0.0)) == 4
+
+
+def test_what_would_be_done_latest_goes_first() -> None:
+    schedule = Schedule(row_budget=2, tick_s=0.1)
+    for group, evaluations, came in (("short, just now", 4, 5.0), ("long", 100, 5.0), ("short, long ago", 4, 0.0)):
+        schedule.enqueue(sample(group, evaluations=evaluations), now=came)
+    assert [one.spec.group for one in take(schedule, now=5.0)] == ["long", "short, long ago"]
 
 
 def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
