@@ -35,8 +35,8 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
 
 
 def has_onednn(layer: nn.Conv2d) -> bool:
-    """Whether oneDNN has this convolution, in its number format, on this machine."""
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    """Whether oneDNN is there, and has this convolution in its number format on this machine."""
+    if not torch.backends.mkldnn.is_available() or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return layer.weight.dtype == torch.float32 or (layer.weight.dtype == torch.bfloat16 and has_bfloat16)

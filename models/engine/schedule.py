@@ -153,19 +153,22 @@ class Schedule:
         total = sum(map(self._cost, self._all()))
         together = not self._moving and total <= min(self.few, self.row_budget)
         budget = min(self.row_budget, total if together else math.ceil(total / self.lanes))
-        chosen: dict[Sample, float] = {}
+        chosen: dict[Sample, None] = {}  # an ordered set
+        used = 0.0
         self._short_rows = min(self._short_rows + SHORT_SHARE * budget, budget)
         for sample in self._at_rest(lambda job: (-job.level(now), job.evaluations_left)):
             cost = self._cost(sample)
-            if cost > self._short_rows or sum(chosen.values()) + cost > budget:
+            if cost > self._short_rows or used + cost > budget:
                 break
             self._short_rows -= cost
-            chosen[sample] = cost
+            chosen[sample], used = None, used + cost
         for sample in self._at_rest(lambda job: (-job.level(now), -job.evaluations_in_all(now, self.tick_s))):
+            if used >= budget:
+                break
             cost = self._cost(sample)
             # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
-            if sample not in chosen and (not chosen or sum(chosen.values()) + cost <= budget):
-                chosen[sample] = cost
+            if sample not in chosen and (not chosen or used + cost <= budget):
+                chosen[sample], used = None, used + cost
         self._moving.update(chosen)
         return list(chosen)
 
