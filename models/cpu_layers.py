@@ -24,13 +24,15 @@ PACKED_FOR = 8
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:
     """The network, frozen, with such layers in the place of torch's."""
-    for name, layer in list(network.named_children()):
-        if type(layer) is nn.Linear:
-            setattr(network, name, RowPaddedLinear(layer))
-        elif type(layer) is nn.Conv2d and has_onednn(layer):
-            setattr(network, name, PrepackedConv2d(layer))
-        else:
-            with_cpu_layers(layer)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for path, layer in list(network.named_modules(remove_duplicate=False)):  # some have two names for one layer
+        if layer not in replaced:
+            if type(layer) is nn.Linear:
+                replaced[layer] = RowPaddedLinear(layer)
+            elif type(layer) is nn.Conv2d and has_onednn(layer):
+                replaced[layer] = PrepackedConv2d(layer)
+        if layer in replaced:
+            network.set_submodule(path, replaced[layer])
     return network
 
 
@@ -54,8 +56,8 @@ class RowPaddedLinear(nn.Linear):
         rows = x.shape[:-1].numel()
         if rows >= FEWEST_ROWS:
             return super().forward(x)
-        padded = functional.pad(x.reshape(rows, -1), (0, 0, 0, FEWEST_ROWS - rows))
-        return super().forward(padded)[:rows].reshape(*x.shape[:-1], -1)
+        padded = functional.pad(x.reshape(rows, self.in_features), (0, 0, 0, FEWEST_ROWS - rows))
+        return super().forward(padded)[:rows].reshape(*x.shape[:-1], self.out_features)
 
 
 class PrepackedConv2d(nn.Module):
@@ -100,7 +102,7 @@ class PrepackedConv2d(nn.Module):
                 size[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
         ]
-        if self._transposed is None:
+        if self._transposed is None:  # lanes that meet here pack the same
             self._transposed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
                 self.weight.to_dense(), self.padding, rest, self.stride, self.dilation, self.groups,
                 [PACKED_FOR, *gradient.shape[1:]],
@@ -143,11 +145,14 @@ class _Convolution(torch.autograd.Function):
         return ctx.layer.input_gradient(gradient, ctx.size), None
 
 
-@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
 def _flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
     return conv_flop_count(x_shape, w_shape, out_shape)
 
 
-@register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)
 def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
     return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)
+
+
+if torch.backends.mkldnn.is_available():
+    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(_flop)
+    register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(_transposed_flop)

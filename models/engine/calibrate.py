@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.classifiers import load_steering
+from models.cpu_layers import FEWEST_ROWS
 from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.engine.lanes import CORES, Lanes, Layout, possible_layouts
 from models.loading import FLOAT32, Pack, Precision
@@ -47,7 +48,7 @@ HOPELESS = 2.0  # what takes so many times the quickest's time is not tried agai
 BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
 DEPENDS = "on the neighbours"
-_FORMAT = 9  # of the cached file
+_FORMAT = 10  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -331,8 +332,9 @@ class _Probes:
 def _precisions(device: torch.device) -> tuple[Precision, ...]:
     """In order of preference."""
     plain = [FLOAT32, Precision(dtype="bfloat16")]
-    if device.type == "cuda":
-        plain += [Precision(dtype="float16")]
+    if device.type == "cpu":  # where oneDNN's convolutions choose their own memory layout
+        return tuple(plain)
+    plain += [Precision(dtype="float16")]
     return (*plain, *(replace(precision, channels_last=True) for precision in plain))
 
 
@@ -364,12 +366,10 @@ def _tried_precisions(
 
 def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
     """The best of some tries of each, one after the other: what else runs here then slows all of them, not one."""
-    for measure in ways.values():
-        measure()
-    best = {way: measure() for way, measure in ways.items()}
-    for _ in range(REPEATS - 1):
+    best = dict.fromkeys(ways, math.inf)
+    for number in range(1 + REPEATS):
         for way, measure in ways.items():
-            if best[way] < HOPELESS * min(best.values()):
+            if number < 2 or best[way] < HOPELESS * min(best.values()):
                 best[way] = min(best[way], measure())
     return best
 
@@ -444,8 +444,8 @@ def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> floa
 
 def _row_flop(network: Network, probes: _Probes) -> int:
     with FlopCounterMode(display=False) as counter:
-        network(*probes.batch(1))
-    return int(counter.get_total_flops())
+        network(*probes.batch(FEWEST_ROWS))  # fewer would be padded
+    return int(counter.get_total_flops()) // FEWEST_ROWS
 
 
 def _bits(network: Network, probes: _Probes, lanes: Lanes, size: int) -> str:

@@ -94,9 +94,13 @@ class _Job:
         """Of the sample that has most of them."""
         return max(sample.num_positions - sample.position for sample in self.samples)
 
+    @property
+    def priority(self) -> int:
+        return self.samples[0].spec.priority
+
     def level(self, now: float) -> int:
         """Its priority, which rises while it waits."""
-        return self.samples[0].spec.priority + int((now - self.since) // PROMOTE_S)
+        return self.priority + int((now - self.since) // PROMOTE_S)
 
     def evaluations_in_all(self, now: float, tick_s: float) -> float:
         """How long, in ticks, it will have taken if it runs from now on."""
@@ -111,14 +115,14 @@ class Schedule:
     for another: what it needs to go on is its state, which stays with it.
 
     First move the samples whose job will have taken longest if it runs from now on, so that the slowest answers come
-    as soon as they can: long jobs hardly pause, and short ones wait until they are as late. A small share of every tick
-    is for the jobs that are done soonest, so that a short one does not wait behind many long ones.
+    sooner: long jobs don't pause for short ones, which wait until they are as late. A small share of every tick is for
+    the jobs that are done soonest, so that a short one does not wait behind many long ones.
 
     Attributes:
-        row_budget: denoiser rows that one tick may hold.
+        row_budget: denoiser rows that one tick may hold, those of the classifier counted by their time.
         classifier_cost: denoiser rows that take as long as one row of the classifier.
         lanes: ticks that run side by side, with an even share of the rows each.
-        few: rows that, while nothing is moving, are done soonest in one tick over all lanes.
+        few: denoiser rows that, while nothing is moving, are done soonest in one tick over all lanes.
         tick_s: seconds that a full tick takes, roughly.
     """
 
@@ -150,24 +154,31 @@ class Schedule:
 
         They rest again when they are `put_back`.
         """
-        total = sum(map(self._cost, self._all()))
-        together = not self._moving and total <= min(self.few, self.row_budget)
-        budget = min(self.row_budget, total if together else math.ceil(total / self.lanes))
+        everyone = self._all()
+        costs = [self._cost(sample) for sample in everyone]
+        total, rows = sum(costs), sum(sample.rows_now for sample in everyone)
+        together = not self._moving and rows <= self.few and total <= self.row_budget
+        share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
-        self._short_rows = min(self._short_rows + SHORT_SHARE * budget, budget)
-        for sample in self._at_rest(lambda job: (-job.level(now), job.evaluations_left)):
-            cost = self._cost(sample)
-            if cost > self._short_rows or used + cost > budget:
-                break
-            self._short_rows -= cost
-            chosen[sample], used = None, used + cost
-        for sample in self._at_rest(lambda job: (-job.level(now), -job.evaluations_in_all(now, self.tick_s))):
-            if used >= budget:
-                break
-            cost = self._cost(sample)
+
+        def fits(cost: float) -> bool:
             # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
-            if sample not in chosen and (not chosen or used + cost <= budget):
+            return not chosen or used + cost <= self.row_budget
+
+        self._short_rows = min(self._short_rows + SHORT_SHARE * share, max([self.row_budget, *costs]))
+        for sample in self._at_rest(lambda job: (-job.priority, job.evaluations_left)):
+            cost = self._cost(sample)
+            if used >= share or cost > self._short_rows:
+                break
+            if fits(cost):
+                self._short_rows -= cost
+                chosen[sample], used = None, used + cost
+        for sample in self._at_rest(lambda job: (-job.level(now), -job.evaluations_in_all(now, self.tick_s))):
+            if used >= share:
+                break
+            cost = self._cost(sample)
+            if sample not in chosen and fits(cost):
                 chosen[sample], used = None, used + cost
         self._moving.update(chosen)
         return list(chosen)

@@ -101,7 +101,10 @@ class EmojiRecipe(PixelRecipe):
             )
         torch.manual_seed(self.classifying.seed)
         network = NoiseAwareClassifier(**self.classifier)
-        start_from_denoiser(network, UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False))
+        denoiser = UNet2DConditionModel.from_pretrained(
+            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+        start_from_denoiser(network, denoiser)
         return StyleTask(
             network=network.to(memory_format=torch.channels_last),
             scheduler=self.scheduler(),

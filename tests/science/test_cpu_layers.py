@@ -19,6 +19,7 @@ from models.engine.lanes import Lanes, Layout
 from models.loading import open_pack
 
 CPU = torch.device("cpu")
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def frozen(layer: nn.Module) -> nn.Module:
@@ -33,22 +34,24 @@ def swapped(network: nn.Module) -> nn.Module:
     (3, 1, 1, 1, 1), (1, 1, 0, 1, 1), (3, 2, 1, 1, 1), (3, 2, 0, 1, 1),
     (3, 1, 2, 2, 1), (3, 1, 1, 1, 4), (4, 4, 0, 1, 1),
 ])  # fmt: skip
-@pytest.mark.parametrize("size", [(14, 14), (7, 9), (8, 8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_convolution_and_its_gradient_are_those_of_torch(
-    kernel: int, stride: int, padding: int, dilation: int, groups: int, size: tuple[int, int]
+    kernel: int, stride: int, padding: int, dilation: int, groups: int, dtype: torch.dtype
 ) -> None:
-    plain = frozen(nn.Sequential(nn.Conv2d(8, 12, kernel, stride, padding, dilation, groups)))
+    plain = frozen(nn.Sequential(nn.Conv2d(8, 12, kernel, stride, padding, dilation, groups, dtype=dtype)))
+    if not has_onednn(plain[0]):
+        pytest.skip("this machine has no such convolutions")
     prepacked = swapped(plain)
     assert isinstance(prepacked[0], PrepackedConv2d)
-    prepacked(torch.zeros(1, 8, 11, 11))  # weights are packed for maps of this size, and others come
-    found: list[tuple[Tensor, Tensor]] = []
-    for network in (plain, prepacked):
-        x = torch.randn(3, 8, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        output = network(x)
-        assert torch.equal(output, network(x.detach()))
-        found.append((output, torch.autograd.grad(output.square().sum(), x)[0]))
-    for expected, got in zip(*found, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    for size in ((11, 11), (14, 14), (7, 9), (8, 8)):  # weights are packed for the first
+        found: list[tuple[Tensor, Tensor]] = []
+        for network in (plain, prepacked):
+            x = torch.randn(3, 8, *size, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+            output = network(x)
+            assert torch.equal(output, network(x.detach()))
+            found.append((output, torch.autograd.grad(output.square().sum(), x)[0]))
+        for expected, got in zip(*found, strict=True):
+            torch.testing.assert_close(got, expected, **({} if dtype == torch.bfloat16 else CLOSE))
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5), (2, 1, 5), (2, 6, 5)])
@@ -56,7 +59,20 @@ def test_a_linear_layer_is_that_of_torch(shape: tuple[int, ...]) -> None:
     plain = frozen(nn.Sequential(nn.Linear(5, 7)))
     padded = swapped(plain)
     assert isinstance(padded[0], RowPaddedLinear)
-    torch.testing.assert_close(padded(torch.ones(shape)), plain(torch.ones(shape)))
+    found: list[tuple[Tensor, Tensor]] = []
+    for network in (plain, padded):
+        x = torch.ones(shape, requires_grad=True)
+        output = network(x)
+        found.append((output, torch.autograd.grad(output.square().sum(), x)[0]))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_layer_of_two_names_is_one_layer_still() -> None:
+    network = nn.Module()
+    network.first = network.second = frozen(nn.Conv2d(2, 2, 1))
+    with_cpu_layers(network)
+    assert network.first is network.second
+    assert isinstance(network.first, PrepackedConv2d)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +111,11 @@ def test_in_float32_too_a_row_alone_has_the_bits_that_it_has_in_company(pack_nam
 
 
 def test_floating_point_operations_are_counted_as_of_torchs_layers() -> None:
-    plain = frozen(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1)))
+    plain = frozen(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(100, 3)))
     counts: list[int] = []
     for network in (plain, swapped(plain)):
         with FlopCounterMode(display=False) as counter:
-            x = torch.zeros(2, 3, 9, 9).requires_grad_()
+            x = torch.zeros(4, 3, 9, 9).requires_grad_()
             network(x.view_as(x)).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
+
 from models.engine.schedule import PROMOTE_S, SHORT_SHARE, Sample, Schedule, Turns
 from models.spec import Guidance, SampleSpec
 
@@ -41,17 +43,17 @@ def take(schedule: Schedule, *, now: float) -> list[Sample]:
     return moving
 
 
-def test_a_short_job_overtakes_long_ones_that_fill_the_budget() -> None:
-    schedule = Schedule(row_budget=4)
-    for index in range(4):
-        schedule.enqueue(sample(f"long {index}", evaluations=100), now=0.0)
-    running = ticks(schedule)
-    for _ in range(10):
-        next(running)
-    short = sample("short", evaluations=4)
-    schedule.enqueue(short, now=1.0)
-    in_ticks = next(index for index, _ in enumerate(running) if short.is_done)
-    assert in_ticks <= 4 / (SHORT_SHARE * 4) + 1
+@pytest.mark.parametrize(("budget", "long_scale", "age_s"), [(4, None, 1.0), (4, None, PROMOTE_S + 1), (1, 3.0, 1.0)])
+def test_a_short_job_overtakes_long_ones_that_fill_the_budget(
+    budget: int, long_scale: float | None, age_s: float
+) -> None:
+    schedule = Schedule(row_budget=budget)
+    for index in range(8):
+        schedule.enqueue(sample(f"long {index}", free_scale=long_scale, evaluations=100), now=0.0)
+    short = sample("short", free_scale=long_scale, evaluations=4)
+    schedule.enqueue(short, now=age_s)
+    in_ticks = next(index for index, _ in enumerate(ticks(schedule, start=age_s)) if short.is_done)
+    assert in_ticks <= short.num_positions * short.rows_now / (SHORT_SHARE * budget) + 1
 
 
 def test_a_long_job_is_not_overtaken_for_ever() -> None:
@@ -114,6 +116,13 @@ def test_no_sample_is_in_two_ticks_and_the_lanes_have_even_shares() -> None:
     assert schedule.take(now=0.0) == []
     schedule.put_back(first)
     assert set(schedule.take(now=0.1)) == set(first)
+
+
+def test_lanes_leave_no_sample_behind() -> None:
+    schedule = Schedule(row_budget=8, classifier_cost=0.47, lanes=2)
+    for _ in range(5):
+        schedule.enqueue(sample(classifier_scale=2.0), now=0.0)
+    assert [len(schedule.take(now=0.0)) for _ in range(2)] == [3, 2]
 
 
 def test_few_rows_share_a_tick_while_nothing_is_moving() -> None:
