@@ -155,9 +155,7 @@ def test_the_classifier_tells_the_style_from_the_prompt_too(folder: Path) -> Non
     specs = [SampleSpec(pack="small", prompt=prompt, label=1) for prompt in ("apple", "car", None, "apple")]
     rows = [steering.condition(spec) for spec in specs]
     assert not rows[2]["text"].any()
-    gradients, probabilities = steering.gradient(x, timesteps, stacked(rows, CPU))
-    apart = (probabilities - probabilities[0]).abs().tolist()
-    assert apart[3] < 1e-7 < 1e-6 < min(apart[1:3])
+    gradients, _ = steering.gradient(x, timesteps, stacked(rows, CPU))
     moved = (gradients - gradients[0]).flatten(1).norm(dim=1) / gradients[0].norm()
     assert moved[3] < 1e-5 < 1e-4 < moved[1:3].min()
 
