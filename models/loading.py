@@ -40,7 +40,7 @@ class Precision:
 
     Attributes:
         dtype: name of a torch dtype.
-        channels_last: whether convolutions see (N, H, W, C) in memory.
+        channels_last: whether convolutions see (N, H, W, C) in memory; on a CPU oneDNN chooses.
         compiled: whether `torch.compile` has made kernels for each batch size, on CUDA with graphs.
     """
 
@@ -199,11 +199,11 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
     for module in loaded.modules():
         if isinstance(module, Attention):
             module.register_forward_hook(_strided_as_in_a_batch)
-    if device.type == "cpu" and not precision.compiled:
-        with_cpu_layers(loaded)
     if precision.compiled:
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)
+    elif device.type == "cpu":
+        with_cpu_layers(loaded)
     ready: Network = loaded
     return ready
 

@@ -151,12 +151,15 @@ def test_prompt_and_style_are_told_apart(folder: Path) -> None:
 def test_the_classifier_tells_the_style_from_the_prompt_too(folder: Path) -> None:
     steering = load_steering(open_pack(str(folder)), CPU)
     assert steering is not None
-    x, timesteps = torch.randn(1, 12, 16, 16).expand(4, -1, -1, -1), torch.full((4,), 500)
+    x, timesteps = torch.randn(8, 12, 16, 16).repeat_interleave(4, 0), torch.full((32,), 500)
     specs = [SampleSpec(pack="small", prompt=prompt, label=1) for prompt in ("apple", "car", None, "apple")]
     rows = [steering.condition(spec) for spec in specs]
     assert not rows[2]["text"].any()
-    gradients, _ = steering.gradient(x, timesteps, stacked(rows, CPU))
-    moved = (gradients - gradients[0]).flatten(1).norm(dim=1) / gradients[0].norm()
+    gradients, probabilities = steering.gradient(x, timesteps, stacked(rows * 8, CPU))
+    by_prompt = probabilities.view(8, 4)
+    apart = (by_prompt - by_prompt[:, :1]).abs().amax(0).tolist()  # of some noise the probability is all but certain
+    assert apart[3] < 1e-7 < 1e-6 < min(apart[1:3])
+    moved = (gradients[:4] - gradients[0]).flatten(1).norm(dim=1) / gradients[0].norm()
     assert moved[3] < 1e-5 < 1e-4 < moved[1:3].min()
 
 
