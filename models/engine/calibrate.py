@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import diffusers
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,15 +39,16 @@ CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 COMPILED_SIZES = (2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
 REFERENCE_SIZE = 16
-KNEE = 1.06  # the row budget is the smallest batch within 6 % of the best time a row: a shorter tick for everyone
+KNEE = 1.08  # the row budget is the smallest batch within 8 % of the best time a row: a shorter tick for everyone
 SWITCH_GAIN = (
     1.15  # number formats nearer than that count as equally quick: noise must not decide what bytes a picture has
 )
 LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks
 COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
-HOPELESS = 2.0  # what takes so many times the quickest's time is not tried again
+HOPELESS = 6.0  # what takes so many times the quickest's time at its first try is not tried again
 BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
+ENOUGH_S = 1.0  # of tries of one batch size: long batches have less noise
 DEPENDS = "on the neighbours"
 _FORMAT = 10  # of the cached file
 
@@ -195,17 +197,20 @@ def cached_calibration(
 ) -> Calibration:
     """The calibration of this pack, device and these libraries: from the cache, or measured now and cached.
 
+    Workers that start together measure one after the other: side by side they would measure each other.
+
     Where `compiling`, `torch.compile` is tried too; that takes minutes, and a C++ compiler on a CPU.
     """
     path = cache_folder() / f"{calibration_key(pack, device, compiling=compiling)}.json"
-    if path.is_file() and not again:
-        return Calibration.from_json(path.read_text())
-    found = calibrate(pack, device, compiling=compiling)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(found.to_json())
-    os.replace(partial, path)
-    return found
+    with FileLock(path.parent / f"{str(device).replace(':', '-')}.lock"):
+        if path.is_file() and not again:
+            return Calibration.from_json(path.read_text())
+        found = calibrate(pack, device, compiling=compiling)
+        partial = path.with_suffix(".partial")
+        partial.write_text(found.to_json())
+        os.replace(partial, path)
+        return found
 
 
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
@@ -369,7 +374,7 @@ def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
     best = dict.fromkeys(ways, math.inf)
     for number in range(1 + REPEATS):
         for way, measure in ways.items():
-            if number < 2 or best[way] < HOPELESS * min(best.values()):
+            if number == 0 or best[way] < HOPELESS * min(best.values()):
                 best[way] = min(best[way], measure())
     return best
 
@@ -431,8 +436,13 @@ def _least_padded(
 
 
 def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
-    """The best of some tries, every lane running a batch of `size`."""
-    return min([_once_ms(network, probes, lanes, size) for _ in range(1 + REPEATS)][1:])
+    """The best of some tries after one to warm up, every lane running a batch of `size`."""
+    _once_ms(network, probes, lanes, size)
+    started, tries = time.perf_counter(), 0
+    best = math.inf
+    while tries < REPEATS and time.perf_counter() < started + ENOUGH_S:
+        best, tries = min(best, _once_ms(network, probes, lanes, size)), tries + 1
+    return best
 
 
 def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
