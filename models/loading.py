@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -28,6 +31,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no co
 
 
 Network = TypeVar("Network", bound=nn.Module)
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class InvalidPack(ValueError):
@@ -40,16 +45,19 @@ class Precision:
 
     Attributes:
         dtype: name of a torch dtype.
+        tf32: whether CUDA multiplies float32 with TF32's 10 bits of mantissa instead of 23.
         channels_last: whether convolutions see (N, H, W, C) in memory; on a CPU oneDNN chooses.
         compiled: whether `torch.compile` has made kernels for each batch size, on CUDA with graphs.
     """
 
     dtype: str = "float32"
+    tf32: bool = False
     channels_last: bool = False
     compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dtype}{', channels last' * self.channels_last}{', compiled' * self.compiled}"
+        extras = {"TF32": self.tf32, "channels last": self.channels_last, "compiled": self.compiled}
+        return ", ".join([self.dtype, *(name for name, is_on in extras.items() if is_on)])
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -62,6 +70,7 @@ class Precision:
 
 
 FLOAT32 = Precision()
+_MULTIPLYING = RLock()
 LATENT_PATCH = 2  # side of the patch of latents that is one token of Flux
 
 
@@ -206,6 +215,34 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
         with_cpu_layers(loaded)
     ready: Network = loaded
     return ready
+
+
+def settle_products(adapter: object, device: torch.device, **precisions: Precision) -> None:
+    """Have CUDA multiply float32, during the methods of these names, as their precision says.
+
+    torch has one setting for all threads, and TF32 in convolutions where nobody settles it: such calls go one by one.
+    """
+    if device.type == "cuda":
+        for name, precision in precisions.items():
+            setattr(adapter, name, _multiplying(precision, getattr(adapter, name)))
+
+
+def _multiplying(precision: Precision, method: Callable[Given, Result]) -> Callable[Given, Result]:
+    settings: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+
+    @functools.wraps(method)
+    def alone(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with _MULTIPLYING:
+            before = [setting.fp32_precision for setting in settings]
+            for setting in settings:
+                setting.fp32_precision = "tf32" if precision.tf32 else "ieee"
+            try:
+                return method(*args, **kwargs)
+            finally:
+                for setting, restored in zip(settings, before, strict=True):
+                    setting.fp32_precision = restored
+
+    return alone
 
 
 def _strided_as_in_a_batch(attention: Attention, arguments: Any, output: Any) -> Any:

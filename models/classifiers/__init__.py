@@ -17,11 +17,18 @@ from models.classifiers.classes import (
     load_judge,
     log_probability_gradient,
 )
-from models.loading import FLOAT32, Pack, Precision
+from models.loading import FLOAT32, Pack, Precision, settle_products
 
 
 def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
     """The pack's steering network with frozen parameters, or `None` where it has none."""
+    steering = _steering(pack, device, precision)
+    if steering is not None:
+        settle_products(steering, device, gradient=precision, condition=FLOAT32)
+    return steering
+
+
+def _steering(pack: Pack, device: torch.device, precision: Precision) -> Steering | None:
     if "classifier_text_encoder" in pack.index:  # by name: transformers takes seconds to import
         steering: Steering = pkgutil.resolve_name("models.classifiers.prompts:PromptSteering")(pack, device, precision)
         return steering

@@ -50,7 +50,7 @@ BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
 ENOUGH_S = 1.0  # of tries of one batch size: long batches have less noise
 DEPENDS = "on the neighbours"
-_FORMAT = 10  # of the cached file
+_FORMAT = 11  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -336,10 +336,10 @@ class _Probes:
 
 def _precisions(device: torch.device) -> tuple[Precision, ...]:
     """In order of preference."""
-    plain = [FLOAT32, Precision(dtype="bfloat16")]
+    short = Precision(dtype="bfloat16")
     if device.type == "cpu":  # where oneDNN's convolutions choose their own memory layout
-        return tuple(plain)
-    plain += [Precision(dtype="float16")]
+        return FLOAT32, short
+    plain = (FLOAT32, Precision(tf32=True), short, Precision(dtype="float16"))
     return (*plain, *(replace(precision, channels_last=True) for precision in plain))
 
 

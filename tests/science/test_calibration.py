@@ -23,7 +23,7 @@ from models.engine.calibrate import (
 )
 from models.engine.lanes import Lanes, Layout
 from models.engine.packing import packed
-from models.loading import FLOAT32, Precision, load_network, open_pack
+from models.loading import FLOAT32, Precision, load_network, open_pack, settle_products
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
@@ -76,6 +76,24 @@ def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> 
     for rows in layouts:
         network(torch.zeros(rows, 4, 14, 14), 500, class_labels=torch.zeros(rows, dtype=torch.long))
     assert layouts[1] == layouts[2] != []
+
+
+def test_float32_is_multiplied_in_tf32_where_that_was_chosen_and_nowhere_else() -> None:
+    """No CUDA device is needed to see what it would be told."""
+
+    class Adapter:
+        def forward(self) -> list[str]:
+            return [self.decode(), torch.backends.cuda.matmul.fp32_precision]
+
+        def decode(self) -> str:
+            return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+
+    adapter, untold = Adapter(), Adapter().decode()
+    settle_products(adapter, torch.device("cpu"), decode=Precision(tf32=True))
+    assert adapter.decode() == untold
+    settle_products(adapter, torch.device("cuda"), forward=Precision(tf32=True), decode=FLOAT32)
+    assert adapter.forward() == ["ieee", "tf32"]
+    assert Adapter().decode() == untold
 
 
 def calibrated(row_ms: dict[int, float]) -> NetworkCalibration:
