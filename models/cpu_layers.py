@@ -1,4 +1,4 @@
-"""Layers that compute a row alike in any company, and don't rearrange their weights for every batch: for CPUs.
+"""Layers for CPUs: a row computed alike in any company, weights in order beforehand, narrow groups normalized quickly.
 
 torch has other kernels for few rows than for many, which sum in another order: its own instead of oneDNN's for one
 small map, and on one thread for 1×1 convolutions of fewer than 16 maps; another of MKL's for a matrix of fewer than
@@ -20,6 +20,8 @@ FEWEST_ROWS = 4
 """Rows from which on MKL's matrix products sum a row in one order."""
 PACKED_FOR = 8
 """Rows that weights are packed for: a constant, so that their order doesn't depend on the first batch."""
+VECTOR = 8
+"""Channels that torch normalizes at once, where a group has as many."""
 
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:
@@ -31,6 +33,8 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
                 replaced[layer] = RowPaddedLinear(layer)
             elif type(layer) is nn.Conv2d and has_onednn(layer):
                 replaced[layer] = PrepackedConv2d(layer)
+            elif type(layer) is nn.GroupNorm and layer.affine and layer.num_channels // layer.num_groups % VECTOR:
+                replaced[layer] = ByChannelGroupNorm(layer)
         if layer in replaced:
             network.set_submodule(path, replaced[layer])
     return network
@@ -58,6 +62,45 @@ class RowPaddedLinear(nn.Linear):
             return super().forward(x)
         padded = functional.pad(x.reshape(rows, self.in_features), (0, 0, 0, FEWEST_ROWS - rows))
         return super().forward(padded)[:rows].reshape(*x.shape[:-1], self.out_features)
+
+
+class ByChannelGroupNorm(nn.GroupNorm):
+    """Group normalization (Wu & He 2018) that goes through channels side by side in memory, as oneDNN leaves them.
+
+    torch goes through them group by group, and narrow groups fill no vector: of 8 maps of 96x14x14, in 32 groups, it
+    takes four times as long. Sums are float32 in every number format. With a gradient it is torch's.
+    """
+
+    _weights: Tensor
+    _biases: Tensor
+
+    def __init__(self, plain: nn.GroupNorm) -> None:
+        nn.Module.__init__(self)
+        self.num_groups, self.num_channels = plain.num_groups, plain.num_channels
+        self.eps, self.affine = plain.eps, plain.affine
+        self.weight, self.bias = plain.weight, plain.bias
+        by_group = (self.num_groups, -1)
+        self.register_buffer("_weights", plain.weight.float().view(by_group), persistent=False)
+        self.register_buffer("_biases", plain.bias.float().view(by_group), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return super().forward(x)
+        rows = x.flatten(2).transpose(1, 2).float().contiguous()  # (B,HW,C)
+        batch, positions, channels = rows.shape
+
+        def of_groups(sums: Tensor) -> Tensor:
+            count = positions * channels // self.num_groups
+            return sums.view(batch, self.num_groups, -1).sum(2, keepdim=True).mul_(1 / count)
+
+        mean, square = of_groups(rows.sum(1)), of_groups((rows * rows).sum(1))
+        inverse = square.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(self.eps).rsqrt_()
+        scale = self._weights * inverse  # (B,G,C/G)
+        shift = torch.addcmul(self._biases, scale, mean, value=-1)
+        each = (batch, 1, channels)
+        normalized = torch.addcmul(shift.view(each), rows, scale.view(each)).to(x.dtype)
+        result = normalized.transpose(1, 2).view(x.shape)
+        return result.as_strided(x.shape, (rows[0].numel(), *result.stride()[1:]))  # of a batch of one any stride fits
 
 
 class PrepackedConv2d(nn.Module):

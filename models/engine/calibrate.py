@@ -50,7 +50,7 @@ BATCH_OVERHEAD_ROWS = 4
 REPEATS = 5
 ENOUGH_S = 1.0  # of tries of one batch size: long batches have less noise
 DEPENDS = "on the neighbours"
-_FORMAT = 11  # of the cached file
+_FORMAT = 12  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
