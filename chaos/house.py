@@ -21,6 +21,7 @@ from chaos.processes import START_S, Process, clean_environment, free_port, is_r
 PREFIX = "cynosure"
 LEASE_S = 5.0
 RECOVERY_S = 120.0
+CALIBRATING_S = 300.0  # the first worker on a machine measures it
 SETTINGS = {
     "CYNOSURE_LEASE_S": f"{LEASE_S:g}",
     "CYNOSURE_WORKER_MODELS": "fashion",
@@ -108,7 +109,7 @@ class House:
         for process in (*self.gateways, *self.workers):
             process.start()
         for url in self.urls:
-            wait_until(lambda url=url: is_ready(url), seconds=START_S, what=f"{url} is ready")  # type: ignore[misc]
+            wait_until(lambda url=url: is_ready(url), seconds=CALIBRATING_S, what=f"{url} is ready")  # type: ignore[misc]
         self._wait_for_workers()
 
     def __exit__(self, *_: object) -> None:

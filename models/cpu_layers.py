@@ -22,6 +22,8 @@ PACKED_FOR = 8
 """Rows that weights are packed for: a constant, so that their order doesn't depend on the first batch."""
 VECTOR = 8
 """Channels that torch normalizes at once, where a group has as many."""
+BY_CHANNEL = range(128, 1024)
+"""Sizes of maps that torch normalizes group by group; smaller ones are no work, larger ones it takes by channel too."""
 
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:
@@ -33,7 +35,7 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
                 replaced[layer] = RowPaddedLinear(layer)
             elif type(layer) is nn.Conv2d and has_onednn(layer):
                 replaced[layer] = PrepackedConv2d(layer)
-            elif type(layer) is nn.GroupNorm and layer.affine and layer.num_channels // layer.num_groups % VECTOR:
+            elif type(layer) is nn.GroupNorm and has_narrow_groups(layer):
                 replaced[layer] = ByChannelGroupNorm(layer)
         if layer in replaced:
             network.set_submodule(path, replaced[layer])
@@ -46,6 +48,12 @@ def has_onednn(layer: nn.Conv2d) -> bool:
         return False
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return layer.weight.dtype == torch.float32 or (layer.weight.dtype == torch.bfloat16 and has_bfloat16)
+
+
+def has_narrow_groups(layer: nn.GroupNorm) -> bool:
+    """Whether it is a layer with weights, of a number format that float32 holds, whose groups fill no vector."""
+    narrow = layer.num_channels // layer.num_groups < VECTOR
+    return narrow and layer.affine and layer.weight.dtype != torch.float64
 
 
 class RowPaddedLinear(nn.Linear):
@@ -67,38 +75,36 @@ class RowPaddedLinear(nn.Linear):
 class ByChannelGroupNorm(nn.GroupNorm):
     """Group normalization (Wu & He 2018) that goes through channels side by side in memory, as oneDNN leaves them.
 
-    torch goes through them group by group, and narrow groups fill no vector: of 8 maps of 96x14x14, in 32 groups, it
-    takes four times as long. Sums are float32 in every number format. With a gradient it is torch's.
+    torch goes through them by groups, a few numbers at a time where those are narrow (`python -m benchmarks.layers`).
+    Sums are float32 in every number format. With a gradient, and of maps of other sizes (`BY_CHANNEL`), it is torch's.
     """
-
-    _weights: Tensor
-    _biases: Tensor
 
     def __init__(self, plain: nn.GroupNorm) -> None:
         nn.Module.__init__(self)
         self.num_groups, self.num_channels = plain.num_groups, plain.num_channels
         self.eps, self.affine = plain.eps, plain.affine
         self.weight, self.bias = plain.weight, plain.bias
-        by_group = (self.num_groups, -1)
-        self.register_buffer("_weights", plain.weight.float().view(by_group), persistent=False)
-        self.register_buffer("_biases", plain.bias.float().view(by_group), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
+        if x.shape[2:].numel() not in BY_CHANNEL or (torch.is_grad_enabled() and x.requires_grad):
             return super().forward(x)
         rows = x.flatten(2).transpose(1, 2).float().contiguous()  # (B,HW,C)
         batch, positions, channels = rows.shape
 
-        def of_groups(sums: Tensor) -> Tensor:
-            count = positions * channels // self.num_groups
-            return sums.view(batch, self.num_groups, -1).sum(2, keepdim=True).mul_(1 / count)
+        by_group, count = (batch, self.num_groups, -1), positions * channels // self.num_groups
 
-        mean, square = of_groups(rows.sum(1)), of_groups((rows * rows).sum(1))
-        inverse = square.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(self.eps).rsqrt_()
-        scale = self._weights * inverse  # (B,G,C/G)
-        shift = torch.addcmul(self._biases, scale, mean, value=-1)
-        each = (batch, 1, channels)
-        normalized = torch.addcmul(shift.view(each), rows, scale.view(each)).to(x.dtype)
+        def mean(of: Tensor) -> Tensor:
+            """(B,G,1) of (B,HW,C)."""
+            return of.sum(1).view(by_group).sum(2, keepdim=True).mul_(1 / count)
+
+        def each(by: Tensor) -> Tensor:
+            """(B,1,C) of (B,G,1 or C/G)."""
+            return by.expand(batch, self.num_groups, channels // self.num_groups).reshape(batch, 1, channels)
+
+        centred = rows - each(mean(rows))
+        inverse = mean(centred * centred).add_(self.eps).rsqrt_()
+        scale = self.weight.float().view(self.num_groups, -1) * inverse
+        normalized = torch.addcmul(self.bias.float(), centred, each(scale)).to(x.dtype)
         result = normalized.transpose(1, 2).view(x.shape)
         return result.as_strided(x.shape, (rows[0].numel(), *result.stride()[1:]))  # of a batch of one any stride fits
 

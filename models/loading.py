@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakMethod
 
 import torch
 from diffusers import ModelMixin
@@ -31,8 +31,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no co
 
 
 Network = TypeVar("Network", bound=nn.Module)
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 class InvalidPack(ValueError):
@@ -221,23 +221,26 @@ def settle_products(adapter: object, device: torch.device, **precisions: Precisi
     """Have CUDA multiply float32, during the methods of these names, as their precision says.
 
     torch has one setting for all threads, and TF32 in convolutions where nobody settles it: such calls go one by one.
+    Methods of other number formats multiply no float32, and are left alone.
     """
-    if device.type == "cuda":
-        for name, precision in precisions.items():
+    for name, precision in precisions.items():
+        if device.type == "cuda" and precision.dtype == FLOAT32.dtype:
             setattr(adapter, name, _multiplying(precision, getattr(adapter, name)))
 
 
-def _multiplying(precision: Precision, method: Callable[Given, Result]) -> Callable[Given, Result]:
+def _multiplying(precision: Precision, method: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    unbound = WeakMethod(method)  # its object will hold what is returned here: it would hold itself, weights and all
     settings: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
 
-    @functools.wraps(method)
-    def alone(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+    def alone(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        bound = unbound()
+        assert bound is not None, "whoever calls it has the object"
         with _MULTIPLYING:
             before = [setting.fp32_precision for setting in settings]
             for setting in settings:
                 setting.fp32_precision = "tf32" if precision.tf32 else "ieee"
             try:
-                return method(*args, **kwargs)
+                return bound(*args, **kwargs)
             finally:
                 for setting, restored in zip(settings, before, strict=True):
                     setting.fp32_precision = restored

@@ -24,7 +24,7 @@ def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT
     """The pack's steering network with frozen parameters, or `None` where it has none."""
     steering = _steering(pack, device, precision)
     if steering is not None:
-        settle_products(steering, device, gradient=precision, condition=FLOAT32)
+        settle_products(steering, device, gradient=precision)
     return steering
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import InvalidPack, Pack, Precision, load_network
+from models.loading import FLOAT32, InvalidPack, Pack, Precision, load_network, settle_products
 from models.networks.sentences import pack_encoder
 from models.spec import InvalidSpec, SampleSpec
 
@@ -34,6 +34,7 @@ class PromptSteering:
         self.device = device
         self.network = load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
         self.text = load_network(CLIPTextModelWithProjection, pack.component("classifier_text_encoder"), device)
+        settle_products(self.text, device, forward=FLOAT32)
         self.tokenizer = AutoTokenizer.from_pretrained(pack.component("classifier_tokenizer"), local_files_only=True)
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 

@@ -33,7 +33,7 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     if pack.family not in FAMILIES:
         raise InvalidPack(f"pack '{pack.name}' has a {pack.family}; served: {', '.join(FAMILIES)}")
     denoiser: Denoiser = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
-    settle_products(denoiser, device, forward=precision, conditioning=FLOAT32, decode=FLOAT32, encode=FLOAT32)
+    settle_products(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
     return denoiser
 
 

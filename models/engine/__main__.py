@@ -15,7 +15,7 @@ def print_network(name: str, found: NetworkCalibration) -> None:
     """A line a precision, a line a batch size."""
     print(f"\n{name}: {found.precision}")
     for precision, row_ms in found.tried.items():
-        print(f"  {precision:<24} {row_ms:>8.3f} ms a row in a batch of 16")
+        print(f"  {precision:<30} {row_ms:>8.3f} ms a row in a batch of 16")
     print(f"  {'rows':>6} {'ms a row':>9} {'rows/s':>8}  bits")
     for size in found.measured:
         mark = "*" if size.rows in found.sizes else " "

@@ -45,10 +45,11 @@ SWITCH_GAIN = (
 )
 LAYOUT_GAIN = 1.05  # a layout changes the bits of few networks
 COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
-HOPELESS = 6.0  # what takes so many times the quickest's time at its first try is not tried again
+HOPELESS = 8.0  # what takes so many times the quickest's time is not tried again; half as many after two tries, ...
 BATCH_OVERHEAD_ROWS = 4
-REPEATS = 5
-ENOUGH_S = 1.0  # of tries of one batch size: long batches have less noise
+PATIENCE_S = 3600.0  # with others that measure
+REPEATS, FEWEST_REPEATS = 5, 3
+ENOUGH_S = 1.0  # of tries of one batch size, where it had the fewest: long batches have less noise
 DEPENDS = "on the neighbours"
 _FORMAT = 12  # of the cached file
 
@@ -200,12 +201,21 @@ def cached_calibration(
     Workers that start together measure one after the other: side by side they would measure each other.
 
     Where `compiling`, `torch.compile` is tried too; that takes minutes, and a C++ compiler on a CPU.
+
+    Raises:
+        filelock.Timeout: others that measure have not come to an end.
     """
     path = cache_folder() / f"{calibration_key(pack, device, compiling=compiling)}.json"
+
+    def cached() -> Calibration | None:
+        return Calibration.from_json(path.read_text()) if path.is_file() and not again else None
+
+    if (known := cached()) is not None:
+        return known
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f"{str(device).replace(':', '-')}.lock"):
-        if path.is_file() and not again:
-            return Calibration.from_json(path.read_text())
+    with FileLock(path.parent / "measuring.lock", timeout=PATIENCE_S):
+        if (known := cached()) is not None:
+            return known
         found = calibrate(pack, device, compiling=compiling)
         partial = path.with_suffix(".partial")
         partial.write_text(found.to_json())
@@ -214,7 +224,7 @@ def cached_calibration(
 
 
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
-    """Measure the pack's networks on `device`; takes half a minute, or minutes where `compiling`."""
+    """Measure the pack's networks on `device`; takes up to a minute, or many where `compiling`."""
 
     @functools.cache
     def loaded(precision: Precision) -> Denoiser:
@@ -336,10 +346,10 @@ class _Probes:
 
 def _precisions(device: torch.device) -> tuple[Precision, ...]:
     """In order of preference."""
-    short = Precision(dtype="bfloat16")
+    bfloat16 = Precision(dtype="bfloat16")
     if device.type == "cpu":  # where oneDNN's convolutions choose their own memory layout
-        return FLOAT32, short
-    plain = (FLOAT32, Precision(tf32=True), short, Precision(dtype="float16"))
+        return FLOAT32, bfloat16
+    plain = (FLOAT32, Precision(tf32=True), bfloat16, Precision(dtype="float16"))
     return (*plain, *(replace(precision, channels_last=True) for precision in plain))
 
 
@@ -374,7 +384,7 @@ def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
     best = dict.fromkeys(ways, math.inf)
     for number in range(1 + REPEATS):
         for way, measure in ways.items():
-            if number == 0 or best[way] < HOPELESS * min(best.values()):
+            if number == 0 or best[way] < HOPELESS / number * min(best.values()):
                 best[way] = min(best[way], measure())
     return best
 
@@ -438,11 +448,11 @@ def _least_padded(
 def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
     """The best of some tries after one to warm up, every lane running a batch of `size`."""
     _once_ms(network, probes, lanes, size)
-    started, tries = time.perf_counter(), 0
-    best = math.inf
-    while tries < REPEATS and time.perf_counter() < started + ENOUGH_S:
-        best, tries = min(best, _once_ms(network, probes, lanes, size)), tries + 1
-    return best
+    found: list[float] = []
+    started = time.perf_counter()
+    while len(found) < FEWEST_REPEATS or (len(found) < REPEATS and time.perf_counter() < started + ENOUGH_S):
+        found.append(_once_ms(network, probes, lanes, size))
+    return min(found)
 
 
 def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:

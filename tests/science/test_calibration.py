@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -78,22 +80,58 @@ def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> 
     assert layouts[1] == layouts[2] != []
 
 
+class Multiplying:
+    """What CUDA would be told; no device is needed to see that."""
+
+    def forward(self, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
+        meanwhile()
+        return [self.decode(), torch.backends.cuda.matmul.fp32_precision]
+
+    def decode(self) -> str:
+        return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+
+
+CUDA = torch.device("cuda")
+
+
 def test_float32_is_multiplied_in_tf32_where_that_was_chosen_and_nowhere_else() -> None:
-    """No CUDA device is needed to see what it would be told."""
-
-    class Adapter:
-        def forward(self) -> list[str]:
-            return [self.decode(), torch.backends.cuda.matmul.fp32_precision]
-
-        def decode(self) -> str:
-            return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
-
-    adapter, untold = Adapter(), Adapter().decode()
-    settle_products(adapter, torch.device("cpu"), decode=Precision(tf32=True))
-    assert adapter.decode() == untold
-    settle_products(adapter, torch.device("cuda"), forward=Precision(tf32=True), decode=FLOAT32)
+    adapter, untold = Multiplying(), Multiplying().decode()
+    for device, precision in ((torch.device("cpu"), Precision(tf32=True)), (CUDA, BFLOAT16)):
+        settle_products(adapter, device, decode=precision)
+        assert adapter.decode() == untold
+    settle_products(adapter, CUDA, forward=Precision(tf32=True), decode=FLOAT32)
     assert adapter.forward() == ["ieee", "tf32"]
-    assert Adapter().decode() == untold
+    with pytest.raises(ZeroDivisionError):
+        adapter.forward(lambda: 1 / 0)
+    assert Multiplying().decode() == untold
+
+
+def test_a_tf32_network_and_an_exact_one_do_not_multiply_at_once() -> None:
+    rounding, exact = Multiplying(), Multiplying()
+    settle_products(rounding, CUDA, forward=Precision(tf32=True))
+    settle_products(exact, CUDA, forward=FLOAT32)
+    inside, other_asks = Event(), Event()
+    with ThreadPoolExecutor(2) as pool:
+
+        def meanwhile() -> None:
+            inside.set()
+            assert other_asks.wait(30)
+
+        first = pool.submit(rounding.forward, meanwhile)
+        assert inside.wait(30)
+        second = pool.submit(exact.forward)
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        other_asks.set()
+        assert (first.result(), second.result()) == (["tf32", "tf32"], ["ieee", "ieee"])
+
+
+def test_settling_products_keeps_no_network_alive() -> None:
+    adapter = Multiplying()
+    settle_products(adapter, CUDA, forward=FLOAT32)
+    kept = weakref.ref(adapter)
+    del adapter
+    assert kept() is None
 
 
 def calibrated(row_ms: dict[int, float]) -> NetworkCalibration:

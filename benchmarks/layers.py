@@ -1,0 +1,90 @@
+"""`python -m benchmarks.layers`: the CPU's layers against torch's, in the denoisers of both packs and by themselves."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from unittest import mock
+
+import torch
+from torch import nn
+
+from models import cpu_layers, loading
+from models.cpu_layers import with_cpu_layers
+from models.denoisers import Denoiser, load_denoiser
+from models.engine.calibrate import stacked, told_by
+from models.loading import FLOAT32, Precision, open_pack
+from models.threads import compute_with
+
+CPU = torch.device("cpu")
+ROUNDS = 10
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Milliseconds of each call: the best of some rounds, one after the other in each."""
+    best = dict.fromkeys(calls, math.inf)
+    for _ in range(1 + ROUNDS):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return {name: seconds * 1000 for name, seconds in best.items()}
+
+
+def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
+    """With the last call's time over the first's, which is torch's."""
+    ms = list(in_turns(calls).values())
+    print(f"{what:<46} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
+
+
+def denoiser_rows(precision: Precision) -> None:
+    """A line for each pack and batch size."""
+    for name in ("fashion", "emoji"):
+        pack = open_pack(name)
+        denoisers: dict[str, Denoiser] = {}
+        with mock.patch.object(loading, "with_cpu_layers"):
+            denoisers["torch"] = load_denoiser(pack, CPU, precision)
+        with mock.patch.object(cpu_layers, "has_narrow_groups", return_value=False):
+            denoisers["but group norm"] = load_denoiser(pack, CPU, precision)
+        denoisers["ours"] = load_denoiser(pack, CPU, precision)
+        told = told_by(denoisers["ours"], pack)
+        for rows in (1, 2, 8, 32):
+            x = torch.randn(rows, *denoisers["ours"].latent_shape)
+            conditioning = stacked([told[row % len(told)] for row in range(rows)], CPU)
+            batch = (x, torch.full((rows,), 500.0), conditioning)
+            calls = {who: partial(denoiser.forward, *batch) for who, denoiser in denoisers.items()}
+            print_row(f"{name}, {precision}, {rows} row{'s' * (rows > 1)}", calls)
+
+
+def layer_rows(precision: Precision) -> None:
+    """A line for each kind of layer, on maps as `fashion` has them, channels last."""
+    layers = {
+        "convolution, 3x3": nn.Conv2d(96, 96, 3, padding=1),
+        "group normalization, 32 groups": nn.GroupNorm(32, 96),
+    }
+    for what, layer in layers.items():
+        plain = nn.Sequential(layer).to(precision.torch_dtype).eval().requires_grad_(False)
+        ours = with_cpu_layers(copy.deepcopy(plain))
+        x = torch.randn(8, 96, 14, 14, dtype=precision.torch_dtype).to(memory_format=torch.channels_last)
+        calls = {"torch": partial(plain, x), "ours": partial(ours, x)}
+        print_row(f"{what}, {precision}, 8 x 96 x 14 x 14", calls)
+
+
+def main() -> None:
+    """Print milliseconds on one thread: with torch's layers, with ours but for group normalization, with all of ours."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
+    parser.add_argument("--bfloat16", action="store_true", help="for machines that have it")
+    precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
+    compute_with(1)
+    print(f"{'denoiser':<46} {'torch':>9} {'but norm':>9} {'ours':>9}")
+    denoiser_rows(precision)
+    print(f"\n{'layer':<46} {'torch':>9} {'ours':>9}")
+    layer_rows(precision)
+
+
+if __name__ == "__main__":
+    main()
