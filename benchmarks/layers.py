@@ -75,7 +75,7 @@ def layer_rows(precision: Precision) -> None:
 
 
 def main() -> None:
-    """Print milliseconds on one thread: with torch's layers, with ours but for group normalization, with all of ours."""
+    """Print milliseconds on one thread: with torch's layers, with ours but for group normalization, with ours."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
     parser.add_argument("--bfloat16", action="store_true", help="for machines that have it")
     precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
