@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -48,10 +48,9 @@ COMPILE_GAIN = 1.05  # compiled kernels are asked for, so a small gain is enough
 HOPELESS = 8.0  # what takes so many times the quickest's time is not tried again; half as many after two tries, ...
 BATCH_OVERHEAD_ROWS = 4
 PATIENCE_S = 3600.0  # with others that measure
-REPEATS, FEWEST_REPEATS = 5, 3
-ENOUGH_S = 1.0  # of tries of one batch size, where it had the fewest: long batches have less noise
+REPEATS = 5
 DEPENDS = "on the neighbours"
-_FORMAT = 12  # of the cached file
+_FORMAT = 13  # of the cached file
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
@@ -410,13 +409,12 @@ def _calibrate_network(
     chosen = _least_padded(tried, bits_of)
     if compiling:
         compiled = replace(chosen, compiled=True)
-        tried[compiled] = _row_ms(network_at(compiled), probes, lanes, REFERENCE_SIZE)
+        [tried[compiled]] = _timed(network_at(compiled), probes, lanes, [REFERENCE_SIZE]).values()
         if tried[compiled] * COMPILE_GAIN < tried[chosen]:
             chosen = compiled
-    network, bits = network_at(chosen), bits_of(chosen)
-    measured = tuple(
-        BatchSize(rows=size, row_ms=_row_ms(network, probes, lanes, size), bits=digest) for size, digest in bits.items()
-    )
+    bits = bits_of(chosen)
+    timed = _timed(network_at(chosen), probes, lanes, bits)
+    measured = tuple(BatchSize(rows=size, row_ms=timed[size], bits=digest) for size, digest in bits.items())
     agreeing = _best_class(bits)
     return NetworkCalibration(
         precision=chosen,
@@ -445,14 +443,9 @@ def _least_padded(
     return min(close, key=padding)
 
 
-def _row_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:
-    """The best of some tries after one to warm up, every lane running a batch of `size`."""
-    _once_ms(network, probes, lanes, size)
-    found: list[float] = []
-    started = time.perf_counter()
-    while len(found) < FEWEST_REPEATS or (len(found) < REPEATS and time.perf_counter() < started + ENOUGH_S):
-        found.append(_once_ms(network, probes, lanes, size))
-    return min(found)
+def _timed(network: Network, probes: _Probes, lanes: Lanes, sizes: Iterable[int]) -> dict[int, float]:
+    """Milliseconds a row by size, every lane running such a batch."""
+    return _in_turns({size: partial(_once_ms, network, probes, lanes, size) for size in sizes})
 
 
 def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:

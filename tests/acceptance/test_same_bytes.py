@@ -33,7 +33,7 @@ def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
                 **MODES[index % len(MODES)],
                 "class_label": dice.randrange(10),
                 "sampler": dice.choice(samplers),
-                "steps": dice.randint(2, 8),
+                "steps": dice.randint(2, 6),
                 "num_images": dice.choice([1, 1, 1, 2]),
                 "seed": index,
                 "use_cache": False,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from chaos.processes import wait_until
 from cynosure import Client, JobStatus
 
-COUNT, SETTLED = 180, 30
+COUNT, SETTLED = 120, 30
 
 
 def test_a_waiting_jobs_place_and_time_left_come_true(server_url: str) -> None:
