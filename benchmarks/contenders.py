@@ -61,6 +61,7 @@ class Contender:
         """Let this one run; it stands still before and after."""
         self.signal(signal.SIGCONT)
         try:
+            self.wait_ready()  # a worker that stood still for minutes has to register again
             yield
         finally:
             self.signal(signal.SIGSTOP)
