@@ -20,6 +20,7 @@ TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a sec
 # Of a call whose connection broke: 3 s of pauses at most. Every script is harmless when it is run twice; those that
 # count say what for them that costs.
 RETRIES = 6
+CONNECTIONS = 100  # of a client: calls that wait for the disk, or for an answer, keep theirs meanwhile
 FSYNC_TIMEOUT_MS = int(800 * TIMEOUT_S)
 """Less than the connection's own patience: that the disk did not confirm is an answer, which must arrive."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
@@ -35,10 +36,14 @@ def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S)
 
 
 def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
-    """A client for coroutines; otherwise as `connect`."""
-    options = _options(settings, name, timeout_s)
+    """A client for coroutines; otherwise as `connect`.
+
+    Of more calls at once than `CONNECTIONS` some wait for others, as long as one of them may take.
+    """
+    options = _options(settings, name, timeout_s) | {"max_connections": CONNECTIONS, "timeout": timeout_s}
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **options)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 class StoreClient:

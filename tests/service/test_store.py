@@ -8,6 +8,7 @@ import json
 import pytest
 import redis
 
+from app.jobs.connections import CONNECTIONS
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.keys import Keys
@@ -201,6 +202,13 @@ async def test_a_full_queue_refuses_with_a_time_to_retry(
         with pytest.raises(QueueFull) as refusal:
             await accept(small, request_)
     assert refusal.value.retry_after_s
+
+
+async def test_more_calls_at_once_than_connections_wait_for_each_other(
+    store: JobStore, request_: ResolvedRequest
+) -> None:
+    accepted = await asyncio.gather(*(accept(store, request_) for _ in range(3 * CONNECTIONS)))
+    assert len(set(accepted)) == 3 * CONNECTIONS
 
 
 async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request_: ResolvedRequest) -> None:
