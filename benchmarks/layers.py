@@ -38,7 +38,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
     """With the last call's time over the first's, which is torch's."""
     ms = list(in_turns(calls).values())
-    print(f"{what:<46} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
+    print(f"{what:<58} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
 
 
 def denoiser_rows(precision: Precision) -> None:
@@ -80,9 +80,9 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="for machines that have it")
     precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
     compute_with(1)
-    print(f"{'denoiser':<46} {'torch':>9} {'but norm':>9} {'ours':>9}")
+    print(f"{'denoiser':<58} {'torch':>9} {'but norm':>9} {'ours':>9}")
     denoiser_rows(precision)
-    print(f"\n{'layer':<46} {'torch':>9} {'ours':>9}")
+    print(f"\n{'layer':<58} {'torch':>9} {'ours':>9}")
     layer_rows(precision)
 
 
