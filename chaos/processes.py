@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 START_S = 120.0
+CALIBRATING_S = 600.0  # of a first worker, which measures its packs on the machine
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from app.keys import main as keys
 from app.main import create_app
-from chaos.processes import clean_environment, free_port, is_ready, wait_until
+from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
 
 
@@ -220,7 +220,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return is_ready(url)
 
     try:
-        wait_until(ready, what="the server is ready")
+        wait_until(ready, seconds=CALIBRATING_S, what="the server is ready")
         yield url
     finally:
         server.send_signal(signal.SIGINT)
