@@ -29,19 +29,18 @@ _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     """A client for threads, which the store shows by `name`; `timeout_s` is more than any of its calls may block.
 
-    The address is looked up anew for every connection, so the store may move behind its name.
+    The address is looked up anew for every connection, so the store may move behind its name. Of more calls at once
+    than `CONNECTIONS` some wait for others, as long as one of them may take.
     """
+    retry = redis.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
-    return redis.Redis.from_url(settings.redis_url, retry=redis.retry.Retry(_BACKOFF, RETRIES), **options)
+    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options))
 
 
 def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
-    """A client for coroutines; otherwise as `connect`.
-
-    Of more calls at once than `CONNECTIONS` some wait for others, as long as one of them may take.
-    """
-    options = _options(settings, name, timeout_s) | {"max_connections": CONNECTIONS, "timeout": timeout_s}
+    """A client for coroutines; otherwise as `connect`."""
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
+    options = _options(settings, name, timeout_s)
     pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
     return redis.asyncio.Redis.from_pool(pool)
 
@@ -102,6 +101,8 @@ class StoreClient:
 def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, Any]:
     options: dict[str, Any] = {
         "client_name": name,
+        "max_connections": CONNECTIONS,
+        "timeout": timeout_s,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": TIMEOUT_S,
         "health_check_interval": int(TIMEOUT_S),

@@ -8,7 +8,7 @@ import json
 import pytest
 import redis
 
-from app.jobs.connections import CONNECTIONS
+from app.jobs.connections import CONNECTIONS, connect
 from app.jobs.doorbell import Doorbell
 from app.jobs.events import JobNews
 from app.jobs.keys import Keys
@@ -209,6 +209,18 @@ async def test_more_calls_at_once_than_connections_wait_for_each_other(
 ) -> None:
     accepted = await asyncio.gather(*(accept(store, request_) for _ in range(3 * CONNECTIONS)))
     assert len(set(accepted)) == 3 * CONNECTIONS
+
+
+async def test_a_workers_threads_wait_for_a_connection_too(store_settings: StoreSettings) -> None:
+    client = connect(store_settings, "test")
+    taken = [client.connection_pool.get_connection() for _ in range(CONNECTIONS)]
+    waiting = asyncio.create_task(asyncio.to_thread(client.ping))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    for connection in taken:
+        client.connection_pool.release(connection)
+    assert await waiting
+    client.close()
 
 
 async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request_: ResolvedRequest) -> None:
