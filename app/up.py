@@ -216,7 +216,9 @@ def main() -> None:
     gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
     models = ["--models", arguments.models] if arguments.models else []
     workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
-    print("Cynosure is starting; a worker takes some seconds to load its models", flush=True)
+    print(
+        "Cynosure is starting: seconds to load the models, and at the first start minutes to measure them", flush=True
+    )
     try:
         for store in stores:
             _wait_for_store(environment["REDIS_URL"], store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,28 +15,22 @@ from torch import nn
 from models import cpu_layers, loading
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Denoiser, load_denoiser
-from models.engine.calibrate import stacked, told_by
+from models.engine.calibrate import in_turns, stacked, told_by
 from models.loading import FLOAT32, Precision, open_pack
 from models.threads import compute_with
 
 CPU = torch.device("cpu")
-ROUNDS = 10
 
 
-def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Milliseconds of each call: the best of some rounds, one after the other in each."""
-    best = dict.fromkeys(calls, math.inf)
-    for _ in range(1 + ROUNDS):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - started)
-    return {name: seconds * 1000 for name, seconds in best.items()}
+def milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
 
 
 def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
-    """With the last call's time over the first's, which is torch's."""
-    ms = list(in_turns(calls).values())
+    """Every call's time, and how many times the last one's goes into the first one's, which is torch's."""
+    ms = list(in_turns({who: partial(milliseconds, call) for who, call in calls.items()}).values())
     print(f"{what:<58} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
 
 

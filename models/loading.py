@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from models.cpu_layers import with_cpu_layers
+from models.cpu_layers import strided_as_in_a_batch, with_cpu_layers
 
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
@@ -207,7 +207,7 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
     loaded = loaded.to(device, memory_format=precision.memory_format).eval().requires_grad_(False)
     for module in loaded.modules():
         if isinstance(module, Attention):
-            module.register_forward_hook(_strided_as_in_a_batch)
+            module.register_forward_hook(_restrided)
     if precision.compiled:
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)
@@ -248,12 +248,8 @@ def _multiplying(precision: Precision, method: Callable[_Given, _Result]) -> Cal
     return alone
 
 
-def _strided_as_in_a_batch(attention: Attention, arguments: Any, output: Any) -> Any:
-    """The output, where it is one feature map alone, with the batch's stride that it would have among others.
-
-    No stride is wrong for a batch of one; but by what attention leaves there torch takes the map for another memory
-    format, and other kernels for the layers after it: the row would differ in its last bits from the same in company.
-    """
+def _restrided(attention: Attention, arguments: Any, output: Any) -> Any:
+    """The output, where it is one feature map alone: attention leaves it another stride than maps in company."""
     if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1:
-        return output.as_strided(output.shape, (output.numel(), *output.stride()[1:]))
+        return strided_as_in_a_batch(output)
     return None

@@ -223,7 +223,7 @@ def cached_calibration(
 
 
 def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> Calibration:
-    """Measure the pack's networks on `device`; takes up to a minute, or many where `compiling`."""
+    """Measure the pack's networks on `device`; takes about a minute, on old CPUs some, and more where `compiling`."""
 
     @functools.cache
     def loaded(precision: Precision) -> Denoiser:
@@ -359,7 +359,7 @@ def _tried_layouts(network: Network, probes: _Probes) -> dict[Layout, float]:
             layout: partial(_once_ms, network, probes, stack.enter_context(Lanes(layout)), REFERENCE_SIZE)
             for layout in possible_layouts(probes.device)
         }
-        return _in_turns(ways)
+        return in_turns(ways)
 
 
 def _bits_in(network: Network, probes: _Probes, layout: Layout) -> dict[int, str]:
@@ -370,7 +370,7 @@ def _bits_in(network: Network, probes: _Probes, layout: Layout) -> dict[int, str
 def _tried_precisions(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes
 ) -> dict[Precision, float]:
-    return _in_turns(
+    return in_turns(
         {
             precision: partial(_once_ms, network_at(precision), probes, lanes, REFERENCE_SIZE)
             for precision in _precisions(probes.device)
@@ -378,7 +378,7 @@ def _tried_precisions(
     )
 
 
-def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
+def in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
     """The best of some tries of each, one after the other: what else runs here then slows all of them, not one."""
     best = dict.fromkeys(ways, math.inf)
     for number in range(1 + REPEATS):
@@ -409,7 +409,7 @@ def _calibrate_network(
     chosen = _least_padded(tried, bits_of)
     if compiling:
         compiled = replace(chosen, compiled=True)
-        [tried[compiled]] = _timed(network_at(compiled), probes, lanes, [REFERENCE_SIZE]).values()
+        tried[compiled] = _timed(network_at(compiled), probes, lanes, [REFERENCE_SIZE])[REFERENCE_SIZE]
         if tried[compiled] * COMPILE_GAIN < tried[chosen]:
             chosen = compiled
     bits = bits_of(chosen)
@@ -445,7 +445,7 @@ def _least_padded(
 
 def _timed(network: Network, probes: _Probes, lanes: Lanes, sizes: Iterable[int]) -> dict[int, float]:
     """Milliseconds a row by size, every lane running such a batch."""
-    return _in_turns({size: partial(_once_ms, network, probes, lanes, size) for size in sizes})
+    return in_turns({size: partial(_once_ms, network, probes, lanes, size) for size in sizes})
 
 
 def _once_ms(network: Network, probes: _Probes, lanes: Lanes, size: int) -> float:

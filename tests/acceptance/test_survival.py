@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
+from chaos.processes import clean_environment, free_port, wait_until, wait_until_ready
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
 
@@ -36,7 +36,7 @@ class Up:
 
     def __enter__(self) -> Up:
         try:
-            wait_until(lambda: is_ready(self.url), seconds=CALIBRATING_S, what="ready")
+            wait_until_ready(self.url)
         except BaseException:
             self.__exit__()
             raise

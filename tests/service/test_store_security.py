@@ -29,7 +29,7 @@ from app.jobs.connections import connect, connect_async
 from app.jobs.doorbell import Doorbell
 from app.jobs.settings import StoreSettings
 from app.main import create_app
-from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
+from chaos.processes import clean_environment, free_port, wait_until, wait_until_ready
 from chaos.proxy import Proxy
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
@@ -157,7 +157,7 @@ def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
             for command in commands
         ]
         try:
-            wait_until(lambda: is_ready(url), seconds=CALIBRATING_S, what="ready")
+            wait_until_ready(url)
             before = front.connections
             with Client(url, api_key=token) as client:
                 assert token not in repr(client.__dict__)
