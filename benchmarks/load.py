@@ -68,7 +68,8 @@ class Measured:
         return self.start <= one.done < self.end
 
     def quantile(self, share: float) -> float:
-        return float(np.quantile(self.latencies, share))
+        """Of the latencies; not a number where nobody was answered in the window."""
+        return float(np.quantile(self.latencies or [np.nan], share))
 
 
 async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:

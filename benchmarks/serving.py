@@ -161,6 +161,15 @@ class Table:
                 p95 = ours["p95_s"] / row["p95_s"]
                 print(f"  {load:<16} against {name:<27} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
 
+    def growth(self) -> None:
+        """Each contender's pictures a second and p95 with the most clients over its own with the fewest."""
+        for name in dict.fromkeys(row["contender"] for row in self.rows):
+            mine = [row for row in self.rows if row["contender"] == name and row["load"].endswith(" clients")]
+            fewest, most = mine[0], mine[-1]
+            more = most["pictures_per_s"] / fewest["pictures_per_s"]
+            p95 = most["p95_s"] / fewest["p95_s"]
+            print(f"  {name:<27} {more:>5.2f}x pictures/s, {p95:>6.1f}x p95")
+
 
 def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> None:
     """Every load through every contender, in turn."""
@@ -188,6 +197,9 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> 
     measured(lambda contender: open_loop(contender, mixed_stream(seed=7), half_full, **times(0)))
     print("\nCynosure against each:")
     table.ratios()
+    if len(loads) > 1:
+        print(f"\nFrom {loads[0]} to {loads[-1]} clients:")
+        table.growth()
     print("\na 4-step request while 16 jobs of 100 steps, two pictures each, are on their way")
     for contender in contenders:
         with contender.running():

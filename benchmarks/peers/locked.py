@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,14 +20,14 @@ pipeline = drawing.submit(PlainPipeline)
 
 
 @app.get("/health")
-def health() -> str:
-    pipeline.result()
+async def health() -> str:
+    await asyncio.wrap_future(pipeline)
     return "ok"
 
 
 @app.post("/draw")
-def draw(body: dict[str, Any]) -> list[str]:
-    return drawing.submit(lambda: pipeline.result().draw([Asked(**body)])[0]).result()
+async def draw(body: dict[str, Any]) -> list[str]:
+    return await asyncio.wrap_future(drawing.submit(lambda: pipeline.result().draw([Asked(**body)])[0]))
 
 
 if __name__ == "__main__":

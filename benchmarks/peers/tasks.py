@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import celery
@@ -34,16 +36,18 @@ def draw(body: dict[str, Any]) -> list[str]:
 
 
 app = FastAPI()
+# FastAPI has forty threads of its own, and needs one for every answer too: beyond forty clients none would get through.
+waiting = ThreadPoolExecutor(256)
 
 
 @app.get("/health")
-def health() -> str:
+async def health() -> str:
     return "ok"
 
 
 @app.post("/draw")
-def post(body: dict[str, Any]) -> list[str]:
-    return draw.delay(body).get(timeout=3600)
+async def post(body: dict[str, Any]) -> list[str]:
+    return await asyncio.get_running_loop().run_in_executor(waiting, lambda: draw.delay(body).get(timeout=3600))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 COMPILED_SIZES = (2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
 REFERENCE_SIZE = 16
-KNEE = 1.08  # the row budget is the smallest batch within 8 % of the best time a row: a shorter tick for everyone
+KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
 SWITCH_GAIN = (
     1.15  # number formats nearer than that count as equally quick: noise must not decide what bytes a picture has
 )
