@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import cpu_layers, loading
 from models.cpu_layers import with_cpu_layers
@@ -20,6 +21,7 @@ from models.loading import FLOAT32, Precision, open_pack
 from models.threads import compute_with
 
 CPU = torch.device("cpu")
+EVALUATIONS = 5
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -67,6 +69,32 @@ def layer_rows(precision: Precision) -> None:
         print_row(f"{what}, {precision}, 8 x 96 x 14 x 14", calls)
 
 
+def profile(precision: Precision) -> None:
+    """The operators that most of an evaluation's time goes into, and how near convolutions are to a matrix product."""
+    pack = open_pack("fashion")
+    denoiser = load_denoiser(pack, CPU, precision)
+    rows = 12
+    told = stacked([told_by(denoiser, pack)[0]] * rows, CPU)
+    evaluate = partial(denoiser.forward, torch.randn(rows, *denoiser.latent_shape), torch.full((rows,), 500.0), told)
+    evaluate()
+    with FlopCounterMode(display=False) as counted:
+        evaluate()
+    with torch.profiler.profile() as profiled:
+        for _ in range(EVALUATIONS):
+            evaluate()
+    spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    total = sum(spent.values())
+    print(f"\nfashion, {precision}, {rows} rows, {total / EVALUATIONS / 1000:.0f} ms an evaluation, of which")
+    for name in sorted(spent, key=spent.__getitem__, reverse=True)[:8]:
+        print(f"  {name:<56} {spent[name] / total:>6.1%}")
+    convolution = torch.ops.mkldnn._convolution_pointwise
+    flop = counted.get_flop_counts()["Global"].get(convolution, 0) * EVALUATIONS
+    square = torch.randn(768, 768, dtype=precision.torch_dtype)
+    [ms] = in_turns({"product": partial(milliseconds, partial(torch.mm, square, square))}).values()
+    print(f"  convolutions: {flop / spent['mkldnn::_convolution_pointwise'] / 1000:.0f} GFLOP/s; ", end="")
+    print(f"a product of matrices of 768 x 768: {2 * len(square) ** 3 / ms / 1e6:.0f} GFLOP/s")
+
+
 def main() -> None:
     """Print milliseconds on one thread: with torch's layers, with ours but for group normalization, with ours."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
@@ -77,6 +105,7 @@ def main() -> None:
     denoiser_rows(precision)
     print(f"\n{'layer':<58} {'torch':>9} {'ours':>9}")
     layer_rows(precision)
+    profile(precision)
 
 
 if __name__ == "__main__":

@@ -171,10 +171,13 @@ def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
     ]
 
 
-def result_key(request: ResolvedRequest, digest: str) -> str:
-    """What a job's pictures depend on, as a SHA-256: the request but for its delivery, and the model's digest."""
+def result_key(request: ResolvedRequest, *digests: str) -> str:
+    """What a job's pictures depend on, as a SHA-256.
+
+    That is the request but for its delivery, and the digests of its model and, where there is one, of the guide.
+    """
     shown = request.model_dump(mode="json", exclude=set(DELIVERY_FIELDS))
-    return hashlib.sha256(json.dumps([digest, shown], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*digests, shown], sort_keys=True).encode()).hexdigest()
 
 
 def _list(names: tuple[str, ...]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -11,10 +13,10 @@ from redis.exceptions import RedisError
 from app.jobs.doorbell import Doorbell
 from app.jobs.record import Claim, Finished, Outcome, Verdict
 from app.jobs.worker_store import WorkerStore
-from cynosure.contract import JobError, ModelCard
+from cynosure.contract import JobError, ModelCard, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
-from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed
+from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.claims import Claims
@@ -44,6 +46,7 @@ class EngineHost:
         self._doorbell = doorbell
         self._job_timeout_s = job_timeout_s
         self._over = threading.Event()
+        self._encoder = ThreadPoolExecutor(1, "previews")
         self._insistence = Insistence(patience_s=job_timeout_s)
         self.cards: dict[str, ModelCard] = {name: card_of(pack, engine) for name, pack in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
@@ -78,7 +81,7 @@ class EngineHost:
             job.give_up(Verdict.OK)
 
     def _work_on(self, claim: Claim) -> None:
-        job = HeldJob(claim)
+        job = HeldJob(claim, self._encoder)
         self.leases.hold(job)
         if self._over.is_set():
             job.give_up(Verdict.OK)
@@ -123,22 +126,27 @@ class EngineHost:
                     specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
                 )
             )
-            pictures = [handle.result() for handle in job.handles]
+            pictures = results(job.handles)
         except BaseException:
             for handle in job.handles:  # one picture failed: its siblings' rows are better used by others
                 handle.cancel()
             raise
-        card = self.cards[request.model]
+        card, models = self.cards[request.model], _models_of(request)
         return Finished(
             pictures=tuple(
                 png_of(picture, cell, index, card)
                 for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
             ),
             sheet=sheet_of(pictures, request, card),
-            reproducible=card.reproducible,
+            reproducible=self._keeps_bits(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
-            digest=card.digest,
+            digests=tuple(self.cards[name].digest for name in models),
         )
+
+    def _keeps_bits(self, models: Sequence[str]) -> bool:
+        """Whether rows of these models don't depend on their company: a guide's run in lanes measured for the first."""
+        threads = {self._engine.calibration(name).layout.threads for name in models}
+        return len(threads) == 1 and all(self.cards[name].reproducible for name in models)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._insistence.on(lambda: self._store.fail(claim, JobError(code=code, message=message)))
@@ -147,3 +155,8 @@ class EngineHost:
         log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
         if self._insistence.on(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
             self._doorbell.ring(claim.request.model, claim.job_id)
+
+
+def _models_of(request: ResolvedRequest) -> list[str]:
+    """The model that draws, and the guide where there is one."""
+    return [request.model] if request.guide_model is None else [request.model, request.guide_model]

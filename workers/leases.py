@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
 from itertools import islice
 
 from app.jobs.record import Beat, Claim, Happening, Verdict
@@ -17,14 +18,16 @@ from workers.translate import preview_of
 
 log = logging.getLogger(__name__)
 
+PREVIEWS_TIMEOUT_S = 10.0
 MAX_WAITING_PREVIEWS = 64  # where more are asked for than can be sent, the oldest go
 
 
 class HeldJob:
-    """A claimed job and the pictures on their way for it."""
+    """A claimed job and the pictures on their way for it; its previews are encoded by `encoder`."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, encoder: Executor) -> None:
         self.claim = claim
+        self._encoder = encoder
         self.handles: list[Handle] = []
         self.verdict = Verdict.OK
         self._given_up = False
@@ -33,11 +36,20 @@ class HeldJob:
         self._tellings = 0
         self._untold: tuple[Happening, ...] = ()
         self._told_telemetry: dict[int, int] = {}
-        self._previews: deque[tuple[int, int, Image]] = deque(maxlen=MAX_WAITING_PREVIEWS)
+        self._previews: deque[Future[Happening]] = deque()
 
     def add_preview(self, index: int, step: int, picture: Image) -> None:
-        """Keep a preview for the next beat, where it is encoded: this is called on one of the engine's threads."""
-        self._previews.append((index, step, picture))
+        """Have a preview encoded, for the first beat after that. Called on one of the engine's threads, it is quick."""
+        with self._lock:
+            if len(self._previews) == MAX_WAITING_PREVIEWS:
+                self._previews.popleft().cancel()
+            self._previews.append(self._encoder.submit(_encoded, index, step, picture))
+
+    def wait_for_previews(self) -> None:
+        """Wait until all that are kept are encoded, or it takes too long: no picture is to be late for them."""
+        with self._lock:
+            waiting = list(self._previews)
+        wait(waiting, timeout=PREVIEWS_TIMEOUT_S)
 
     @property
     def step(self) -> int:
@@ -74,7 +86,7 @@ class HeldJob:
         self._untold = ()
 
     def _news(self, step: int, steps: int) -> tuple[Happening, ...]:
-        news = list(self._sent_previews())
+        news = list(self._encoded_previews())
         if step != self._told_step:
             telemetry = tuple(self._new_telemetry())
             progress = Progress(step=step, steps=steps, telemetry=telemetry)
@@ -82,10 +94,13 @@ class HeldJob:
             self._told_step = step
         return tuple(news)
 
-    def _sent_previews(self) -> Iterator[Happening]:
-        while self._previews:
-            index, step, picture = self._previews.popleft()
-            yield Happening("preview", Preview(image=index, step=step, png=preview_of(picture)).model_dump_json())
+    def _encoded_previews(self) -> Iterator[Happening]:
+        while True:
+            with self._lock:
+                if not self._previews or not self._previews[0].done():
+                    return
+                preview = self._previews.popleft()
+            yield preview.result()
 
     def _new_telemetry(self) -> Iterator[dict[str, float]]:
         for image, handle in enumerate(self.handles):
@@ -98,8 +113,14 @@ class HeldJob:
         """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""
         with self._lock:
             self.verdict, self._given_up = verdict, True
+            while self._previews:
+                self._previews.popleft().cancel()
         for handle in self.handles:
             handle.cancel()
+
+
+def _encoded(index: int, step: int, picture: Image) -> Happening:
+    return Happening("preview", Preview(image=index, step=step, png=preview_of(picture)).model_dump_json())
 
 
 class LeaseKeeper(BackgroundThread):
@@ -147,6 +168,7 @@ class LeaseKeeper(BackgroundThread):
 
     def report(self, job: HeldJob) -> None:
         """Write what is new of this job now, as its last beat."""
+        job.wait_for_previews()
         owed = job.owes_news
         self._beat([job])
         if owed:  # that one repeated what was not heard; this one has what is new since

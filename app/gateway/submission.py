@@ -95,7 +95,15 @@ async def resolved(
     request = resolve(asked, card, seed=draw_seed())
     check_webhook(state, request)
     may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
-    return request, result_key(request, card.digest) if may_be_cached else None
+    return request, await cache_key(state, request, card) if may_be_cached else None
+
+
+async def cache_key(state: State, request: ResolvedRequest, card: ModelCard) -> str | None:
+    """The key that a result for the request is kept under; `None` where no worker has said that it holds the guide."""
+    if request.guide_model is None:
+        return result_key(request, card.digest)
+    guide = (await state["fleet"].cards()).get(request.guide_model)
+    return result_key(request, card.digest, guide.digest) if guide else None
 
 
 async def enqueue(

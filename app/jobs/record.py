@@ -129,14 +129,14 @@ class Finished:
         sheet: PNG bytes of a sweep's contact sheet.
         reproducible: whether the same request gives the same bytes on this worker.
         telemetry: by picture and evaluation, what guidance did; empty where nobody asked.
-        digest: of the model that drew them.
+        digests: of the model that drew them, and of the guide where there was one.
     """
 
     pictures: tuple[bytes, ...]
     sheet: bytes | None = None
     reproducible: bool
     telemetry: tuple[list[dict[str, float]], ...] = ()
-    digest: str
+    digests: tuple[str, ...]
 
     @property
     def hashes(self) -> list[str]:

@@ -138,7 +138,7 @@ class WorkerStore:
 
     def fail(self, claim: Claim, error: JobError) -> bool:
         """End the job with an error; `False` where the claim is stale."""
-        nothing = Finished(pictures=(), reproducible=False, digest="")
+        nothing = Finished(pictures=(), reproducible=False, digests=())
         return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
 
     def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
@@ -235,7 +235,7 @@ class WorkerStore:
                 keys.images(job_id),
                 keys.known(job_id),
                 keys.leases,
-                keys.result(claim.owner, result_key(claim.request, made.digest)),
+                keys.result(claim.owner, result_key(claim.request, *made.digests)),
                 keys.events(job_id),
                 keys.finished,
             ],

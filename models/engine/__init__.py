@@ -10,6 +10,7 @@ from models.engine.engine import (
     OutOfMemory,
     SampleCancelled,
     SampleFailed,
+    results,
 )
 from models.engine.outline import Outline
 
@@ -27,4 +28,5 @@ __all__ = [
     "cached_calibration",
     "calibrate",
     "calibration_key",
+    "results",
 ]

@@ -258,8 +258,8 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
 
 
 def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
-    """A network of one output as one of many."""
-    return lambda x, timesteps, conditioning: (network(x, timesteps, conditioning),)
+    """A network of one output as one of many, each in memory of its own: CUDA graphs write theirs to one place."""
+    return lambda x, timesteps, conditioning: (network(x, timesteps, conditioning).clone(),)
 
 
 def told_by(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
@@ -54,6 +56,20 @@ class EngineDied(SampleFailed):
     """The engine's thread is gone, and with it everything that was on its way."""
 
 
+def _failure(error: Exception) -> SampleFailed:
+    """What a sample that has met the error fails with; the error lets go of its frames, and what they hold of memory.
+
+    Raises:
+        AcceleratorError: the device is lost, and every later call on it would fail the same way.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise error
+    error.__traceback__ = error.__context__ = None  # a future that had it, and is in its frames, would keep them alive
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemory(f"out of memory: {error}")
+    return SampleFailed(f"{type(error).__name__}: {error}")
+
+
 class Handle:
     """What `Engine.submit` returns: one picture's future."""
 
@@ -93,6 +109,19 @@ class Handle:
     def telemetry(self) -> list[dict[str, float]]:
         """What guidance did in each evaluation so far, where the spec asked for it."""
         return list(self._sample.trace) if self._sample else []
+
+
+def results(handles: Sequence[Handle]) -> list[Image]:
+    """Wait for all pictures, or for the first that fails.
+
+    Raises:
+        SampleFailed: or one of its kinds.
+    """
+    futures = [handle._future for handle in handles]
+    done = wait(futures, return_when=FIRST_EXCEPTION).done
+    for future in sorted(done, key=futures.index):
+        future.result()
+    return [future.result() for future in futures]
 
 
 @dataclass
@@ -155,6 +184,9 @@ class Engine:
         self._previews: dict[Sample, Callable[[int, Image], None]] = {}
         self._turns = Turns()
         self._cores_in_use = 0
+        # One thread for all callers: the sums of an encoder over their own numbers of threads may round otherwise, and
+        # no two threads may use a fast tokenizer at once.
+        self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=compute_with, initargs=(1,))
         self._fault: BaseException | None = None
         ready: Future[None] = Future()
         self._thread = threading.Thread(
@@ -205,7 +237,7 @@ class Engine:
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
         """What drawing `specs` would take, which differ in their seeds alone; errors as those of `submit`."""
-        return outline(self._loaded_for(specs[0]).runner, specs)
+        return self._preparing.submit(outline, self._loaded_for(specs[0]).runner, specs).result()
 
     def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
         """Queue one picture.
@@ -218,6 +250,7 @@ class Engine:
 
         Raises:
             InvalidSpec: the spec can't be drawn by its pack.
+            OutOfMemory: there was none for what its networks are told.
             EngineDied: the engine is gone.
         """
         [handle] = self.submit_all([spec], timeout=timeout, on_preview=on_preview)
@@ -232,7 +265,10 @@ class Engine:
         the first has previews.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        samples = [self._sample(spec, deadline) for spec in specs]
+        try:
+            samples = self._preparing.submit(lambda: [self._sample(spec, deadline) for spec in specs]).result()
+        except torch.OutOfMemoryError as error:
+            raise _failure(error) from None
         with self._arrived:
             if self._closing:
                 raise EngineDied("the engine is closed")
@@ -266,7 +302,7 @@ class Engine:
             InvalidSpec: one of them can't be drawn.
             SampleFailed, EngineDied: one of them was not.
         """
-        return [handle.result() for handle in self.submit_all(specs)]
+        return results(self.submit_all(specs))
 
     def close(self) -> None:
         """Stop after the ticks in progress; whatever was on its way fails with `EngineDied`."""
@@ -406,16 +442,10 @@ class Engine:
         try:
             for sample in moving:
                 if sample.state is None:
-                    runner.start(sample)
-            self._advance(loaded, moving, lanes)
-            done = [sample for sample in moving if sample.is_done and sample.handle is not None]
-            if done:
-                pictures = runner.pictures(done, runner.latent(done), lanes)
-                for sample, picture in zip(done, pictures, strict=True):
-                    with self._arrived:
-                        schedule.remove(sample)
-                    self._previews.pop(sample, None)
-                    sample.take_handle()._future.set_result(picture)
+                    with self._failing_alone(loaded, sample):
+                        runner.start(sample)
+            self._advance(loaded, [sample for sample in moving if not sample.is_over], lanes)
+            self._hand_out(loaded, [sample for sample in moving if sample.is_done and not sample.is_over], lanes)
         except BaseException as raised:
             fault = raised
         with self._arrived:
@@ -428,38 +458,69 @@ class Engine:
 
     def _advance(self, loaded: _Loaded, samples: list[Sample], lanes: Runs) -> None:
         """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
+        if not samples:
+            return
         limit = loaded.runner.max_batch
         try:
-            data = loaded.runner.tick(samples, lanes)
-        except torch.OutOfMemoryError as error:
-            if limit == 1:
-                for sample in samples:
-                    self._fail(loaded, sample, OutOfMemory(f"out of memory: {error}"))
-                return
+            data, are_finite = loaded.runner.tick(samples, lanes)
+        except Exception as error:
+            failure = _failure(error)
+        else:
+            self._moved(loaded, samples, data, are_finite, lanes)
+            return
+        if isinstance(failure, OutOfMemory) and limit > 1:
             with self._arrived:
                 if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
                     loaded.runner.max_batch //= 2
                     loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
-            return self._advance(loaded, samples, lanes)
-        except torch.AcceleratorError:  # the device is lost, and every later call on it would fail the same way
-            raise
-        except Exception as error:
-            if len(samples) == 1:
-                self._fail(loaded, samples[0], SampleFailed(f"{type(error).__name__}: {error}"))
-                return
+            self._advance(loaded, samples, lanes)
+        elif len(samples) == 1:
+            self._fail(loaded, samples[0], failure)
+        else:
             for sample in samples:
                 self._advance(loaded, [sample], lanes)
-            return
-        finite = torch.isfinite(loaded.runner.latent(samples)).flatten(1).all(1).tolist()
+
+    def _moved(self, loaded: _Loaded, samples: list[Sample], data: Tensor, are_finite: list[bool], lanes: Runs) -> None:
+        """Note that `samples` have moved; `data` is what each looks like so far."""
         for row, sample in enumerate(samples):
             sample.position += 1
             if sample.forks and sample.position == sample.fork_position:
                 self._fork(loaded, sample)
-            if not finite[row]:
+            if not are_finite[row]:
                 self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
-                [picture] = loaded.runner.pictures([sample], data[row : row + 1], lanes)
-                self._previews[sample](sample.position, picture)
+                with self._failing_alone(loaded, sample):
+                    [picture] = loaded.runner.pictures([sample], data[row : row + 1], lanes)
+                    self._previews[sample](sample.position, picture)
+
+    def _hand_out(self, loaded: _Loaded, done: list[Sample], lanes: Runs) -> None:
+        """Give everyone their picture; where that has a fault, each is tried alone."""
+        if not done:
+            return
+        try:
+            pictures = loaded.runner.pictures(done, loaded.runner.latent(done), lanes)
+        except Exception as error:
+            failure = _failure(error)
+        else:
+            for sample, picture in zip(done, pictures, strict=True):
+                with self._arrived:
+                    loaded.schedule.remove(sample)
+                self._previews.pop(sample, None)
+                sample.take_handle()._future.set_result(picture)
+            return
+        if len(done) == 1:
+            self._fail(loaded, done[0], failure)
+        else:
+            for sample in done:
+                self._hand_out(loaded, [sample], lanes)
+
+    @contextmanager
+    def _failing_alone(self, loaded: _Loaded, sample: Sample) -> Iterator[None]:
+        """A fault in here is the sample's alone."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(loaded, sample, _failure(error))
 
     def _fork(self, loaded: _Loaded, trunk: Sample) -> None:
         """Queue the trunk's forks, which go on from where it is now."""

@@ -36,8 +36,7 @@ def possible_layouts(device: torch.device) -> list[Layout]:
     """Layouts worth trying, from all cores on one batch to a batch for each core; on a GPU one batch at a time."""
     if device.type != "cpu":
         return [Layout(lanes=1, threads=CORES)]
-    counts = [2**power for power in range(CORES.bit_length())]
-    return [Layout(lanes=count, threads=CORES // count) for count in counts]
+    return [Layout(lanes=count, threads=CORES // count) for count in range(1, CORES + 1) if CORES % count == 0]
 
 
 class Runs(Protocol):

@@ -180,7 +180,7 @@ class Runner:
         return spec.steps - min(kept, spec.steps)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
-        """What the sample's networks are told. May take its time: it is called off the engine's threads.
+        """What the sample's networks are told. Called off the threads that run ticks, so those don't wait for it.
 
         Raises:
             InvalidSpec: the spec can't be drawn by this pack.
@@ -253,20 +253,23 @@ class Runner:
     def latent(self, samples: Sequence[Sample]) -> Tensor:
         return torch.stack([sample.state[0] for sample in samples])
 
-    def tick(self, samples: Sequence[Sample], lanes: Runs) -> Tensor:
-        """Advance every sample by one evaluation; returns the guided data predictions (R,C,H,W).
+    def tick(self, samples: Sequence[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+        """Advance every sample by one evaluation.
 
         Nothing is written before everything is computed, so a tick that raised can be tried again.
+
+        Returns:
+            The guided data predictions (R,C,H,W), and of every sample whether its latent is finite still.
         """
         tables = [self.table(sample.spec) for sample in samples]
         profiles = [PROFILES[sample.spec.profile] for sample in samples]
-        state = torch.stack([sample.state for sample in samples])  # (R,K,C,H,W)
+        before = torch.stack([sample.state for sample in samples])  # (R,K,C,H,W)
 
         def column(name: str) -> Tensor:
             values = [getattr(table, name)[s.position] for table, s in zip(tables, samples, strict=True)]
             return torch.tensor(values, dtype=torch.float32, device=self.device)
 
-        x = state[:, 0]
+        x = before[:, 0]
         seen = x * column("input_scale")[:, None, None, None]
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
@@ -304,14 +307,16 @@ class Runner:
                 noise[row] = self._noise(sample.spec, sample.position + 1)
                 if row in variances:
                     noise[row] *= variances[row].sqrt()
-        moved = advance(state, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
+        moved = advance(before, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
         moved[:, 0] += shift
         self._keep_unmasked(samples, tables, moved)
+        are_finite = torch.isfinite(moved[:, 0]).flatten(1).all(1).tolist()
+        states = [row.clone() for row in moved]  # a view would keep the whole batch alive while the sample pauses
         if any(sample.spec.telemetry for sample in samples):
             self._trace(samples, places, wanting, plain, beyond, unguided, gradient, score, timesteps)
-        for sample, row in zip(samples, moved, strict=True):
-            sample.state = row.clone()  # a view would keep the whole batch alive while the sample pauses
-        return data
+        for sample, state in zip(samples, states, strict=True):
+            sample.state = state
+        return data, are_finite
 
     def _evaluate(
         self,
@@ -413,8 +418,9 @@ class Runner:
         clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
         pushed = gradient.flatten(1).norm(dim=1).tolist()
         scores = score.tolist()
+        at = timesteps.tolist()
         for row, sample in enumerate(samples):
-            noted: dict[str, float] = {"timestep": float(timesteps[row]), "clipped": clipped[row]}
+            noted: dict[str, float] = {"timestep": at[row], "clipped": clipped[row]}
             if row in places.pairs:
                 noted["conditional_minus_unconditional"] = pulled[row]
             if row in wanting and self.steering is not None:

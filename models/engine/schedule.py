@@ -81,6 +81,11 @@ class Sample:
     def is_done(self) -> bool:
         return self.position >= self.num_positions
 
+    @property
+    def is_over(self) -> bool:
+        """Whether whoever waited for it has been answered."""
+        return self.handle is None
+
 
 @dataclass
 class _Job:
@@ -93,6 +98,11 @@ class _Job:
     def evaluations_left(self) -> int:
         """Of the sample that has most of them."""
         return max(sample.num_positions - sample.position for sample in self.samples)
+
+    @property
+    def work_left(self) -> int:
+        """Evaluations of all its samples."""
+        return sum(sample.num_positions - sample.position for sample in self.samples)
 
     @property
     def priority(self) -> int:
@@ -167,7 +177,7 @@ class Schedule:
             return not chosen or used + cost <= self.row_budget
 
         self._short_rows = min(self._short_rows + SHORT_SHARE * share, max([self.row_budget, *costs]))
-        for sample in self._at_rest(lambda job: (-job.priority, job.evaluations_left)):
+        for sample in self._at_rest(lambda job: (-job.priority, job.work_left)):
             cost = self._cost(sample)
             if used >= share or cost > self._short_rows:
                 break

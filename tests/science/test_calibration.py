@@ -23,7 +23,7 @@ from models.engine.calibrate import (
     _least_padded,
     _Probes,
 )
-from models.engine.lanes import Lanes, Layout
+from models.engine.lanes import Lanes, Layout, possible_layouts
 from models.engine.packing import packed
 from models.loading import FLOAT32, Precision, load_network, open_pack, settle_products
 
@@ -165,3 +165,10 @@ def test_workers_that_start_together_measure_once(tmp_path: Path, monkeypatch: p
         first, second = pool.map(lambda _: cached_calibration(pack, device), range(2))
     assert first == second == Calibration.from_json(first.to_json()), "no two measurements have the same timings"
     assert first.is_reproducible
+
+
+def test_layouts_leave_no_core_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.engine.lanes.CORES", 12)
+    assert [str(layout) for layout in possible_layouts(torch.device("cpu"))] == [
+        "1 x 12 threads", "2 x 6 threads", "3 x 4 threads", "4 x 3 threads", "6 x 2 threads", "12 x 1 thread"
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,23 @@ import torch
 from torch import Tensor
 
 from chaos.processes import wait_until
-from models.engine import Calibration, Engine, EngineDied, SampleCancelled, SampleFailed, cached_calibration
+from models.engine import (
+    Calibration,
+    Engine,
+    EngineDied,
+    Image,
+    OutOfMemory,
+    SampleCancelled,
+    SampleFailed,
+    cached_calibration,
+    results,
+)
 from models.engine.calibrate import fixed_calibration
 from models.engine.lanes import Layout, Runs
 from models.engine.runner import Runner
 from models.engine.schedule import Sample, Schedule
 from models.loading import PACKS_FOLDER, Pack
+from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
 MIXED = [
@@ -217,7 +229,7 @@ def test_a_deadline_ends_a_sample(engine: Engine) -> None:
 def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def faulty(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
+    def faulty(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
         if any(sample.spec.seed == 666 for sample in samples):
             raise RuntimeError("poisoned")
         return tick(runner, samples, lanes)
@@ -231,6 +243,102 @@ def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.
     assert np.array_equal(neighbour.result(timeout=60), expected)
 
 
+@pytest.mark.parametrize("method", ["start", "pictures"])
+def test_a_fault_before_or_after_its_evaluations_fails_a_sample_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole = getattr(Runner, method)
+
+    def faulty(runner: Runner, samples: Sample | list[Sample], *rest: object) -> object:
+        if any(sample.spec.seed == 666 for sample in ([samples] if isinstance(samples, Sample) else samples)):
+            raise torch.OutOfMemoryError("poisoned")
+        return whole(runner, samples, *rest)
+
+    expected = engine.generate([MIXED[0]])[0]
+    monkeypatch.setattr(Runner, method, faulty)
+    poisoned, neighbour = engine.submit_all([replace(MIXED[0], seed=666), MIXED[0]])
+    with pytest.raises(OutOfMemory, match="poisoned"):
+        poisoned.result(timeout=60)
+    assert np.array_equal(neighbour.result(timeout=60), expected)
+
+
+def test_a_preview_that_fails_fails_its_own_sample_alone(engine: Engine) -> None:
+    def refuse(index: int, step: int, picture: Image) -> None:
+        raise ValueError("nobody wants to see this")
+
+    neighbour = engine.submit(MIXED[1])
+    shown = engine.submit(SampleSpec(pack="fashion", label=5, steps=6, preview_every=6), on_preview=refuse)
+    with pytest.raises(SampleFailed, match="nobody wants to see this"):
+        shown.result(timeout=60)
+    assert np.array_equal(neighbour.result(timeout=60), engine.generate([MIXED[1]])[0])
+
+
+def test_an_evaluation_that_found_no_memory_is_made_again_from_where_it_was(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the memory ran out at the very end, with one sample's new state made and others' not."""
+    loaded = engine._loaded["fashion"]
+    specs = [replace(spec, telemetry=True) for spec in MIXED]
+    expected, traces = [], []
+    for handle in engine.submit_all(specs):
+        expected.append(handle.result(timeout=60))
+        traces.append(handle.telemetry)
+    clone, faults = Tensor.clone, iter([False, True])
+
+    def cloned(tensor: Tensor, **how: Any) -> Tensor:
+        if tensor.shape == (NUM_COLUMNS, *loaded.runner.denoiser.latent_shape) and next(faults, False):
+            raise torch.OutOfMemoryError("no memory")
+        return clone(tensor, **how)
+
+    monkeypatch.setattr(Tensor, "clone", cloned)
+    # The engine makes both smaller for good, and other tests have the same engine.
+    monkeypatch.setattr(loaded.runner, "max_batch", loaded.runner.max_batch)
+    monkeypatch.setattr(loaded.schedule, "row_budget", loaded.schedule.row_budget)
+    handles = engine.submit_all(specs)
+    for handle, picture, noted in zip(handles, expected, traces, strict=True):
+        assert np.array_equal(handle.result(timeout=60), picture)
+        assert [one["timestep"] for one in handle.telemetry] == [one["timestep"] for one in noted]
+    assert next(faults, None) is None, "the memory did run out"
+
+
+def test_an_evaluation_that_found_no_memory_gives_back_what_it_had(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, tick = engine._loaded["fashion"], Runner.tick
+    held: list[weakref.ref[Tensor]] = []
+
+    def greedy(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+        def evaluate() -> None:
+            activations = torch.zeros(1)
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("no memory")
+
+        if not held:
+            lanes.run([evaluate])
+        assert held[0]() is None
+        return tick(runner, samples, lanes)
+
+    monkeypatch.setattr(Runner, "tick", greedy)
+    monkeypatch.setattr(loaded.runner, "max_batch", loaded.runner.max_batch)
+    monkeypatch.setattr(loaded.schedule, "row_budget", loaded.schedule.row_budget)
+    gc.collect()
+    gc.disable()
+    try:
+        engine.generate([MIXED[0]])
+    finally:
+        gc.enable()
+    assert held
+
+
+def test_the_first_picture_that_fails_ends_the_wait_for_all(engine: Engine) -> None:
+    long, cancelled = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 2)
+    cancelled.cancel()
+    with pytest.raises(SampleCancelled):
+        results([long, cancelled])
+    assert not long.is_done
+    long.cancel()
+
+
 @pytest.fixture
 def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr("models.engine.engine.CORES", 2)
@@ -241,7 +349,7 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick, held = Runner.tick, threading.Event()
 
-    def slow_for_one(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
+    def slow_for_one(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
         if any(sample.spec.seed == 666 for sample in samples):
             assert held.wait(60)
         return tick(runner, samples, lanes)
@@ -277,7 +385,7 @@ def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, 
 def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def broken(runner: Runner, samples: list[Sample], lanes: Runs) -> Tensor:
+    def broken(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
         if any(sample.spec.seed == 666 for sample in samples):
             raise torch.AcceleratorError("the device is lost")
         return tick(runner, samples, lanes)

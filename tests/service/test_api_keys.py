@@ -161,7 +161,7 @@ def test_a_job_is_its_owners_alone(
     job_id = gateway.post("/generate", json=ASKED, headers=post).json()["id"]
     claim = worker_store.claim("fashion", "w", held=0)
     assert isinstance(claim, Claim)
-    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digest="0" * 64))
+    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digests=("0" * 64,)))
     paths = [f"/jobs/{job_id}", f"/jobs/{job_id}/images/0.png", f"/jobs/{job_id}/events"]
 
     for path in paths:

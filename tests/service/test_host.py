@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import redis
 import torch
 
 from app.jobs.doorbell import Doorbell
 from app.jobs.inquiries import Inquiries, InquiryDesk
-from app.jobs.record import ANONYMOUS, EVERYONE, Claim, JobRecord, Verdict, new_job_id
+from app.jobs.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Verdict, new_job_id
 from app.jobs.settings import StoreSettings
 from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
@@ -23,7 +25,7 @@ from models.engine import Engine, EngineDied
 from models.engine.schedule import Sample
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
-from workers.leases import HeldJob, LeaseKeeper
+from workers.leases import MAX_WAITING_PREVIEWS, HeldJob, LeaseKeeper
 from workers.planner import Planner
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +120,8 @@ def test_a_late_attempt_does_not_let_go_of_the_next_ones_lease(worker_store: Wor
     """A worker that fell silent may be given the very job that was taken from it."""
     request = resolve(GenerateRequest(class_label=1), card, seed=1)
     leases = LeaseKeeper(worker_store, interval_s=1, on_beat=lambda: None)
-    late, current = (HeldJob(Claim("job", attempt, request, ANONYMOUS)) for attempt in (1, 2))
+    encoder = ThreadPoolExecutor(1)
+    late, current = (HeldJob(Claim("job", attempt, request, ANONYMOUS), encoder) for attempt in (1, 2))
     leases.hold(late)
     leases.hold(current)
     assert late.verdict is Verdict.STALE, "what it draws is nobody's"
@@ -126,6 +129,38 @@ def test_a_late_attempt_does_not_let_go_of_the_next_ones_lease(worker_store: Wor
     assert leases.held() == [current]
     leases.let_go(current)
     assert leases.held() == []
+
+
+def test_a_beat_does_not_wait_for_previews(worker_store: WorkerStore, card: ModelCard) -> None:
+    request = resolve(GenerateRequest(class_label=1, preview_every=1), card, seed=1)
+    is_free = threading.Event()
+    with ThreadPoolExecutor(1) as encoder:
+        encoder.submit(is_free.wait, 60)
+        job = HeldJob(Claim("job", 1, request, ANONYMOUS), encoder)
+        for step in range(MAX_WAITING_PREVIEWS + 3):
+            job.add_preview(0, step, np.zeros((2, 2, 1), np.uint8))
+        assert job.beat().happenings == ()
+        is_free.set()
+        LeaseKeeper(worker_store, interval_s=1, on_beat=lambda: None).report(job)
+        assert job.beat().happenings == (), "all were in the report"
+        told = job.beat().telling
+    assert told == 1
+
+
+async def test_pictures_by_a_guide_depend_on_its_weights_too(
+    store: JobStore, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = host.cards["fashion"].model_copy(update={"name": "twin", "digest": "another", "reproducible": False})
+    monkeypatch.setitem(host.cards, "twin", guide)
+    monkeypatch.setitem(host._engine._loaded, "twin", host._engine._loaded["fashion"])
+    monkeypatch.setitem(host._engine._runners, "twin", host._engine._runners["fashion"])
+    made: list[Finished] = []
+    monkeypatch.setattr(host._store, "finish", lambda claim, finished: made.append(finished) or True)
+    for asked in ({}, {"guide_model": "twin", "guidance_scale": 2.0}):
+        await accept(store, host, steps=2, guidance_mode="classifier_free", **asked)
+        host.run("fashion")
+    digest = host.cards["fashion"].digest
+    assert [(one.digests, one.reproducible) for one in made] == [((digest,), True), ((digest, "another"), False)]
 
 
 async def test_a_question_that_makes_no_sense_ends_no_planner(

@@ -36,7 +36,7 @@ from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 MODEL = "fashion"
-MADE = Finished(pictures=(b"\x89PNG",), reproducible=True, digest="d")
+MADE = Finished(pictures=(b"\x89PNG",), reproducible=True, digests=("d",))
 FULL = JobError(code="out_of_memory", message="out of memory")
 
 

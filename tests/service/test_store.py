@@ -24,7 +24,7 @@ from tests.conftest import accept, take
 from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
-MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, digest="d")
+MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, digests=("d",))
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
     assert not worker_store.release(lost, Outcome.HANDED_BACK)
     assert (await store.get(job_id, ANONYMOUS)).status is JobStatus.RUNNING
     assert worker_store.finish(again, MADE)
-    assert not worker_store.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digest="d")), (
+    assert not worker_store.finish(again, Finished(pictures=(b"other", b"bytes"), reproducible=True, digests=("d",))), (
         "a finished job is finished"
     )
     assert await store.image(job_id, 0, ANONYMOUS) == MADE.pictures[0]
@@ -165,7 +165,7 @@ async def test_what_was_drawn_before_is_answered_at_once(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     async def ask(owner: str = ANONYMOUS) -> tuple[str, bool]:
-        key = result_key(request_, MADE.digest)
+        key = result_key(request_, *MADE.digests)
         accepted = await store.accept(
             new_job_id(),
             request_,
@@ -189,7 +189,10 @@ async def test_what_was_drawn_before_is_answered_at_once(
     assert (await ask("another"))[1], "that it was drawn for one is nothing that another may learn"
     assert await store.image(again, 1, ANONYMOUS) == MADE.pictures[1]
     other = request_.model_copy(update={"steps": 7})
-    assert result_key(other, MADE.digest) != result_key(request_, MADE.digest) != result_key(request_, "other weights")
+    assert (
+        result_key(other, *MADE.digests) != result_key(request_, *MADE.digests) != result_key(request_, "other weights")
+    )
+    assert len({result_key(request_, *digests) for digests in (("d",), ("d", "g"), ("g", "d"))}) == 3, "a guide counts"
     assert result_key(request_.model_copy(update={"priority": Priority.LOW}), "d") == result_key(request_, "d")
 
 

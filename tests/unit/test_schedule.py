@@ -56,6 +56,16 @@ def test_a_short_job_overtakes_long_ones_that_fill_the_budget(
     assert in_ticks <= short.num_positions * short.rows_now / (SHORT_SHARE * budget) + 1
 
 
+def test_one_picture_does_not_wait_for_a_job_of_many_that_are_as_long() -> None:
+    schedule = Schedule(row_budget=4)
+    for _ in range(64):
+        schedule.enqueue(sample("many", evaluations=100), now=0.0)
+    one = sample("one", evaluations=100)
+    schedule.enqueue(one, now=1.0)
+    in_ticks = next(index for index, _ in enumerate(ticks(schedule, start=1.0)) if one.is_done)
+    assert in_ticks <= one.num_positions / (SHORT_SHARE * 4) + 1, "and the many take three times as long"
+
+
 def test_a_long_job_is_not_overtaken_for_ever() -> None:
     schedule = Schedule(row_budget=1)
     long = sample("long", evaluations=50)

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Response
 from app.gateway.auth import Submitter
 from app.gateway.deliverer import check_webhook
 from app.gateway.state import StateDep
-from app.gateway.submission import IdempotencyKey, Prefer, answer, card_of, draw_seed, enqueue
+from app.gateway.submission import IdempotencyKey, Prefer, answer, cache_key, card_of, draw_seed, enqueue
 from cynosure.contract import Job, SweepRequest
-from cynosure.resolving import resolve_sweep, result_key
+from cynosure.resolving import resolve_sweep
 
 router = APIRouter(tags=["generate"])
 
@@ -38,7 +38,6 @@ async def sweep(
     check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
     may_be_cached = is_seeded and asked.request.use_cache and not asked.request.telemetry
-    job_id = await enqueue(
-        state, caller, request, asked, idempotency_key, result_key(request, card.digest) if may_be_cached else None
-    )
+    cached_as = await cache_key(state, request, card) if may_be_cached else None
+    job_id = await enqueue(state, caller, request, asked, idempotency_key, cached_as)
     return await answer(state, caller, job_id, prefer)
