@@ -162,13 +162,14 @@ class Table:
                 print(f"  {load:<16} against {name:<27} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
 
     def growth(self) -> None:
-        """Each contender's pictures a second and p95 with the most clients over its own with the fewest."""
+        """Each contender with the most clients against itself with the fewest; other clients ask for another mix."""
         for name in dict.fromkeys(row["contender"] for row in self.rows):
             mine = [row for row in self.rows if row["contender"] == name and row["load"].endswith(" clients")]
             fewest, most = mine[0], mine[-1]
             more = most["pictures_per_s"] / fewest["pictures_per_s"]
             p95 = most["p95_s"] / fewest["p95_s"]
-            print(f"  {name:<27} {more:>5.2f}x pictures/s, {p95:>6.1f}x p95")
+            of_bound = f"{fewest['share_of_bound']:.2f} to {most['share_of_bound']:.2f}"
+            print(f"  {name:<27} {more:>5.2f}x pictures/s, {of_bound} of the bound, {p95:>6.1f}x p95")
 
 
 def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table) -> None:

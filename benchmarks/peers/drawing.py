@@ -31,7 +31,7 @@ SCHEDULERS = {
 
 
 class PlainPipeline:
-    """The bundled pack, drawn as diffusers' examples do it, in the number format that Cynosure found best."""
+    """The bundled pack drawn by the loop of diffusers' examples, with networks loaded as Cynosure's are."""
 
     def __init__(self) -> None:
         pack, device = open_pack("fashion"), torch.device("cpu")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from app.gateway.state import State
+from app.gateway.submission import cache_key
 from app.jobs.fleet import Fleet, FleetRegistry
 from app.jobs.settings import StoreSettings
 from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, ModelCard
 from cynosure.metadata import encoded_picture, png_bytes
-from cynosure.resolving import resolve
+from cynosure.resolving import resolve, result_key
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,18 @@ def test_a_picture_goes_to_the_model_that_made_it(
 def test_the_only_model_gets_every_request_and_says_what_it_lacks(open_gateway: Callable[..., TestClient]) -> None:
     answer = open_gateway(auth="off").post("/generate", json={"prompt": "a happy cat"})
     assert (answer.status_code, answer.json()["field"]) == (422, "prompt")
+
+
+@pytest.mark.anyio
+async def test_a_result_is_kept_under_the_weights_of_model_and_guide(
+    store_settings: StoreSettings, card: ModelCard
+) -> None:
+    guide = card.model_copy(update={"name": "small", "digest": "another"})
+    asked = GenerateRequest(class_label=1, guidance_mode="classifier_free", guide_model="small")
+    request = resolve(asked, card, seed=1)
+    found: list[str | None] = []
+    for cards in ([card], [card, guide]):
+        FleetRegistry(store_settings).publish("w", cards)
+        async with Fleet.connect(store_settings) as fleet:
+            found.append(await cache_key(cast(State, {"fleet": fleet}), request, card))
+    assert found == [None, result_key(request, card.digest, "another")]
