@@ -10,14 +10,14 @@ from functools import partial
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import cpu_layers, loading
 from models.cpu_layers import with_cpu_layers
-from models.denoisers import Denoiser, load_denoiser
+from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.engine.calibrate import in_turns, stacked, told_by
-from models.loading import FLOAT32, Precision, open_pack
+from models.loading import FLOAT32, Pack, Precision, open_pack
 from models.threads import compute_with
 
 CPU = torch.device("cpu")
@@ -36,6 +36,13 @@ def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
     print(f"{what:<58} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
 
 
+def batch_of(denoiser: Denoiser, pack: Pack, rows: int) -> tuple[Tensor, Tensor, Conditioning]:
+    """So many rows that differ, halfway to the picture."""
+    told = told_by(denoiser, pack)
+    conditioning = stacked([told[row % len(told)] for row in range(rows)], CPU)
+    return torch.randn(rows, *denoiser.latent_shape), torch.full((rows,), 500.0), conditioning
+
+
 def denoiser_rows(precision: Precision) -> None:
     """A line for each pack and batch size."""
     for name in ("fashion", "emoji"):
@@ -46,11 +53,8 @@ def denoiser_rows(precision: Precision) -> None:
         with mock.patch.object(cpu_layers, "has_narrow_groups", return_value=False):
             denoisers["but group norm"] = load_denoiser(pack, CPU, precision)
         denoisers["ours"] = load_denoiser(pack, CPU, precision)
-        told = told_by(denoisers["ours"], pack)
         for rows in (1, 2, 8, 32):
-            x = torch.randn(rows, *denoisers["ours"].latent_shape)
-            conditioning = stacked([told[row % len(told)] for row in range(rows)], CPU)
-            batch = (x, torch.full((rows,), 500.0), conditioning)
+            batch = batch_of(denoisers["ours"], pack, rows)
             calls = {who: partial(denoiser.forward, *batch) for who, denoiser in denoisers.items()}
             print_row(f"{name}, {precision}, {rows} row{'s' * (rows > 1)}", calls)
 
@@ -74,8 +78,7 @@ def profile(precision: Precision) -> None:
     pack = open_pack("fashion")
     denoiser = load_denoiser(pack, CPU, precision)
     rows = 12
-    told = stacked([told_by(denoiser, pack)[0]] * rows, CPU)
-    evaluate = partial(denoiser.forward, torch.randn(rows, *denoiser.latent_shape), torch.full((rows,), 500.0), told)
+    evaluate = partial(denoiser.forward, *batch_of(denoiser, pack, rows))
     evaluate()
     with FlopCounterMode(display=False) as counted:
         evaluate()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from app.jobs.doorbell import Doorbell
 from app.jobs.record import Claim, Finished, Outcome, Verdict
 from app.jobs.worker_store import WorkerStore
-from cynosure.contract import JobError, ModelCard, ResolvedRequest
+from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
 from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
@@ -131,7 +131,8 @@ class EngineHost:
             for handle in job.handles:  # one picture failed: its siblings' rows are better used by others
                 handle.cancel()
             raise
-        card, models = self.cards[request.model], _models_of(request)
+        card = self.cards[request.model]
+        models = [name for name in (request.model, request.guide_model) if name is not None]
         return Finished(
             pictures=tuple(
                 png_of(picture, cell, index, card)
@@ -155,8 +156,3 @@ class EngineHost:
         log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
         if self._insistence.on(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
             self._doorbell.ring(claim.request.model, claim.job_id)
-
-
-def _models_of(request: ResolvedRequest) -> list[str]:
-    """The model that draws, and the guide where there is one."""
-    return [request.model] if request.guide_model is None else [request.model, request.guide_model]

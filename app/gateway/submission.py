@@ -94,12 +94,16 @@ async def resolved(
         )
     request = resolve(asked, card, seed=draw_seed())
     check_webhook(state, request)
-    may_be_cached = asked.seed is not None and asked.use_cache and not asked.telemetry
-    return request, await cache_key(state, request, card) if may_be_cached else None
+    return request, await cache_key(state, request, card, is_seeded=asked.seed is not None)
 
 
-async def cache_key(state: State, request: ResolvedRequest, card: ModelCard) -> str | None:
-    """The key that a result for the request is kept under; `None` where no worker has said that it holds the guide."""
+async def cache_key(state: State, request: ResolvedRequest, card: ModelCard, *, is_seeded: bool) -> str | None:
+    """The key that a result for the request is kept under, if it may be.
+
+    It may not be where the client left the seed to us, or no worker has said that it holds the guide.
+    """
+    if not is_seeded or not request.use_cache or request.telemetry:
+        return None
     if request.guide_model is None:
         return result_key(request, card.digest)
     guide = (await state["fleet"].cards()).get(request.guide_model)

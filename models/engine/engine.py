@@ -18,9 +18,9 @@ from torch import Tensor
 from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.engine.calibrate import Calibration, cached_calibration
-from models.engine.lanes import CORES, OwnLane, Runs
+from models.engine.lanes import CORES, OwnLane, Result, Runs
 from models.engine.outline import Outline, outline
-from models.engine.runner import Runner
+from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.loading import Pack, open_pack
 from models.samplers import FLOW_PREDICTION
@@ -57,17 +57,22 @@ class EngineDied(SampleFailed):
 
 
 def _failure(error: Exception) -> SampleFailed:
-    """What a sample that has met the error fails with; the error lets go of its frames, and what they hold of memory.
+    """What a sample that has met the error fails with.
 
     Raises:
         AcceleratorError: the device is lost, and every later call on it would fail the same way.
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
-    error.__traceback__ = error.__context__ = None  # a future that had it, and is in its frames, would keep them alive
+    _let_go(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(f"out of memory: {error}")
     return SampleFailed(f"{type(error).__name__}: {error}")
+
+
+def _let_go(error: Exception) -> None:
+    """Have the error let go of its frames and the memory in them: a future that has it, and is in them, would not."""
+    error.__traceback__ = error.__context__ = None
 
 
 class Handle:
@@ -118,9 +123,10 @@ def results(handles: Sequence[Handle]) -> list[Image]:
         SampleFailed: or one of its kinds.
     """
     futures = [handle._future for handle in handles]
-    done = wait(futures, return_when=FIRST_EXCEPTION).done
-    for future in sorted(done, key=futures.index):
-        future.result()
+    wait(futures, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        if future.done():
+            future.result()
     return [future.result() for future in futures]
 
 
@@ -237,7 +243,9 @@ class Engine:
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
         """What drawing `specs` would take, which differ in their seeds alone; errors as those of `submit`."""
-        return self._preparing.submit(outline, self._loaded_for(specs[0]).runner, specs).result()
+        runner = self._loaded_for(specs[0]).runner
+        self._prepared(runner, specs[0])
+        return outline(runner, specs)
 
     def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
         """Queue one picture.
@@ -265,10 +273,7 @@ class Engine:
         the first has previews.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        try:
-            samples = self._preparing.submit(lambda: [self._sample(spec, deadline) for spec in specs]).result()
-        except torch.OutOfMemoryError as error:
-            raise _failure(error) from None
+        samples = [self._sample(spec, deadline) for spec in specs]
         with self._arrived:
             if self._closing:
                 raise EngineDied("the engine is closed")
@@ -289,11 +294,17 @@ class Engine:
             num_positions=len(table),
             handle=handle,
             guided=spec.guidance.active_range(table.timestep, table.sigma / table.alpha),
-            inputs=runner.prepare(spec),
+            inputs=self._prepared(runner, spec),
             deadline=deadline,
         )
         handle._sample = sample
         return sample
+
+    def _prepared(self, runner: Runner, spec: SampleSpec) -> Inputs:
+        try:
+            return self._preparing.submit(runner.prepare, spec).result()
+        except torch.OutOfMemoryError as error:
+            raise _failure(error) from None
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -444,8 +455,20 @@ class Engine:
                 if sample.state is None:
                     with self._failing_alone(loaded, sample):
                         runner.start(sample)
-            self._advance(loaded, [sample for sample in moving if not sample.is_over], lanes)
-            self._hand_out(loaded, [sample for sample in moving if sample.is_done and not sample.is_over], lanes)
+            begun = [sample for sample in moving if not sample.is_over]
+            for samples, (data, are_finite) in self._attempted(loaded, begun, partial(self._evaluated, loaded, lanes)):
+                self._moved(loaded, samples, data, are_finite, lanes)
+
+            def drawn(samples: list[Sample]) -> list[Image]:
+                return runner.pictures(samples, runner.latent(samples), lanes)
+
+            done = [sample for sample in begun if sample.is_done and not sample.is_over]
+            for samples, pictures in self._attempted(loaded, done, drawn):
+                for sample, picture in zip(samples, pictures, strict=True):
+                    with self._arrived:
+                        schedule.remove(sample)
+                    self._previews.pop(sample, None)
+                    sample.take_handle()._future.set_result(picture)
         except BaseException as raised:
             fault = raised
         with self._arrived:
@@ -456,29 +479,39 @@ class Engine:
             self._turns.charge(loaded.pack.name, (time.monotonic() - started) * cores)
             self._arrived.notify()
 
-    def _advance(self, loaded: _Loaded, samples: list[Sample], lanes: Runs) -> None:
-        """Move `samples` on; on a fault each is tried alone, so that only the one at fault fails."""
-        if not samples:
-            return
+    def _evaluated(self, loaded: _Loaded, lanes: Runs, samples: list[Sample]) -> tuple[Tensor, list[bool]]:
+        """What a tick gives; where there is no memory for it, in smaller batches from then on."""
         limit = loaded.runner.max_batch
         try:
-            data, are_finite = loaded.runner.tick(samples, lanes)
+            return loaded.runner.tick(samples, lanes)
+        except torch.OutOfMemoryError as error:
+            if limit == 1:
+                raise
+            _let_go(error)
+        with self._arrived:
+            if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
+                loaded.runner.max_batch //= 2
+                loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
+        return self._evaluated(loaded, lanes, samples)
+
+    def _attempted(
+        self, loaded: _Loaded, samples: list[Sample], attempt: Callable[[list[Sample]], Result]
+    ) -> Iterator[tuple[list[Sample], Result]]:
+        """What an attempt gives for all samples, or, after a fault, for each alone; those at fault fail."""
+        if not samples:
+            return
+        try:
+            result = attempt(samples)
         except Exception as error:
             failure = _failure(error)
         else:
-            self._moved(loaded, samples, data, are_finite, lanes)
+            yield samples, result
             return
-        if isinstance(failure, OutOfMemory) and limit > 1:
-            with self._arrived:
-                if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
-                    loaded.runner.max_batch //= 2
-                    loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
-            self._advance(loaded, samples, lanes)
-        elif len(samples) == 1:
+        if len(samples) == 1:
             self._fail(loaded, samples[0], failure)
         else:
             for sample in samples:
-                self._advance(loaded, [sample], lanes)
+                yield from self._attempted(loaded, [sample], attempt)
 
     def _moved(self, loaded: _Loaded, samples: list[Sample], data: Tensor, are_finite: list[bool], lanes: Runs) -> None:
         """Note that `samples` have moved; `data` is what each looks like so far."""
@@ -492,27 +525,6 @@ class Engine:
                 with self._failing_alone(loaded, sample):
                     [picture] = loaded.runner.pictures([sample], data[row : row + 1], lanes)
                     self._previews[sample](sample.position, picture)
-
-    def _hand_out(self, loaded: _Loaded, done: list[Sample], lanes: Runs) -> None:
-        """Give everyone their picture; where that has a fault, each is tried alone."""
-        if not done:
-            return
-        try:
-            pictures = loaded.runner.pictures(done, loaded.runner.latent(done), lanes)
-        except Exception as error:
-            failure = _failure(error)
-        else:
-            for sample, picture in zip(done, pictures, strict=True):
-                with self._arrived:
-                    loaded.schedule.remove(sample)
-                self._previews.pop(sample, None)
-                sample.take_handle()._future.set_result(picture)
-            return
-        if len(done) == 1:
-            self._fail(loaded, done[0], failure)
-        else:
-            for sample in done:
-                self._hand_out(loaded, [sample], lanes)
 
     @contextmanager
     def _failing_alone(self, loaded: _Loaded, sample: Sample) -> Iterator[None]:

@@ -37,13 +37,12 @@ class Outline:
 
 
 def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
-    """The outline of `specs` (at least one; they differ in their seeds alone).
+    """The outline of `specs` (at least one; they differ in their seeds alone), which the runner can prepare.
 
     Raises:
         InvalidSpec, NotLinear, InvalidRespacing: they can't be drawn.
     """
     spec = specs[0]
-    runner.prepare(spec)
     table = runner.table(spec)
     guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
     calibration, lanes = runner.calibration, runner.calibration.layout.lanes

@@ -126,5 +126,5 @@ async def test_a_result_is_kept_under_the_weights_of_model_and_guide(
     for cards in ([card], [card, guide]):
         FleetRegistry(store_settings).publish("w", cards)
         async with Fleet.connect(store_settings) as fleet:
-            found.append(await cache_key(cast(State, {"fleet": fleet}), request, card))
+            found.append(await cache_key(cast(State, {"fleet": fleet}), request, card, is_seeded=True))
     assert found == [None, result_key(request, card.digest, "another")]

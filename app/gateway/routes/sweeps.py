@@ -37,7 +37,6 @@ async def sweep(
     request = resolve_sweep(asked, card, seed=draw_seed())
     check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
-    may_be_cached = is_seeded and asked.request.use_cache and not asked.request.telemetry
-    cached_as = await cache_key(state, request, card) if may_be_cached else None
+    cached_as = await cache_key(state, request, card, is_seeded=is_seeded)
     job_id = await enqueue(state, caller, request, asked, idempotency_key, cached_as)
     return await answer(state, caller, job_id, prefer)
