@@ -14,9 +14,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+import torch
 
 from benchmarks.stream import Asked
 from chaos.processes import free_port, is_ready, wait_until
+from models.loading import Pack
 
 START_TIMEOUT_S = 900.0  # compiled kernels take a while
 
@@ -100,30 +102,20 @@ class Contender:
 class Cynosure(Contender):
     """The gateway and one worker."""
 
-    def __init__(self, redis_url: str, name: str = "cynosure", *, compiling: bool = False) -> None:
+    def __init__(
+        self, redis_url: str, pack: Pack, device: torch.device, *, name: str = "cynosure", compiling: bool = False
+    ) -> None:
         environment = {
             "REDIS_URL": redis_url,
             "CYNOSURE_GATEWAY_MAX_WAIT_S": "3600",
             "CYNOSURE_WORKER_COMPILE": str(compiling),
         }
         port = str(free_port())
-        super().__init__(
-            name, [["app", "--port", port], ["workers", "--models", "fashion"]], environment, health="/readyz"
-        )
+        worker = ["workers", "--models", str(pack.folder), "--device", str(device)]
+        super().__init__(name, [["app", "--port", port], worker], environment, health="/readyz")
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
-        body = {
-            "class_label": asked.label,
-            "guidance_mode": asked.mode,
-            "sampler": asked.sampler,
-            "steps": asked.steps,
-            "num_images": asked.count,
-            "seed": asked.seed,
-            "use_cache": False,
-        }
-        if asked.scale is not None:
-            body["guidance_scale"] = asked.scale
-        answer = await client.post(f"{self.url}/generate", json=body, headers={"Prefer": "wait=3600"})
+        answer = await client.post(f"{self.url}/generate", json=asked.body(), headers={"Prefer": "wait=3600"})
         answer.raise_for_status()
         images = answer.json()["images"]
         for image in images:
@@ -131,14 +123,15 @@ class Cynosure(Contender):
         return len(images)
 
 
-def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
+def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callable[[], Contender]]:
     """What starts (c), (d) and (e), in the number format that calibration found best; (c) and (e) in float32 too.
 
     Their classifier runs in float32, in which a row alone takes least.
     """
     ports = [str(free_port()) for _ in range(5)]
+    shared = {"CYNOSURE_BENCH_PACK": str(pack.folder), "CYNOSURE_BENCH_DEVICE": str(device)}
     celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} for number in (1, 3)]
-    float32 = {"CYNOSURE_BENCH_FLOAT32": "1"}
+    float32 = {"CYNOSURE_BENCH_FLOAT32": "true"}
     worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
     locked, lit, tasks, plain_locked, plain_tasks = (
         [f"benchmarks.peers.{name}", port]
@@ -151,4 +144,7 @@ def peers(redis_url: str) -> dict[str, Callable[[], Contender]]:
         "a Celery task each": ([tasks, worker], celery_urls[0]),
         "a Celery task each, float32": ([plain_tasks, worker], celery_urls[1] | float32),
     }
-    return {name: partial(Contender, name, *how, health="/health") for name, how in started.items()}
+    return {
+        name: partial(Contender, name, commands, shared | own, health="/health")
+        for name, (commands, own) in started.items()
+    }

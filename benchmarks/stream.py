@@ -8,21 +8,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from models.loading import Pack
+
 STEPS = {4: 3, 8: 2, 20: 3, 50: 1, 100: 1}
 PICTURES = {1: 8, 2: 4, 4: 2, 8: 1}  # twice as many pictures, half as often
 SAMPLERS = ("ddim", "ddpm", "euler", "dpmpp_2m")
 CLASSIFIER_SAMPLERS = ("ddim", "ddpm")  # the peers' plain loop knows σ²/α at integer timesteps alone
 SCALES = {"none": (None,), "classifier_free": (2.0, 3.0, 5.0), "classifier": (2.0, 5.0, 10.0)}
-MODES = {"none": 1, "classifier_free": 2, "classifier": 1}
+NUM_SUBJECTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One request, in nobody's format."""
+    """One request, in nobody's format; about a label, or a prompt."""
 
     mode: str
     scale: float | None
-    label: int
+    label: int | None = None
+    prompt: str | None = None
     sampler: str
     steps: int
     count: int
@@ -39,20 +42,55 @@ class Asked:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def body(self) -> dict[str, Any]:
+        """What `POST /generate` takes."""
+        asked = {
+            "class_label": self.label,
+            "prompt": self.prompt,
+            "guidance_mode": self.mode,
+            "guidance_scale": self.scale,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "num_images": self.count,
+            "seed": self.seed,
+            "use_cache": False,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
 
-def mixed_stream(*, seed: int) -> Iterator[Asked]:
+
+def subject(pack: Pack, number: int) -> dict[str, Any]:
+    """What a request is about: one of the pack's labels, or a prompt where it has none."""
+    return {"label": number % len(pack.labels)} if pack.labels else {"prompt": f"picture {number}"}
+
+
+def plain(pack: Pack, number: int, *, steps: int, count: int = 1) -> Asked:
+    """A request without guidance."""
+    about = subject(pack, number % NUM_SUBJECTS)
+    return Asked(mode="none", scale=None, **about, sampler="ddim", steps=steps, count=count, seed=number)
+
+
+def modes_of(pack: Pack) -> dict[str, int]:
+    """Guidance modes that the pack has, by how often the stream has them."""
+    has_null = pack.family != "AdmUNet"
+    return (
+        {"none": 1} | ({"classifier_free": 2} if has_null else {}) | ({"classifier": 1} if pack.has_classifier else {})
+    )
+
+
+def mixed_stream(pack: Pack, *, seed: int) -> Iterator[Asked]:
     """Requests without end, of mixed modes, samplers, 4 to 100 steps and 1 to 8 pictures."""
+    modes = modes_of(pack)
     dice = random.Random(seed)
 
     def draw(weights: dict[Any, int]) -> Any:
         return dice.choices(list(weights), list(weights.values()))[0]
 
     for number in itertools.count():
-        mode = draw(MODES)
+        mode = draw(modes)
         yield Asked(
             mode=mode,
             scale=dice.choice(SCALES[mode]),
-            label=dice.randrange(10),
+            **subject(pack, dice.randrange(NUM_SUBJECTS)),
             sampler=dice.choice(CLASSIFIER_SAMPLERS if mode == "classifier" else SAMPLERS),
             steps=draw(STEPS),
             count=draw(PICTURES),

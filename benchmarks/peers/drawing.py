@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import diffusers
 import torch
 from PIL import Image
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from torch import Tensor
-from torch.nn import functional
 
 from benchmarks.stream import Asked
-from models.classifiers import conditions, load_classifier, log_probability_gradient
+from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
 from models.engine import cached_calibration
 from models.engine.calibrate import stacked
 from models.loading import FLOAT32, open_pack
-from models.spec import Term
+from models.spec import SampleSpec
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -30,25 +29,35 @@ SCHEDULERS = {
 }
 
 
+class PeerSettings(BaseSettings):
+    """What a peer draws, from the environment (`CYNOSURE_BENCH_…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_BENCH_", frozen=True)
+
+    pack: str = "fashion"
+    device: str = "cpu"
+    float32: bool = False
+
+
 class PlainPipeline:
-    """The bundled pack drawn by the loop of diffusers' examples, with networks loaded as Cynosure's are."""
+    """A pack drawn by the loop of diffusers' examples, with networks loaded as Cynosure's are."""
 
     def __init__(self) -> None:
-        pack, device = open_pack("fashion"), torch.device("cpu")
-        precision = (
-            FLOAT32 if "CYNOSURE_BENCH_FLOAT32" in os.environ else cached_calibration(pack, device).denoiser.precision
-        )
-        self.denoiser = load_denoiser(pack, device, precision)
-        self.classifier = load_classifier(pack, device)
-        self.betas = pack.scheduler_config["beta_schedule"]
-        self.shape = self.denoiser.latent_shape
-        self.num_labels = len(pack.labels)
-        self.null_label = int(pack.index["null_label"])
+        settings = PeerSettings()
+        self.pack, self.device = open_pack(settings.pack), torch.device(settings.device)
+        found = FLOAT32 if settings.float32 else cached_calibration(self.pack, self.device).denoiser.precision
+        self.denoiser = load_denoiser(self.pack, self.device, found)
+        self.steering = load_steering(self.pack, self.device)
 
     def scheduler(self, asked: Asked) -> Any:
-        extra = {"lambda_min_clipped": -5.1} if asked.sampler == "dpmpp_2m" else {}
-        scheduler = SCHEDULERS[asked.sampler](beta_schedule=self.betas, prediction_type="v_prediction", **extra)
-        scheduler.set_timesteps(asked.steps)
+        kept = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
+        config = {name: value for name, value in self.pack.scheduler_config.items() if name in kept}
+        if asked.sampler == "dpmpp_2m":
+            config["lambda_min_clipped"] = -5.1
+        if asked.sampler in ("ddim", "ddpm"):
+            config["clip_sample"] = not self.pack.has("vae")  # latents go beyond [-1, 1]
+        scheduler = SCHEDULERS[asked.sampler](prediction_type=self.denoiser.prediction_type, **config)
+        scheduler.set_timesteps(asked.steps, device=self.device)
         return scheduler
 
     def draw(self, alike: Sequence[Asked]) -> list[list[str]]:
@@ -56,41 +65,53 @@ class PlainPipeline:
         first = alike[0]
         scheduler = self.scheduler(first)
         rows = [asked for asked in alike for _ in range(asked.count)]
-        labels = torch.tensor([asked.label for asked in rows])
-        scales = torch.tensor([asked.scale or 0.0 for asked in rows])[:, None, None, None]
+        specs = [SampleSpec(pack=self.pack.name, label=asked.label, prompt=asked.prompt) for asked in rows]
+        pairs = [self.denoiser.conditioning(spec) for spec in specs]
+        conditional, unconditional = ([pair[which] for pair in pairs] for which in (0, 1))
+        scales = torch.tensor([asked.scale or 0.0 for asked in rows], device=self.device)[:, None, None, None]
         generators = [torch.Generator().manual_seed(asked.seed) for asked in alike for _ in range(asked.count)]
-        x = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
-        x = x * scheduler.init_noise_sigma
+        x = torch.stack([torch.randn(self.denoiser.latent_shape, generator=generator) for generator in generators])
+        x = x.to(self.device) * scheduler.init_noise_sigma
+        if first.mode == "classifier_free":
+            told = stacked([*conditional, *unconditional], self.device)
+        else:
+            told = stacked(conditional, self.device)
+        asked_of_classifier = None
+        if first.mode == "classifier" and self.steering is not None:
+            asked_of_classifier = stacked([self.steering.condition(spec) for spec in specs], self.device)
         for timestep in scheduler.timesteps:
             seen = scheduler.scale_model_input(x, timestep)
-            output = self._predict(first.mode, seen, timestep, labels, scales, scheduler)
+            output = self._predict(seen, timestep, told, scales)
+            if asked_of_classifier is not None:
+                output = self._steered(output, seen, timestep, asked_of_classifier, scales, scheduler)
             x = scheduler.step(output, timestep, x).prev_sample
-        pictures = functional.pixel_shuffle(x, 2)[:, 0].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).numpy()
-        encoded = iter([_png(picture) for picture in pictures])
+        pictures = self.denoiser.decode(x).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+        encoded = iter([_png(picture) for picture in pictures.permute(0, 2, 3, 1).squeeze(3).cpu().numpy()])
         return [[next(encoded) for _ in range(asked.count)] for asked in alike]
 
-    def _predict(
-        self, mode: str, x: Tensor, timestep: Tensor, labels: Tensor, scales: Tensor, scheduler: Any
-    ) -> Tensor:
-        timesteps = timestep.expand(len(x)).float()
-        if mode == "classifier_free":
-            told = torch.cat([labels, torch.full_like(labels, self.null_label)])
-            both = self.denoiser.forward(torch.cat([x, x]), torch.cat([timesteps, timesteps]), {"labels": told})
-            conditional, unconditional = both.chunk(2)
-            return unconditional + scales * (conditional - unconditional)
-        output = self.denoiser.forward(x, timesteps, {"labels": labels})
-        if mode == "none":
+    def _predict(self, x: Tensor, timestep: Tensor, told: Conditioning, scales: Tensor) -> Tensor:
+        """What the network predicts, by classifier-free guidance where it is told twice as many rows."""
+        copies = len(next(iter(told.values()))) // len(x)
+        timesteps = timestep.float().to(self.device).expand(copies * len(x))
+        output = self.denoiser.forward(torch.cat([x] * copies), timesteps, told)
+        output = output[:, : x.shape[1]]  # without the variance, where that is learnt
+        if copies == 1:
             return output
-        assert self.classifier is not None
+        conditional, unconditional = output.chunk(2)
+        return unconditional + scales * (conditional - unconditional)
+
+    def _steered(
+        self, output: Tensor, x: Tensor, timestep: Tensor, condition: Conditioning, scales: Tensor, scheduler: Any
+    ) -> Tensor:
+        """The prediction, moved by the classifier's gradient."""
+        assert self.steering is not None
         alpha_bar = scheduler.alphas_cumprod[int(timestep)]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        gradient, _ = log_probability_gradient(self.classifier, x, timesteps, self._steered_to(labels))
-        data = (alpha * x - sigma * output).clamp(-1, 1) + sigma**2 / alpha * scales * gradient
-        return (alpha * x - data.clamp(-1, 1)) / sigma
-
-    def _steered_to(self, labels: Tensor) -> Conditioning:
-        rows = [conditions([Term(1.0, (int(label),))], self.num_labels) for label in labels]
-        return stacked(rows, torch.device("cpu"))
+        gradient, _ = self.steering.gradient(x, timestep.float().to(self.device).expand(len(x)), condition)
+        predicts_noise = self.denoiser.prediction_type == "epsilon"
+        data = (x - sigma * output) / alpha if predicts_noise else alpha * x - sigma * output
+        data = (data.clamp(-1, 1) + sigma**2 / alpha * scales * gradient).clamp(-1, 1)
+        return (x - alpha * data) / sigma if predicts_noise else (alpha * x - data) / sigma
 
 
 def _png(picture: Any) -> str:

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 
 import litserve
+import torch
 
-from benchmarks.peers.drawing import PlainPipeline
+from benchmarks.peers.drawing import PeerSettings, PlainPipeline
 from benchmarks.stream import Asked
 
 
@@ -31,5 +32,6 @@ class Drawing(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Drawing(max_batch_size=32, batch_timeout=0.02, api_path="/draw")
-    server = litserve.LitServer(api, accelerator="cpu", timeout=False)
+    accelerator = torch.device(PeerSettings().device).type
+    server = litserve.LitServer(api, accelerator=accelerator, devices=1, timeout=False)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)

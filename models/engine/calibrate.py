@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.classifiers import load_steering
+from models.classifiers import Steering, load_steering
 from models.cpu_layers import FEWEST_ROWS
 from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.engine.lanes import CORES, Lanes, Layout, possible_layouts
@@ -233,12 +233,15 @@ def calibrate(pack: Pack, device: torch.device, *, compiling: bool = False) -> C
         return only(loaded(precision).forward)
 
     @functools.cache
+    def steering_at(precision: Precision) -> Steering | None:
+        return load_steering(pack, device, precision)
+
     def classifier_at(precision: Precision) -> Network:
-        steering = load_steering(pack, device, precision)
+        steering = steering_at(precision)
         assert steering is not None
         return steering.gradient
 
-    denoiser, steering = loaded(FLOAT32), load_steering(pack, device)
+    denoiser, steering = _first_that_fits(loaded, device), steering_at(FLOAT32)
     probes = _Probes(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
     with Lanes(possible_layouts(device)[0]) as lanes:  # in a number format that is quick, lanes gain most
         precision = _preferred(_tried_precisions(denoiser_at, probes, lanes))
@@ -352,6 +355,15 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
     return (*plain, *(replace(precision, channels_last=True) for precision in plain))
 
 
+def _first_that_fits(load: Callable[[Precision], Denoiser], device: torch.device) -> Denoiser:
+    """The network in the first number format that the device has memory for."""
+    *others, last = _precisions(device)
+    for precision in others:
+        with suppress(torch.OutOfMemoryError):
+            return load(precision)
+    return load(last)
+
+
 def _tried_layouts(network: Network, probes: _Probes) -> dict[Layout, float]:
     """Fewest lanes first: with more threads each, a lone request is done sooner."""
     with ExitStack() as stack:
@@ -370,12 +382,23 @@ def _bits_in(network: Network, probes: _Probes, layout: Layout) -> dict[int, str
 def _tried_precisions(
     network_at: Callable[[Precision], Network], probes: _Probes, lanes: Lanes
 ) -> dict[Precision, float]:
-    return in_turns(
-        {
-            precision: partial(_once_ms, network_at(precision), probes, lanes, REFERENCE_SIZE)
-            for precision in _precisions(probes.device)
-        }
-    )
+    """Milliseconds a row; number formats for which the device has no memory, beside those before, are left out.
+
+    Raises:
+        torch.OutOfMemoryError: it has none for any.
+    """
+
+    def once_ms(precision: Precision) -> float:
+        try:
+            return _once_ms(network_at(precision), probes, lanes, REFERENCE_SIZE)
+        except torch.OutOfMemoryError:
+            return math.inf
+
+    tried = in_turns({precision: partial(once_ms, precision) for precision in _precisions(probes.device)})
+    fitting = {precision: row_ms for precision, row_ms in tried.items() if row_ms < math.inf}
+    if not fitting:
+        raise torch.OutOfMemoryError(f"{probes.device} has no memory for {REFERENCE_SIZE} rows in any number format")
+    return fitting
 
 
 def in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
@@ -403,7 +426,11 @@ def _calibrate_network(
     @functools.cache
     def bits_of(precision: Precision) -> dict[int, str]:
         sizes = COMPILED_SIZES if precision.compiled else probes.sizes
-        return {size: _bits(network_at(precision), probes, lanes, size) for size in sizes}
+        found: dict[int, str] = {}
+        with suppress(torch.OutOfMemoryError):  # then there is none for the larger ones either
+            for size in sizes:
+                found[size] = _bits(network_at(precision), probes, lanes, size)
+        return found
 
     tried = _tried_precisions(network_at, probes, lanes)
     chosen = _least_padded(tried, bits_of)
@@ -422,7 +449,7 @@ def _calibrate_network(
         measured=measured,
         sizes=agreeing or tuple(bits),
         is_bitwise=bool(agreeing),
-        row_flop=_row_flop(network_at(FLOAT32), probes),
+        row_flop=_row_flop(network_at(replace(chosen, compiled=False)), probes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,13 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from models.engine import Calibration, cached_calibration
+from models.classifiers import Steering, load_steering
+from models.denoisers import Conditioning
+from models.engine import Calibration, cached_calibration, calibrate
 from models.engine.calibrate import (
     CPU_SIZES,
     BatchSize,
+    Network,
     NetworkCalibration,
     _calibrate_network,
     _least_padded,
@@ -25,7 +29,7 @@ from models.engine.calibrate import (
 )
 from models.engine.lanes import Lanes, Layout, possible_layouts
 from models.engine.packing import packed
-from models.loading import FLOAT32, Precision, load_network, open_pack, settle_products
+from models.loading import FLOAT32, Pack, Precision, load_network, open_pack, settle_products
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
@@ -57,6 +61,44 @@ def test_the_class_of_a_known_network(
 
 
 BFLOAT16 = Precision(dtype="bfloat16")
+
+
+def test_number_formats_and_batches_without_memory_are_left_out() -> None:
+    def network_at(precision: Precision) -> Network:
+        if precision == BFLOAT16:
+            raise torch.OutOfMemoryError("for the weights")
+
+        def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+            if len(x) > 24:
+                raise torch.OutOfMemoryError("for the maps")
+            return (2 * x,)
+
+        return network
+
+    def fits_nowhere(precision: Precision) -> Network:
+        raise torch.OutOfMemoryError("for the weights")
+
+    with Lanes(Layout(lanes=2, threads=1)) as lanes:
+        found = _calibrate_network(network_at, probes(), lanes)
+        assert list(found.tried) == ["float32"]
+        assert found.sizes == tuple(size for size in CPU_SIZES if size <= 24)
+        with pytest.raises(torch.OutOfMemoryError, match="cpu has no memory for 16 rows in any number format"):
+            _calibrate_network(fits_nowhere, probes(), lanes)
+
+
+def test_a_classifier_whose_products_are_settled_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
+        steering = load_steering(pack, device, precision)
+        settle_products(steering, CUDA, gradient=precision)
+        return steering
+
+    module = sys.modules[calibrate.__module__]  # by its dotted name it is the function
+    monkeypatch.setattr(module, "load_steering", load)
+    monkeypatch.setattr(module, "CPU_SIZES", (1, 2))
+    monkeypatch.setattr(module, "REFERENCE_SIZE", 2)
+    found = calibrate(open_pack("fashion"), torch.device("cpu"))
+    assert found.classifier is not None
+    assert [size.rows for size in found.classifier.measured] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""(b), what the networks alone could draw, and what share of the device's matrix products that is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.stream import Asked
+from models.classifiers import load_steering
+from models.denoisers import Conditioning, load_denoiser
+from models.engine import cached_calibration
+from models.engine.calibrate import Network, NetworkCalibration, in_turns, only, stacked, told_by
+from models.engine.lanes import Lanes
+from models.loading import Pack, Precision, settle_products
+
+OFFLINE_S = 4.0
+SIDES = {"cpu": (512, 768, 1024), "cuda": (2048, 4096, 8192)}
+PRODUCTS = {"cpu": 1, "cuda": 10}  # before a GPU is waited for
+
+
+@dataclass
+class _Timed:
+    """A network in its best batch.
+
+    Attributes:
+        call: evaluates that batch.
+        rows: in it.
+        row_flop: floating-point operations of a row.
+        row_s: seconds a row with every lane busy, measurement by measurement.
+    """
+
+    call: Callable[[], Tensor]
+    rows: int
+    row_flop: int
+    row_s: list[float] = field(default_factory=list)
+
+    @property
+    def latest_row_s(self) -> float:
+        """Mean of the last two measurements."""
+        latest = self.row_s[-2:]
+        return sum(latest) / len(latest)
+
+
+class OfflineBound:
+    """The two networks called in their best batches on every lane, nothing else; measured again at every load.
+
+    Attributes:
+        precision: the denoiser's.
+        peak: FLOP/s of the device's matrix products in that number format.
+    """
+
+    def __init__(self, pack: Pack, device: torch.device) -> None:
+        found = cached_calibration(pack, device)
+        self.precision = found.denoiser.precision
+        self._lanes = Lanes(found.layout)
+        self.peak = product_flop_per_s(self._lanes, device, self.precision)
+        self._denoiser = load_denoiser(pack, device, self.precision)  # kept: its methods don't keep it
+        self._steering = load_steering(pack, device, found.classifier.precision) if found.classifier else None
+
+        def timed(network: Network, calibration: NetworkCalibration, told: Conditioning) -> _Timed:
+            rows = min(calibration.measured, key=lambda size: size.row_ms).rows
+            x = torch.randn(rows, *self._denoiser.latent_shape, device=device)
+            batch = (x, x.new_full((rows,), 500.0), stacked([told] * rows, device))
+            return _Timed(lambda: network(*batch)[0].cpu(), rows, calibration.row_flop)  # .cpu() waits for the device
+
+        told = told_by(self._denoiser, pack)[0]
+        self._timed = {"denoiser": timed(only(self._denoiser.forward), found.denoiser, told)}
+        if self._steering is not None and found.classifier is not None:
+            told = self._steering.examples()[0]
+            self._timed["classifier"] = timed(self._steering.gradient, found.classifier, told)
+
+    def measure(self) -> None:
+        for network in self._timed.values():
+            calls = [network.call] * self._lanes.count
+            self._lanes.run(calls)
+            rounds, started = 0, time.perf_counter()
+            while time.perf_counter() - started < OFFLINE_S / len(self._timed):
+                self._lanes.run(calls)
+                rounds += 1
+            network.row_s.append((time.perf_counter() - started) / rounds / (network.rows * len(calls)))
+
+    def seconds(self, parts: Iterable[tuple[Asked, float]]) -> float:
+        """Time that the rows of these shares of requests take, at the mean of the last two measurements."""
+        return sum(rows * network.latest_row_s for network, rows in self._rows(parts))
+
+    def share_of_peak(self, parts: Iterable[tuple[Asked, float]], seconds: float) -> float:
+        """Operations of these shares of requests, of those that the device's matrix products are in that time."""
+        return sum(rows * network.row_flop for network, rows in self._rows(parts)) / (seconds * self.peak)
+
+    def _rows(self, parts: Iterable[tuple[Asked, float]]) -> list[tuple[_Timed, float]]:
+        of_parts = list(parts)
+        rows = {
+            "denoiser": sum(share * asked.denoiser_rows for asked, share in of_parts),
+            "classifier": sum(share * asked.classifier_rows for asked, share in of_parts),
+        }
+        return [(network, rows[name]) for name, network in self._timed.items()]
+
+
+class _Products:
+    """Products of square matrices."""
+
+    def __init__(self, side: int, device: torch.device, precision: Precision) -> None:
+        self.square = torch.randn(side, side, device=device).to(precision.torch_dtype)
+        self.count = PRODUCTS[device.type]
+        settle_products(self, device, multiply=precision)
+
+    def multiply(self) -> None:
+        for _ in range(self.count):
+            product = self.square @ self.square
+        product[0, 0].item()  # waits for the device
+
+
+def product_flop_per_s(lanes: Lanes, device: torch.device, precision: Precision) -> float:
+    """FLOP/s of products of square matrices, of the side that is quickest, with every lane busy."""
+
+    def seconds_a_flop(products: _Products) -> float:
+        started = time.perf_counter()
+        lanes.run([products.multiply] * lanes.count)
+        flop = lanes.count * products.count * 2 * len(products.square) ** 3
+        return (time.perf_counter() - started) / flop
+
+    sides = {side: _Products(side, device, precision) for side in SIDES[device.type]}
+    return 1 / min(in_turns({side: partial(seconds_a_flop, products) for side, products in sides.items()}).values())

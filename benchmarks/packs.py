@@ -1,0 +1,102 @@
+"""What the benchmarks draw with: packs, and networks of published sizes with random weights.
+
+How quick a network is does not depend on what it has learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from models.importing.adm import PRESETS, Preset, import_adm
+from models.loading import Pack, open_pack
+from models.networks import AdmClassifier, AdmUNet
+
+FOLDER = Path("out/bench/packs")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def random_adm(folder: Path, preset: Preset) -> None:
+    """ADM's networks, of a published configuration or a smaller one."""
+    with tempfile.TemporaryDirectory() as checkpoints:
+        unet, classifier = (Path(checkpoints, name) for name in ("unet.pt", "classifier.pt"))
+        torch.save(AdmUNet(**preset.unet).state_dict(), unet)
+        torch.save(AdmClassifier(**(preset.classifier or {})).state_dict(), classifier)
+        import_adm(unet, folder, preset, classifier=classifier)
+
+
+def random_stable_diffusion(
+    folder: Path, *, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig
+) -> None:
+    """A pipeline of Stable Diffusion 1 whose tokenizer knows letters alone: each is a token, as words are elsewhere."""
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    with tempfile.TemporaryDirectory() as vocabulary:
+        Path(vocabulary, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+        Path(vocabulary, "merges.txt").write_text("#version: 0.2\n")
+        pipeline = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=CLIPTextModel(text),
+            tokenizer=CLIPTokenizer.from_pretrained(vocabulary, model_max_length=text.max_position_embeddings),
+            unet=unet,
+            scheduler=PNDMScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+            ),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def _adm_256(folder: Path) -> None:
+    random_adm(folder, PRESETS["imagenet256"])
+
+
+def _stable_diffusion_15(folder: Path) -> None:
+    """Rombach et al. 2022, as its version 1.5 is configured: 860M parameters on latents (4, 64, 64)."""
+    random_stable_diffusion(
+        folder,
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
+        vae=AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+        ),
+        text=CLIPTextConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            projection_dim=768,
+            bos_token_id=0,
+            eos_token_id=1,
+        ),
+    )
+
+
+PUBLISHED: Mapping[str, Callable[[Path], None]] = {"adm-256": _adm_256, "sd-1.5": _stable_diffusion_15}
+"""What writes a pack of such a size."""
+
+
+def benchmark_pack(name: str) -> Pack:
+    """A pack by its name or folder; one of `PUBLISHED` is written first, to `FOLDER`, where it is not there yet."""
+    if name not in PUBLISHED:
+        return open_pack(name)
+    folder = FOLDER / name
+    if not folder.is_dir():
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        torch.manual_seed(0)
+        PUBLISHED[name](unfinished)
+        unfinished.rename(folder)
+    return open_pack(str(folder))
