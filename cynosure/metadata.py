@@ -39,6 +39,7 @@ class MadeFrom(BaseModel):
 
     version: str = Field(description="Of Cynosure, when the picture was made.")
     digest: str = Field(description="SHA-256 of the model.")
+    guide_digest: str | None = Field(None, description="SHA-256 of the `guide_model`, where there was one.")
     image_index: int = Field(description="With the request's seed it determines the picture's noise.")
     request: dict[str, Any] = Field(description="As it was resolved; pictures by their digests.")
 
@@ -48,14 +49,17 @@ def digest_of(encoded: str) -> str:
     return hashlib.sha256(base64.b64decode(encoded.rpartition("base64,")[2])).hexdigest()
 
 
-def made_from(request: ResolvedRequest, index: int, card: ModelCard) -> MadeFrom:
-    """What picture `index` of `request` is made from."""
+def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None) -> MadeFrom:
+    """What picture `index` of `request` is made from, by its model and its guide."""
     left_out = {*DELIVERY_FIELDS, *PICTURES, "num_images", "first_image"}
     asked = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
     for field in PICTURES:
         if (encoded := getattr(request, field)) is not None:
             asked[f"{field}_sha256"] = digest_of(encoded)
-    return MadeFrom(version=__version__, digest=card.digest, image_index=index, request=asked)
+    guide_digest = guide.digest if guide else None
+    return MadeFrom(
+        version=__version__, digest=card.digest, guide_digest=guide_digest, image_index=index, request=asked
+    )
 
 
 def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
@@ -70,11 +74,14 @@ def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
     )
 
 
-def png_bytes(picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard) -> bytes:
+def png_bytes(
+    picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None
+) -> bytes:
     """A PNG that holds both texts."""
+    made = made_from(request, index, card, guide)
     text = PngInfo()
     text.add_text("parameters", parameters_of(request, card))
-    text.add_text("cynosure", json.dumps(made_from(request, index, card).model_dump(mode="json")))
+    text.add_text("cynosure", json.dumps(made.model_dump(mode="json", exclude_none=True)))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
@@ -129,12 +136,12 @@ def read(encoded: str, field: str = "from_image") -> MadeFrom:
         ) from error
 
 
-def again(asked: GenerateRequest) -> tuple[GenerateRequest, str | None]:
+def again(asked: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
     """The request with `from_image` replaced by what that picture was made from; what `asked` sets itself stands.
 
     Returns:
-        the request, and the digest of the model that made the picture where the same bytes are asked for: where the
-        request names a model itself, it takes that model as it is.
+        the request, and what the picture was made from where the same bytes are asked for: where the request names a
+        model itself, it takes models as they are.
 
     Raises:
         InvalidRequest: the picture holds no request, or was made from pictures that aren't given with it.
@@ -157,7 +164,7 @@ def again(asked: GenerateRequest) -> tuple[GenerateRequest, str | None]:
             f"{fault['msg']}.",
             field="from_image",
         ) from error
-    return request, None if asked.model is not None else made.digest
+    return request, None if asked.model is not None else made
 
 
 def encoded_picture(content: bytes) -> str:

@@ -132,22 +132,23 @@ class EngineHost:
                 handle.cancel()
             raise
         card = self.cards[request.model]
-        models = [name for name in (request.model, request.guide_model) if name is not None]
+        guide = self.cards[request.guide_model] if request.guide_model is not None else None
+        models = [card, guide] if guide is not None else [card]
         return Finished(
             pictures=tuple(
-                png_of(picture, cell, index, card)
+                png_of(picture, cell, index, card, guide)
                 for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
             ),
             sheet=sheet_of(pictures, request, card),
             reproducible=self._keeps_bits(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
-            digests=tuple(self.cards[name].digest for name in models),
+            digests=tuple(model.digest for model in models),
         )
 
-    def _keeps_bits(self, models: Sequence[str]) -> bool:
+    def _keeps_bits(self, models: Sequence[ModelCard]) -> bool:
         """Whether rows of these models don't depend on their company: a guide's run in lanes measured for the first."""
-        threads = {self._engine.calibration(name).layout.threads for name in models}
-        return len(threads) == 1 and all(self.cards[name].reproducible for name in models)
+        threads = {self._engine.calibration(model.name).layout.threads for model in models}
+        return len(threads) == 1 and all(model.reproducible for model in models)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._insistence.on(lambda: self._store.fail(claim, JobError(code=code, message=message)))

@@ -120,9 +120,11 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
     ]
 
 
-def png_of(picture: Image, request: ResolvedRequest, index: int, card: ModelCard) -> bytes:
+def png_of(
+    picture: Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None = None
+) -> bytes:
     """PNG bytes with the request inside; nothing in them depends on when, where or under which id they were made."""
-    return png_bytes(_pillow(picture), request, index, card)
+    return png_bytes(_pillow(picture), request, index, card, guide)
 
 
 def preview_of(picture: Image) -> str:

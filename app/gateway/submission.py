@@ -24,7 +24,7 @@ from app.jobs.api_keys import Caller
 from app.jobs.record import JobRecord, new_job_id
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
-from cynosure.metadata import again
+from cynosure.metadata import MadeFrom, again
 from cynosure.resolving import resolve, result_key
 
 log = logging.getLogger(__name__)
@@ -83,18 +83,30 @@ async def resolved(
         InvalidRequest: naming the field, and what would be right.
         NoWorker: none is up.
     """
-    asked, made_by = again(asked)
+    asked, made = again(asked)
     if card is None:
         card = await card_of(state, asked.model, prompted=asked.prompt is not None)
-    if made_by is not None and made_by != card.digest:
-        raise InvalidRequest(
-            f"The picture was made by another '{card.name}' ({made_by[:10]}…; here it is {card.digest[:10]}…), so its "
-            f'bytes can\'t be had here. To draw its request anyway, add "model": "{card.name}".',
-            field="from_image",
-        )
+    if made is not None:
+        guide = (await state["fleet"].cards()).get(asked.guide_model or "")
+        check_made_here(made, card, guide)
     request = resolve(asked, card, seed=draw_seed())
     check_webhook(state, request)
     return request, await cache_key(state, request, card, is_seeded=asked.seed is not None)
+
+
+def check_made_here(made: MadeFrom, card: ModelCard, guide: ModelCard | None) -> None:
+    """Whether the models that made a picture are those that are here.
+
+    Raises:
+        InvalidRequest: one has other weights.
+    """
+    for model, digest in ((card, made.digest), (guide, made.guide_digest)):
+        if model is not None and digest is not None and digest != model.digest:
+            raise InvalidRequest(
+                f"The picture was made by another '{model.name}' ({digest[:10]}…; here it is {model.digest[:10]}…), so "
+                f'its bytes can\'t be had here. To draw its request anyway, add "model": "{card.name}".',
+                field="from_image",
+            )
 
 
 async def cache_key(state: State, request: ResolvedRequest, card: ModelCard, *, is_seeded: bool) -> str | None:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 def post(url: str, accept: str = "image/png", **body: Any) -> httpx.Response:
@@ -26,6 +27,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"class_label": 3, "guidance_mode": "classifier", "classifier_condition": {"not": [1, "bag"]}, "steps": 5},
     {"class_label": 4, "timestep_respacing": "ddim10", "eta": 0.5, "guidance_interval": [0.2, 0.9]},
     {"guidance_mode": "none", "sampler": "euler_ancestral", "steps": 7},
+    {"class_label": 2, "guide_model": "fashion", "guidance_mode": "classifier_free", "scale": 2, "steps": 4},
 ]
 
 
@@ -100,6 +102,21 @@ def test_a_picture_without_a_request_is_refused(server_url: str) -> None:
     for content in (foreign.getvalue(), b"no picture"):
         refused = post(server_url, from_image=encoded(content))
         assert (refused.status_code, refused.json()["field"]) == (422, "from_image")
+
+
+@pytest.mark.parametrize("digest", ["digest", "guide_digest"])
+def test_a_picture_by_other_weights_is_refused_unless_a_model_is_named(server_url: str, digest: str) -> None:
+    first = post(server_url, class_label=2, guide_model="fashion", guidance_mode="classifier_free", steps=4)
+    changed = io.BytesIO()
+    with Image.open(io.BytesIO(first.content), formats=("PNG",)) as picture:
+        text = PngInfo()
+        text.add_text("cynosure", json.dumps(json.loads(picture.info["cynosure"]) | {digest: "0" * 64}))
+        picture.save(changed, "PNG", pnginfo=text)
+    refused = post(server_url, from_image=encoded(changed.getvalue()))
+    assert (refused.status_code, refused.json()["field"]) == (422, "from_image")
+    assert "another 'fashion' (0000000000…" in refused.json()["detail"]
+    taken = post(server_url, from_image=encoded(changed.getvalue()), model="fashion", use_cache=False)
+    assert taken.content == first.content
 
 
 def test_an_accept_header_is_weighed(server_url: str) -> None:
