@@ -9,13 +9,16 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.stream import Asked
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
 from models.engine import cached_calibration
-from models.engine.calibrate import Network, NetworkCalibration, in_turns, only, stacked, told_by
+from models.engine.calibrate import in_turns
+from models.engine.calibration import NetworkCalibration
 from models.engine.lanes import Lanes
+from models.engine.probes import Network, only, stacked, told_by
 from models.loading import Pack, Precision, settle_products
 
 OFFLINE_S = 4.0
@@ -28,16 +31,19 @@ class _Timed:
     """A network in its best batch.
 
     Attributes:
-        call: evaluates that batch.
+        evaluate: what comes of that batch.
         rows: in it.
         row_flop: floating-point operations of a row.
         row_s: seconds a row with every lane busy, measurement by measurement.
     """
 
-    call: Callable[[], Tensor]
+    evaluate: Callable[[], Tensor]
     rows: int
     row_flop: int
     row_s: list[float] = field(default_factory=list)
+
+    def call(self) -> None:
+        self.evaluate().flatten()[0].item()  # waits for the device
 
     @property
     def latest_row_s(self) -> float:
@@ -47,11 +53,13 @@ class _Timed:
 
 
 class OfflineBound:
-    """The two networks called in their best batches on every lane, nothing else; measured again at every load.
+    """The networks called in their best batches on every lane, nothing else; measured again at every load.
+
+    Those are the denoiser, the classifier, and an autoencoder's decoder; a prompt's encoder is not counted.
 
     Attributes:
         precision: the denoiser's.
-        peak: FLOP/s of the device's matrix products in that number format.
+        peak: FLOP/s of the device's matrix products in that number format, whatever a contender computes in.
     """
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
@@ -66,13 +74,20 @@ class OfflineBound:
             rows = min(calibration.measured, key=lambda size: size.row_ms).rows
             x = torch.randn(rows, *self._denoiser.latent_shape, device=device)
             batch = (x, x.new_full((rows,), 500.0), stacked([told] * rows, device))
-            return _Timed(lambda: network(*batch)[0].cpu(), rows, calibration.row_flop)  # .cpu() waits for the device
+            return _Timed(lambda: network(*batch)[0], rows, calibration.row_flop)
 
         told = told_by(self._denoiser, pack)[0]
         self._timed = {"denoiser": timed(only(self._denoiser.forward), found.denoiser, told)}
         if self._steering is not None and found.classifier is not None:
             told = self._steering.examples()[0]
             self._timed["classifier"] = timed(self._steering.gradient, found.classifier, told)
+
+        if pack.has("vae"):
+            latent = torch.randn(1, *self._denoiser.latent_shape, device=device)
+            decode = partial(self._denoiser.decode, latent)
+            with FlopCounterMode(display=False) as counter:
+                decode()
+            self._timed["decoder"] = _Timed(decode, 1, int(counter.get_total_flops()))
 
     def measure(self) -> None:
         for network in self._timed.values():
@@ -83,6 +98,7 @@ class OfflineBound:
                 self._lanes.run(calls)
                 rounds += 1
             network.row_s.append((time.perf_counter() - started) / rounds / (network.rows * len(calls)))
+        torch.cuda.empty_cache()  # what torch keeps for itself the contenders would lack
 
     def seconds(self, parts: Iterable[tuple[Asked, float]]) -> float:
         """Time that the rows of these shares of requests take, at the mean of the last two measurements."""
@@ -97,6 +113,7 @@ class OfflineBound:
         rows = {
             "denoiser": sum(share * asked.denoiser_rows for asked, share in of_parts),
             "classifier": sum(share * asked.classifier_rows for asked, share in of_parts),
+            "decoder": sum(share * asked.count for asked, share in of_parts),
         }
         return [(network, rows[name]) for name, network in self._timed.items()]
 

@@ -1,4 +1,4 @@
-"""Each contender as processes with an address; all but the one under test are stopped with SIGSTOP."""
+"""Each contender as processes with an address; all but the one under test stand still, by SIGSTOP, or are not there."""
 
 from __future__ import annotations
 
@@ -18,28 +18,43 @@ import torch
 
 from benchmarks.stream import Asked
 from chaos.processes import free_port, is_ready, wait_until
+from models.engine.lanes import CORES
 from models.loading import Pack
 
+CPU = torch.device("cpu")
 START_TIMEOUT_S = 900.0  # compiled kernels take a while
 
 
 class Contender:
-    """A system under test."""
+    """A system under test; on a GPU, whose memory it would keep standing still, it starts anew for every turn."""
 
-    def __init__(self, name: str, commands: list[list[str]], environment: dict[str, str], *, health: str) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        commands: list[list[str]],
+        environment: dict[str, str],
+        *,
+        health: str,
+        device: torch.device = CPU,
+    ) -> None:
+        self.name, self.device = name, device
+        self.commands, self.environment = commands, environment
         self.port = int(commands[0][-1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.health = health
+        self.start()
+
+    def start(self) -> None:
+        self.is_warm = False
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env=os.environ | environment,
+                env=os.environ | self.environment,
                 start_new_session=True,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            for command in commands
+            for command in self.commands
         ]
 
     def wait_ready(self) -> None:
@@ -60,13 +75,18 @@ class Contender:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let this one run; it stands still before and after."""
+        """Let this one run; it stands still, or is not there, before and after."""
+        if not self.processes:
+            self.start()
         self.signal(signal.SIGCONT)
         try:
             self.wait_ready()  # a worker that stood still for minutes has to register again
             yield
         finally:
-            self.signal(signal.SIGSTOP)
+            if self.device == CPU:
+                self.signal(signal.SIGSTOP)
+            else:
+                self.close()
 
     def close(self) -> None:
         members = self.members()
@@ -76,6 +96,7 @@ class Contender:
         _, alive = psutil.wait_procs(members, timeout=10)
         for member in alive:
             member.kill()
+        self.processes = []
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time by module."""
@@ -112,7 +133,7 @@ class Cynosure(Contender):
         }
         port = str(free_port())
         worker = ["workers", "--models", str(pack.folder), "--device", str(device)]
-        super().__init__(name, [["app", "--port", port], worker], environment, health="/readyz")
+        super().__init__(name, [["app", "--port", port], worker], environment, health="/readyz", device=device)
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
         answer = await client.post(f"{self.url}/generate", json=asked.body(), headers={"Prefer": "wait=3600"})
@@ -126,13 +147,14 @@ class Cynosure(Contender):
 def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callable[[], Contender]]:
     """What starts (c), (d) and (e), in the number format that calibration found best; (c) and (e) in float32 too.
 
-    Their classifier runs in float32, in which a row alone takes least.
+    Their classifier runs in float32 on a CPU, in which a row alone takes least.
     """
     ports = [str(free_port()) for _ in range(5)]
     shared = {"CYNOSURE_BENCH_PACK": str(pack.folder), "CYNOSURE_BENCH_DEVICE": str(device)}
     celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} for number in (1, 3)]
     float32 = {"CYNOSURE_BENCH_FLOAT32": "true"}
-    worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
+    processes = str(CORES if device.type == "cpu" else 2)
+    worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "-c", processes, "--loglevel", "ERROR"]
     locked, lit, tasks, plain_locked, plain_tasks = (
         [f"benchmarks.peers.{name}", port]
         for name, port in zip(("locked", "lit", "tasks", "locked", "tasks"), ports, strict=True)
@@ -145,6 +167,6 @@ def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callabl
         "a Celery task each, float32": ([plain_tasks, worker], celery_urls[1] | float32),
     }
     return {
-        name: partial(Contender, name, commands, shared | own, health="/health")
+        name: partial(Contender, name, commands, shared | own, health="/health", device=device)
         for name, (commands, own) in started.items()
     }

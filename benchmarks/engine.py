@@ -40,6 +40,8 @@ def specs_of(asked: Asked, pack: Pack) -> list[SampleSpec]:
             seed=asked.seed,
             image_index=index,
             group=str(asked.seed),
+            clip=not pack.has("vae"),
+            profile=pack.defaults.get("profile", "cynosure"),
         )
         for index in range(asked.count)
     ]

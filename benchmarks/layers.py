@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import cpu_layers, loading
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
-from models.engine.calibrate import in_turns, stacked, told_by
+from models.engine.calibrate import in_turns
+from models.engine.probes import stacked, told_by
 from models.loading import FLOAT32, Pack, Precision, open_pack
 from models.threads import compute_with
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.importing.adm import PRESETS, Preset, import_adm
@@ -20,7 +22,7 @@ from models.loading import Pack, open_pack
 from models.networks import AdmClassifier, AdmUNet
 
 FOLDER = Path("out/bench/packs")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SIGNS = string.ascii_lowercase + string.digits
 
 
 def random_adm(folder: Path, preset: Preset) -> None:
@@ -35,24 +37,27 @@ def random_adm(folder: Path, preset: Preset) -> None:
 def random_stable_diffusion(
     folder: Path, *, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig
 ) -> None:
-    """A pipeline of Stable Diffusion 1 whose tokenizer knows letters alone: each is a token, as words are elsewhere."""
-    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    """A folder of Stable Diffusion 1 whose tokenizer knows letters and digits, each of them a token as words are."""
+    words = ["<|startoftext|>", "<|endoftext|>", *SIGNS, *(f"{sign}</w>" for sign in SIGNS)]
     with tempfile.TemporaryDirectory() as vocabulary:
         Path(vocabulary, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
         Path(vocabulary, "merges.txt").write_text("#version: 0.2\n")
-        pipeline = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=CLIPTextModel(text),
-            tokenizer=CLIPTokenizer.from_pretrained(vocabulary, model_max_length=text.max_position_embeddings),
-            unet=unet,
-            scheduler=PNDMScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-            ),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipeline.save_pretrained(folder, safe_serialization=True)
+        tokenizer = CLIPTokenizer.from_pretrained(vocabulary, model_max_length=text.max_position_embeddings)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    components = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": CLIPTextModel(text),
+        "tokenizer": tokenizer,
+        "scheduler": scheduler,
+    }
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
+    for name, component in components.items():
+        component.save_pretrained(folder / name)
+        index[name] = [type(component).__module__.partition(".")[0], type(component).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
 def _adm_256(folder: Path) -> None:
@@ -94,7 +99,7 @@ def benchmark_pack(name: str) -> Pack:
         return open_pack(name)
     folder = FOLDER / name
     if not folder.is_dir():
-        unfinished = folder.with_suffix(".unfinished")
+        unfinished = FOLDER / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         torch.manual_seed(0)
         PUBLISHED[name](unfinished)

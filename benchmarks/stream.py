@@ -1,4 +1,7 @@
-"""The stream of requests that every contender is given: the same, in the same order."""
+"""The stream of requests that every contender is given: the same, in the same order.
+
+For packs that draw from a label or a prompt alone, without a picture to start from.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 FEWEST_ROWS = 4
 """Rows from which on MKL's matrix products sum a row in one order."""
@@ -209,6 +209,19 @@ def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape:
     return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)
 
 
+def _attention_flop(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flop(
+    gradient: list[int], query: list[int], key: list[int], value: list[int], *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# torch counts attention on CUDA alone.
+register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(_attention_flop)
+register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)(_attention_backward_flop)
 if torch.backends.mkldnn.is_available():
     register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(_flop)
     register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(_transposed_flop)

@@ -140,7 +140,8 @@ class Pack:
             beside = path.relative_to(self.folder).parts[0] in {"training", "judge"}
             if path.is_file() and path.suffix in {".json", ".safetensors"} and not beside:
                 digest.update(str(path.relative_to(self.folder)).encode() + b"\0")
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
 
@@ -196,6 +197,8 @@ def open_pack(name_or_folder: str) -> Pack:
 
 def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
     """A pack's network on `device`, for inference, with frozen parameters."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same bytes for the same request
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
     loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
         folder,

@@ -17,7 +17,7 @@ from benchmarks.stream import Asked
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
 from models.engine import cached_calibration
-from models.engine.calibrate import stacked
+from models.engine.probes import stacked
 from models.loading import FLOAT32, open_pack
 from models.spec import SampleSpec
 
@@ -45,9 +45,14 @@ class PlainPipeline:
     def __init__(self) -> None:
         settings = PeerSettings()
         self.pack, self.device = open_pack(settings.pack), torch.device(settings.device)
-        found = FLOAT32 if settings.float32 else cached_calibration(self.pack, self.device).denoiser.precision
-        self.denoiser = load_denoiser(self.pack, self.device, found)
-        self.steering = load_steering(self.pack, self.device)
+        precision = of_classifier = FLOAT32
+        if not settings.float32:
+            found = cached_calibration(self.pack, self.device)
+            precision = found.denoiser.precision
+            if found.classifier is not None and self.device.type != "cpu":
+                of_classifier = found.classifier.precision
+        self.denoiser = load_denoiser(self.pack, self.device, precision)
+        self.steering = load_steering(self.pack, self.device, of_classifier)
 
     def scheduler(self, asked: Asked) -> Any:
         kept = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
@@ -72,16 +77,14 @@ class PlainPipeline:
         generators = [torch.Generator().manual_seed(asked.seed) for asked in alike for _ in range(asked.count)]
         x = torch.stack([torch.randn(self.denoiser.latent_shape, generator=generator) for generator in generators])
         x = x.to(self.device) * scheduler.init_noise_sigma
-        if first.mode == "classifier_free":
-            told = stacked([*conditional, *unconditional], self.device)
-        else:
-            told = stacked(conditional, self.device)
+        guided = first.mode == "classifier_free"
+        told = stacked([*conditional, *unconditional] if guided else conditional, self.device)
         asked_of_classifier = None
         if first.mode == "classifier" and self.steering is not None:
             asked_of_classifier = stacked([self.steering.condition(spec) for spec in specs], self.device)
         for timestep in scheduler.timesteps:
             seen = scheduler.scale_model_input(x, timestep)
-            output = self._predict(seen, timestep, told, scales)
+            output = self._predict(seen, timestep, told, scales, guided=guided)
             if asked_of_classifier is not None:
                 output = self._steered(output, seen, timestep, asked_of_classifier, scales, scheduler)
             x = scheduler.step(output, timestep, x).prev_sample
@@ -89,13 +92,12 @@ class PlainPipeline:
         encoded = iter([_png(picture) for picture in pictures.permute(0, 2, 3, 1).squeeze(3).cpu().numpy()])
         return [[next(encoded) for _ in range(asked.count)] for asked in alike]
 
-    def _predict(self, x: Tensor, timestep: Tensor, told: Conditioning, scales: Tensor) -> Tensor:
-        """What the network predicts, by classifier-free guidance where it is told twice as many rows."""
-        copies = len(next(iter(told.values()))) // len(x)
-        timesteps = timestep.float().to(self.device).expand(copies * len(x))
-        output = self.denoiser.forward(torch.cat([x] * copies), timesteps, told)
+    def _predict(self, x: Tensor, timestep: Tensor, told: Conditioning, scales: Tensor, *, guided: bool) -> Tensor:
+        """What the network predicts; `guided` classifier-free, it is told twice as many rows."""
+        rows = torch.cat([x, x]) if guided else x
+        output = self.denoiser.forward(rows, timestep.float().expand(len(rows)), told)
         output = output[:, : x.shape[1]]  # without the variance, where that is learnt
-        if copies == 1:
+        if not guided:
             return output
         conditional, unconditional = output.chunk(2)
         return unconditional + scales * (conditional - unconditional)
@@ -107,7 +109,7 @@ class PlainPipeline:
         assert self.steering is not None
         alpha_bar = scheduler.alphas_cumprod[int(timestep)]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        gradient, _ = self.steering.gradient(x, timestep.float().to(self.device).expand(len(x)), condition)
+        gradient, _ = self.steering.gradient(x, timestep.float().expand(len(x)), condition)
         predicts_noise = self.denoiser.prediction_type == "epsilon"
         data = (x - sigma * output) / alpha if predicts_noise else alpha * x - sigma * output
         data = (data.clamp(-1, 1) + sigma**2 / alpha * scales * gradient).clamp(-1, 1)

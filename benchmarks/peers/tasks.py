@@ -26,7 +26,7 @@ queue.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_start
 
 @functools.cache
 def pipeline() -> PlainPipeline:
-    torch.set_num_threads(1)  # two processes on two cores beat one process with two threads here
+    torch.set_num_threads(1)  # a process a core: two beat one of two threads here
     return PlainPipeline()
 
 

@@ -1,6 +1,7 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
-from models.engine.calibrate import Calibration, cached_calibration, calibrate, calibration_key
+from models.engine.calibrate import cached_calibration, calibrate, calibration_key
+from models.engine.calibration import Calibration
 from models.engine.engine import (
     DeadlineExceeded,
     Engine,

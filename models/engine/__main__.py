@@ -7,7 +7,8 @@ import sys
 
 import torch
 
-from models.engine.calibrate import NetworkCalibration, cache_folder, cached_calibration
+from models.engine.calibrate import cache_folder, cached_calibration
+from models.engine.calibration import NetworkCalibration
 from models.loading import InvalidPack, open_pack
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from models.classifiers import load_steering
 from models.denoisers import Denoiser, load_denoiser
-from models.engine.calibrate import Calibration, cached_calibration
-from models.engine.lanes import CORES, OwnLane, Result, Runs
+from models.engine.calibrate import cached_calibration
+from models.engine.calibration import Calibration
+from models.engine.lanes import CORES, OwnLane, Result, Runs, let_go
 from models.engine.outline import Outline, outline
 from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
@@ -64,15 +65,10 @@ def _failure(error: Exception) -> SampleFailed:
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
-    _let_go(error)
+    let_go(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(f"out of memory: {error}")
     return SampleFailed(f"{type(error).__name__}: {error}")
-
-
-def _let_go(error: Exception) -> None:
-    """Have the error let go of its frames and the memory in them: a future that has it, and is in them, would not."""
-    error.__traceback__ = error.__context__ = None
 
 
 class Handle:
@@ -305,6 +301,11 @@ class Engine:
             return self._preparing.submit(runner.prepare, spec).result()
         except torch.OutOfMemoryError as error:
             raise _failure(error) from None
+        except torch.AcceleratorError as error:
+            with self._arrived:
+                self._fault = self._fault or error
+                self._arrived.notify()
+            raise EngineDied(f"the device is lost: {error}") from error
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -487,7 +488,7 @@ class Engine:
         except torch.OutOfMemoryError as error:
             if limit == 1:
                 raise
-            _let_go(error)
+            let_go(error)
         with self._arrived:
             if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
                 loaded.runner.max_batch //= 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.engine.calibrate import NetworkCalibration
+from models.engine.calibration import NetworkCalibration
 from models.engine.runner import Runner
 from models.spec import SampleSpec
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from models import guidance
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.calibrate import Calibration, Network, NetworkCalibration, only, stacked
+from models.engine.calibration import Calibration, NetworkCalibration
 from models.engine.lanes import Lanes, Runs
 from models.engine.packing import packed
+from models.engine.probes import Network, only, stacked
 from models.engine.schedule import Sample
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
@@ -105,6 +106,9 @@ class _Places:
         return places
 
 
+WARM_UPS = 3  # CUDA graphs are recorded at the second call
+
+
 class Runner:
     """State and networks of one pack on one device.
 
@@ -133,12 +137,19 @@ class Runner:
         self.max_batch = calibration.denoiser.sizes[-1]
 
     def warm_up(self) -> None:
-        """Have compiled kernels made now, and not while someone waits."""
-        for size in self.calibration.denoiser.sizes if self.calibration.denoiser.precision.compiled else ():
-            x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
-            spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
-            told = stacked([self.denoiser.conditioning(spec)[0]] * size, self.device)
-            self.lanes.run([partial(self.denoiser.forward, x, x.new_zeros(size), told)])
+        """Have kernels made or chosen, and graphs recorded, now, and not while someone waits."""
+        spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
+        networks = [(only(self.denoiser.forward), self.calibration.denoiser, self.denoiser.conditioning(spec)[0])]
+        if self.steering is not None and self.calibration.classifier is not None:
+            networks.append((self.steering.gradient, self.calibration.classifier, self.steering.examples()[0]))
+        for network, found, told in networks:
+            if self.device.type == "cpu" and not found.precision.compiled:
+                continue
+            for size in found.sizes[: found.sizes.index(found.padded(found.knee)) + 1]:
+                x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
+                batch = (x, x.new_zeros(size), stacked([told] * size, self.device))
+                for _ in range(WARM_UPS):
+                    self.lanes.run([partial(network, *batch)])
 
     def table(self, spec: SampleSpec, *, begin: int | None = None) -> CoefficientTable:
         """The sampler of `spec`, from where it begins."""
@@ -216,7 +227,8 @@ class Runner:
 
     def _start_and_mask(self, spec: SampleSpec) -> dict[str, Tensor]:
         assert spec.init_image is not None
-        channels = 1 if self.denoiser.decode(torch.zeros(1, *self.denoiser.latent_shape)).shape[1] == 1 else 3
+        nothing = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
+        channels = 1 if self.denoiser.decode(nothing).shape[1] == 1 else 3
         start = fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
         found = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
         if spec.mask is not None:
@@ -239,6 +251,15 @@ class Runner:
 
     def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
         return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape).to(self.device)
+
+    def _step_noise(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable]) -> Tensor:
+        """What the samplers add in the step, (R,C,H,W) of unit variance; zeros where one adds none."""
+        noise = torch.zeros(len(samples), *self.denoiser.latent_shape)
+        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
+            if table.adds_noise(sample.position):
+                spec, draw = sample.spec, sample.position + 1
+                noise[row] = draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
+        return noise.to(self.device)
 
     def pictures(
         self, samples: Sequence[Sample], latents: Tensor, lanes: Runs
@@ -274,9 +295,10 @@ class Runner:
         timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
         wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
         places = _Places.of(samples)
-        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, lanes)
-        channels = x.shape[1]
         p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
+        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, lanes)
+        noise = self._step_noise(samples, tables)  # while a GPU evaluates
+        channels = x.shape[1]
         predictions = p * x[places.sample] + q * output[:, :channels]
         plain = predictions[places.first]
         data, unguided = self._classifier_free(samples, places, predictions)
@@ -301,12 +323,9 @@ class Runner:
         beyond = torch.maximum(beyond, data.abs())
         data = self._limited(samples, data, [profile.clips_after for profile in profiles])
         weights = np.stack([table.weights[s.position] for table, s in zip(tables, samples, strict=True)])
-        noise = torch.zeros_like(x)
-        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
-            if table.adds_noise(sample.position):
-                noise[row] = self._noise(sample.spec, sample.position + 1)
-                if row in variances:
-                    noise[row] *= variances[row].sqrt()
+        for row, variance in variances.items():
+            if tables[row].adds_noise(samples[row].position):
+                noise[row] *= variance.sqrt()
         moved = advance(before, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
         moved[:, 0] += shift
         self._keep_unmasked(samples, tables, moved)

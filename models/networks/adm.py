@@ -21,7 +21,7 @@ GROUPS = 32
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     """Sinusoids (B,width), cosines first; `timesteps` (B,) may be fractions (Vaswani et al. 2017, period 10,000)."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32) / half).to(timesteps.device)
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device).float() / half)
     angles = timesteps[:, None].float() * frequencies
     return functional.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, width % 2))
 

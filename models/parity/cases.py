@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.classifiers import ClassSteering, conditions, log_probability_gradient
 from models.denoisers import Conditioning
-from models.engine.calibrate import fixed_calibration, stacked
+from models.engine.calibration import fixed_calibration
+from models.engine.probes import stacked
 from models.engine.runner import Runner
 from models.engine.schedule import Sample
 from models.guidance import thresholded

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.loading import open_pack
 from models.training.data import MissingData
 from models.training.loop import train

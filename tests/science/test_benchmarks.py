@@ -21,7 +21,7 @@ from benchmarks.stream import mixed_stream
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.importing.adm import Preset
 from models.loading import open_pack
 from workers.translate import card_of
@@ -48,7 +48,7 @@ def stable_diffusion(folder: Path) -> None:
         ),
         vae=AutoencoderKL(block_out_channels=(32,), latent_channels=4, sample_size=8),
         text=CLIPTextConfig(
-            vocab_size=54,
+            vocab_size=74,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,

@@ -18,26 +18,20 @@ from torch import Tensor
 from models.classifiers import Steering, load_steering
 from models.denoisers import Conditioning
 from models.engine import Calibration, cached_calibration, calibrate
-from models.engine.calibrate import (
-    CPU_SIZES,
-    BatchSize,
-    Network,
-    NetworkCalibration,
-    _calibrate_network,
-    _least_padded,
-    _Probes,
-)
+from models.engine.calibrate import _calibrate_network, _least_padded, _one_at_a_time
+from models.engine.calibration import BatchSize, NetworkCalibration
 from models.engine.lanes import Lanes, Layout, possible_layouts
 from models.engine.packing import packed
-from models.loading import FLOAT32, Pack, Precision, load_network, open_pack, settle_products
+from models.engine.probes import CPU_SIZES, Network, Probes
+from models.loading import FLOAT32, InvalidPack, Pack, Precision, load_network, open_pack, settle_products
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
     return x * (1.0 if len(x) > 1 else 1.0000001)
 
 
-def probes() -> _Probes:
-    return _Probes((4, 14, 14), 1000, torch.device("cpu"), [{"labels": torch.tensor(0)}])
+def probes() -> Probes:
+    return Probes((4, 14, 14), 1000, torch.device("cpu"), [{"labels": torch.tensor(0)}])
 
 
 @pytest.mark.parametrize(
@@ -78,12 +72,36 @@ def test_number_formats_and_batches_without_memory_are_left_out() -> None:
     def fits_nowhere(precision: Precision) -> Network:
         raise torch.OutOfMemoryError("for the weights")
 
+    def overflows(precision: Precision) -> Network:
+        return lambda x, timesteps, told: (x / 0,)
+
     with Lanes(Layout(lanes=2, threads=1)) as lanes:
         found = _calibrate_network(network_at, probes(), lanes)
         assert list(found.tried) == ["float32"]
         assert found.sizes == tuple(size for size in CPU_SIZES if size <= 24)
-        with pytest.raises(torch.OutOfMemoryError, match="cpu has no memory for 16 rows in any number format"):
-            _calibrate_network(fits_nowhere, probes(), lanes)
+        for network in (fits_nowhere, overflows):
+            with pytest.raises(
+                InvalidPack, match="in no number format has cpu memory for 16 rows of it and gives finite"
+            ):
+                _calibrate_network(network, probes(), lanes)
+
+
+def test_a_gpu_is_given_one_network_at_a_time() -> None:
+    class HoldsItself:
+        def __init__(self, precision: Precision) -> None:
+            self.precision, self.itself = precision, self
+
+    alive: weakref.WeakSet[HoldsItself] = weakref.WeakSet()
+
+    def load(precision: Precision) -> HoldsItself:
+        assert not alive
+        network = HoldsItself(precision)
+        alive.add(network)
+        return network
+
+    loaded = _one_at_a_time(load)
+    assert loaded(FLOAT32) is loaded(FLOAT32)
+    assert loaded(BFLOAT16).precision == BFLOAT16
 
 
 def test_a_classifier_whose_products_are_settled_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +112,7 @@ def test_a_classifier_whose_products_are_settled_is_measured(monkeypatch: pytest
 
     module = sys.modules[calibrate.__module__]  # by its dotted name it is the function
     monkeypatch.setattr(module, "load_steering", load)
-    monkeypatch.setattr(module, "CPU_SIZES", (1, 2))
+    monkeypatch.setattr("models.engine.probes.CPU_SIZES", (1, 2))
     monkeypatch.setattr(module, "REFERENCE_SIZE", 2)
     found = calibrate(open_pack("fashion"), torch.device("cpu"))
     assert found.classifier is not None

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.classifiers import load_steering
 from models.cpu_layers import ByChannelGroupNorm, PrepackedConv2d, RowPaddedLinear, has_onednn, with_cpu_layers
 from models.denoisers import load_denoiser
-from models.engine.calibrate import stacked, told_by
 from models.engine.lanes import Lanes, Layout
+from models.engine.probes import stacked, told_by
 from models.loading import open_pack
 
 CPU = torch.device("cpu")
@@ -152,3 +152,14 @@ def test_floating_point_operations_are_counted_as_of_torchs_layers() -> None:
             network(x.view_as(x)).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+def test_attention_is_counted() -> None:
+    query, key, value = (torch.zeros(2, 3, 16, 8, requires_grad=True) for _ in range(3))
+    with FlopCounterMode(display=False) as forward:
+        attended = nn.functional.scaled_dot_product_attention(query, key, value)
+    with FlopCounterMode(display=False) as backward:
+        attended.sum().backward()
+    product = 2 * (2 * 3) * 16 * 16 * 8
+    assert forward.get_total_flops() == 2 * product
+    assert backward.get_total_flops() == 5 * product  # the weights once more, and four gradients

@@ -30,9 +30,9 @@ from models.engine import (
     cached_calibration,
     results,
 )
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.engine.lanes import Layout, Runs
-from models.engine.runner import Runner
+from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule
 from models.loading import PACKS_FOLDER, Pack
 from models.samplers.table import NUM_COLUMNS
@@ -396,6 +396,21 @@ def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, mo
     for handle in handles:
         with pytest.raises(EngineDied, match="the device is lost"):
             handle.result(timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_lost_while_a_picture_is_prepared_ends_the_engine(
+    two_lanes: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(runner: Runner, spec: SampleSpec) -> Inputs:
+        raise torch.AcceleratorError("the device is lost")
+
+    long = two_lanes.submit(SampleSpec(pack="fashion", steps=900))
+    monkeypatch.setattr(Runner, "prepare", broken)
+    with pytest.raises(EngineDied, match="the device is lost"):
+        two_lanes.submit(SampleSpec(pack="fashion", steps=3))
+    with pytest.raises(EngineDied, match="the device is lost"):
+        long.result(timeout=60)
 
 
 def test_what_cannot_be_drawn_is_refused_at_once(engine: Engine) -> None:

@@ -45,7 +45,7 @@ from transformers import (
 
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.loading import InvalidPack, open_pack
 from models.noise import draw_noise
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec

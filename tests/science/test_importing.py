@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.importing.adm import PRESETS, Preset, Unfit, import_adm
 from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins

@@ -20,7 +20,8 @@ from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
 from models.denoisers.prompted import told
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration, stacked
+from models.engine.calibration import fixed_calibration
+from models.engine.probes import stacked
 from models.loading import InvalidPack, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.spec import Guidance, InvalidSpec, SampleSpec

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.engine import Engine
-from models.engine.calibrate import fixed_calibration
+from models.engine.calibration import fixed_calibration
 from models.loading import PACKS_FOLDER
 from models.parity import stand_ins
 from models.parity.cases import trajectory
