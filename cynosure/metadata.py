@@ -75,7 +75,7 @@ def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
 
 
 def png_bytes(
-    picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None
+    picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None = None
 ) -> bytes:
     """A PNG that holds both texts."""
     made = made_from(request, index, card, guide)
