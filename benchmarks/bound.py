@@ -9,13 +9,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.stream import Asked
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
 from models.engine import cached_calibration
-from models.engine.calibrate import in_turns
+from models.engine.calibrate import flop_of, in_turns
 from models.engine.calibration import NetworkCalibration
 from models.engine.lanes import Lanes
 from models.engine.probes import Network, only, stacked, told_by
@@ -81,13 +80,10 @@ class OfflineBound:
         if self._steering is not None and found.classifier is not None:
             told = self._steering.examples()[0]
             self._timed["classifier"] = timed(self._steering.gradient, found.classifier, told)
-
         if pack.has("vae"):
             latent = torch.randn(1, *self._denoiser.latent_shape, device=device)
             decode = partial(self._denoiser.decode, latent)
-            with FlopCounterMode(display=False) as counter:
-                decode()
-            self._timed["decoder"] = _Timed(decode, 1, int(counter.get_total_flops()))
+            self._timed["decoder"] = _Timed(decode, 1, flop_of(decode))
 
     def measure(self) -> None:
         for network in self._timed.values():

@@ -83,7 +83,7 @@ class Contender:
             self.wait_ready()  # a worker that stood still for minutes has to register again
             yield
         finally:
-            if self.device == CPU:
+            if self.device.type == "cpu":
                 self.signal(signal.SIGSTOP)
             else:
                 self.close()

@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
 from benchmarks.bound import OfflineBound
 from benchmarks.load import Answered, Measured
-from benchmarks.packs import PUBLISHED, benchmark_pack
+from benchmarks.packs import add_pack_options, benchmark_pack
 from benchmarks.stream import Asked, mixed_stream
 from models.engine import Engine
 from models.loading import Pack
@@ -81,8 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--pack", default="fashion", help=f"name or folder, or random {' or '.join(PUBLISHED)}")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="torch device")
+    add_pack_options(parser)
     arguments = parser.parse_args()
     pack = benchmark_pack(arguments.pack)
     bound = OfflineBound(pack, arguments.device)

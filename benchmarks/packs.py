@@ -9,6 +9,7 @@ import json
 import shutil
 import string
 import tempfile
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from models.loading import Pack, open_pack
 from models.networks import AdmClassifier, AdmUNet
 
 FOLDER = Path("out/bench/packs")
-SIGNS = string.ascii_lowercase + string.digits
+LETTERS = string.ascii_lowercase
 
 
 def random_adm(folder: Path, preset: Preset) -> None:
@@ -34,15 +35,19 @@ def random_adm(folder: Path, preset: Preset) -> None:
         import_adm(unet, folder, preset, classifier=classifier)
 
 
-def random_stable_diffusion(
-    folder: Path, *, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig
-) -> None:
-    """A folder of Stable Diffusion 1 whose tokenizer knows letters and digits, each of them a token as words are."""
-    words = ["<|startoftext|>", "<|endoftext|>", *SIGNS, *(f"{sign}</w>" for sign in SIGNS)]
+def letters_tokenizer(max_length: int) -> CLIPTokenizer:
+    """CLIP's tokenizer, but that every letter is a token, as words are in the published one, and nothing else is."""
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     with tempfile.TemporaryDirectory() as vocabulary:
         Path(vocabulary, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
         Path(vocabulary, "merges.txt").write_text("#version: 0.2\n")
-        tokenizer = CLIPTokenizer.from_pretrained(vocabulary, model_max_length=text.max_position_embeddings)
+        return CLIPTokenizer.from_pretrained(vocabulary, model_max_length=max_length)
+
+
+def random_stable_diffusion(
+    folder: Path, *, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig
+) -> None:
+    """A folder of Stable Diffusion 1 with such a tokenizer, whose vocabulary `text` must have room for."""
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
@@ -50,7 +55,7 @@ def random_stable_diffusion(
         "unet": unet,
         "vae": vae,
         "text_encoder": CLIPTextModel(text),
-        "tokenizer": tokenizer,
+        "tokenizer": letters_tokenizer(text.max_position_embeddings),
         "scheduler": scheduler,
     }
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
@@ -105,3 +110,9 @@ def benchmark_pack(name: str) -> Pack:
         PUBLISHED[name](unfinished)
         unfinished.rename(folder)
     return open_pack(str(folder))
+
+
+def add_pack_options(parser: ArgumentParser) -> None:
+    """What to draw with, and where."""
+    parser.add_argument("--pack", default="fashion", help=f"name or folder, or random {' or '.join(PUBLISHED)}")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="torch device")

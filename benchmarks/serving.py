@@ -22,7 +22,7 @@ from benchmarks.bound import OfflineBound
 from benchmarks.contenders import Contender, Cynosure, peers
 from benchmarks.engine import specs_of
 from benchmarks.load import Measured, closed_loop, open_loop
-from benchmarks.packs import PUBLISHED, benchmark_pack
+from benchmarks.packs import add_pack_options, benchmark_pack
 from benchmarks.stream import mixed_stream, plain
 from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
@@ -184,8 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
     parser.add_argument("--clients", type=int, nargs="*", default=LOADS)
     parser.add_argument("--only", nargs="+", help="the contenders with these names; all of them where left out")
-    parser.add_argument("--pack", default="fashion", help=f"name or folder, or random {' or '.join(PUBLISHED)}")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="torch device")
+    add_pack_options(parser)
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
     pack, device = benchmark_pack(arguments.pack), arguments.device
@@ -212,7 +211,6 @@ def main() -> None:
             for name, start in starts.items():
                 if arguments.only is None or name in arguments.only:
                     contenders.append(start())
-                    contenders[-1].wait_ready()
                     with turn(contenders[-1], pack):
                         pass  # the next ones start while it stands still
             run(contenders, arguments.clients, table, bound, pack)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import string
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,7 +64,9 @@ class Asked:
 
 def subject(pack: Pack, number: int) -> dict[str, Any]:
     """What a request is about: one of the pack's labels, or a prompt where it has none."""
-    return {"label": number % len(pack.labels)} if pack.labels else {"prompt": f"picture {number}"}
+    return (
+        {"label": number % len(pack.labels)} if pack.labels else {"prompt": f"picture {string.ascii_lowercase[number]}"}
+    )
 
 
 def plain(pack: Pack, number: int, *, steps: int, count: int = 1) -> Asked:

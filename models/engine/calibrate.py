@@ -321,9 +321,15 @@ def _once_ms(network: Network, probes: Probes, lanes: Lanes, size: int) -> float
 
 
 def _row_flop(network: Network, probes: Probes) -> int:
+    batch = probes.batch(FEWEST_ROWS)  # fewer would be padded
+    return flop_of(lambda: network(*batch)) // FEWEST_ROWS
+
+
+def flop_of(call: Callable[[], object]) -> int:
+    """Floating-point operations of a call, by torch's own count."""
     with FlopCounterMode(display=False) as counter:
-        network(*probes.batch(FEWEST_ROWS))  # fewer would be padded
-    return int(counter.get_total_flops()) // FEWEST_ROWS
+        call()
+    return int(counter.get_total_flops())
 
 
 def _bits(network: Network, probes: Probes, lanes: Lanes, size: int) -> str:

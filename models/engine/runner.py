@@ -25,6 +25,8 @@ from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, c
 from models.samplers.table import LATENT, NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, SampleSpec
 
+CUDA_WARM_UPS = 3  # graphs are recorded at the second call
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -106,9 +108,6 @@ class _Places:
         return places
 
 
-WARM_UPS = 3  # CUDA graphs are recorded at the second call
-
-
 class Runner:
     """State and networks of one pack on one device.
 
@@ -138,18 +137,23 @@ class Runner:
 
     def warm_up(self) -> None:
         """Have kernels made or chosen, and graphs recorded, now, and not while someone waits."""
-        spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
-        networks = [(only(self.denoiser.forward), self.calibration.denoiser, self.denoiser.conditioning(spec)[0])]
-        if self.steering is not None and self.calibration.classifier is not None:
-            networks.append((self.steering.gradient, self.calibration.classifier, self.steering.examples()[0]))
-        for network, found, told in networks:
-            if self.device.type == "cpu" and not found.precision.compiled:
-                continue
-            for size in found.sizes[: found.sizes.index(found.padded(found.knee)) + 1]:
-                x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
-                batch = (x, x.new_zeros(size), stacked([told] * size, self.device))
-                for _ in range(WARM_UPS):
-                    self.lanes.run([partial(network, *batch)])
+        denoiser, classifier = self.calibration.denoiser, self.calibration.classifier
+        if self._is_cold(denoiser):
+            spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
+            self._warm(only(self.denoiser.forward), denoiser.sizes, self.denoiser.conditioning(spec)[0])
+        if self.steering is not None and classifier is not None and self._is_cold(classifier):
+            self._warm(self.steering.gradient, classifier.sizes, self.steering.examples()[0])
+
+    def _is_cold(self, network: NetworkCalibration) -> bool:
+        """Whether its first call takes much longer than others."""
+        return self.device.type != "cpu" or network.precision.compiled
+
+    def _warm(self, network: Network, sizes: Sequence[int], told: Conditioning) -> None:
+        for size in sizes:
+            x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
+            batch = (x, x.new_zeros(size), stacked([told] * size, self.device))
+            for _ in range(CUDA_WARM_UPS if self.device.type == "cuda" else 1):
+                self.lanes.run([partial(network, *batch)])
 
     def table(self, spec: SampleSpec, *, begin: int | None = None) -> CoefficientTable:
         """The sampler of `spec`, from where it begins."""
@@ -239,7 +243,7 @@ class Runner:
     def start(self, sample: Sample) -> None:
         """Give the sample its initial noise, mixed with the picture it starts from."""
         spec, inputs, table = sample.spec, sample.inputs, self.table(sample.spec)
-        noise = self._noise(spec, 0)
+        noise = self._noise(spec, 0).to(self.device)
         sample.state = torch.zeros(NUM_COLUMNS, *self.denoiser.latent_shape, device=self.device)
         if inputs.init is None or (inputs.mask is not None and spec.strength == 1.0):
             sample.state[0] = noise * table.initial_scale
@@ -250,15 +254,15 @@ class Runner:
         sample.state[0] = kept * inputs.init + added * noise
 
     def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
-        return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape).to(self.device)
+        """(C,H,W), on the CPU."""
+        return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
 
     def _step_noise(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable]) -> Tensor:
         """What the samplers add in the step, (R,C,H,W) of unit variance; zeros where one adds none."""
         noise = torch.zeros(len(samples), *self.denoiser.latent_shape)
         for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
             if table.adds_noise(sample.position):
-                spec, draw = sample.spec, sample.position + 1
-                noise[row] = draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
+                noise[row] = self._noise(sample.spec, sample.position + 1)
         return noise.to(self.device)
 
     def pictures(
@@ -418,7 +422,8 @@ class Runner:
             init, mask = sample.inputs.init, sample.inputs.mask
             if mask is not None:
                 kept, added = table.level(sample.position + 1)
-                moved[row, 0] = mask * moved[row, 0] + (1 - mask) * (kept * init + added * self._noise(sample.spec, 0))
+                noise = self._noise(sample.spec, 0).to(self.device)
+                moved[row, 0] = mask * moved[row, 0] + (1 - mask) * (kept * init + added * noise)
 
     def _trace(
         self,

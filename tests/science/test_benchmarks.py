@@ -48,7 +48,7 @@ def stable_diffusion(folder: Path) -> None:
         ),
         vae=AutoencoderKL(block_out_channels=(32,), latent_channels=4, sample_size=8),
         text=CLIPTextConfig(
-            vocab_size=74,
+            vocab_size=54,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,

@@ -37,12 +37,12 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
 )
 
+from benchmarks.packs import letters_tokenizer
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.engine.calibration import fixed_calibration
@@ -50,7 +50,7 @@ from models.loading import InvalidPack, open_pack
 from models.noise import draw_noise
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
 
-STEPS, SCALE, SIDE = 6, 3.0, 8
+STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16
 
 
 def autoencoder(**more: Any) -> AutoencoderKL:
@@ -77,15 +77,6 @@ def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def tokenizer(folder: Path) -> CLIPTokenizer:
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=16)
-
-
 def text_config(width: int, layers: int = 2) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=54,
@@ -93,7 +84,7 @@ def text_config(width: int, layers: int = 2) -> CLIPTextConfig:
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=16,
+        max_position_embeddings=TOKENS,
         projection_dim=32,
         bos_token_id=0,
         eos_token_id=1,
@@ -114,12 +105,12 @@ def unet(**more: Any) -> UNet2DConditionModel:
     ).eval()
 
 
-def stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     torch.manual_seed(3)
     return StableDiffusionPipeline(
         vae=autoencoder(),
         text_encoder=CLIPTextModel(text_config(32)).eval(),
-        tokenizer=tokenizer(folder / "words"),
+        tokenizer=letters_tokenizer(TOKENS),
         unet=unet(cross_attention_dim=32),
         scheduler=scheduler(prediction_type),
         safety_checker=None,
@@ -128,18 +119,18 @@ def stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> StableDi
     )
 
 
-def stable_diffusion_v(folder: Path) -> StableDiffusionPipeline:
-    return stable_diffusion(folder, "v_prediction")
+def stable_diffusion_v() -> StableDiffusionPipeline:
+    return stable_diffusion("v_prediction")
 
 
-def stable_diffusion_xl(folder: Path) -> StableDiffusionXLPipeline:
+def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     torch.manual_seed(4)
     return StableDiffusionXLPipeline(
         vae=autoencoder(),
         text_encoder=CLIPTextModel(text_config(32)).eval(),
         text_encoder_2=CLIPTextModelWithProjection(text_config(32)).eval(),
-        tokenizer=tokenizer(folder / "words"),
-        tokenizer_2=tokenizer(folder / "more words"),
+        tokenizer=letters_tokenizer(TOKENS),
+        tokenizer_2=letters_tokenizer(TOKENS),
         unet=unet(
             cross_attention_dim=64,
             addition_embed_type="text_time",
@@ -160,7 +151,7 @@ def t5_words(model_max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
-def stable_diffusion_3(folder: Path, *, t5: bool) -> StableDiffusion3Pipeline:
+def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(
         sample_size=SIDE,
@@ -182,16 +173,16 @@ def stable_diffusion_3(folder: Path, *, t5: bool) -> StableDiffusion3Pipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(shift_factor=0.0609),
         text_encoder=CLIPTextModelWithProjection(text_config(32)).eval(),
-        tokenizer=tokenizer(folder / "words"),
+        tokenizer=letters_tokenizer(TOKENS),
         text_encoder_2=CLIPTextModelWithProjection(text_config(32)).eval(),
-        tokenizer_2=tokenizer(folder / "more words"),
+        tokenizer_2=letters_tokenizer(TOKENS),
         text_encoder_3=T5EncoderModel(config).eval() if t5 else None,
         tokenizer_3=t5_words(256) if t5 else None,
     )
 
 
-def saved(build: Callable[[Path], Any], folder: Path) -> tuple[Any, Path]:
-    pipeline = build(folder)
+def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
+    pipeline = build()
     pipeline.save_pretrained(folder / "pack", safe_serialization=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, folder / "pack"
@@ -208,7 +199,7 @@ def drawn(pack: Path, **what: Any) -> np.ndarray:
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_v, stable_diffusion_xl])
 @pytest.mark.parametrize("negative", [None, "blur"])
 def test_text_pipelines_draw_what_diffusers_draws(
-    build: Callable[[Path], Any], negative: str | None, tmp_path: Path
+    build: Callable[[], Any], negative: str | None, tmp_path: Path
 ) -> None:
     pipeline, pack = saved(build, tmp_path)
     with torch.inference_mode():
@@ -248,7 +239,7 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["guidance-distilled", "plain"])
 def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> None:
-    def build(folder: Path) -> FluxPipeline:
+    def build() -> FluxPipeline:
         torch.manual_seed(9)
         transformer = FluxTransformer2DModel(
             in_channels=16,
@@ -266,7 +257,7 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> Non
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=autoencoder(shift_factor=0.1159),
             text_encoder=CLIPTextModel(text_config(32)).eval(),
-            tokenizer=tokenizer(folder / "words"),
+            tokenizer=letters_tokenizer(TOKENS),
             text_encoder_2=T5EncoderModel(config).eval(),
             tokenizer_2=t5_words(512),
             transformer=transformer,
@@ -295,7 +286,7 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> Non
 
 
 def test_dit_draws_what_diffusers_draws(tmp_path: Path) -> None:
-    def build(folder: Path) -> DiTPipeline:
+    def build() -> DiTPipeline:
         torch.manual_seed(5)
         transformer = DiTTransformer2DModel(
             sample_size=SIDE,
@@ -353,8 +344,8 @@ def test_image_to_image_draws_what_diffusers_draws(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: float, tmp_path: Path) -> None:
-    def build(folder: Path) -> StableDiffusionInpaintPipeline:
-        parts = stable_diffusion(folder).components
+    def build() -> StableDiffusionInpaintPipeline:
+        parts = stable_diffusion().components
         parts["unet"] = unet(cross_attention_dim=32, in_channels=9)
         return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
 
@@ -395,14 +386,14 @@ def test_a_strength_of_less_than_a_step_is_refused(tmp_path: Path) -> None:
 
 def with_towers(folder: Path) -> Path:
     """A Stable Diffusion folder with a noise-aware image tower and a text tower to steer by."""
-    stable_diffusion(folder / "parts").save_pretrained(folder / "pack")
+    stable_diffusion().save_pretrained(folder / "pack")
     pack = folder / "pack"
     torch.manual_seed(6)
     NoiseAwareClassifier(sample_size=SIDE, in_channels=4, num_classes=32, block_out_channels=(32, 64)).save_pretrained(
         pack / "classifier"
     )
     CLIPTextModelWithProjection(text_config(32)).save_pretrained(pack / "classifier_text_encoder")
-    tokenizer(folder / "towers").save_pretrained(pack / "classifier_tokenizer")
+    letters_tokenizer(TOKENS).save_pretrained(pack / "classifier_tokenizer")
     index = json.loads((pack / "model_index.json").read_text())
     index["classifier"] = ["models.classifiers", "NoiseAwareClassifier"]
     index["classifier_text_encoder"] = ["transformers", "CLIPTextModelWithProjection"]
@@ -443,7 +434,7 @@ def test_a_prompt_towers_gradient_is_that_of_the_similarity(tmp_path: Path) -> N
 def test_a_pack_comes_from_the_hub_at_a_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / commit
-    stable_diffusion(tmp_path / "parts").save_pretrained(snapshot)
+    stable_diffusion().save_pretrained(snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert open_pack(f"someone/tiny@{commit}").name == "tiny"
