@@ -8,8 +8,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+CHANGED = $(shell git diff --name-only --diff-filter=d HEAD -- '*.py')
 
-.PHONY: help install run demo test bench chaos soak check audit openapi format clean
+.PHONY: help install run demo test test-full quick bench chaos soak check audit openapi format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +37,15 @@ demo: $(STAMP) ## Draw a sheet of every guidance mode into out/demo.png
 	$(BIN)/cynosure demo $(ARGS)
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) --durations=20 $(ARGS)
+
+test-full: $(STAMP) ## Run the tests at their full size
+	$(PYTEST) --durations=20 --full $(ARGS)
+
+quick: $(STAMP) ## Run the unit tests and one test of the whole service, and lint the changed files; under a minute
+	$(BIN)/ruff format --check $(CHANGED)
+	$(BIN)/ruff check $(CHANGED)
+	$(PYTEST) --quiet tests/unit tests/service/test_service.py -k 'unit or test_one_post' $(ARGS)
 
 bench: $(STAMP) ## Race Cynosure against what a user would write instead (about an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -6,10 +6,18 @@ import argparse
 import socket
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.gateway.settings import GatewaySettings
 from app.jobs.settings import StoreSettings
 from app.main import create_app
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1, and nothing else on offer: a request to upgrade is answered as if it hadn't asked (RFC 9110, 7.8)."""
+
+    def _get_upgrade(self) -> bytes | None:
+        return None
 
 
 class Server(uvicorn.Server):
@@ -35,6 +43,8 @@ def main() -> None:
     app = create_app(settings, StoreSettings())
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        ws="none",
         host=settings.host,
         port=arguments.port,
         log_level="warning",

@@ -23,6 +23,7 @@ from app.gateway.routes import docs, events, generate, health, images, jobs, mod
 from app.gateway.routes import webhooks as webhook_routes
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
+from app.gateway.streams import NoticeHangUps
 from app.jobs.allowance import Allowance
 from app.jobs.api_keys import KeyRing
 from app.jobs.background import end
@@ -109,7 +110,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(Door)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    app.add_middleware(SecurityHeaders)  # the last one added comes first
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(NoticeHangUps)  # the last one added comes first
     app.include_router(health.router)
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):

@@ -116,11 +116,11 @@ def _webhook_secret(data: Path) -> str:
 
 
 class _Stop(Exception):
-    """A signal asked to stop."""
+    """A signal, by its name, asked to stop."""
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise _Stop
+    raise _Stop(signal.Signals(number).name)
 
 
 def _wait_for_store(url: str, store: Child) -> None:
@@ -139,8 +139,8 @@ def _wait_for_store(url: str, store: Child) -> None:
 
 def _examples(url: str) -> Iterator[str]:
     """A command for every model that may be asked without a key."""
-    answer = httpx.get(f"{url}/models", timeout=10)
-    for card in ModelList.model_validate_json(answer.content).models if answer.is_success else ():
+    answer = _answer(f"{url}/models")
+    for card in ModelList.model_validate_json(answer.content).models if answer and answer.is_success else ():
         label = {"class_label": card.labels[-1]} if card.labels else {}
         condition = {"prompt": "a happy cat"} if card.takes_prompt else label
         body = shlex.quote(json.dumps({"model": card.name, **condition}))
@@ -148,17 +148,56 @@ def _examples(url: str) -> Iterator[str]:
         yield f"  curl -s {url}/generate {headers} -d {body} -o {card.name}.png"
 
 
-def _supervise(children: list[Child], url: str) -> None:
-    ready = False
+class Progress:
+    """Says what happens, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def say(self, what: str) -> None:
+        print(f"[{time.monotonic() - self._started:5.1f} s] {what}", flush=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _is_measured(url: str) -> bool | None:
+    """Whether the workers have measured every model; `None` if that isn't said to callers without a key."""
+    answer = _answer(f"{url}/models")
+    if answer is None or not answer.is_success:
+        return None
+    return all(card.measured for card in ModelList.model_validate_json(answer.content).models)
+
+
+def _answer(url: str) -> httpx.Response | None:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=10)
+    return None
+
+
+def _supervise(children: list[Child], url: str, progress: Progress) -> None:
+    steps = _announced(url, progress)
     while True:
         for child in children:
             child.tend()
-        if not ready:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/readyz", timeout=2).is_success:
-                    print(f"Cynosure is ready at {url} (API: {url}/docs)", *_examples(url), sep="\n", flush=True)
-                    ready = True
+        next(steps, None)
         time.sleep(0.3)
+
+
+def _announced(url: str, progress: Progress) -> Iterator[None]:
+    """Look, at each step, whether the service is ready, then whether its models are measured, and say so once."""
+    while (answer := _answer(f"{url}/readyz")) is None or not answer.is_success:
+        yield
+    progress.say(f"Cynosure is ready at {url} (API: {url}/docs)")
+    print(*_examples(url), sep="\n", flush=True)
+    if _is_measured(url) is False:
+        progress.say(
+            "the best batch sizes are being measured between requests; until then pictures take a little longer"
+        )
+        while _is_measured(url) is False:
+            yield
+        progress.say("measured: batches are at full speed")
 
 
 def _stop(children: list[Child]) -> None:
@@ -216,16 +255,16 @@ def main() -> None:
     gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
     models = ["--models", arguments.models] if arguments.models else []
     workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
-    print(
-        "Cynosure is starting: seconds to load the models, and at the first start minutes to measure them", flush=True
-    )
+    progress = Progress()
+    progress.say("starting the job store, the gateway and " + _count(arguments.workers, "worker"))
     try:
         for store in stores:
             _wait_for_store(environment["REDIS_URL"], store)
+        progress.say("the job store answers; loading the models")
         host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host  # noqa: S104
-        _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}")
-    except _Stop:
-        print("stopping", flush=True)
+        _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}", progress)
+    except _Stop as stop:
+        progress.say(f"{stop}: stopping")
     finally:
         _stop([gateway, *workers])
         _stop(stores)  # last: what the workers hand back is written first

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.stream import Asked
+from models.calibration import calibrated
+from models.calibration.measure import in_turns
+from models.calibration.probes import Network, only, stacked, told_by
+from models.calibration.result import NetworkCalibration
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
-from models.engine import cached_calibration
-from models.engine.calibrate import flop_of, in_turns
-from models.engine.calibration import NetworkCalibration
-from models.engine.lanes import Lanes
-from models.engine.probes import Network, only, stacked, told_by
+from models.flop import flop_of
+from models.lanes import Lanes
 from models.loading import Pack, Precision, settle_products
 
 OFFLINE_S = 4.0
@@ -62,7 +63,7 @@ class OfflineBound:
     """
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
-        found = cached_calibration(pack, device)
+        found = calibrated(pack, device)
         self.precision = found.denoiser.precision
         self._lanes = Lanes(found.layout)
         self.peak = product_flop_per_s(self._lanes, device, self.precision)

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.stream import Asked
 from chaos.processes import free_port, is_ready, wait_until
-from models.engine.lanes import CORES
+from models.lanes import CORES
 from models.loading import Pack
 
 CPU = torch.device("cpu")

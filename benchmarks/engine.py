@@ -85,6 +85,7 @@ def main() -> None:
     bound = OfflineBound(pack, arguments.device)
     bound.measure()
     with Engine([str(pack.folder)], device=str(arguments.device)) as engine:
+        engine.wait_until_measured()
         result = load(engine, pack, mixed_stream(pack, seed=32), clients=arguments.clients, seconds=arguments.seconds)
     bound.measure()
     of_bound = bound.seconds(result.parts) / arguments.seconds

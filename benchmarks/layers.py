@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import cpu_layers, loading
+from models.calibration.measure import in_turns
+from models.calibration.probes import stacked, told_by
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
-from models.engine.calibrate import in_turns
-from models.engine.probes import stacked, told_by
+from models.lanes import compute_with
 from models.loading import FLOAT32, Pack, Precision, open_pack
-from models.threads import compute_with
 
 CPU = torch.device("cpu")
 EVALUATIONS = 5

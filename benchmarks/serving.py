@@ -27,8 +27,9 @@ from benchmarks.stream import mixed_stream, plain
 from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
-from models.engine import Engine, cached_calibration
-from models.engine.calibrate import device_name
+from models.calibration import calibrated
+from models.calibration.machine import device_name
+from models.engine import Engine
 from models.loading import Pack
 from workers.translate import card_of, png_of
 
@@ -190,7 +191,7 @@ def main() -> None:
     pack, device = benchmark_pack(arguments.pack), arguments.device
     compiled = "cynosure, compiled"
     if arguments.only is None or compiled in arguments.only:
-        cached_calibration(pack, device, compiling=True)  # minutes, the first time
+        calibrated(pack, device, compiled=True)  # minutes, the first time
     bound = OfflineBound(pack, device)
     print(f"{pack.name} on {device_name(device)}, {bound.precision}")
     print(f"peak, in products of matrices: {bound.peak / 1e9:,.0f} GFLOP/s\n")

@@ -22,10 +22,12 @@ async def _tokens(settings: StoreSettings) -> tuple[str, str]:
     return made[0][1], made[1][1]
 
 
-def besieged(count: int, number: int) -> Result:
+def besieged(count: int, number: int, models: str = "fashion") -> Result:
     """Send `count` hostile requests, drawn from `number`: no 5xx, no death, no growth, and nobody gets in."""
     result = Result(name="8 hostile requests")
-    with House(settings={"CYNOSURE_GATEWAY_AUTH": "required", "CYNOSURE_GATEWAY_MAX_WAIT_S": "1"}) as house:
+    with House(
+        models=models, settings={"CYNOSURE_GATEWAY_AUTH": "required", "CYNOSURE_GATEWAY_MAX_WAIT_S": "1"}
+    ) as house:
         settings = StoreSettings(redis_url=f"redis://127.0.0.1:{house.port}/0", key_prefix=PREFIX)
         token, other = asyncio.run(_tokens(settings))
         processes = {"gateway": house.gateways[0], "worker": house.workers[0], "store": house.store}

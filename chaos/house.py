@@ -23,7 +23,6 @@ LEASE_S = 5.0
 RECOVERY_S = 120.0
 SETTINGS = {
     "CYNOSURE_LEASE_S": f"{LEASE_S:g}",
-    "CYNOSURE_WORKER_MODELS": "fashion",
     "CYNOSURE_WORKER_REAP_EVERY_S": "1",
     "CYNOSURE_WORKER_DRAIN_S": "10",
     "OMP_NUM_THREADS": "1",
@@ -36,6 +35,7 @@ class House:
     Args:
         gateways: how many.
         workers: how many.
+        models: what they load.
         port: of the store; a free one by default.
         through: port that the workers reach the store by: a proxy's, say.
         store_options: of Valkey, beside the usual ones.
@@ -49,6 +49,7 @@ class House:
         *,
         gateways: int = 1,
         workers: int = 1,
+        models: str = "fashion",
         port: int | None = None,
         through: int | None = None,
         store_options: dict[str, str] | None = None,
@@ -59,7 +60,7 @@ class House:
         self.folder = Path(tempfile.mkdtemp(prefix="cynosure-chaos-"))
         self.data = data or self.folder / "data"
         self.port = port or free_port()
-        environment = clean_environment(**SETTINGS) | (settings or {})
+        environment = clean_environment(**SETTINGS, CYNOSURE_WORKER_MODELS=models) | (settings or {})
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",

@@ -28,7 +28,7 @@ Scenario = Callable[[Scale], Result]
 def workers_killed(scale: Scale) -> Result:
     """1. SIGKILL of a worker at random moments, two workers, mixed jobs."""
     kills = scale.of(20)
-    with trial("1 worker killed", House(workers=2), scale, tended=True) as run:
+    with trial("1 worker killed", House(workers=2, models=scale.models), scale, tended=True) as run:
         house, traffic = run.house, run.traffic
         with traffic.posting(traffic.mixed(scale.of(300, least=20), steps=(5, 60))):
             for _ in range(kills):
@@ -45,7 +45,7 @@ def workers_killed(scale: Scale) -> Result:
 def store_killed(scale: Scale) -> Result:
     """2. SIGKILL of the store in mid-load, and its restart from the append-only file."""
     kills = scale.of(5)
-    with trial("2 Redis killed", House(), scale) as run:
+    with trial("2 Redis killed", House(models=scale.models), scale) as run:
         traffic = run.traffic
         with traffic.posting(traffic.mixed(scale.of(150, least=20), steps=(5, 40))):
             for _ in range(kills):
@@ -57,7 +57,7 @@ def store_killed(scale: Scale) -> Result:
 
 def gateway_killed(scale: Scale) -> Result:
     """3. The gateway killed between accept and bell, and after the bell."""
-    with trial("3 gateway killed", House(), scale) as run:
+    with trial("3 gateway killed", House(models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         [gateway] = house.gateways
         for _ in range(scale.of(5)):
@@ -80,7 +80,7 @@ def gateway_killed(scale: Scale) -> Result:
 
 def worker_paused(scale: Scale) -> Result:
     """4. A worker stopped for longer than its lease, then resumed."""
-    with trial("4 worker paused", House(workers=2), scale) as run:
+    with trial("4 worker paused", House(workers=2, models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         for number in range(scale.of(4)):
             worker = house.workers[number % 2]
@@ -104,7 +104,7 @@ def network_cut(scale: Scale) -> Result:
     port = free_port()
     with (
         Proxy(port, seed=scale.seed) as proxy,
-        trial("5 network cut", House(port=port, through=proxy.port), scale, tended=True) as run,
+        trial("5 network cut", House(models=scale.models, port=port, through=proxy.port), scale, tended=True) as run,
     ):
         traffic = run.traffic
         with traffic.posting(traffic.mixed(scale.of(120, least=20), steps=(5, 40))):
@@ -124,7 +124,7 @@ def network_cut(scale: Scale) -> Result:
 def poison(scale: Scale) -> Result:
     """6. A job that kills its worker's process, among good ones."""
     good = scale.of(100, least=20)
-    poisonous = House(settings={"CHAOS_POISON_SEED": str(POISON_SEED)})
+    poisonous = House(models=scale.models, settings={"CHAOS_POISON_SEED": str(POISON_SEED)})
     with trial("6 poison job", poisonous, scale, tended=True) as run:
         traffic = run.traffic
         jobs = traffic.mixed(good, steps=(5, 20), images=1)
@@ -157,7 +157,7 @@ def _post_while_full(run: Trial, relieve: Callable[[], object]) -> None:
 
 def memory_full(scale: Scale) -> Result:
     """7a. The store at its memory limit."""
-    with trial("7a memory full", House(), scale, tended=True) as run:
+    with trial("7a memory full", House(models=scale.models), scale, tended=True) as run:
         store, traffic = run.house.client, run.traffic
         traffic.post_all(traffic.mixed(scale.of(30, least=10), steps=(20, 60)))
         store.config_set("maxmemory", "1mb")
@@ -173,7 +173,7 @@ def disk_full(scale: Scale) -> Result:
         if mount.returncode:
             return Result(name=name, skipped=f"no small disk could be mounted ({mount.stderr.strip()})")
         try:
-            house = House(data=Path(disk), store_options={"auto-aof-rewrite-percentage": "0"})
+            house = House(models=scale.models, data=Path(disk), store_options={"auto-aof-rewrite-percentage": "0"})
             with trial(name, house, scale, tended=True) as run:
                 run.traffic.post_all(run.traffic.mixed(scale.of(20, least=10), steps=(10, 30)))
                 ballast = Path(disk) / "ballast"
@@ -209,7 +209,7 @@ def clock_stepped(scale: Scale) -> Result:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        with trial(name, House(workers=2, store_environment=fake), scale, tended=True) as run:
+        with trial(name, House(workers=2, models=scale.models, store_environment=fake), scale, tended=True) as run:
             house, traffic = run.house, run.traffic
             for step in itertools.islice(itertools.cycle(("+3600", "+0")), scale.of(4, least=2)):
                 house.wait_for_worker(house.workers[0])  # again, from the second step on
@@ -230,7 +230,7 @@ def _wait_for_step(house: House, before: int) -> None:
 
 def rolling_restart(scale: Scale) -> Result:
     """10. Gateways and workers restarted one after the other, under load."""
-    with trial("10 rolling restart", House(gateways=2, workers=2), scale) as run:
+    with trial("10 rolling restart", House(gateways=2, workers=2, models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         with traffic.posting(traffic.mixed(scale.of(200, least=30), steps=(5, 40))):
             for _ in range(scale.of(2)):
@@ -250,6 +250,7 @@ def everything_at_once(scale: Scale) -> Result:
     """The short form: one house, one load, a blow of most kinds."""
     house = House(
         workers=2,
+        models=scale.models,
         settings={"CHAOS_POISON_SEED": str(POISON_SEED), "CYNOSURE_MAX_ATTEMPTS": "3", "CYNOSURE_LEASE_S": "3"},
     )
     with trial("most at once", house, scale, tended=True) as run:
@@ -276,6 +277,6 @@ SCENARIOS: dict[str, Scenario] = {
     "7a": memory_full,
     "7b": disk_full,
     "7c": clock_stepped,
-    "8": lambda scale: besieged(scale.of(5_000), scale.seed),
+    "8": lambda scale: besieged(scale.of(5_000), scale.seed, scale.models),
     "10": rolling_restart,
 }

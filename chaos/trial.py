@@ -18,6 +18,7 @@ class Scale:
 
     factor: float = 1.0
     seed: int = 0
+    models: str = "fashion"
 
     def of(self, count: int, *, least: int = 1) -> int:
         return max(least, round(count * self.factor))

@@ -375,6 +375,9 @@ class ModelCard(BaseModel):
     digest: str = Field(description="SHA-256 over the pack's weights and configuration.")
     precision: str = Field("float32", description="Number format that the denoiser runs in here.")
     reproducible: bool = Field(True, description="Whether a picture's bytes are the same whatever shares the batch.")
+    measured: bool = Field(
+        True, description="Whether the worker has measured its best batch sizes; until then pictures take longer."
+    )
     num_parameters: int
     license: str | None = None
 

@@ -1,12 +1,14 @@
-"""Layers for CPUs: a row computed alike in any company, weights in order beforehand, narrow groups normalized quickly.
+"""Layers for CPUs: batch-invariant rows, prepacked weights, and narrow groups normalized quickly.
 
 torch has other kernels for few rows than for many, which sum in another order: its own instead of oneDNN's for one
 small map, and on one thread for 1×1 convolutions of fewer than 16 maps; another of MKL's for a matrix of fewer than
-four rows. So a row would differ in its last bits from the same row in company.
+four rows. And the last numbers of a tensor, which fill no vector, go through another exponential than the rest. So a
+row would differ in its last bits from the same row beside others.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -14,7 +16,6 @@ import torch
 from torch import Size, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 FEWEST_ROWS = 4
 """Rows from which on MKL's matrix products sum a row in one order."""
@@ -22,8 +23,27 @@ PACKED_FOR = 8
 """Rows that weights are packed for: a constant, so that their order doesn't depend on the first batch."""
 VECTOR = 8
 """Channels that torch normalizes at once, where a group has as many."""
+WHOLE = 64
+"""Numbers of which torch's loops make whole vectors: two of AVX-512's at a time, and some to spare."""
 BY_CHANNEL = range(128, 1024)
 """Sizes of maps that torch normalizes group by group; smaller ones are no work, larger ones it takes by channel too."""
+
+
+def sum_in_one_order() -> None:
+    """Have MKL sum a matrix product's terms in one order, whatever its rows, their place in memory and the threads.
+
+    Otherwise its kernels for Intel's CPUs round a row of 16 otherwise than the same of 4, and with AVX2 even otherwise
+    at another address. MKL reads the variable at its first product: it comes too late in a process that has made one.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+def keep_kernels() -> None:
+    """Have oneDNN keep all kernels of some models' layers and batch sizes, instead of 1,024 of them.
+
+    What it dropped it would make again in the middle of a tick. It reads the variable before its first kernel.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:
@@ -37,6 +57,8 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
                 replaced[layer] = PrepackedConv2d(layer)
             elif type(layer) is nn.GroupNorm and has_narrow_groups(layer):
                 replaced[layer] = ByChannelGroupNorm(layer)
+            elif type(layer) is nn.SiLU:
+                replaced[layer] = WholeVectorSiLU()
         if layer in replaced:
             network.set_submodule(path, replaced[layer])
     return network
@@ -79,6 +101,18 @@ class RowPaddedLinear(nn.Linear):
             return super().forward(x)
         padded = functional.pad(x.reshape(rows, self.in_features), (0, 0, 0, FEWEST_ROWS - rows))
         return super().forward(padded)[:rows].reshape(*x.shape[:-1], self.out_features)
+
+
+class WholeVectorSiLU(nn.SiLU):
+    """SiLU by whole vectors alone, so that a row is computed alike at the end of a batch and within it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x[0].numel() % WHOLE == 0:
+            return super().forward(x)
+        in_order = x.movedim(1, -1) if x.dim() == 4 and x.stride(1) == 1 else x
+        flat = in_order.reshape(-1)
+        padded = super().forward(functional.pad(flat, (0, -len(flat) % WHOLE)))[: len(flat)].view(in_order.shape)
+        return padded.movedim(-1, 1) if in_order is not x else padded
 
 
 class ByChannelGroupNorm(nn.GroupNorm):
@@ -199,29 +233,3 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.layer.input_gradient(gradient, ctx.size), None
-
-
-def _flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
-    return conv_flop_count(x_shape, w_shape, out_shape)
-
-
-def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
-    return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)
-
-
-def _attention_flop(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward_flop(
-    gradient: list[int], query: list[int], key: list[int], value: list[int], *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-# torch counts attention on CUDA alone.
-register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(_attention_flop)
-register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)(_attention_backward_flop)
-if torch.backends.mkldnn.is_available():
-    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(_flop)
-    register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(_transposed_flop)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from models.cpu_layers import strided_as_in_a_batch, with_cpu_layers
+from models.cpu_layers import keep_kernels, strided_as_in_a_batch, sum_in_one_order, with_cpu_layers
 
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
@@ -199,6 +199,9 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
     """A pack's network on `device`, for inference, with frozen parameters."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
+    if device.type == "cpu":
+        sum_in_one_order()
+        keep_kernels()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
     loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
         folder,

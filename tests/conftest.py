@@ -30,11 +30,22 @@ from app.keys import main as keys
 from app.main import create_app
 from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
+from tests.small_pack import write_small_pack
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every size and number of steps, as `make test-full` does")
 
 
 def pytest_configure() -> None:
     """Servers under test hear Ctrl-C, also where a shell without job control started the tests and had it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def is_full(request: pytest.FixtureRequest) -> bool:
+    """Whether tests should take their full size."""
+    return bool(request.config.getoption("--full"))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -94,9 +105,15 @@ def certify(folder: Path, *names: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pack called `fashion` whose networks are small and random."""
+    return write_small_pack(tmp_path_factory.mktemp("packs") / "fashion")
+
+
+@pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
-    server = ValkeyServer(data_dir=folder, persist=False, unix_socket_path=folder / "valkey.sock")
+    server = ValkeyServer(port=free_port(), data_dir=folder, persist=False, unix_socket_path=folder / "valkey.sock")
     server.start()
     try:
         yield f"unix://{folder / 'valkey.sock'}"
@@ -207,11 +224,11 @@ def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Cal
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A whole Cynosure, as `cynosure up --models fashion` starts it."""
+def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> Iterator[str]:
+    """A whole Cynosure with the small pack, as `cynosure up` starts it."""
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), "--models", "fashion"]
+    command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), "--models", str(small_pack)]
     server = subprocess.Popen(command, env=clean_environment())
     url = f"http://127.0.0.1:{port}"
 

@@ -11,7 +11,6 @@ import socket
 import sys
 import warnings
 
-import torch
 from celery.platforms import SecurityWarning
 
 from app.jobs.doorbell import Doorbell
@@ -19,8 +18,10 @@ from app.jobs.fleet import FleetRegistry
 from app.jobs.inquiries import InquiryDesk
 from app.jobs.settings import StoreSettings
 from app.jobs.worker_store import WorkerStore
-from models.engine import Calibration, Engine, cached_calibration, calibration_key
-from models.loading import InvalidPack, Pack
+from models.calibration.networks import PRECISIONS
+from models.engine import Engine
+from models.loading import InvalidPack
+from workers.calibrations import SharedCalibrations
 from workers.cancellations import Cancellations
 from workers.celery_app import build_celery
 from workers.drain import Drain
@@ -43,19 +44,14 @@ def _stop_self() -> None:
 
 
 def _engine(settings: WorkerSettings, fleet: FleetRegistry) -> Engine:
-    def agreed_calibration(pack: Pack, device: torch.device) -> Calibration:
-        key = calibration_key(pack, device, compiling=settings.compile)
-        return Calibration.from_json(
-            fleet.agree_on_calibration(
-                key, lambda: cached_calibration(pack, device, compiling=settings.compile).to_json()
-            )
-        )
-
     try:
         return Engine(
             settings.packs,
             device=settings.device,
-            calibrate=agreed_calibration,
+            precision=settings.precision,
+            compiled=settings.compile,
+            measure_at_once=False,
+            calibrations=SharedCalibrations(fleet),
             on_death=lambda error: _stop_self(),
         )
     except InvalidPack as error:
@@ -67,6 +63,7 @@ def _settings() -> WorkerSettings:
     parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
     parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
     parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
+    parser.add_argument("--precision", choices=PRECISIONS, help="number format of the networks; by default by rule")
     return WorkerSettings(**{key: value for key, value in vars(parser.parse_args()).items() if value is not None})
 
 
@@ -92,7 +89,7 @@ def main() -> None:
     )
     models = tuple(host.cards)
     celery = build_celery(store_settings, host)
-    registration = Registration(fleet, host.claims, name, list(host.cards.values()))
+    registration = Registration(fleet, host.claims, name, host.published)
     helpers = (
         registration,
         Reaper(store, doorbell, models, interval_s=settings.reap_every_s, mercy_s=store_settings.lease_s),
@@ -107,6 +104,7 @@ def main() -> None:
     for helper in helpers:
         helper.start()
     log.info("worker %s serves %s", name, ", ".join(models))
+    engine.measure()  # not before: loading would take longer
     try:
         celery.Worker(
             pool="threads",

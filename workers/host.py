@@ -52,6 +52,18 @@ class EngineHost:
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
 
+    def published(self) -> list[ModelCard]:
+        """The cards as of now: the engine measures packs while it serves."""
+        return [
+            card.model_copy(
+                update={
+                    "reproducible": self._keeps_bits([card]),
+                    "measured": self._engine.calibration(name).is_measured,
+                }
+            )
+            for name, card in self.cards.items()
+        ]
+
     def run(self, model: str) -> None:
         """Answer a bell: work on the model's next job, and then on whatever waits, until nothing does."""
         try:
@@ -146,9 +158,10 @@ class EngineHost:
         )
 
     def _keeps_bits(self, models: Sequence[ModelCard]) -> bool:
-        """Whether rows of these models don't depend on their company: a guide's run in lanes measured for the first."""
-        threads = {self._engine.calibration(model.name).layout.threads for model in models}
-        return len(threads) == 1 and all(model.reproducible for model in models)
+        """Whether rows of these models are independent of their neighbours: a guide's run in the first one's lanes."""
+        calibrations = [self._engine.calibration(model.name) for model in models]
+        threads = {calibration.layout.threads for calibration in calibrations}
+        return len(threads) == 1 and all(calibration.is_reproducible for calibration in calibrations)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._insistence.on(lambda: self._store.fail(claim, JobError(code=code, message=message)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.jobs.fleet import REGISTRATION_S, FleetRegistry
 from cynosure.contract import ModelCard
@@ -13,7 +13,9 @@ from workers.claims import Claims
 class Registration(BackgroundThread):
     """Says what this worker can do, often enough that one lost call in a row does not strike it off."""
 
-    def __init__(self, fleet: FleetRegistry, claims: Claims, worker_name: str, cards: Sequence[ModelCard]) -> None:
+    def __init__(
+        self, fleet: FleetRegistry, claims: Claims, worker_name: str, cards: Callable[[], Sequence[ModelCard]]
+    ) -> None:
         super().__init__("registration", every_s=REGISTRATION_S / 3)
         self._fleet = fleet
         self._claims = claims
@@ -27,7 +29,7 @@ class Registration(BackgroundThread):
             RedisError: the store is away.
         """
         if not self._claims.is_stopping:
-            self._fleet.publish(self._worker_name, self._cards)
+            self._fleet.publish(self._worker_name, self._cards())
 
     def _turn(self) -> None:
         self.publish()

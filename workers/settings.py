@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,9 +17,10 @@ class WorkerSettings(BaseSettings):
         "fashion,emoji", description="Packs to load: names, folders or owner/name@COMMIT, separated by commas."
     )
     device: str = Field("cpu", description="Torch device of the engine.")
-    compile: bool = Field(
-        False, description="Try torch.compile when calibrating: faster batches for a first start of some minutes."
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the networks; by default by a rule for the device."
     )
+    compile: bool = Field(False, description="Use torch.compile: faster batches for starts of some minutes.")
     concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each waits in a thread of its own.")
     heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
     reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")

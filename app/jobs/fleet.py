@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -41,18 +41,13 @@ class FleetRegistry:
             pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
             pipe.execute()
 
-    def agree_on_calibration(self, key: str, find: Callable[[], str]) -> str:
-        """The deployment's calibration `key`, or, for the first worker that asks, what `find` finds.
+    def calibration(self, key: str) -> bytes | None:
+        """What a worker of this deployment measured under `key`, if one did."""
+        raw: Any = self._client.getex(self._keys.calibration(key), ex=_CALIBRATION_TTL_S)
+        return raw if raw is None else bytes(raw)
 
-        Timings differ a little from run to run; workers that share one choice of number format draw the same bytes.
-        """
-        name = self._keys.calibration(key)
-        raw: Any = self._client.getex(name, ex=_CALIBRATION_TTL_S)
-        if raw is None:
-            found = find()
-            raw = self._client.set(name, found, nx=True, get=True, ex=_CALIBRATION_TTL_S)
-            return found if raw is None else raw.decode()
-        return raw.decode()
+    def keep_calibration(self, key: str, found: bytes) -> None:
+        self._client.set(self._keys.calibration(key), found, ex=_CALIBRATION_TTL_S)
 
     def withdraw(self, worker: str) -> None:
         with self._client.pipeline() as pipe:

@@ -48,7 +48,7 @@ class Keys:
     | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted in that day |
     | `{p}:charge:TOKEN` | string | that a call has charged a day: its repetition does not |
     | `{p}:api-keys` | sorted set | ids of API keys by the time they are forgotten |
-    | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, found by the first worker there |
+    | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, as the first worker there measured it |
     | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
     | `{p}:inquiry:ID` | list | the answer to one |
     | `{p}:finished` | channel | ids as they finish |

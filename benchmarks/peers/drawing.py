@@ -14,10 +14,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from torch import Tensor
 
 from benchmarks.stream import Asked
+from models.calibration import rules
+from models.calibration.probes import stacked
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
-from models.engine import cached_calibration
-from models.engine.probes import stacked
 from models.loading import FLOAT32, open_pack
 from models.spec import SampleSpec
 
@@ -47,10 +47,9 @@ class PlainPipeline:
         self.pack, self.device = open_pack(settings.pack), torch.device(settings.device)
         precision = of_classifier = FLOAT32
         if not settings.float32:
-            found = cached_calibration(self.pack, self.device)
-            precision = found.denoiser.precision
-            if found.classifier is not None and self.device.type != "cpu":
-                of_classifier = found.classifier.precision
+            precision = rules.precisions(self.device)[0]
+            if self.device.type != "cpu":
+                of_classifier = rules.precisions(self.device, by_gradient=True)[0]
         self.denoiser = load_denoiser(self.pack, self.device, precision)
         self.steering = load_steering(self.pack, self.device, of_classifier)
 

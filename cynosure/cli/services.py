@@ -16,7 +16,7 @@ SERVICES = {
     "train": ("models.training", "Train a pack of pixels."),
     "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),
     "selftest": ("models.parity", "Compare this machine's results with the reference systems'."),
-    "calibrate": ("models.engine", "Measure how a pack runs on this device."),
+    "calibrate": ("models.calibration", "Measure how a pack runs on this device."),
     "evaluate": ("models.evaluation", "Measure a pack's pictures."),
 }
 

@@ -14,7 +14,7 @@ printf '{"from_image": "%s"}' "$(base64 < "$folder/sneaker.png" | tr -d '\n')" |
   curl -sSf -H "$json" -H 'Accept: image/webp' --data @- "$url/generate" -o "$folder/sneaker.webp"
 
 # Progress: a job, and the stream of what happens to it.
-job=$(curl -sSf -H "$json" -d '{"class_label": "bag", "steps": 30, "use_cache": false}' "$url/generate" | field id)
+job=$(curl -sSf -H "$json" -d '{"class_label": "bag", "steps": 400, "use_cache": false}' "$url/generate" | field id)
 curl -sSfN "$url/jobs/$job/events" | sed -n 's/^event: //p'
 curl -sSf "$url/jobs/$job/images/0.png" -o "$folder/bag.png"
 

@@ -102,6 +102,7 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         )
         side = sample_size // 2 ** (len(block_out_channels) - 1)
         self.norm_out = nn.GroupNorm(32, last)
+        self.act_out = nn.SiLU()
         self.pool = AttentionPool(last, side * side, last // attention_head_dim, num_classes)
 
     def forward(self, x: Tensor, timesteps: Tensor, text: Tensor | None = None) -> Tensor:
@@ -118,7 +119,7 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         features = self.conv_in(x)
         for block in self.down_blocks:
             features, _ = block(hidden_states=features, temb=embedding)
-        features = functional.silu(self.norm_out(self.mid_block(features, embedding)))
+        features = self.act_out(self.norm_out(self.mid_block(features, embedding)))
         return self.pool(features)
 
 

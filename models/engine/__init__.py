@@ -1,7 +1,5 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
-from models.engine.calibrate import cached_calibration, calibrate, calibration_key
-from models.engine.calibration import Calibration
 from models.engine.engine import (
     DeadlineExceeded,
     Engine,
@@ -16,7 +14,6 @@ from models.engine.engine import (
 from models.engine.outline import Outline
 
 __all__ = [
-    "Calibration",
     "DeadlineExceeded",
     "Engine",
     "EngineDied",
@@ -26,8 +23,5 @@ __all__ = [
     "Outline",
     "SampleCancelled",
     "SampleFailed",
-    "cached_calibration",
-    "calibrate",
-    "calibration_key",
     "results",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,20 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.classifiers import load_steering
-from models.denoisers import Denoiser, load_denoiser
-from models.engine.calibrate import cached_calibration
-from models.engine.calibration import Calibration
-from models.engine.lanes import CORES, OwnLane, Result, Runs, let_go
+from models.calibration import (
+    Calibration,
+    Calibrations,
+    FileCalibrations,
+    Networks,
+    calibration_key,
+    load_networks,
+    measuring,
+)
+from models.denoisers import Denoiser
 from models.engine.outline import Outline, outline
 from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
+from models.lanes import CORES, OwnLane, Result, Runs, compute_with, let_go
 from models.loading import Pack, open_pack
 from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
-from models.threads import compute_with
 
+log = logging.getLogger(__name__)
+
+MEASURING = ""  # in turns with the packs; no pack has this name
 FEW_ROWS = 4  # a lane; of so few, two pictures with a classifier took 19 ms an evaluation in one tick, and 29 in two
 
 Image = NDArray[np.uint8]
@@ -131,10 +140,12 @@ class _Loaded:
     """A pack and all that is of it.
 
     Attributes:
+        networks: what the runner runs.
         ticks: under way.
     """
 
     pack: Pack
+    networks: Networks
     runner: Runner
     schedule: Schedule
     ticks: int = 0
@@ -157,7 +168,12 @@ class Engine:
     Args:
         packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
-        calibrate: finds how each pack runs best; by default measured once and kept in the user's cache folder.
+        precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default by rule.
+        compiled: whether `torch.compile` makes their kernels.
+        measure_at_once: whether to begin to measure now; or else when `measure` is called.
+        calibrations: what was measured before; by default the user's cache folder. What is not there the engine
+            measures while it serves, between ticks; that changes how soon pictures are done, and none of their bytes.
+        calibrate: instead of rules and measurement, says how a pack runs.
         on_death: called on the engine's own thread where that, or a lane, has a fault of its own.
 
     Raises:
@@ -174,7 +190,11 @@ class Engine:
         packs: Sequence[str],
         *,
         device: str = "cpu",
-        calibrate: Callable[[Pack, torch.device], Calibration] = cached_calibration,
+        precision: str = "auto",
+        compiled: bool = False,
+        measure_at_once: bool = True,
+        calibrations: Calibrations | None = None,
+        calibrate: Callable[[Networks], Calibration] | None = None,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.device = torch.device(device)
@@ -183,6 +203,13 @@ class Engine:
         self._arrived = threading.Condition()
         self._closing = False
         self._on_death = on_death
+        self._calibrations = calibrations if calibrations is not None else FileCalibrations()
+        self._calibrate = calibrate
+        self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
+        self._unmeasured: list[_Loaded] = []
+        self._measured = threading.Event()
+        self._may_measure = measure_at_once
+        self._steps: Generator[Calibration | None, None, Calibration] | None = None
         self._previews: dict[Sample, Callable[[int, Image], None]] = {}
         self._turns = Turns()
         self._cores_in_use = 0
@@ -191,9 +218,7 @@ class Engine:
         self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=compute_with, initargs=(1,))
         self._fault: BaseException | None = None
         ready: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(packs, calibrate, ready), name=f"engine-{device}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(packs, ready), name=f"engine-{device}", daemon=True)
         self._thread.start()
         ready.result()
 
@@ -228,6 +253,16 @@ class Engine:
     def calibration(self, pack: str) -> Calibration:
         """How the pack runs on this device."""
         return self._loaded[pack].runner.calibration
+
+    def measure(self) -> None:
+        """Begin to measure, between ticks, what isn't measured yet."""
+        with self._arrived:
+            self._may_measure = True
+            self._arrived.notify()
+
+    def wait_until_measured(self, timeout: float | None = None) -> bool:
+        """Wait until every pack has been measured; `False` if that takes longer than `timeout` seconds."""
+        return self._measured.wait(timeout)
 
     def picture_size(self, pack: str) -> tuple[int, int]:
         """(height, width) in pixels."""
@@ -328,30 +363,27 @@ class Engine:
             raise InvalidSpec(f"no pack '{spec.pack}' is loaded; loaded: {', '.join(self._loaded)}")
         return self._loaded[spec.pack]
 
-    def _run(
-        self,
-        packs: Sequence[str],
-        calibrate: Callable[[Pack, torch.device], Calibration],
-        ready: Future[None],
-    ) -> None:
+    def _run(self, packs: Sequence[str], ready: Future[None]) -> None:
         # The lanes have the cores: while they work, OpenMP threads of this one's own would only get in their way.
         compute_with(1)
         try:
             for name in packs:
-                loaded = self._load(open_pack(name), calibrate)
+                loaded = self._load(open_pack(name))
                 self._loaded[loaded.pack.name] = loaded
         except BaseException as fatal:
             ready.set_exception(fatal)
             return
+        if not self._unmeasured:
+            self._measured.set()
         ready.set_result(None)
         self._serve()
 
-    def _load(self, pack: Pack, calibrate: Callable[[Pack, torch.device], Calibration]) -> _Loaded:
-        calibration = calibrate(pack, self.device)
-        of_classifier = calibration.classifier if pack.has_classifier else None
+    def _load(self, pack: Pack) -> _Loaded:
+        networks = self._load_networks(pack)
+        calibration = self._calibrate(networks) if self._calibrate is not None else networks.by_rule
         runner = Runner(
-            load_denoiser(pack, self.device, calibration.denoiser.precision),
-            load_steering(pack, self.device, of_classifier.precision) if of_classifier else None,
+            networks.denoiser,
+            networks.steering,
             calibration,
             pack.scheduler_config,
             device=self.device,
@@ -359,22 +391,34 @@ class Engine:
         )
         self._runners[pack.name] = runner
         runner.warm_up()
-        network, lanes = calibration.denoiser, calibration.layout.lanes
-        knee_s = network.row_seconds(network.knee)
-        schedule = Schedule(
-            network.knee,
-            classifier_cost=of_classifier.row_seconds(network.knee) / knee_s if of_classifier else 0.0,
-            lanes=lanes,
-            few=max(FEW_ROWS * lanes, network.sizes[0]),
-            tick_s=lanes * knee_s,  # row_seconds has every lane busy
-        )
-        return _Loaded(pack, runner, schedule)
+        loaded = _Loaded(pack, networks, runner, Schedule(1))
+        self._tune(loaded, calibration)
+        if self._calibrate is None:
+            self._unmeasured.append(loaded)
+        return loaded
+
+    def _tune(self, loaded: _Loaded, calibration: Calibration) -> None:
+        """Have the pack run as calibrated; none of its ticks may be under way."""
+        runner, schedule, network = loaded.runner, loaded.schedule, calibration.denoiser
+        lanes, knee_s = calibration.layout.lanes, network.row_seconds(network.knee)
+        of_classifier = calibration.classifier
+        with self._arrived:
+            runner.calibration = calibration
+            runner.max_batch = network.sizes[-1]
+            schedule.row_budget, schedule.lanes = network.knee, lanes
+            schedule.classifier_cost = of_classifier.row_seconds(network.knee) / knee_s if of_classifier else 0.0
+            schedule.few = max(FEW_ROWS * lanes, network.sizes[0])
+            if calibration.is_measured:
+                schedule.tick_s = lanes * knee_s  # row_seconds has every lane busy
 
     def _serve(self) -> None:
         error: BaseException = EngineDied("the engine was closed")
         try:
-            while (loaded := self._next_pack()) is not None:
-                self._dispatch(loaded)
+            while (turn := self._next_turn()) is not None:
+                if turn == MEASURING:
+                    self._measure()
+                else:
+                    self._dispatch(self._loaded[turn])
         except BaseException as fatal:
             error = fatal
             self._on_death(fatal)
@@ -382,6 +426,7 @@ class Engine:
         finally:
             with self._arrived:
                 self._closing = True
+            self._measured.set()  # nobody should wait for it any more
             for one in self._loaded.values():
                 one.runner.lanes.close()
             with self._arrived:
@@ -390,16 +435,17 @@ class Engine:
                 for orphan in (sample, *sample.take_forks()):
                     orphan.take_handle()._future.set_exception(EngineDied(f"the engine stopped: {error}"))
 
-    def _next_pack(self) -> _Loaded | None:
-        """The pack whose turn it is, as soon as it has a lane; `None` once the engine is closed."""
+    def _next_turn(self) -> str | None:
+        """Whose turn it is, a pack's or `MEASURING`, as soon as it has a lane; `None` once the engine is closed."""
         with self._arrived:
             if not self._wait_for(lambda: bool(self._ready())):
                 return None
             busy = [name for name, one in self._loaded.items() if not one.schedule.is_idle]
-            loaded = self._loaded[self._turns.next(self._ready(), busy=busy)]
+            turn = self._turns.next(self._ready(), busy=busy + self._to_measure())
+            cores = CORES if turn == MEASURING else self._loaded[turn].lane_cores
             # Lanes that come free are kept for a pack that wants many: others would always find one first.
-            has_lane = self._wait_for(lambda: loaded.lane_cores <= CORES - self._cores_in_use)
-            return loaded if has_lane else None
+            has_lane = self._wait_for(lambda: cores <= CORES - self._cores_in_use)
+            return turn if has_lane else None
 
     def _wait_for(self, condition: Callable[[], bool]) -> bool:
         """Wait, with the lock held; `False` where the engine is closed meanwhile.
@@ -413,10 +459,51 @@ class Engine:
         return not self._closing
 
     def _ready(self) -> list[str]:
-        """Packs with samples at rest and fewer ticks than lanes, where a core is free."""
+        """Packs with samples at rest and fewer ticks than lanes, and `MEASURING`, if a core is free."""
         if self._cores_in_use >= CORES:
             return []
-        return [name for name, one in self._loaded.items() if one.ticks < one.lanes and one.schedule.has_rest]
+        packs = [name for name, one in self._loaded.items() if one.ticks < one.lanes and one.schedule.has_rest]
+        return packs + self._to_measure()
+
+    def _to_measure(self) -> list[str]:
+        return [MEASURING] if self._unmeasured and self._may_measure else []
+
+    def _measure(self) -> None:
+        """Take a step of measuring the first pack that isn't measured yet; no tick is under way."""
+        loaded, started = self._unmeasured[0], time.monotonic()
+        try:
+            if self._steps is None:
+                known = self._calibrations.load(self._key(loaded))
+                log.info("measuring %s between requests%s", loaded.pack.name, ", with known times" if known else "")
+                probes = self._preparing.submit(loaded.networks.probes).result()
+                self._steps = measuring(loaded.networks, probes, loaded.runner.lanes, known)
+            found = next(self._steps)
+            if found is not None:
+                self._tune(loaded, found)
+        except StopIteration as end:
+            self._adopt(loaded, end.value)
+        except torch.AcceleratorError:
+            raise
+        except Exception:
+            log.exception("measuring %s failed; it goes on in reference batches", loaded.pack.name)
+            self._end_measuring()
+        with self._arrived:
+            self._turns.charge(MEASURING, (time.monotonic() - started) * CORES)
+
+    def _adopt(self, loaded: _Loaded, found: Calibration) -> None:
+        self._tune(loaded, found)
+        self._calibrations.save(self._key(loaded), found)
+        log.info("measured %s: batches of up to %d rows", loaded.pack.name, found.denoiser.knee)
+        self._end_measuring()
+
+    def _key(self, loaded: _Loaded) -> str:
+        return calibration_key(loaded.pack, self.device, loaded.networks.by_rule)
+
+    def _end_measuring(self) -> None:
+        self._unmeasured.pop(0)
+        self._steps = None
+        if not self._unmeasured:
+            self._measured.set()
 
     def _dispatch(self, loaded: _Loaded) -> None:
         """Start the pack's next tick: in a lane; or here, over all of them, where nobody could use the others."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.engine.calibration import NetworkCalibration
+from models.calibration.result import NetworkCalibration
 from models.engine.runner import Runner
 from models.spec import SampleSpec
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from models import guidance
+from models.calibration.probes import Network, only, stacked
+from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.calibration import Calibration, NetworkCalibration
-from models.engine.lanes import Lanes, Runs
 from models.engine.packing import packed
-from models.engine.probes import Network, only, stacked
 from models.engine.schedule import Sample
+from models.lanes import Lanes, Runs
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
@@ -136,17 +136,22 @@ class Runner:
         self.max_batch = calibration.denoiser.sizes[-1]
 
     def warm_up(self) -> None:
-        """Have kernels made or chosen, and graphs recorded, now, and not while someone waits."""
+        """Have kernels made or chosen, and graphs recorded, now: not while someone waits, nor on two lanes at once.
+
+        Of kernels that oneDNN made on two threads at once, some round otherwise.
+        """
         denoiser, classifier = self.calibration.denoiser, self.calibration.classifier
         if self._is_cold(denoiser):
             spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
             self._warm(only(self.denoiser.forward), denoiser.sizes, self.denoiser.conditioning(spec)[0])
+            latent = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
+            self.lanes.run([lambda: self.denoiser.encode(self.denoiser.decode(latent))])
         if self.steering is not None and classifier is not None and self._is_cold(classifier):
             self._warm(self.steering.gradient, classifier.sizes, self.steering.examples()[0])
 
     def _is_cold(self, network: NetworkCalibration) -> bool:
-        """Whether its first call takes much longer than others."""
-        return self.device.type != "cpu" or network.precision.compiled
+        """Whether its first call takes much longer than others, or may be made on two lanes at once."""
+        return self.device.type != "cpu" or network.precision.compiled or self.lanes.count > 1
 
     def _warm(self, network: Network, sizes: Sequence[int], told: Conditioning) -> None:
         for size in sizes:

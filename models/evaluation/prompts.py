@@ -120,9 +120,9 @@ class Setting:
     told: bool = True
 
 
-def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting) -> Tensor:
-    """One `uint8` picture (N,3,H,W) a question, by the pack's default sampler and steps, all of seed 0."""
-    specs = [
+def specs_of(pack: Pack, asked: Sequence[Question], setting: Setting) -> list[SampleSpec]:
+    """A picture for each question, by the pack's default sampler and steps, all of seed 0."""
+    return [
         SampleSpec(
             pack=pack.name,
             prompt=question.prompt,
@@ -135,7 +135,12 @@ def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting
         )
         for number, question in enumerate(asked)
     ]
-    return torch.stack([torch.from_numpy(picture) for picture in engine.generate(specs)]).permute(0, 3, 1, 2)
+
+
+def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting) -> Tensor:
+    """`uint8` pictures (N,3,H,W) of `specs_of`."""
+    pictures = engine.generate(specs_of(pack, asked, setting))
+    return torch.stack([torch.from_numpy(picture) for picture in pictures]).permute(0, 3, 1, 2)
 
 
 def found(reference: Reference, pictures: Tensor, asked: Sequence[Question]) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
+from models.lanes import compute_with
 from models.loading import InvalidPack, Pack, load_network
-from models.threads import compute_with
 
 CAPTIONS_FILE = "captions.safetensors"
 """Holds `vectors` (N,size): those of the captions that a pack's network has learnt."""

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.calibration.probes import stacked
+from models.calibration.result import fixed_calibration
 from models.classifiers import ClassSteering, conditions, log_probability_gradient
 from models.denoisers import Conditioning
-from models.engine.calibration import fixed_calibration
-from models.engine.probes import stacked
 from models.engine.runner import Runner
 from models.engine.schedule import Sample
 from models.guidance import thresholded

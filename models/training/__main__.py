@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
 from models.loading import open_pack
 from models.training.data import MissingData
 from models.training.loop import train
@@ -24,7 +24,8 @@ from models.training.recipes import RECIPES
 def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
     """Draw the recipe's samples from the pack as it is now, a row of the grid for each of its rows."""
     pack = str(folder.resolve())  # by its path: a bundled pack may have the folder's name
-    with Engine([pack], calibrate=fixed_calibration) as engine:  # the weights change: measuring never pays
+    # The weights change: measuring never pays.
+    with Engine([pack], precision="float32", calibrate=fixed_calibration) as engine:
         name = next(iter(engine.packs))
         height, width = engine.picture_size(name)
         rows = recipe.sample_rows(name)

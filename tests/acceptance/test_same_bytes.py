@@ -44,10 +44,10 @@ def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
     ]
 
 
-def hashes_alone(requests: list[GenerateRequest]) -> list[list[str]]:
+def hashes_alone(requests: list[GenerateRequest], pack: Path) -> list[list[str]]:
     """Each picture drawn by itself, in this process, with nothing beside it."""
     found = []
-    with Engine(["fashion"]) as engine:
+    with Engine([str(pack)]) as engine:
         card = card_of(engine.packs["fashion"], engine)
         for asked in requests:
             request = resolve(asked, card, seed=0)
@@ -57,12 +57,15 @@ def hashes_alone(requests: list[GenerateRequest]) -> list[list[str]]:
     return found
 
 
-def test_two_hundred_mixed_requests_have_the_same_bytes_alone_and_in_a_crowd(tmp_path: Path) -> None:
+def test_two_hundred_mixed_requests_have_the_same_bytes_alone_and_in_a_crowd(small_pack: Path, tmp_path: Path) -> None:
     dice = random.Random(0)
     requests = mixed_requests(dice)
-    expected = hashes_alone(requests)
+    expected = hashes_alone(requests, small_pack)
     order = dice.sample(range(COUNT), COUNT)
-    with Up(tmp_path, "--workers", "2", CYNOSURE_WORKER_DRAIN_S="0") as server, Client(server.url) as client:
+    with (
+        Up(tmp_path, "--workers", "2", models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0") as server,
+        Client(server.url) as client,
+    ):
         jobs: dict[int, str] = {}
         for index in order:
             jobs[index] = client.submit(requests[index]).id

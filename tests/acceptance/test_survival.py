@@ -63,8 +63,8 @@ class Up:
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    with Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="0.5") as server:
+def up(small_pack: Path, tmp_path: Path) -> Iterator[Up]:
+    with Up(tmp_path, models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0.5") as server:
         yield server
 
 
@@ -89,8 +89,11 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anything_behind(tmp_path: Path) -> None:
-    with Up(tmp_path, CYNOSURE_WORKER_DRAIN_S="3600") as first, Client(first.url) as client:
+def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anything_behind(
+    small_pack: Path, tmp_path: Path
+) -> None:
+    models = str(small_pack)
+    with Up(tmp_path, models=models, CYNOSURE_WORKER_DRAIN_S="3600") as first, Client(first.url) as client:
         children = first.children()
         assert len(children) == 3
         job = client.submit(LONG.model_copy(update={"steps": 1000}))
@@ -102,12 +105,12 @@ def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anythin
         assert all(map(is_gone, children))
         assert not (tmp_path / "valkey.sock").exists()
 
-    with Up(tmp_path) as second, Client(second.url) as client:
+    with Up(tmp_path, models=models) as second, Client(second.url) as client:
         children = second.children()
         wait_until(lambda: client.job(job.id).attempt > 1, what="the job goes on")
         assert client.job(job.id).attempts[0].outcome == "handed_back"
         assert client.cancel(job.id).status is JobStatus.CANCELLED
-        intruder = Up(tmp_path)
+        intruder = Up(tmp_path, models=models)
         assert intruder.process.wait(60) == os.EX_CONFIG, "the folder is taken"
         second.process.kill()
         second.process.wait()

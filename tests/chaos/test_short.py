@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from chaos.books import table
 from chaos.scenarios import everything_at_once
 from chaos.trial import Scale
 
 
-def test_nothing_accepted_is_lost_or_done_twice() -> None:
-    result = everything_at_once(Scale(factor=0.5, seed=3))
+def test_nothing_accepted_is_lost_or_done_twice(small_pack: Path) -> None:
+    result = everything_at_once(Scale(factor=0.5, seed=3, models=str(small_pack)))
     assert result.holds, f"\n{table([result])}\n{result}"

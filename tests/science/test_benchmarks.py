@@ -20,8 +20,8 @@ from benchmarks.peers.drawing import PlainPipeline
 from benchmarks.stream import mixed_stream
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
+from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
 from models.importing.adm import Preset
 from models.loading import open_pack
 from workers.translate import card_of
@@ -74,7 +74,7 @@ def test_every_contender_draws_the_stream_of_a_pack(
     pack, peer = open_pack(str(tmp_path / "small")), PlainPipeline()
     stream = [one for one in itertools.islice(mixed_stream(pack, seed=1), 10 * REQUESTS) if one.steps == 4][:REQUESTS]
     assert {asked.mode for asked in stream} == modes
-    with Engine([str(pack.folder)], calibrate=fixed_calibration) as engine:
+    with Engine([str(pack.folder)], precision="float32", calibrate=fixed_calibration) as engine:
         for asked in stream:
             resolve(GenerateRequest(**asked.body()), card_of(pack, engine), seed=0)
             pictures = engine.generate(specs_of(asked, pack))

@@ -1,13 +1,18 @@
-"""Calibration finds the batch sizes in which a row keeps its bits, for networks whose answer is known."""
+"""Calibration finds the batches in which a row keeps its bits, for networks whose answer is known."""
 
 from __future__ import annotations
 
-import sys
+import gc
+import json
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -15,118 +20,262 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from models.classifiers import Steering, load_steering
+from models.calibration import (
+    BatchSize,
+    Calibration,
+    FileCalibrations,
+    NetworkCalibration,
+    calibrated,
+    load_networks,
+    rules,
+)
+from models.calibration.measure import LONGEST_BATCH_S, _measuring, finished
+from models.calibration.networks import _first_that_fits
+from models.calibration.probes import CPU_SIZES, Network, Probes
 from models.denoisers import Conditioning
-from models.engine import Calibration, cached_calibration, calibrate
-from models.engine.calibrate import _calibrate_network, _least_padded, _one_at_a_time
-from models.engine.calibration import BatchSize, NetworkCalibration
-from models.engine.lanes import Lanes, Layout, possible_layouts
 from models.engine.packing import packed
-from models.engine.probes import CPU_SIZES, Network, Probes
-from models.loading import FLOAT32, InvalidPack, Pack, Precision, load_network, open_pack, settle_products
+from models.lanes import Lanes, Layout
+from models.loading import FLOAT32, InvalidPack, Precision, load_network, open_pack, settle_products
+
+BFLOAT16 = Precision(dtype="bfloat16")
 
 
 def rounds_otherwise_alone(x: Tensor) -> Tensor:
     return x * (1.0 if len(x) > 1 else 1.0000001)
 
 
+def rounds_otherwise_from_eight(x: Tensor) -> Tensor:
+    return x * (1.0 if len(x) < 8 else 1.0000001)
+
+
 def probes() -> Probes:
     return Probes((4, 14, 14), 1000, torch.device("cpu"), [{"labels": torch.tensor(0)}])
 
 
-@pytest.mark.parametrize(
-    ("compute", "sizes", "is_bitwise"),
-    [
-        (lambda x: 2 * x, CPU_SIZES, True),
-        (rounds_otherwise_alone, CPU_SIZES[1:], True),
-        (lambda x: x - x.mean(0), (1,), True),
-        (lambda x: x + torch.rand_like(x), CPU_SIZES, False),
-    ],
-    ids=["rows are alone", "another kernel at size 1", "neighbours leak", "never twice the same"],
-)
-def test_the_class_of_a_known_network(
-    compute: Callable[[Tensor], Tensor], sizes: tuple[int, ...], is_bitwise: bool
-) -> None:
+def measured(network: Network, by_rule: NetworkCalibration | None = None, **known: Any) -> NetworkCalibration:
     with Lanes(Layout(lanes=2, threads=1)) as lanes:
-        found = _calibrate_network(lambda precision: lambda x, timesteps, told: (compute(x),), probes(), lanes)
+        steps = _measuring(network, probes(), by_rule or NetworkCalibration(), lanes, known.get("known"))
+        return finished(steps)
+
+
+@pytest.mark.parametrize(
+    ("compute", "reference", "sizes", "is_bitwise"),
+    [
+        (lambda x: 2 * x, 1, CPU_SIZES, True),
+        (rounds_otherwise_alone, 1, (1,), True),
+        (rounds_otherwise_alone, 4, CPU_SIZES[1:], True),
+        (rounds_otherwise_from_eight, 1, (1, 2, 3, 4, 6), True),
+        (rounds_otherwise_from_eight, 16, CPU_SIZES[5:], True),
+        (lambda x: x - x.mean(0), 1, (1,), True),
+        (lambda x: x - x.mean(0), 4, CPU_SIZES, False),
+        (lambda x: x + torch.rand_like(x), 1, CPU_SIZES, False),
+    ],
+    ids=[
+        "rows are alone",
+        "another kernel for the reference",
+        "another kernel for a row alone",
+        "another kernel for many",
+        "the reference is of many",
+        "neighbours leak, and the reference has none",
+        "neighbours leak",
+        "never twice the same",
+    ],
+)
+def test_batches_in_use_are_those_that_repeat_the_reference(
+    compute: Callable[[Tensor], Tensor], reference: int, sizes: tuple[int, ...], is_bitwise: bool
+) -> None:
+    by_rule = NetworkCalibration(reference=reference)
+    assert (by_rule.sizes, by_rule.is_measured) == ((reference,), False), "before it is measured"
+    found = measured(lambda x, timesteps, told: (compute(x),), by_rule)
+    assert found.is_measured
     assert found.sizes == sizes
     assert found.is_bitwise is is_bitwise
     assert found.knee in sizes
 
 
-BFLOAT16 = Precision(dtype="bfloat16")
+def test_no_kernel_is_made_on_two_lanes_at_once() -> None:
+    """Of two lanes that made a kernel for the same shape at once, one in fifty got one that rounds otherwise."""
+    made: set[int] = set()
+    making, crowded = threading.Lock(), []
+
+    def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        if len(x) not in made:
+            crowded.append(not making.acquire(blocking=False))
+            time.sleep(0.02)
+            made.add(len(x))
+            making.release()
+        return (2 * x,)
+
+    made.add(1)  # when the pack was loaded
+    measured(network)
+    assert made == set(CPU_SIZES)
+    assert len(crowded) == len(CPU_SIZES) - 1
+    assert not any(crowded)
 
 
-def test_number_formats_and_batches_without_memory_are_left_out() -> None:
-    def network_at(precision: Precision) -> Network:
-        if precision == BFLOAT16:
-            raise torch.OutOfMemoryError("for the weights")
+def test_known_times_are_taken_over_and_bits_are_compared_again() -> None:
+    times = [BatchSize(rows=rows, row_ms=rows + 0.5, bits="of another process") for rows in (1, 4, 16)]
+    known = NetworkCalibration(measured=tuple(times), row_flop=7)
+    calls: list[int] = []
 
-        def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
-            if len(x) > 24:
-                raise torch.OutOfMemoryError("for the maps")
-            return (2 * x,)
+    def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        calls.append(len(x))
+        return (rounds_otherwise_from_eight(x),)
 
-        return network
-
-    def fits_nowhere(precision: Precision) -> Network:
-        raise torch.OutOfMemoryError("for the weights")
-
-    def overflows(precision: Precision) -> Network:
-        return lambda x, timesteps, told: (x / 0,)
-
-    with Lanes(Layout(lanes=2, threads=1)) as lanes:
-        found = _calibrate_network(network_at, probes(), lanes)
-        assert list(found.tried) == ["float32"]
-        assert found.sizes == tuple(size for size in CPU_SIZES if size <= 24)
-        for network in (fits_nowhere, overflows):
-            with pytest.raises(
-                InvalidPack, match="in no number format has cpu memory for 16 rows of it and gives finite"
-            ):
-                _calibrate_network(network, probes(), lanes)
+    found = measured(network, known=known)
+    assert found.sizes == (1, 4)
+    assert [(size.rows, size.row_ms) for size in found.measured] == [(1, 1.5), (4, 4.5), (16, 16.5)]
+    assert found.row_flop == 7
+    assert len(calls) == 8 + 4 + 4, "every probe in every place, and nothing for the stopwatch"
 
 
-def test_a_gpu_is_given_one_network_at_a_time() -> None:
-    class HoldsItself:
+def test_a_batch_that_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("models.calibration.measure.time.perf_counter", lambda: now[0])
+    largest: list[int] = []
+
+    def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        largest.append(len(x))
+        now[0] += len(x) * row_s
+        return (2 * x,)
+
+    row_s = LONGEST_BATCH_S / 10
+    assert measured(network).sizes == (1, 2, 3, 4)
+    assert max(largest) == 4
+    largest.clear()
+    row_s = 2 * LONGEST_BATCH_S
+    found = measured(network)
+    assert (found.sizes, found.is_bitwise, found.is_measured) == ((1,), True, True)
+    assert len(largest) <= 4, "one row on each lane, and one to count its operations"
+
+
+def test_batches_without_memory_are_left_out() -> None:
+    def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        if len(x) > 24:
+            raise torch.OutOfMemoryError("for the maps")
+        return (2 * x,)
+
+    assert measured(network).sizes == tuple(size for size in CPU_SIZES if size <= 24)
+
+
+def test_the_first_format_that_has_memory_and_finite_numbers_is_taken() -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Loaded:
         def __init__(self, precision: Precision) -> None:
+            assert not alive, "a GPU may have no memory for two"
+            if precision.tf32:
+                raise torch.OutOfMemoryError("for the weights")
             self.precision, self.itself = precision, self
+            alive.add(self)
 
-    alive: weakref.WeakSet[HoldsItself] = weakref.WeakSet()
-
-    def load(precision: Precision) -> HoldsItself:
-        assert not alive
-        network = HoldsItself(precision)
-        alive.add(network)
-        return network
-
-    loaded = _one_at_a_time(load)
-    assert loaded(FLOAT32) is loaded(FLOAT32)
-    assert loaded(BFLOAT16).precision == BFLOAT16
+    tf32 = Precision(tf32=True)
+    found, loaded = _first_that_fits(Loaded, [tf32, BFLOAT16, FLOAT32], lambda loaded: loaded.precision != BFLOAT16)
+    assert (found.precision, loaded.precision) == (FLOAT32, FLOAT32)
+    del loaded
+    gc.collect()
+    with pytest.raises(InvalidPack, match="no memory for its weights in float32, TF32"):
+        _first_that_fits(Loaded, [tf32], lambda loaded: True)
 
 
-def test_a_classifier_whose_products_are_settled_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
-        steering = load_steering(pack, device, precision)
-        settle_products(steering, CUDA, gradient=precision)
-        return steering
-
-    module = sys.modules[calibrate.__module__]  # by its dotted name it is the function
-    monkeypatch.setattr(module, "load_steering", load)
-    monkeypatch.setattr("models.engine.probes.CPU_SIZES", (1, 2))
-    monkeypatch.setattr(module, "REFERENCE_SIZE", 2)
-    found = calibrate(open_pack("fashion"), torch.device("cpu"))
-    assert found.classifier is not None
-    assert [size.rows for size in found.classifier.measured] == [1, 2]
+CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("bfloat16_ms", "chosen"),
-    [(1.1, BFLOAT16), (1.3, FLOAT32)],
-    ids=["about as quick, without padding", "not worth it"],
+    ("capability", "formats", "of_gradients"),
+    [
+        ((9, 0), ["bfloat16, channels last"], ["bfloat16, channels last"]),
+        ((8, 0), ["bfloat16, channels last"], ["bfloat16, channels last"]),
+        ((7, 5), ["float16, channels last", "float32, channels last"], ["float32, channels last"]),
+        ((6, 1), ["float32, channels last"], ["float32, channels last"]),
+    ],
 )
-def test_of_formats_about_as_quick_the_one_that_pads_least_is_chosen(bfloat16_ms: float, chosen: Precision) -> None:
-    bits = {FLOAT32: {1: "a", 2: "b", 4: "b"}, BFLOAT16: {1: "c", 2: "c", 4: "c"}}
-    assert _least_padded({FLOAT32: 1.0, BFLOAT16: bfloat16_ms}, lambda precision: bits[precision]) == chosen
+def test_number_formats_follow_from_the_device(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], formats: list[str], of_gradients: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert list(map(str, rules.precisions(CUDA))) == formats
+    assert list(map(str, rules.precisions(CUDA, by_gradient=True))) == of_gradients
+
+
+@pytest.mark.parametrize(
+    ("limit", "has", "expected"),
+    [
+        ("", {"avx512_bf16": True}, "bfloat16"),
+        ("", {"amx_bf16": True}, "bfloat16"),
+        ("", {"avx512_f": True}, "float32"),
+        ("", {}, "float32"),
+        ("AVX512_CORE", {"avx512_bf16": True}, "float32"),
+        ("avx2", {"avx512_bf16": True}, "float32"),
+        ("AVX512_CORE_AMX", {"amx_bf16": True}, "bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_if_it_has_the_instructions(
+    monkeypatch: pytest.MonkeyPatch, limit: str, has: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    [precision] = rules.precisions(torch.device("cpu"))
+    assert precision.dtype == expected
+    assert rules.precisions(torch.device("cpu"), by_gradient=True) == (FLOAT32,)
+
+
+def test_small_networks_have_a_lane_for_each_core_and_large_ones_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.calibration.rules.CORES", 12)
+    cpu = torch.device("cpu")
+    assert str(rules.layout(cpu, 2_900_000)) == "12 x 1 thread"
+    assert str(rules.layout(cpu, 860_000_000)) == "1 x 12 threads"
+    assert str(rules.layout(CUDA, 2_900_000)) == "1 x 12 threads"
+
+
+@pytest.mark.parametrize(("gflop", "rows"), [(1, 16), (118, 16), (800, 4), (6_000, 1)])
+def test_a_gpus_reference_batch_is_as_many_rows_as_take_no_longer_than_one(gflop: int, rows: int) -> None:
+    assert rules.reference_rows(CUDA, gflop * 10**9) == rows
+    assert rules.reference_rows(torch.device("cpu"), gflop * 10**9) == 1
+
+
+def test_an_operator_may_choose_the_format(small_pack: Path) -> None:
+    pack, device = open_pack(str(small_pack)), torch.device("cpu")
+    for choice, of_denoiser, of_classifier in (
+        ("float32", "float32", "float32"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float16", "float16", "float32"),
+    ):
+        by_rule = load_networks(pack, device, precision=choice).by_rule
+        assert by_rule.classifier is not None
+        assert (by_rule.denoiser.precision.dtype, by_rule.classifier.precision.dtype) == (of_denoiser, of_classifier)
+
+
+def test_what_was_measured_is_kept_and_what_another_version_wrote_is_not_read(tmp_path: Path) -> None:
+    kept = FileCalibrations(tmp_path)
+    network = NetworkCalibration(
+        precision=BFLOAT16, reference=1, measured=(BatchSize(rows=1, row_ms=0.3, bits="a"),), row_flop=3
+    )
+    found = Calibration(layout=Layout(lanes=2, threads=1), denoiser=network, classifier=None)
+    assert kept.load("key") is None
+    kept.save("key", found)
+    assert kept.load("key") == found
+    kept.path("key").write_text(json.dumps({"key": "", "device": "", "layouts": {}}))
+    assert kept.load("key") is None
+    FileCalibrations(Path("/proc/nowhere")).save("key", found)  # a cache that can't be written to is no fault
+
+
+def test_a_pack_is_measured_in_the_format_of_the_rule(
+    small_pack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("models.calibration.probes.CPU_SIZES", (1, 2))
+    pack, device = open_pack(str(small_pack)), torch.device("cpu")
+    found = calibrated(pack, device)
+    assert [size.rows for size in found.denoiser.measured] == [1, 2]
+    assert found.denoiser.precision == rules.precisions(device)[0]
+    assert found.classifier is not None
+    assert found.denoiser.row_flop > 0
+    assert found.classifier.row_flop > 0
+    again = calibrated(pack, device)
+    assert [size.row_ms for size in again.denoiser.measured] == [size.row_ms for size in found.denoiser.measured]
 
 
 def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> None:
@@ -149,9 +298,6 @@ class Multiplying:
 
     def decode(self) -> str:
         return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
-
-
-CUDA = torch.device("cuda")
 
 
 def test_float32_is_multiplied_in_tf32_where_that_was_chosen_and_nowhere_else() -> None:
@@ -194,19 +340,16 @@ def test_settling_products_keeps_no_network_alive() -> None:
     assert kept() is None
 
 
-def calibrated(row_ms: dict[int, float]) -> NetworkCalibration:
+def of_times(row_ms: dict[int, float]) -> NetworkCalibration:
     """What would have been found for these sizes."""
     return NetworkCalibration(
-        precision=FLOAT32,
-        tried={},
+        reference=min(row_ms),
         measured=tuple(BatchSize(rows=size, row_ms=each, bits="") for size, each in row_ms.items()),
-        sizes=tuple(row_ms),
-        is_bitwise=True,
     )
 
 
 def test_two_networks_with_few_rows_have_a_lane_each_and_with_many_they_share_all() -> None:
-    network = calibrated({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
+    network = of_times({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
     assert packed([(network, 2), (network, 2)], lanes=2, limit=32) == [[2], [2]]
     assert packed([(network, 48), (network, 8)], lanes=2, limit=32) == [[24, 24], [4, 4]]
     assert packed([(network, 2), (network, 2)], lanes=1, limit=32) == [[2], [2]]
@@ -214,21 +357,14 @@ def test_two_networks_with_few_rows_have_a_lane_each_and_with_many_they_share_al
 
 @pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])
 def test_a_batch_is_padded_to_the_size_that_is_done_soonest(rows: int, padded: int) -> None:
-    calibration = calibrated({2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0})  # six rows take longer than eight
+    calibration = of_times({2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0})  # six rows take longer than eight
     assert max(rows, calibration.padded(rows)) == padded
 
 
-def test_workers_that_start_together_measure_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    pack, device = open_pack("fashion"), torch.device("cpu")
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: cached_calibration(pack, device), range(2))
-    assert first == second == Calibration.from_json(first.to_json()), "no two measurements have the same timings"
-    assert first.is_reproducible
-
-
-def test_layouts_leave_no_core_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.engine.lanes.CORES", 12)
-    assert [str(layout) for layout in possible_layouts(torch.device("cpu"))] == [
-        "1 x 12 threads", "2 x 6 threads", "3 x 4 threads", "4 x 3 threads", "6 x 2 threads", "12 x 1 thread"
-    ]  # fmt: skip
+def test_before_it_is_measured_every_row_is_in_a_reference_batch() -> None:
+    alone = NetworkCalibration(reference=1)
+    assert alone.batches(5, lanes=2, limit=48) == [1] * 5
+    assert [alone.padded(rows) for rows in (1,)] == [1]
+    four = replace(alone, reference=4)
+    assert four.batches(5, lanes=2, limit=48) == [3, 2]
+    assert four.padded(3) == 4

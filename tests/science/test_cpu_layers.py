@@ -1,24 +1,23 @@
-"""A CPU's layers compute what torch's compute, and a row alone as in company."""
+"""A CPU's layers compute what torch's compute, and a row alone as beside others."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from models.classifiers import load_steering
-from models.cpu_layers import ByChannelGroupNorm, PrepackedConv2d, RowPaddedLinear, has_onednn, with_cpu_layers
-from models.denoisers import load_denoiser
-from models.engine.lanes import Lanes, Layout
-from models.engine.probes import stacked, told_by
-from models.loading import open_pack
+from models.cpu_layers import (
+    ByChannelGroupNorm,
+    PrepackedConv2d,
+    RowPaddedLinear,
+    WholeVectorSiLU,
+    has_onednn,
+    with_cpu_layers,
+)
+from models.flop import flop_of
 
-CPU = torch.device("cpu")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -121,45 +120,41 @@ def test_a_convolution_that_onednn_lacks_stays_as_it_is(layer: nn.Conv2d) -> Non
     assert not has_onednn(layer)
 
 
-@pytest.mark.parametrize("pack_name", ["fashion", "emoji"])
-def test_in_float32_too_a_row_alone_has_the_bits_that_it_has_in_company(pack_name: str) -> None:
-    pack = open_pack(pack_name)
-    denoiser, steering = load_denoiser(pack, CPU), load_steering(pack, CPU)
-    assert steering is not None
-    networks = [
-        (denoiser.forward, told_by(denoiser, pack)),
-        (lambda *row: steering.gradient(*row)[0], steering.examples()),
-    ]
-    rows = torch.randn(16, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-    timesteps = torch.linspace(0, pack.num_train_timesteps - 1, 16).round()
-    with Lanes(Layout(lanes=1, threads=1)) as lanes:
-        for network, told in networks:
-            conditioning = [row for row, _ in zip(itertools.cycle(told), rows, strict=False)]
-            few, many = (
-                lanes.run([partial(network, rows[:n], timesteps[:n], stacked(conditioning[:n], CPU)) for n in sizes])
-                for sizes in ((1, 2, 3, 12), (16,))
-            )
-            for found in few:
-                assert torch.equal(found, many[0][: len(found)]), f"{len(found)} of 16 rows"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 48, 7, 7), (5, 3, 5, 5), (5, 33), (5, 64)], ids=str)
+def test_silu_is_that_of_torch_and_a_row_is_the_same_alone_as_beside_others(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    plain = nn.Sequential(nn.SiLU())
+    whole = swapped(plain)
+    assert isinstance(whole[0], WholeVectorSiLU)
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for strided in (rows, rows.movedim(1, -1).contiguous().movedim(-1, 1)):
+        x = strided.detach().requires_grad_()
+        found = whole(x)
+        [gradient] = torch.autograd.grad(found.square().sum(), x)
+        [expected] = torch.autograd.grad(plain(x).square().sum(), x)
+        torch.testing.assert_close(found, plain(x))
+        torch.testing.assert_close(gradient, expected)
+        assert found.stride() == plain(x).stride()
+        for row in range(len(x)):
+            assert torch.equal(whole(x[row : row + 1]), found[row : row + 1])
 
 
 def test_floating_point_operations_are_counted_as_of_torchs_layers() -> None:
     plain = frozen(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(100, 3)))
-    counts: list[int] = []
-    for network in (plain, swapped(plain)):
-        with FlopCounterMode(display=False) as counter:
-            x = torch.zeros(4, 3, 9, 9).requires_grad_()
-            network(x.view_as(x)).sum().backward()
-        counts.append(counter.get_total_flops())
+    x = torch.zeros(4, 3, 9, 9).requires_grad_()
+    counts = [
+        flop_of(lambda network=network: network(x.view_as(x)).sum().backward()) for network in (plain, swapped(plain))
+    ]
     assert counts[0] == counts[1] > 0
 
 
 def test_attention_is_counted() -> None:
     query, key, value = (torch.zeros(2, 3, 16, 8, requires_grad=True) for _ in range(3))
-    with FlopCounterMode(display=False) as forward:
-        attended = nn.functional.scaled_dot_product_attention(query, key, value)
-    with FlopCounterMode(display=False) as backward:
-        attended.sum().backward()
+    attended: list[Tensor] = []
+    forward = flop_of(lambda: attended.append(nn.functional.scaled_dot_product_attention(query, key, value)))
+    backward = flop_of(lambda: attended[0].sum().backward())
     product = 2 * (2 * 3) * 16 * 16 * 8
-    assert forward.get_total_flops() == 2 * product
-    assert backward.get_total_flops() == 5 * product  # the weights once more, and four gradients
+    assert forward == 2 * product
+    assert backward == 5 * product  # the weights once more, and four gradients

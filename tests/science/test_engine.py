@@ -1,4 +1,4 @@
-"""Laws of the engine, on the bundled weights."""
+"""Laws of the engine, on a small pack."""
 
 from __future__ import annotations
 
@@ -19,22 +19,19 @@ import torch
 from torch import Tensor
 
 from chaos.processes import wait_until
+from models.calibration import Calibration, FileCalibrations, Networks, fixed_calibration
 from models.engine import (
-    Calibration,
     Engine,
     EngineDied,
     Image,
     OutOfMemory,
     SampleCancelled,
     SampleFailed,
-    cached_calibration,
     results,
 )
-from models.engine.calibration import fixed_calibration
-from models.engine.lanes import Layout, Runs
 from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule
-from models.loading import PACKS_FOLDER, Pack
+from models.lanes import Layout, Runs
 from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
@@ -62,18 +59,59 @@ MIXED = [
 ]
 
 
-def in_two_lanes(pack: Pack, device: torch.device) -> Calibration:
-    return replace(fixed_calibration(), layout=Layout(lanes=2, threads=1))
+def in_two_lanes(networks: Networks) -> Calibration:
+    return fixed_calibration(lanes=2)
 
 
-@pytest.fixture(scope="module", params=[cached_calibration, in_two_lanes], ids=["as calibrated", "in two lanes"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=["as measured", "in two lanes"])
+def engine(request: pytest.FixtureRequest, small_pack: Path) -> Iterator[Engine]:
     """One that runs as this machine does best, and one of two lanes, whatever the machine has."""
     with pytest.MonkeyPatch.context() as cores:
-        if request.param is in_two_lanes:
+        if request.param == "in two lanes":
             cores.setattr("models.engine.engine.CORES", 2)
-        with Engine(["fashion"], calibrate=request.param) as engine:
+        calibrate = in_two_lanes if request.param == "in two lanes" else None
+        with Engine([str(small_pack)], calibrate=calibrate) as engine:
+            assert engine.wait_until_measured(120)
             yield engine
+
+
+def test_bytes_are_the_same_before_and_after_measuring(small_pack: Path, tmp_path: Path) -> None:
+    kept = FileCalibrations(tmp_path)
+    with Engine([str(small_pack)], calibrations=kept) as engine:
+        handles = engine.submit_all(MIXED)
+        assert not engine.calibration("fashion").is_measured, "the first request is served before anything is measured"
+        early = [handle.result(timeout=60) for handle in handles]
+        assert engine.wait_until_measured(120)
+        late = engine.generate(MIXED)
+        assert engine.calibration("fashion").is_measured
+    assert len(list(tmp_path.iterdir())) == 1
+    with Engine([str(small_pack)], calibrations=kept) as engine:
+        assert engine.wait_until_measured(120)
+        known = engine.generate(MIXED)
+    for spec, first, second, third in zip(MIXED, early, late, known, strict=True):
+        assert np.array_equal(first, second), spec
+        assert np.array_equal(first, third), spec
+
+
+def test_measuring_ends_while_the_engine_is_never_idle(small_pack: Path, tmp_path: Path) -> None:
+    with Engine([str(small_pack)], calibrations=FileCalibrations(tmp_path)) as engine:
+        load = engine.submit_all([replace(MIXED[0], steps=1000, seed=seed) for seed in range(60)])
+        assert engine.wait_until_measured(300)
+        assert not all(handle.is_done for handle in load)
+
+
+def test_a_pack_that_can_not_be_measured_is_served_in_reference_batches(
+    small_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[None]:
+        yield
+        raise RuntimeError("no stopwatch")
+
+    monkeypatch.setattr("models.engine.engine.measuring", broken)
+    with Engine([str(small_pack)], calibrations=FileCalibrations(tmp_path)) as engine:
+        assert engine.wait_until_measured(60)
+        engine.generate(MIXED[:2])
+        assert not engine.calibration("fashion").is_measured
 
 
 def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
@@ -340,9 +378,9 @@ def test_the_first_picture_that_fails_ends_the_wait_for_all(engine: Engine) -> N
 
 
 @pytest.fixture
-def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def two_lanes(small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr("models.engine.engine.CORES", 2)
-    with Engine(["fashion"], calibrate=in_two_lanes) as engine:
+    with Engine([str(small_pack)], calibrate=in_two_lanes) as engine:
         yield engine
 
 
@@ -367,15 +405,17 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
         slow.result(timeout=60)
 
 
-def test_a_pack_that_wants_all_cores_gets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pack_that_wants_all_cores_gets_them(
+    small_pack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("models.engine.engine.CORES", 2)
-    twin = shutil.copytree(PACKS_FOLDER / "fashion", tmp_path / "twin")
+    twin = shutil.copytree(small_pack, tmp_path / "twin")
 
-    def calibrate(pack: Pack, device: torch.device) -> Calibration:
-        layout = Layout(lanes=1, threads=2) if pack.name == "twin" else Layout(lanes=2, threads=1)
+    def calibrate(networks: Networks) -> Calibration:
+        layout = Layout(lanes=1, threads=2) if networks.pack.name == "twin" else Layout(lanes=2, threads=1)
         return replace(fixed_calibration(), layout=layout)
 
-    with Engine(["fashion", str(twin)], calibrate=calibrate) as engine:
+    with Engine([str(small_pack), str(twin)], calibrate=calibrate) as engine:
         long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
         engine.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
         assert not any(handle.is_done for handle in long)

@@ -43,9 +43,9 @@ from transformers import (
 )
 
 from benchmarks.packs import letters_tokenizer
+from models.calibration.result import fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
 from models.loading import InvalidPack, open_pack
 from models.noise import draw_noise
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
@@ -189,7 +189,7 @@ def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
 
 
 def drawn(pack: Path, **what: Any) -> np.ndarray:
-    with Engine([str(pack)], calibrate=fixed_calibration) as engine:
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
         spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
         [picture] = engine.generate([spec])
         assert picture.std() > 5  # random networks, but a picture
@@ -405,7 +405,7 @@ def with_towers(folder: Path) -> Path:
 def test_clip_guidance_pulls_towards_the_prompt(tmp_path: Path) -> None:
     steered = SampleSpec(pack="pack", prompt="a cat", steps=8, telemetry=True, guidance=Guidance(classifier_scale=0.05))
     watched = replace(steered, guidance=Guidance(classifier_scale=1e-9))
-    with Engine([str(with_towers(tmp_path))], calibrate=fixed_calibration) as engine:
+    with Engine([str(with_towers(tmp_path))], precision="float32", calibrate=fixed_calibration) as engine:
         handles = engine.submit_all([steered, watched])
         for handle in handles:
             handle.result()

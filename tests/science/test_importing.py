@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
 from models.importing.adm import PRESETS, Preset, Unfit, import_adm
 from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins
@@ -35,7 +35,7 @@ def test_an_imported_pack_is_served_guided(unet_file: Path, tmp_path: Path) -> N
     out = tmp_path / "adm"
     import_adm(unet_file, out, TINY, classifier=classifier_file, labels=["a", "b", "c", "d"])
     assert not list(out.rglob("*.bin"))
-    with Engine([str(out)], calibrate=fixed_calibration) as engine:
+    with Engine([str(out)], precision="float32", calibrate=fixed_calibration) as engine:
         assert engine.packs["adm"].labels == ("a", "b", "c", "d")
         plain, guided = engine.generate(
             [
@@ -55,7 +55,9 @@ def test_conditional_and_unconditional_networks_guide_together(unet_file: Path, 
     other = checkpoint(AdmUNet(**preset.unet), tmp_path / "unconditional.pt")
     import_adm(other, tmp_path / "unconditional", preset)
     with Engine(
-        [str(tmp_path / "conditional"), str(tmp_path / "unconditional")], calibrate=fixed_calibration
+        [str(tmp_path / "conditional"), str(tmp_path / "unconditional")],
+        precision="float32",
+        calibrate=fixed_calibration,
     ) as engine:
         pictures = engine.generate(
             [
@@ -79,7 +81,7 @@ def test_super_resolution_enlarges_a_picture(tmp_path: Path) -> None:
     preset = replace(TINY, unet=stand_ins.unet_config("super-resolution"))
     import_adm(checkpoint(AdmUNet(**preset.unet), tmp_path / "up.pt"), tmp_path / "up", preset)
     small = [Pixels.of(np.full((8, 8, 3), value, np.uint8)) for value in (0, 255)]
-    with Engine([str(tmp_path / "up")], calibrate=fixed_calibration) as engine:
+    with Engine([str(tmp_path / "up")], precision="float32", calibrate=fixed_calibration) as engine:
         with pytest.raises(InvalidSpec, match="needs an init_image"):
             engine.submit(SampleSpec(pack="up", label=1))
         dark, bright = engine.generate([SampleSpec(pack="up", label=1, steps=4, init_image=one) for one in small])

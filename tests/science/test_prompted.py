@@ -16,12 +16,12 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from models.calibration.probes import stacked
+from models.calibration.result import fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
 from models.denoisers.prompted import told
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
-from models.engine.probes import stacked
 from models.loading import InvalidPack, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.spec import Guidance, InvalidSpec, SampleSpec
@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    with Engine([str(folder)], calibrate=fixed_calibration) as running:
+    with Engine([str(folder)], precision="float32", calibrate=fixed_calibration) as running:
         yield running
 
 

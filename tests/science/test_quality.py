@@ -2,68 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
-from models.evaluation.prompts import Reference, Setting, draw, found, questions
+from models.evaluation.prompts import Question, Reference, Setting, found, questions, specs_of
 from models.loading import open_pack
 from models.spec import Guidance, SampleSpec
 
-
-@pytest.mark.parametrize(
-    ("guidance", "share"),
-    [
-        (Guidance(free_scale=3.0), 0.97),
-        (Guidance(classifier_scale=10.0, conditional=False), 0.93),  # of 500 it is 96 %: the model card
-    ],
-    ids=["classifier_free", "classifier, unconditional base"],
-)
-def test_guidance_draws_the_class_that_was_asked_for(guidance: Guidance, share: float) -> None:
-    pack = open_pack("fashion")
-    labels = [index % len(pack.labels) for index in range(100)]
-    specs = [
-        SampleSpec(pack="fashion", label=label, guidance=guidance, steps=25, image_index=index)
-        for index, label in enumerate(labels)
-    ]
-    with Engine(["fashion"]) as engine:
-        pictures = torch.stack([torch.from_numpy(picture) for picture in engine.generate(specs)]).permute(0, 3, 1, 2)
-    assert recognised(load_judge(pack), pictures, torch.tensor(labels)) >= share
+FASHION, EMOJI = open_pack("fashion"), open_pack("emoji")
+REFERENCE = Reference.of(EMOJI)
+QUESTIONS = {part: asked[:40] for part, asked in questions(REFERENCE, count=40).items()}
+LABELS = [index % len(FASHION.labels) for index in range(100)]
+FREE = Guidance(free_scale=EMOJI.defaults["guidance_scale"])
+PRESSED = replace(FREE, classifier_scale=EMOJI.defaults["classifier_scale"])
+CLASSES = {
+    "classifier_free": Guidance(free_scale=3.0),
+    "classifier, unconditional base": Guidance(classifier_scale=10.0, conditional=False),
+}
+PROMPTS = {
+    "names": ("names", Setting(guidance=FREE)),
+    "other words": ("other words", Setting(guidance=FREE)),
+    "names, no style": ("names", Setting(guidance=FREE, told=False)),
+    "names, style by the classifier": ("names", Setting(guidance=PRESSED, told=False)),
+    "names, style and classifier": ("names", Setting(guidance=PRESSED)),
+}
 
 
 @pytest.fixture(scope="module")
-def emoji() -> Iterator[Engine]:
-    with Engine(["emoji"]) as engine:
-        yield engine
+def drawn() -> dict[str, Tensor]:
+    """All pictures (N,C,H,W) that are judged here, by what they were drawn with; drawn together."""
+    specs = {
+        name: [
+            SampleSpec(pack="fashion", label=label, guidance=guidance, steps=25, image_index=index)
+            for index, label in enumerate(LABELS)
+        ]
+        for name, guidance in CLASSES.items()
+    }
+    specs |= {name: specs_of(EMOJI, QUESTIONS[part], setting) for name, (part, setting) in PROMPTS.items()}
+    with Engine(["fashion", "emoji"]) as engine:
+        engine.wait_until_measured()
+        pictures = iter(engine.generate([spec for some in specs.values() for spec in some]))
+    return {
+        name: torch.stack([torch.from_numpy(next(pictures)) for _ in some]).permute(0, 3, 1, 2)
+        for name, some in specs.items()
+    }
+
+
+def styles_of(asked: list[Question]) -> Tensor:
+    return torch.tensor([question.style for question in asked])
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("classifier_free", 0.97),
+        ("classifier, unconditional base", 0.93),  # of 500 it is 96 %: the model card
+    ],
+)
+def test_guidance_draws_the_class_that_was_asked_for(drawn: dict[str, Tensor], name: str, share: float) -> None:
+    assert recognised(load_judge(FASHION), drawn[name], torch.tensor(LABELS)) >= share
 
 
 @pytest.mark.parametrize(("part", "share"), [("names", 0.8), ("other words", 0.6)])
-def test_a_prompt_draws_what_it_says_in_the_style_that_is_asked_for(emoji: Engine, part: str, share: float) -> None:
-    pack = emoji.packs["emoji"]
-    reference, judge = Reference.of(pack), load_judge(pack)
-    asked = questions(reference, count=40)[part][:40]
-    styles = torch.tensor([question.style for question in asked])
-    pictures = draw(emoji, pack, asked, Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"])))
-    assert found(reference, pictures, asked) >= share
-    assert recognised(judge, pictures, styles) >= 0.7  # of real pictures it is 89 %
+def test_a_prompt_draws_what_it_says_in_the_style_that_is_asked_for(
+    drawn: dict[str, Tensor], part: str, share: float
+) -> None:
+    asked = QUESTIONS[part]
+    assert found(REFERENCE, drawn[part], asked) >= share
+    assert recognised(load_judge(EMOJI), drawn[part], styles_of(asked)) >= 0.7  # of real pictures it is 89 %
 
 
-def test_the_classifier_moves_the_style_to_the_one_asked_for(emoji: Engine) -> None:
-    pack = emoji.packs["emoji"]
-    reference, judge = Reference.of(pack), load_judge(pack)
-    asked = questions(reference, count=40)["names"]
-    styles = torch.tensor([question.style for question in asked])
-    prompted = Guidance(free_scale=pack.defaults["guidance_scale"])
-    pressed = replace(prompted, classifier_scale=pack.defaults["classifier_scale"])
-
-    def share(setting: Setting) -> float:
-        return recognised(judge, draw(emoji, pack, asked, setting), styles)
-
-    left_alone, by_classifier = (share(Setting(guidance=guidance, told=False)) for guidance in (prompted, pressed))
+def test_the_classifier_moves_the_style_to_the_one_asked_for(drawn: dict[str, Tensor]) -> None:
+    styles, judge = styles_of(QUESTIONS["names"]), load_judge(EMOJI)
+    left_alone, by_classifier, both = (
+        recognised(judge, drawn[name], styles)
+        for name in ("names, no style", "names, style by the classifier", "names, style and classifier")
+    )
     assert by_classifier >= left_alone + 0.15
-    assert share(Setting(guidance=pressed)) >= 0.85
+    assert both >= 0.85

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.engine.calibration import fixed_calibration
 from models.loading import PACKS_FOLDER
 from models.parity import stand_ins
 from models.parity.cases import trajectory
@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """The bundled pack, and the same under another name."""
     twin = tmp_path_factory.mktemp("packs") / "twin"
     shutil.copytree(PACKS_FOLDER / "fashion", twin)
-    with Engine(["fashion", str(twin)], calibrate=fixed_calibration) as engine:
+    with Engine(["fashion", str(twin)], precision="float32", calibrate=fixed_calibration) as engine:
         yield engine
 
 

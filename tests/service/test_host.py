@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from app.jobs.worker_store import WorkerStore
 from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard
 from cynosure.resolving import resolve
+from models.calibration import BatchSize, NetworkCalibration
+from models.calibration.result import DEPENDS
 from models.engine import Engine, EngineDied
 from models.engine.schedule import Sample
 from workers.cancellations import Cancellations
@@ -32,8 +36,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(["fashion"]) as engine:
+def engine(small_pack: Path) -> Iterator[Engine]:
+    with Engine([str(small_pack)]) as engine:
         yield engine
 
 
@@ -150,10 +154,14 @@ def test_a_beat_does_not_wait_for_previews(worker_store: WorkerStore, card: Mode
 async def test_pictures_by_a_guide_depend_on_its_weights_too(
     store: JobStore, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guide = host.cards["fashion"].model_copy(update={"name": "twin", "digest": "another", "reproducible": False})
+    guide = host.cards["fashion"].model_copy(update={"name": "twin", "digest": "another"})
     monkeypatch.setitem(host.cards, "twin", guide)
     monkeypatch.setitem(host._engine._loaded, "twin", host._engine._loaded["fashion"])
     monkeypatch.setitem(host._engine._runners, "twin", host._engine._runners["fashion"])
+    calibration = host._engine.calibration
+    leaking = NetworkCalibration(measured=(BatchSize(rows=1, row_ms=1.0, bits=DEPENDS),))
+    of_twin = replace(calibration("fashion"), denoiser=leaking)
+    monkeypatch.setattr(host._engine, "calibration", lambda name: of_twin if name == "twin" else calibration(name))
     made: list[Finished] = []
     monkeypatch.setattr(host._store, "finish", lambda claim, finished: made.append(finished) or True)
     for asked in ({}, {"guide_model": "twin", "guidance_scale": 2.0}):

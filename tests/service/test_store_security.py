@@ -136,7 +136,7 @@ async def _key(settings: StoreSettings) -> str:
 
 
 def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
-    locked: StoreSettings, front: Proxy, certificate: Path, tmp_path: Path
+    locked: StoreSettings, front: Proxy, certificate: Path, small_pack: Path, tmp_path: Path
 ) -> None:
     """Gateway, worker, Celery and all, with a broken connection and refused requests in between."""
     (tmp_path / "password").write_text(PASSWORD)
@@ -151,7 +151,7 @@ def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
     token = asyncio.run(_key(locked))
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as out:
-        commands = (["app", "--port", str(port)], ["workers", "--models", "fashion"])
+        commands = (["app", "--port", str(port)], ["workers", "--models", str(small_pack)])
         processes = [
             subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=out, stderr=out)
             for command in commands

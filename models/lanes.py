@@ -9,16 +9,24 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from models.threads import compute_with
-
 Result = TypeVar("Result")
 
 CORES = torch.get_num_threads()  # as the environment set it: lanes change it for threads that begin later
 
 
+def compute_with(threads: int) -> None:
+    """Have the calling thread's operators use this many threads from now on.
+
+    torch settles a thread's count at its first operator that could be divided, from what any thread asked for last; so
+    it is settled here first, and asked for only where it differs.
+    """
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a device's cores are dealt out.
+    """How a device's cores are split.
 
     Attributes:
         lanes: batches that run at once.
@@ -30,13 +38,6 @@ class Layout:
 
     def __str__(self) -> str:
         return f"{self.lanes} x {self.threads} thread{'s' * (self.threads > 1)}"
-
-
-def possible_layouts(device: torch.device) -> list[Layout]:
-    """Layouts worth trying, from all cores on one batch to a batch for each core; on a GPU one batch at a time."""
-    if device.type != "cpu":
-        return [Layout(lanes=1, threads=CORES)]
-    return [Layout(lanes=count, threads=CORES // count) for count in range(1, CORES + 1) if CORES % count == 0]
 
 
 class Runs(Protocol):
@@ -98,5 +99,5 @@ class Lanes:
 
 
 def let_go(error: Exception) -> None:
-    """Have the error let go of its frames and the memory in them: a future that has it, and is in them, would not."""
+    """Drop the traceback: a stored exception would keep its frames' tensors alive (future → error → frame → future)."""
     error.__traceback__ = error.__context__ = None

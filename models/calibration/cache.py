@@ -1,0 +1,63 @@
+"""What was measured before, so that it need not be measured again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import ValidationError
+
+from models.calibration.machine import machine_key
+from models.calibration.result import Calibration, NetworkCalibration
+from models.loading import Pack
+
+_FORMAT = 15  # of the cached file
+
+
+class Calibrations(Protocol):
+    """Where calibrations are kept, by a key that says all they depend on."""
+
+    def load(self, key: str) -> Calibration | None: ...
+
+    def save(self, key: str, found: Calibration) -> None: ...
+
+
+class FileCalibrations:
+    """A file each in `$XDG_CACHE_HOME/cynosure/calibration`, or in another folder."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = folder or cache / "cynosure" / "calibration"
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def load(self, key: str) -> Calibration | None:
+        try:
+            return Calibration.from_json(self.path(key).read_bytes())
+        except (OSError, ValidationError):  # not there, or of another version: it is measured again
+            return None
+
+    def save(self, key: str, found: Calibration) -> None:
+        """Keep it; a cache that can't be written to is no fault."""
+        unfinished = self.path(key).with_suffix(f".{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished.write_bytes(found.to_json())
+            os.replace(unfinished, self.path(key))
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+
+
+def calibration_key(pack: Pack, device: torch.device, by_rule: Calibration) -> str:
+    """What a calibration depends on: the weights, the machine, and what is set by rule."""
+
+    def rules(network: NetworkCalibration | None) -> str:
+        return f"{network.precision} in {network.reference}" if network is not None else "none"
+
+    chosen = (str(by_rule.layout), rules(by_rule.denoiser), rules(by_rule.classifier))
+    parts = (pack.digest(), machine_key(device), *chosen, str(_FORMAT))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,133 @@
+"""A pack's networks, loaded as the rules say."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from models.calibration import rules
+from models.calibration.probes import Network, Probes, only
+from models.calibration.result import Calibration, NetworkCalibration
+from models.classifiers import Steering, load_steering
+from models.denoisers import Denoiser, load_denoiser
+from models.flop import flop_of
+from models.lanes import let_go
+from models.loading import FLOAT32, InvalidPack, Pack, Precision
+
+_Loaded = TypeVar("_Loaded")
+
+PRECISIONS = {
+    "auto": None,
+    "float32": FLOAT32,
+    "tf32": Precision(tf32=True),
+    "bfloat16": Precision(dtype="bfloat16"),
+    "float16": Precision(dtype="float16"),
+}
+"""Number formats by the names that an operator gives them; "auto" is what the rules say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """A pack's networks on a device.
+
+    Attributes:
+        pack: what they are of.
+        device: where they are.
+        denoiser: predicts the picture.
+        steering: its classifier, or `None` if it has none.
+        by_rule: how they run before anything is measured.
+    """
+
+    pack: Pack
+    device: torch.device
+    denoiser: Denoiser
+    steering: Steering | None
+    by_rule: Calibration
+
+    def probes(self) -> tuple[Probes, Probes | None]:
+        """What the denoiser and the classifier are measured with. Encodes prompts, if the pack takes any."""
+        of_denoiser = Probes.of(self.denoiser, self.pack, self.device)
+        return of_denoiser, of_denoiser.telling(self.steering.examples()) if self.steering is not None else None
+
+
+def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False) -> Networks:
+    """Load a pack's denoiser, and its classifier if it has one, in the number formats of the rules.
+
+    Args:
+        pack: what to load.
+        device: where to.
+        precision: one of `PRECISIONS`; with "float16" the classifier takes float32, or its gradients would be zero.
+        compiled: whether `torch.compile` makes their kernels: minutes of work, and on a CPU with a C++ compiler.
+
+    Raises:
+        InvalidPack: the device has no memory for it.
+    """
+    formats = partial(_formats, device, PRECISIONS[precision], compiled=compiled)
+    of_denoiser, denoiser = _first_that_fits(
+        partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
+    )
+    by_rule = Calibration(layout=rules.layout(device, denoiser.num_parameters), denoiser=of_denoiser)
+    networks = Networks(pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule)
+    if pack.has_classifier:
+        of_classifier, steering = _first_that_fits(
+            partial(load_steering, pack, device), formats(by_gradient=True), lambda loaded: True
+        )
+        networks = replace(networks, steering=steering, by_rule=replace(by_rule, classifier=of_classifier))
+    return networks if device.type == "cpu" else _with_references(networks)
+
+
+def free_memory() -> None:
+    """Give the device what nothing needs any more; networks that hold themselves, as by a cache of a method, too."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _formats(device: torch.device, chosen: Precision | None, *, compiled: bool, by_gradient: bool) -> list[Precision]:
+    by_rule = rules.precisions(device, by_gradient=by_gradient)
+    if chosen is not None:
+        exact = by_gradient and chosen.dtype == "float16"
+        by_rule = (replace(FLOAT32 if exact else chosen, channels_last=by_rule[0].channels_last),)
+    return [replace(one, compiled=compiled) for one in by_rule]
+
+
+def _first_that_fits(
+    load: Callable[[Precision], _Loaded], formats: Sequence[Precision], works: Callable[[_Loaded], bool]
+) -> tuple[NetworkCalibration, _Loaded]:
+    """What is loaded in the first format that the device has memory for, and that the network's numbers fit."""
+    for precision in formats:
+        try:
+            loaded = load(precision)
+            if precision is formats[-1] or works(loaded):
+                return NetworkCalibration(precision=precision), loaded
+            del loaded  # the next one may need its memory
+        except torch.OutOfMemoryError as error:
+            let_go(error)
+        free_memory()
+    raise InvalidPack(f"the device has no memory for its weights in {formats[-1]}")
+
+
+def _is_finite(pack: Pack, device: torch.device, denoiser: Denoiser) -> bool:
+    """Whether the denoiser gives finite numbers, early and late in the noise."""
+    batches = Probes.of(denoiser, pack, device).arranged(1)
+    return all(bool(denoiser.forward(*batch).isfinite().all()) for _, batch in batches)
+
+
+def _with_references(networks: Networks) -> Networks:
+    """With reference batches by the FLOP of a row; those of a CPU are one row, whatever it takes."""
+
+    def counted(of: NetworkCalibration, network: Network, probes: Probes) -> NetworkCalibration:
+        batch = probes.batch(1)
+        row_flop = flop_of(lambda: network(*batch), compiled=of.precision.compiled)
+        return replace(of, reference=rules.reference_rows(networks.device, row_flop), row_flop=row_flop)
+
+    by_rule, (of_denoiser, of_classifier) = networks.by_rule, networks.probes()
+    denoiser = counted(by_rule.denoiser, only(networks.denoiser.forward), of_denoiser)
+    classifier = by_rule.classifier
+    if networks.steering is not None and classifier is not None and of_classifier is not None:
+        classifier = counted(classifier, networks.steering.gradient, of_classifier)
+    return replace(networks, by_rule=replace(by_rule, denoiser=denoiser, classifier=classifier))

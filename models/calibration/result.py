@@ -1,0 +1,149 @@
+"""How a pack runs on a device, and what follows from it for a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from models.lanes import Layout
+from models.loading import FLOAT32, Precision
+
+KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
+DEPENDS = "on the neighbours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """One measured batch size.
+
+    Attributes:
+        rows: the size.
+        row_ms: milliseconds of the device's time a row takes in it: every lane runs such a batch.
+        bits: sizes with the same text give the same bits, except for `DEPENDS`.
+    """
+
+    rows: int
+    row_ms: float
+    bits: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCalibration:
+    """How one network runs.
+
+    Attributes:
+        precision: its number format, by rule.
+        reference: rows of the batch, by rule, whose bits every other batch must repeat to be used.
+        measured: every size that was tried, ascending; empty before anything is measured.
+        row_flop: floating-point operations of a row, by torch's own count; 0 if not counted.
+    """
+
+    precision: Precision = FLOAT32
+    reference: int = 1
+    measured: tuple[BatchSize, ...] = ()
+    row_flop: int = 0
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.measured)
+
+    @property
+    def is_bitwise(self) -> bool:
+        """Whether a row's bits are independent of its neighbours: no other row may change them in the reference."""
+        return self._reference_bits != DEPENDS
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of the batches in use, ascending: batches are padded to one of them."""
+        return tuple(size.rows for size in self._usable)
+
+    @property
+    def knee(self) -> int:
+        """Rows of a batch at the knee: more of them cost everyone time and bring next to nothing."""
+        best = min(size.row_ms for size in self._usable)
+        return min(size.rows for size in self._usable if size.row_ms <= KNEE * best)
+
+    def padded(self, rows: int) -> int:
+        """The size, of those in use, that a batch of `rows` is done soonest in; not always the smallest that holds it.
+
+        Kernels for few rows can be slower altogether than those for more: 6 rows in bfloat16 took longer than 8.
+        """
+        return self._holding(rows).rows
+
+    def row_seconds(self, rows: int) -> float:
+        """Estimated time of a batch of `rows`, padding included."""
+        holding = self._holding(rows)
+        return max(rows, holding.rows) * holding.row_ms / 1000
+
+    def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]:
+        """How many of `rows` go into each batch, at most `limit`, so that `lanes` are done with them soonest."""
+        largest = max([size for size in self.sizes if size <= limit], default=self.sizes[0])
+        fewest = math.ceil(rows / largest)
+
+        def seconds(count: int) -> float:
+            return math.ceil(count / lanes) * self.row_seconds(math.ceil(rows / count))
+
+        count = min(range(fewest, min(fewest + lanes, rows + 1)), key=seconds)
+        return [rows // count + (number < rows % count) for number in range(count)]
+
+    @property
+    def _reference_bits(self) -> str | None:
+        return next((size.bits for size in self.measured if size.rows == self.reference), None)
+
+    @property
+    def _usable(self) -> tuple[BatchSize, ...]:
+        if not self.measured:
+            return (BatchSize(rows=self.reference, row_ms=1.0, bits=""),)
+        if not self.is_bitwise:
+            return self.measured
+        return tuple(size for size in self.measured if size.bits == self._reference_bits)
+
+    def _holding(self, rows: int) -> BatchSize:
+        enough = [size for size in self._usable if size.rows >= rows] or self._usable[-1:]
+        return min(enough, key=lambda size: size.rows * size.row_ms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a pack runs on a device.
+
+    Attributes:
+        layout: how the cores are split, by rule.
+        denoiser, classifier: its networks.
+    """
+
+    layout: Layout
+    denoiser: NetworkCalibration
+    classifier: NetworkCalibration | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        return self.denoiser.is_measured
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether the same request gives the same bytes, whatever shares its batches."""
+        return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
+
+    def to_json(self) -> bytes:
+        return _JSON.dump_json(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Calibration:
+        """Read what `to_json` wrote.
+
+        Raises:
+            pydantic.ValidationError: another version wrote it.
+        """
+        return _JSON.validate_json(text)
+
+
+_JSON = TypeAdapter(Calibration)
+
+
+def fixed_calibration(networks: object = None, *, lanes: int = 1, rows: int = 4) -> Calibration:
+    """Batches of `rows` on lanes of one thread, for any networks: for tests, and weights that change in training."""
+    network = NetworkCalibration(reference=rows)
+    return Calibration(layout=Layout(lanes=lanes, threads=1), denoiser=network, classifier=network)

@@ -1,0 +1,70 @@
+"""What changes the bits of pictures is chosen by rule: number format, threads a lane, and the batch all others repeat.
+
+A stopwatch has noise: two first starts of one machine could draw other bytes if it chose any of these.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models.calibration.machine import multiplies_bfloat16
+from models.lanes import CORES, Layout
+from models.loading import FLOAT32, Precision
+
+SMALL = 50_000_000
+"""Parameters of networks whose rows each have a core of their own, at most: threads would share too little work."""
+GPU_BATCH_FLOP = 5e12
+"""FLOP of the reference batch on a GPU, at most: some 10 ms at 500 TFLOP/s, about as long as launching the kernels of a
+deep network takes for a single row."""
+MOST_REFERENCE_ROWS = 16
+
+
+def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Precision, ...]:
+    """Number formats for a network on the device; the first that its numbers fit is taken.
+
+    | device | network | its gradient |
+    |---|---|---|
+    | CPU with AVX512-BF16 or AMX | bfloat16 | float32 |
+    | other CPUs | float32 | float32 |
+    | CUDA, compute capability 8 and later | bfloat16 | bfloat16 |
+    | CUDA, compute capability 7 | float16, or float32 if that overflows | float32 |
+    | other devices | float32 | float32 |
+
+    Small gradients are zero in float16; on CPUs float32 is as quick for them, or quicker (`cynosure calibrate fashion
+    --precision bfloat16`). On CUDA convolutions see channels last; on a CPU oneDNN chooses.
+    """
+    if device.type == "cpu":
+        return (Precision(dtype="bfloat16"),) if multiplies_bfloat16() and not by_gradient else (FLOAT32,)
+    if device.type != "cuda":
+        return (FLOAT32,)
+    exact = Precision(channels_last=True)
+    generation, _ = torch.cuda.get_device_capability(device)
+    if generation >= 8:
+        return (Precision(dtype="bfloat16", channels_last=True),)
+    if generation == 7 and not by_gradient:
+        return Precision(dtype="float16", channels_last=True), exact
+    return (exact,)
+
+
+def layout(device: torch.device, num_parameters: int) -> Layout:
+    """How the device's cores are split: a lane for each core, or all cores for one batch of a large network.
+
+    More threads divide a sum elsewhere, so this decides bits too.
+    """
+    if device.type == "cpu" and num_parameters <= SMALL:
+        return Layout(lanes=CORES, threads=1)
+    return Layout(lanes=1, threads=CORES)
+
+
+def reference_rows(device: torch.device, row_flop: int) -> int:
+    """Rows of the reference batch: what a row gives in it, it gives in every batch.
+
+    On a CPU one row by itself: nothing can be beside it. On a GPU the kernels for one row differ from those for many,
+    and a batch of some rows takes about as long as one alone; it has as many as that is likely to be true of.
+    """
+    if device.type == "cpu":
+        return 1
+    rows = MOST_REFERENCE_ROWS
+    while rows > 1 and rows * row_flop > GPU_BATCH_FLOP:
+        rows //= 2
+    return rows

@@ -1,0 +1,50 @@
+"""How many floating-point operations a network takes, by torch's own count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    conv_flop_count,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+
+def flop_of(call: Callable[[], object], *, compiled: bool = False) -> int:
+    """Floating-point operations of a call, 2 for a multiplication and an addition; `compiled` if its networks are."""
+    uncompiled = torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # its import takes seconds
+    with uncompiled, FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def _flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape)
+
+
+def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)
+
+
+def _attention_flop(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flop(
+    gradient: list[int], query: list[int], key: list[int], value: list[int], *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# torch counts attention on CUDA alone.
+register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(_attention_flop)
+register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)(_attention_backward_flop)
+if torch.backends.mkldnn.is_available():
+    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(_flop)
+    register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(_transposed_flop)

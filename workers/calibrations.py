@@ -1,0 +1,41 @@
+"""Calibrations that the workers of a deployment share."""
+
+from __future__ import annotations
+
+import logging
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from app.jobs.fleet import FleetRegistry
+from models.calibration import Calibration, FileCalibrations
+
+log = logging.getLogger(__name__)
+
+
+class SharedCalibrations:
+    """Kept in the user's cache folder and in the store, so that a new worker need not measure what another did.
+
+    It is a saving alone: what is measured changes no bytes, so a store that is away is no fault.
+    """
+
+    def __init__(self, fleet: FleetRegistry) -> None:
+        self._fleet = fleet
+        self._files = FileCalibrations()
+
+    def load(self, key: str) -> Calibration | None:
+        if (kept := self._files.load(key)) is not None:
+            return kept
+        try:
+            raw = self._fleet.calibration(key)
+            return Calibration.from_json(raw) if raw is not None else None
+        except (RedisError, ValidationError) as error:
+            log.warning("no calibration from the store: %s", error)
+            return None
+
+    def save(self, key: str, found: Calibration) -> None:
+        self._files.save(key, found)
+        try:
+            self._fleet.keep_calibration(key, found.to_json())
+        except RedisError as error:
+            log.warning("the store keeps no calibration: %s", error)
