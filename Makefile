@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHANGED = $(shell git diff --name-only --diff-filter=d HEAD -- '*.py')
 
 .PHONY: help install run demo test test-full quick bench chaos soak check audit openapi format clean

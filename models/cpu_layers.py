@@ -8,8 +8,9 @@ row would differ in its last bits from the same row beside others.
 
 from __future__ import annotations
 
-import os
+import ctypes
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,25 +26,18 @@ VECTOR = 8
 """Channels that torch normalizes at once, where a group has as many."""
 WHOLE = 64
 """Numbers of which torch's loops make whole vectors: two of AVX-512's at a time, and some to spare."""
+_CBWR_ALL, _CBWR_STRICT = -1, 0x10000  # of MKL's mkl_types.h
 BY_CHANNEL = range(128, 1024)
 """Sizes of maps that torch normalizes group by group; smaller ones are no work, larger ones it takes by channel too."""
 
 
-def sum_in_one_order() -> None:
-    """Have MKL sum a matrix product's terms in one order, whatever its rows, their place in memory and the threads.
-
-    Otherwise its kernels for Intel's CPUs round a row of 16 otherwise than the same of 4, and with AVX2 even otherwise
-    at another address. MKL reads the variable at its first product: it comes too late in a process that has made one.
-    """
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-
-
-def keep_kernels() -> None:
-    """Have oneDNN keep all kernels of some models' layers and batch sizes, instead of 1,024 of them.
-
-    What it dropped it would make again in the middle of a tick. It reads the variable before its first kernel.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+def sums_in_one_order() -> bool:
+    """Whether MKL, if torch has it, sums a product's terms in the one order that `models/__init__.py` asks for."""
+    if not torch.backends.mkl.is_available():
+        return True
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    mode = getattr(library, "mkl_serv_cbwr_get", None)  # behind the documented mkl_cbwr_get, which torch doesn't export
+    return mode is None or bool(mode(_CBWR_ALL) & _CBWR_STRICT)
 
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from models.cpu_layers import keep_kernels, strided_as_in_a_batch, sum_in_one_order, with_cpu_layers
+from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu_layers
 
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
@@ -199,9 +200,12 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
     """A pack's network on `device`, for inference, with frozen parameters."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
-    if device.type == "cpu":
-        sum_in_one_order()
-        keep_kernels()
+    if device.type == "cpu" and not sums_in_one_order():
+        warnings.warn(
+            "torch multiplied matrices before `models` was imported: pictures may differ in their last bits from other "
+            "processes'. Import models first, or set MKL_CBWR=AUTO,STRICT.",
+            stacklevel=2,
+        )
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
     loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
         folder,

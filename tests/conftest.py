@@ -42,6 +42,27 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = (
+    "test_quality",
+    "test_survival",
+    "test_instruction_sets",
+    "test_short",
+    "test_same_bytes",
+    "test_training",
+    "test_store_security",
+    "test_out_of_the_box",
+    "test_outlook",
+    "test_hostile",
+)
+"""Files that take longest, first those that do most: side by side, whatever begins last should be short."""
+
+
+@pytest.hookimpl(trylast=True)  # after they were shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def is_full(request: pytest.FixtureRequest) -> bool:
     """Whether tests should take their full size."""

@@ -135,7 +135,8 @@ def _measuring(
     row_s = {size.rows: size.row_ms / 1000 for size in known.measured} if known else {}
     row_flop = known.row_flop if known else 0
     if not known:
-        row_s[reference] = _row_s(network, probes, lanes, reference)  # its kernels were made when the pack was loaded
+        lanes.run([partial(network, *probes.batch(reference))])  # alone, for `_bits`' reason
+        row_s[reference] = _row_s(network, probes, lanes, reference)
         yield None
 
     def is_long(rows: int) -> bool:

@@ -75,7 +75,9 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
         return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
 
-    return bisect.bisect_left(range(total + 1), True, lo=1, key=repeats) - 1
+    if not repeats(total):  # as of most: a single call, where Python's loops of some take a third of a second
+        return total
+    return bisect.bisect_left(range(total), True, lo=1, key=repeats) - 1
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:

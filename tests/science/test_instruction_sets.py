@@ -75,3 +75,16 @@ def test_rows_keep_their_bits_by_mkls_kernels_for_intel(small_pack: Path, tmp_pa
         small_pack, LD_PRELOAD=str(library), MKL_ENABLE_INSTRUCTIONS=instructions, ONEDNN_MAX_CPU_ISA="AVX2"
     )
     assert_kept(networks)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL")
+@pytest.mark.parametrize(
+    ("first", "is_warned"), [("", False), ("import torch", False), ("import torch; torch.eye(9) @ torch.eye(9)", True)]
+)
+def test_a_process_that_multiplied_too_early_is_warned(small_pack: Path, first: str, is_warned: bool) -> None:
+    code = f"{first}\nfrom models.engine import Engine\nwith Engine([{str(small_pack)!r}], measure_at_once=False): pass"
+    environment = clean_environment()
+    environment.pop("MKL_CBWR", None)  # as this process has it from `models`
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert child.returncode == 0, child.stderr
+    assert ("Import models first" in child.stderr) is is_warned

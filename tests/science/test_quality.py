@@ -46,7 +46,6 @@ def drawn() -> dict[str, Tensor]:
     }
     specs |= {name: specs_of(EMOJI, QUESTIONS[part], setting) for name, (part, setting) in PROMPTS.items()}
     with Engine(["fashion", "emoji"]) as engine:
-        engine.wait_until_measured()
         pictures = iter(engine.generate([spec for some in specs.values() for spec in some]))
     return {
         name: torch.stack([torch.from_numpy(next(pictures)) for _ in some]).permute(0, 3, 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
+from models.lanes import CORES
 from models.loading import PACKS_FOLDER
 from models.parity import stand_ins
 from models.parity.cases import trajectory
@@ -26,7 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """The bundled pack, and the same under another name."""
     twin = tmp_path_factory.mktemp("packs") / "twin"
     shutil.copytree(PACKS_FOLDER / "fashion", twin)
-    with Engine(["fashion", str(twin)], precision="float32", calibrate=fixed_calibration) as engine:
+    with Engine(["fashion", str(twin)], calibrate=partial(fixed_calibration, lanes=CORES)) as engine:
         yield engine
 
 
