@@ -15,6 +15,7 @@ WORKDIR /src
 RUN python -m venv /opt/venv
 COPY pyproject.toml README.md LICENSE ./
 COPY cynosure cynosure
+COPY jobs jobs
 COPY app app
 COPY workers workers
 COPY models models
@@ -54,5 +55,5 @@ USER 10001
 WORKDIR /home/cynosure
 # A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "from app.jobs.connections import connect as c; from app.jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
+    CMD ["python", "-c", "from jobs.store.connection import connect as c; from jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
 CMD ["cynosure", "worker"]

@@ -72,7 +72,7 @@ audit: $(STAMP) ## Look the dependencies up in the database of known weaknesses 
 	$(BIN)/python .ci/audit.py
 
 openapi: $(STAMP) ## Write docs/openapi.json, which a test compares with the code
-	$(BIN)/python -m app.openapi > docs/openapi.json
+	$(BIN)/python -m app.commands.openapi > docs/openapi.json
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	-$(BIN)/ruff check --fix .

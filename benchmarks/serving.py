@@ -24,9 +24,9 @@ from benchmarks.engine import specs_of
 from benchmarks.load import Measured, closed_loop, open_loop
 from benchmarks.packs import add_pack_options, benchmark_pack
 from benchmarks.stream import mixed_stream, plain
-from chaos.processes import free_port
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
+from harness.processes import free_port
 from models.calibration import calibrated
 from models.calibration.machine import device_name
 from models.engine import Engine

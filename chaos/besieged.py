@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from app.jobs.api_keys import KeyRing, Scope
-from app.jobs.settings import StoreSettings
 from chaos.books import Result
 from chaos.hostile import attack
 from chaos.house import PREFIX, House
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, Job
+from jobs.accounts.api_keys import KeyRing, Scope
+from jobs.settings import StoreSettings
 
 GOOD = 20
 MAX_GROWTH_MB = 64.0

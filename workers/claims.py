@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from app.jobs.doorbell import Doorbell
-from app.jobs.record import Claim, NoClaim
-from app.jobs.worker_store import WorkerStore
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.record import Claim, NoClaim
+from jobs.queue.worker import WorkerStore
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from app.jobs.doorbell import Doorbell
-from app.jobs.record import Claim, Finished, Outcome, Verdict
-from app.jobs.worker_store import WorkerStore
 from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.record import Claim, Finished, Outcome, Verdict
+from jobs.queue.worker import WorkerStore
 from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from itertools import islice
 
-from app.jobs.record import Beat, Claim, Happening, Verdict
-from app.jobs.worker_store import WorkerStore
 from cynosure.contract import Preview, Progress
+from jobs.queue.record import Beat, Claim, Happening, Verdict
+from jobs.queue.worker import WorkerStore
 from models.engine import Handle, Image
 from workers.background import BackgroundThread
 from workers.translate import preview_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from app.jobs.inquiries import Inquiry, InquiryDesk
 from cynosure.contract import GuidanceMode, JobError, ModelCard, NetworkCalls, Plan, ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest
+from jobs.plans import Inquiry, InquiryDesk
 from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec

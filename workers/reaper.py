@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from app.jobs.doorbell import Doorbell
-from app.jobs.worker_store import WorkerStore
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.worker import WorkerStore
 from workers.background import BackgroundThread
 
 log = logging.getLogger(__name__)

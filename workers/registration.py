@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from app.jobs.fleet import REGISTRATION_S, FleetRegistry
 from cynosure.contract import ModelCard
+from jobs.fleet import REGISTRATION_S, FleetRegistry
 from workers.background import BackgroundThread
 from workers.claims import Claims
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisError
 
-from app.jobs.doorbell import Doorbell
+from jobs.queue.doorbell import Doorbell
 from workers.background import BackgroundThread
 from workers.claims import Claims
 

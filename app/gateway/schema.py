@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.gateway.problems import OPENAI_PREFIX
+from app.gateway.errors.problems import OPENAI_PREFIX
 from cynosure.batches import BatchLine
 from cynosure.errors import CynosureError, MalformedBody
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import overload
 
-from app.jobs.pace import Outlook
-from app.jobs.record import JobRecord
 from cynosure.contract import ImageInfo, Job, JobAttempt, JobLinks
 from cynosure.resolving import cells_of
+from jobs.queue.pace import Outlook
+from jobs.queue.record import JobRecord
 
 
 @overload

@@ -6,18 +6,18 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from app.gateway.outbound import Outbound
 from app.gateway.settings import GatewaySettings
-from app.jobs.allowance import Allowance
-from app.jobs.api_keys import KeyRing
-from app.jobs.batches import Batches
-from app.jobs.doorbell import Doorbell
-from app.jobs.events import JobNews
-from app.jobs.fleet import Fleet
-from app.jobs.inquiries import Inquiries
-from app.jobs.listing import Listing
-from app.jobs.outbound import Outbound
-from app.jobs.store import JobStore
-from app.jobs.webhooks import Webhooks
+from jobs.accounts.allowance import Allowance
+from jobs.accounts.api_keys import KeyRing
+from jobs.batches import Batches
+from jobs.fleet import Fleet
+from jobs.plans import Inquiries
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.events import JobNews
+from jobs.queue.gateway import JobStore
+from jobs.queue.listing import Listing
+from jobs.webhooks import Webhooks
 
 
 class State(TypedDict):

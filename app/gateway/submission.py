@@ -15,17 +15,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.gateway.deliverer import check_webhook
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
-from app.jobs.allowance import UNLIMITED
-from app.jobs.api_keys import Caller
-from app.jobs.record import JobRecord, new_job_id
+from app.gateway.webhooks.deliverer import check_webhook
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest, JobCancelled, JobFailed, NoWorker, UnknownModel
 from cynosure.metadata import MadeFrom, again
 from cynosure.resolving import resolve, result_key
+from jobs.accounts.allowance import UNLIMITED
+from jobs.accounts.api_keys import Caller
+from jobs.queue.record import JobRecord, new_job_id
 
 log = logging.getLogger(__name__)
 

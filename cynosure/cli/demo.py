@@ -143,7 +143,7 @@ def demo(out: Annotated[Path, typer.Option("-o", "--out", help="where the sheet 
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
         environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: open
-        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", data, "--with-parent"]
+        command = [sys.executable, "-m", "app.commands.up", "--port", str(port), "--data", data, "--with-parent"]
         server = subprocess.Popen(command, env=environment)
         try:
             with Client(f"http://127.0.0.1:{port}") as client:

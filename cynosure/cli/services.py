@@ -9,9 +9,9 @@ from collections.abc import Callable
 import typer
 
 SERVICES = {
-    "up": ("app.up", "Run store, workers and gateway on this machine."),
+    "up": ("app.commands.up", "Run store, workers and gateway on this machine."),
     "serve": ("app", "Run the gateway alone."),
-    "keys": ("app.keys", "Make, list, rotate and revoke API keys."),
+    "keys": ("app.commands.keys", "Make, list, rotate and revoke API keys."),
     "worker": ("workers", "Run one worker."),
     "train": ("models.training", "Train a pack of pixels."),
     "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chaos.processes import clean_environment
+from harness.processes import clean_environment
 
 CYNOSURE = Path(sys.executable).with_name("cynosure")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from chaos.processes import clean_environment
+from harness.processes import clean_environment
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chaos.processes import clean_environment, free_port, wait_until, wait_until_ready
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
+from harness.processes import clean_environment, free_port, wait_until, wait_until_ready
 
 LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
 
@@ -30,7 +30,7 @@ class Up:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         chosen = ["--models", models] if models else []
-        command = [sys.executable, "-m", "app.up", "--port", str(port), "--data", str(data), *chosen, *options]
+        command = [sys.executable, "-m", "app.commands.up", "--port", str(port), "--data", str(data), *chosen, *options]
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 
@@ -121,7 +121,7 @@ def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anythin
 def test_a_taken_port_is_said_and_nothing_starts(server_url: str, tmp_path: Path) -> None:
     port = server_url.rpartition(":")[2]
     answer = subprocess.run(
-        [sys.executable, "-m", "app.up", "--port", port, "--data", str(tmp_path)],
+        [sys.executable, "-m", "app.commands.up", "--port", port, "--data", str(tmp_path)],
         env=clean_environment(),
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chaos.processes import wait_until
+from harness.processes import wait_until
 from models.calibration import Calibration, FileCalibrations, Networks, fixed_calibration
 from models.engine import (
     Engine,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chaos.processes import clean_environment
+from harness.processes import clean_environment
 
 NEEDS = {
     "AVX2": "avx2",

@@ -9,10 +9,10 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from app.jobs.allowance import Allowance, Limits
-from app.jobs.api_keys import KeyRing, Scope
-from app.jobs.settings import StoreSettings
 from cynosure.errors import QuotaExceeded, RateLimited
+from jobs.accounts.allowance import Allowance, Limits
+from jobs.accounts.api_keys import KeyRing, Scope
+from jobs.settings import StoreSettings
 
 pytestmark = pytest.mark.anyio
 Open = Callable[..., TestClient]
@@ -75,7 +75,7 @@ async def test_a_charge_that_is_repeated_counts_once(
 ) -> None:
     """A client whose connection broke before the answer asks again."""
     limits = Limits(pictures_per_day=10)
-    monkeypatch.setattr("app.jobs.allowance.secrets.token_hex", lambda size: "the same call")
+    monkeypatch.setattr("jobs.accounts.allowance.secrets.token_hex", lambda size: "the same call")
     async with Allowance.connect(store_settings) as allowance:
         for _ in range(2):
             async with allowance.charged("owner", limits, 6, 1) as bill:

@@ -11,15 +11,15 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from app.jobs import api_keys
-from app.jobs.api_keys import KeyRing, NoSuchKey, Scope
-from app.jobs.record import Claim, Finished
-from app.jobs.settings import StoreSettings
-from app.jobs.worker_store import WorkerStore
-from app.keys import URL_FILE
-from app.keys import main as keys
-from chaos.processes import wait_until
+from app.commands.keys import URL_FILE
+from app.commands.keys import main as keys
 from cynosure.errors import Unauthenticated
+from harness.processes import wait_until
+from jobs.accounts import api_keys
+from jobs.accounts.api_keys import KeyRing, NoSuchKey, Scope
+from jobs.queue.record import Claim, Finished
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
 from tests.conftest import bearer
 
 Open = Callable[..., TestClient]

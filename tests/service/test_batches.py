@@ -15,21 +15,21 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.requests import ClientDisconnect
 
-from app.gateway import feeder
-from app.gateway.batch_upload import receive
+from app.gateway.batches import feeder
+from app.gateway.batches.upload import receive
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
-from app.jobs.api_keys import NOBODY
-from app.jobs.batches import Batches, BatchRecord, Line
-from app.jobs.fleet import Fleet, FleetRegistry
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from chaos.processes import wait_until
 from cynosure import Client
 from cynosure.batches import BatchStatus
 from cynosure.contract import GenerateRequest, ModelCard
 from cynosure.errors import BatchNotFound, BatchSuperseded, JobUnfinished, QueueFull, StoreUnavailable
 from cynosure.resolving import resolve
+from harness.processes import wait_until
+from jobs.accounts.api_keys import NOBODY
+from jobs.batches import Batches, BatchRecord, Line
+from jobs.fleet import Fleet, FleetRegistry
+from jobs.queue.gateway import JobStore
+from jobs.settings import StoreSettings
 from tests.conftest import bearer
 
 Open = Callable[..., TestClient]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from app.jobs.store import JobStore
+from jobs.queue.gateway import JobStore
 
 Open = Callable[..., TestClient]
 STRICT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"

@@ -14,15 +14,15 @@ import pytest
 import redis
 import torch
 
-from app.jobs.doorbell import Doorbell
-from app.jobs.inquiries import Inquiries, InquiryDesk
-from app.jobs.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Verdict, new_job_id
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from app.jobs.worker_store import WorkerStore
-from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, JobStatus, ModelCard
 from cynosure.resolving import resolve
+from harness.processes import wait_until
+from jobs.plans import Inquiries, InquiryDesk
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.gateway import JobStore
+from jobs.queue.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Verdict, new_job_id
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
 from models.calibration import BatchSize, NetworkCalibration
 from models.calibration.result import DEPENDS
 from models.engine import Engine, EngineDied

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from app.gateway.signing import encoded_secret
-from app.jobs.worker_store import WorkerStore
+from app.gateway.webhooks.signing import encoded_secret
 from cynosure import Client, JobStatus, SweepRequest
 from cynosure.errors import InvalidRequest, JobUnfinished
+from jobs.queue.worker import WorkerStore
 from tests.conftest import bearer
 
 

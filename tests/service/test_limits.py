@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.gateway.batch_body import MAX_NESTING, Nesting
+from app.gateway.batches.body import MAX_NESTING, Nesting
 from cynosure.errors import MalformedBody
 
 Open = Callable[..., TestClient]

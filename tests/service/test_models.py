@@ -13,12 +13,12 @@ from PIL import Image
 
 from app.gateway.state import State
 from app.gateway.submission import cache_key
-from app.jobs.fleet import Fleet, FleetRegistry
-from app.jobs.settings import StoreSettings
-from chaos.processes import wait_until
 from cynosure.contract import GenerateRequest, ModelCard
 from cynosure.metadata import encoded_picture, png_bytes
 from cynosure.resolving import resolve, result_key
+from harness.processes import wait_until
+from jobs.fleet import Fleet, FleetRegistry
+from jobs.settings import StoreSettings
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.types import Message
 
-from app.gateway.openai_work import Drawing, unless_gone
-from chaos.processes import wait_until
+from app.gateway.openai.work import Drawing, unless_gone
 from cynosure import Client, JobStatus
+from harness.processes import wait_until
 
 SMALL = {"steps": 6, "seed": 3}
 

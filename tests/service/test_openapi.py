@@ -16,15 +16,15 @@ import uvicorn
 from fastapi.testclient import TestClient
 from schemathesis.specs.openapi import checks
 
-from app.gateway import openai_work
+from app.gateway.openai import work as openai_work
 from app.gateway.routes import plan
 from app.gateway.settings import GatewaySettings
-from app.jobs.api_keys import KeyRing, Scope
-from app.jobs.fleet import FleetRegistry
-from app.jobs.settings import StoreSettings
 from app.main import create_app
-from chaos.processes import free_port, is_ready, wait_until
 from cynosure.contract import ModelCard
+from harness.processes import free_port, is_ready, wait_until
+from jobs.accounts.api_keys import KeyRing, Scope
+from jobs.fleet import FleetRegistry
+from jobs.settings import StoreSettings
 
 SNAPSHOT = Path(__file__).resolve().parents[2] / "docs/openapi.json"
 

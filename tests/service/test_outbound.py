@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.jobs.outbound import MAX_URL, ForbiddenDestination, Outbound, OutboundSettings, is_public
+from app.gateway.outbound import MAX_URL, ForbiddenDestination, Outbound, OutboundSettings, is_public
 from tests.conftest import certify
 
 pytestmark = pytest.mark.anyio

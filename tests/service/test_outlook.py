@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from datetime import UTC, datetime
 
-from chaos.processes import wait_until
 from cynosure import Client, JobStatus
+from harness.processes import wait_until
 
 COUNT, SETTLED = 300, 30
 

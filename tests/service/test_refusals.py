@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.jobs.inquiries import InquiryDesk
-from app.jobs.settings import StoreSettings
 from cynosure.contract import JobError
+from jobs.plans import InquiryDesk
+from jobs.settings import StoreSettings
 
 NESTED = {"classifier_condition": {"labelz": {"sneaker": 1}}}
 

@@ -15,8 +15,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 import cynosure
-from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries, async_client, client
-from cynosure.attempts import Attempts, Server
+from cynosure import AsyncClient, Client, GenerateRequest, Job, Progress, Retries
+from cynosure.client import asynchronous as async_client
+from cynosure.client import blocking as client
+from cynosure.client.attempts import Attempts, Server
 from cynosure.contract import JobStatus
 from cynosure.errors import (
     InvalidRequest,

@@ -8,18 +8,18 @@ import json
 import pytest
 import redis
 
-from app.jobs.connections import CONNECTIONS, connect
-from app.jobs.doorbell import Doorbell
-from app.jobs.events import JobNews
-from app.jobs.keys import Keys
-from app.jobs.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Verdict, new_job_id
-from app.jobs.settings import StoreSettings
-from app.jobs.store import JobStore
-from app.jobs.transitions import MAX_EVENTS
-from app.jobs.worker_store import WorkerStore
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
 from cynosure.resolving import resolve, result_key
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.events import JobNews
+from jobs.queue.gateway import JobStore
+from jobs.queue.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Verdict, new_job_id
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
+from jobs.store.connection import CONNECTIONS, connect
+from jobs.store.keyspace import Keys
+from jobs.store.scripts import MAX_EVENTS
 from tests.conftest import accept, take
 from workers.reaper import Reaper
 

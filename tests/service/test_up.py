@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app import up
-from chaos.processes import clean_environment
+from app.commands import up
+from harness.processes import clean_environment
 
 
 def test_a_process_that_ran_steadily_is_not_held_to_ends_long_past(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ import redis
 from fastapi.testclient import TestClient
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.gateway.signing import encoded_secret
-from app.jobs.keys import Keys
-from app.jobs.settings import StoreSettings
-from chaos.processes import wait_until
+from app.gateway.webhooks.signing import encoded_secret
+from harness.processes import wait_until
+from jobs.settings import StoreSettings
+from jobs.store.keyspace import Keys
 from tests.conftest import bearer, serving
 
 SECRET = encoded_secret(bytes(range(32)))

@@ -11,14 +11,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.gateway.auth import Reader
+from app.gateway.door.auth import Reader
 from app.gateway.shaping import job_of
 from app.gateway.state import StateDep
 from app.gateway.submission import POLL_S
-from app.jobs.pace import Outlook
-from app.jobs.record import JobRecord
 from cynosure.contract import JobStatus, Problem
 from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
+from jobs.queue.pace import Outlook
+from jobs.queue.record import JobRecord
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
 

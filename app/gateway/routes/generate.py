@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from app.gateway.auth import Submitter
+from app.gateway.door.auth import Submitter
 from app.gateway.formats import wanted
 from app.gateway.state import StateDep
 from app.gateway.submission import IdempotencyKey, Prefer, answer, enqueue, resolved

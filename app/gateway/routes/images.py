@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
-from app.gateway.auth import Reader
+from app.gateway.door.auth import Reader
 from app.gateway.formats import in_format
 from app.gateway.state import StateDep
 from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, Problem

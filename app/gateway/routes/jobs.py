@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from app.gateway.auth import Reader, Submitter
-from app.gateway.deliverer import check_webhook
+from app.gateway.door.auth import Reader, Submitter
 from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
 from app.gateway.submission import IdempotencyKey, Prefer, answer, card_of, draw_seed, enqueue, held_for, wait_for
-from app.jobs.pace import Outlook
+from app.gateway.webhooks.deliverer import check_webhook
 from cynosure.contract import Job, JobList, JobStatus, Problem, VaryRequest
 from cynosure.errors import JobUnfinished
 from cynosure.resolving import varied
+from jobs.queue.pace import Outlook
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 _EXPIRES: dict[int | str, dict[str, Any]] = {410: {"model": Problem}}

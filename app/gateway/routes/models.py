@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.gateway.auth import Reader
+from app.gateway.door.auth import Reader
 from app.gateway.state import StateDep
 from cynosure.contract import ModelCard, ModelList
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.gateway.auth import Submitter
+from app.gateway.door.auth import Submitter
 from app.gateway.state import StateDep
 from app.gateway.submission import resolved
 from cynosure.contract import GenerateRequest, Plan

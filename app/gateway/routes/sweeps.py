@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from app.gateway.auth import Submitter
-from app.gateway.deliverer import check_webhook
+from app.gateway.door.auth import Submitter
 from app.gateway.state import StateDep
 from app.gateway.submission import IdempotencyKey, Prefer, answer, cache_key, card_of, draw_seed, enqueue
+from app.gateway.webhooks.deliverer import check_webhook
 from cynosure.contract import Job, SweepRequest
 from cynosure.resolving import resolve_sweep
 

@@ -1,0 +1,1 @@
+"""Programs beside the gateway: the launcher, keys, the embedded store, the schema."""

@@ -1,0 +1,276 @@
+"""`python -m app.commands.up`: everything on one machine, supervised: store, workers, gateway."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import redis
+
+from app.commands.keys import URL_FILE
+from cynosure.contract import ModelList
+
+MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
+STOP_GRACE_S = 30.0
+HURRY_S = 5.0  # after a second signal
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # prctl(2)
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 30.0
+STEADY_S = 60.0  # of a process that ran for so long the next end is no part of a series
+STORE_START_S = 60.0  # a long append-only file is read first
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send this process a SIGTERM when its parent is gone, however that ended."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Child:
+    """A supervised process: started again, ever later, when it ends by itself."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.command = [sys.executable, "-m", *arguments]
+        self.environment = environment
+        self.backoff_s = FIRST_BACKOFF_S
+        self.started_at = 0.0
+        self.restart_at = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def tend(self) -> None:
+        if self.process is not None and self.process.poll() is not None:
+            if self.process.returncode == os.EX_CONFIG:  # it has said why, and another start would end the same way
+                sys.exit(os.EX_CONFIG)
+            print(f"{self.command[2]} ended with code {self.process.returncode}; starting it again", file=sys.stderr)
+            self.process = None
+            if time.monotonic() - self.started_at >= STEADY_S:
+                self.backoff_s = FIRST_BACKOFF_S
+            self.restart_at = time.monotonic() + self.backoff_s
+            self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
+        if self.process is None and time.monotonic() >= self.restart_at:
+            # A session of its own: the terminal's Ctrl-C reaches the supervisor alone, which stops all in order.
+            # And should the supervisor be killed, no child outlives it. It has one thread: preexec_fn is safe.
+            self.started_at = time.monotonic()
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, start_new_session=True, preexec_fn=_end_with_parent
+            )
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.terminate()
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None
+
+    def kill(self) -> None:
+        if (process := self._running) is not None:
+            process.kill()
+            process.wait()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        return self.process if self.process is not None and self.process.poll() is None else None
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            sys.exit(f"cynosure up: can't listen on {host}:{port}: {error.strerror}. Choose another with --port.")
+
+
+def _socket_folder(data: Path) -> Path:
+    return data if len(str(data / "valkey.sock")) <= MAX_SOCKET_PATH else Path(tempfile.mkdtemp(prefix="cynosure-"))
+
+
+def _webhook_secret(data: Path) -> str:
+    """This deployment's own secret for signing webhooks, made at its first start."""
+    path = data / "webhook-secret"
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+    return path.read_text()
+
+
+class _Stop(Exception):
+    """A signal, by its name, asked to stop."""
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    raise _Stop(signal.Signals(number).name)
+
+
+def _wait_for_store(url: str, store: Child) -> None:
+    until = time.monotonic() + STORE_START_S
+    with redis.Redis.from_url(url, retry=None) as client:  # our own, on a socket: no password, and nothing to hide
+        while True:
+            store.tend()
+            try:
+                client.ping()
+                return
+            except (redis.ConnectionError, redis.exceptions.BusyLoadingError) as error:
+                if time.monotonic() > until:
+                    sys.exit(f"cynosure up: no answer from the store at {url}: {error}")
+                time.sleep(0.1)
+
+
+def _examples(url: str) -> Iterator[str]:
+    """A command for every model that may be asked without a key."""
+    answer = _answer(f"{url}/models")
+    for card in ModelList.model_validate_json(answer.content).models if answer and answer.is_success else ():
+        label = {"class_label": card.labels[-1]} if card.labels else {}
+        condition = {"prompt": "a happy cat"} if card.takes_prompt else label
+        body = shlex.quote(json.dumps({"model": card.name, **condition}))
+        headers = "-H 'Content-Type: application/json' -H 'Accept: image/png'"
+        yield f"  curl -s {url}/generate {headers} -d {body} -o {card.name}.png"
+
+
+class Progress:
+    """Says what happens, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def say(self, what: str) -> None:
+        print(f"[{time.monotonic() - self._started:5.1f} s] {what}", flush=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _is_measured(url: str) -> bool | None:
+    """Whether the workers have measured every model; `None` if that isn't said to callers without a key."""
+    answer = _answer(f"{url}/models")
+    if answer is None or not answer.is_success:
+        return None
+    return all(card.measured for card in ModelList.model_validate_json(answer.content).models)
+
+
+def _answer(url: str) -> httpx.Response | None:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=10)
+    return None
+
+
+def _supervise(children: list[Child], url: str, progress: Progress) -> None:
+    steps = _announced(url, progress)
+    while True:
+        for child in children:
+            child.tend()
+        next(steps, None)
+        time.sleep(0.3)
+
+
+def _announced(url: str, progress: Progress) -> Iterator[None]:
+    """Look, at each step, whether the service is ready, then whether its models are measured, and say so once."""
+    while (answer := _answer(f"{url}/readyz")) is None or not answer.is_success:
+        yield
+    progress.say(f"Cynosure is ready at {url} (API: {url}/docs)")
+    print(*_examples(url), sep="\n", flush=True)
+    if _is_measured(url) is False:
+        progress.say(
+            "the best batch sizes are being measured between requests; until then pictures take a little longer"
+        )
+        while _is_measured(url) is False:
+            yield
+        progress.say("measured: batches are at full speed")
+
+
+def _stop(children: list[Child]) -> None:
+    """Stop in good order; a further signal is passed on, which makes workers hand back at once what they hold."""
+    until = time.monotonic() + STOP_GRACE_S
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        nonlocal until
+        until = min(until, time.monotonic() + HURRY_S)
+        for child in children:
+            child.stop()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, hurry)
+    for child in children:
+        child.stop()
+    while any(child.is_running for child in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    for child in children:
+        child.kill()
+
+
+def main() -> None:
+    """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
+    parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the embedded store")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--models", help="packs to load, separated by commas: fashion,emoji by default")
+    parser.add_argument("--insecure-no-auth", action="store_true", help="ask nobody for an API key, at any address")
+    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
+    arguments = parser.parse_args()
+    _refuse_taken_port(arguments.host, arguments.port)
+    if arguments.with_parent:
+        _end_with_parent()
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _on_signal)
+
+    environment = dict(os.environ)
+    stores: list[Child] = []
+    path = Path()
+    if "REDIS_URL" not in environment:
+        data: Path = arguments.data.resolve()
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = _socket_folder(data) / "valkey.sock"
+        for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # of another store; ours asks for none
+            environment.pop(name, None)
+        environment["REDIS_URL"] = f"unix://{path}"
+        (data / URL_FILE).write_text(environment["REDIS_URL"])
+        environment.setdefault("CYNOSURE_GATEWAY_WEBHOOK_SECRET", _webhook_secret(data))
+        stores = [Child(["app.commands.local_store", "--data", str(data), "--socket", str(path)], environment)]
+    openness = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
+    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
+    models = ["--models", arguments.models] if arguments.models else []
+    workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
+    progress = Progress()
+    progress.say("starting the job store, the gateway and " + _count(arguments.workers, "worker"))
+    try:
+        for store in stores:
+            _wait_for_store(environment["REDIS_URL"], store)
+        progress.say("the job store answers; loading the models")
+        host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host  # noqa: S104
+        _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}", progress)
+    except _Stop as stop:
+        progress.say(f"{stop}: stopping")
+    finally:
+        _stop([gateway, *workers])
+        _stop(stores)  # last: what the workers hand back is written first
+        if stores and path.parent != arguments.data.resolve():
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

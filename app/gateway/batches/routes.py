@@ -1,0 +1,109 @@
+"""POST /batches, GET and DELETE /batches/{id}, its results and its pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from stream_zip import async_stream_zip
+
+from app.gateway.batches.results import batch_of, members_of, results_of
+from app.gateway.batches.upload import receive
+from app.gateway.door.auth import Reader, Submitter
+from app.gateway.state import State, StateDep
+from app.gateway.submission import IdempotencyKey
+from cynosure.batches import Batch
+from cynosure.contract import MAX_BATCH_LINES
+from cynosure.errors import JobExpired, JobNotFound
+
+router = APIRouter(prefix="/batches", tags=["batches"])
+_LINE = {"$ref": "#/components/schemas/BatchLine"}
+_CANCELLED_AT_ONCE = 16
+_EXAMPLE = '{"class_label": "bag", "seed": 1, "custom_id": "first"}\n{"class_label": "coat", "seed": 2}\n'
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {"schema": {}, "example": _EXAMPLE},
+            "application/json": {"schema": {"type": "array", "items": _LINE, "maxItems": MAX_BATCH_LINES}},
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Draw thousands of pictures",
+    openapi_extra=_BODY,
+)
+async def post_batch(
+    request: Request,
+    state: StateDep,
+    caller: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> Batch:
+    """Up to 10,000 requests as NDJSON or as a JSON array; each may have a `custom_id`, which the results repeat.
+
+    All lines are checked as they arrive, and an error names the line; only when all are good does the batch start. A
+    client that was cut off sends the same body under the same `Idempotency-Key`: the batch goes on where it was.
+    """
+    batch_id = await receive(state, caller, request.stream(), idempotency_key)
+    return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+@router.get("/{batch_id}", summary="A batch's counts")
+async def get_batch(batch_id: str, state: StateDep, caller: Reader) -> Batch:
+    """How many of the batch's requests are in which state."""
+    return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+@router.get(
+    "/{batch_id}/results",
+    summary="What became of each line",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-ndjson": {}}}},
+)
+async def get_results(
+    batch_id: str,
+    state: StateDep,
+    caller: Reader,
+    first_line: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES, description="From 1.")] = 1,
+    limit: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES)] = MAX_BATCH_LINES,
+) -> StreamingResponse:
+    """NDJSON, in the order of the lines, finished or not: status, job, pictures' addresses, error."""
+    record = await state["batches"].look(batch_id, caller.sees)
+    return StreamingResponse(results_of(state, record, first_line, limit), media_type="application/x-ndjson")
+
+
+@router.get(
+    "/{batch_id}/images.zip",
+    summary="A batch's pictures",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}}},
+)
+async def get_images(batch_id: str, state: StateDep, caller: Reader) -> StreamingResponse:
+    """Every picture that there is by now, as `LINE-INDEX.FORMAT`, streamed."""
+    record = await state["batches"].look(batch_id, caller.sees)
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
+    members = async_stream_zip(members_of(state, record))
+    return StreamingResponse(members, media_type="application/zip", headers=headers)
+
+
+@router.delete("/{batch_id}", summary="Cancel a batch")
+async def cancel_batch(batch_id: str, state: StateDep, caller: Submitter) -> Batch:
+    """Cancel what is not finished; what is finished stays."""
+    await state["batches"].look(batch_id, caller.sees)
+    job_ids = await state["batches"].cancel(batch_id)
+    for first in range(0, len(job_ids), _CANCELLED_AT_ONCE):
+        some = job_ids[first : first + _CANCELLED_AT_ONCE]
+        await asyncio.gather(*(_cancel(state, job_id, caller.sees) for job_id in some))
+    return batch_of(await state["batches"].look(batch_id, caller.sees))
+
+
+async def _cancel(state: State, job_id: str, viewer: str) -> None:
+    with suppress(JobExpired, JobNotFound):  # it has ended, and is no longer kept
+        await state["store"].cancel(job_id, viewer)

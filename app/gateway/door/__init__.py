@@ -1,0 +1,1 @@
+"""What a request passes before a route sees it: keys, limits, known parameters."""

@@ -1,0 +1,1 @@
+"""How refusals are told."""

@@ -1,0 +1,152 @@
+"""Every error as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.gateway.errors.openai import error_response
+from app.gateway.errors.refusals import place_of
+from app.gateway.errors.safe_json import SafeJSONResponse
+from app.gateway.headers import secure
+from cynosure.contract import Problem
+from cynosure.errors import (
+    MAX_SHOWN,
+    CynosureError,
+    InvalidRequest,
+    JobFailed,
+    MalformedBody,
+    Unauthenticated,
+    UnknownField,
+)
+
+OPENAI_PREFIX = "/v1/"
+MAX_FAULTS = 20
+log = logging.getLogger(__name__)
+_TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
+
+
+def problem_response(
+    *,
+    path: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    **extra: Any,
+) -> JSONResponse:
+    """An error answer of the given kind, for a request to `path`: below /v1 in the shape that OpenAI's clients know."""
+    if path.startswith(OPENAI_PREFIX):
+        return error_response(status, code, detail, extra.get("field"), headers or {})
+    problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
+    return SafeJSONResponse(
+        problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def _headers_of(error: CynosureError) -> dict[str, str]:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return headers | ({"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {})
+
+
+def from_error(error: CynosureError, path: str) -> JSONResponse:
+    """The answer to one of our own errors at `path`."""
+    return problem_response(
+        path=path,
+        status=error.status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        field=error.field,
+        line=error.line,
+        headers=_headers_of(error),
+        job_code=error.job_code if isinstance(error, JobFailed) else None,
+    )
+
+
+def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, list[str]]:
+    """The field at fault and all fields that are beside it, none for a header or the like; "body" for all of it."""
+    source, *inside = location
+    if not inside:
+        return str(source), []
+    body = getattr(request.scope.get("route"), "body_field", None)
+    if source == "body" and body is not None:
+        return place_of(body.field_info.annotation, inside)
+    return str(inside[0]), []
+
+
+def from_validation(error: RequestValidationError, request: Request) -> JSONResponse:
+    """A 422 that names the first field at fault and lists the first ones; a 400 where the body is no JSON."""
+    faults, path = error.errors(), request.url.path
+    first = faults[0]
+    if first["type"] == "json_invalid":
+        return from_error(
+            MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."), path
+        )
+    field, known = _place_of(first["loc"], request)
+    if field == "body":
+        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
+    if first["type"] == "extra_forbidden":
+        return from_error(UnknownField(field, known), path)
+    return problem_response(
+        path=path,
+        status=InvalidRequest.status,
+        code=InvalidRequest.code,
+        title=InvalidRequest.title,
+        detail=f"{field}: {first['msg']}.",
+        field=field,
+        errors=[
+            {"field": ".".join(str(part)[:MAX_SHOWN] for part in fault["loc"][1:]), "detail": fault["msg"]}
+            for fault in faults[:MAX_FAULTS]
+        ],
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+
+    @app.exception_handler(CynosureError)
+    async def known(request: Request, error: CynosureError) -> JSONResponse:
+        return from_error(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return from_validation(error, request)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, CynosureError):  # a limit that spoke up while FastAPI read the body
+            return from_error(error.__cause__, request.url.path)
+        if error.status_code == MalformedBody.status:  # FastAPI and Starlette answer so to what they can't parse
+            said = error.__cause__ if isinstance(error.__cause__, ValueError) else error.detail
+            return from_error(MalformedBody(f"The body can't be read: {str(said).rstrip('.')}."), request.url.path)
+        code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
+        headers = dict(error.headers or {})
+        return problem_response(
+            path=request.url.path,
+            status=error.status_code,
+            code=code,
+            title=title,
+            detail=f"{request.method} {request.url.path}: {title}.",
+            headers=headers,
+        )
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.exception("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+        answer = problem_response(
+            path=request.url.path,
+            status=500,
+            code="internal",
+            title="Internal error",
+            detail="The server failed; its log says more.",
+        )
+        secure(answer.headers)  # this handler stands outside of all middleware
+        return answer

@@ -1,0 +1,1 @@
+"""OpenAI's image API on top of ours."""

@@ -1,0 +1,117 @@
+"""The multipart form of POST /v1/images/edits."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from PIL import Image
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from app.gateway.door.complexity import parts_of, too_many_parts
+from app.gateway.errors.refusals import refusal_of
+from app.gateway.openai.shapes import ImageParams
+from cynosure.errors import InvalidRequest, MalformedBody
+from cynosure.metadata import encoded_picture
+from cynosure.pictures import decoded, opened
+
+MAX_PARTS = 64
+EDIT_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image", "prompt"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."},
+                        "mask": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Transparent where the picture is redrawn; by default the picture's own.",
+                        },
+                        "prompt": {"type": "string", "description": "What to draw; on a class model a label."},
+                    },
+                    "additionalProperties": {
+                        "type": "string",
+                        "description": "Any field of POST /v1/images/generations.",
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
+    """The form's fields, its picture and its mask, as one request.
+
+    Raises:
+        InvalidRequest, MalformedBody: naming the field.
+        BodyTooLarge: the fields have more than `max_json_parts` parts, all together.
+    """
+    left = max_json_parts
+    fields: dict[str, Any] = {}
+    files: dict[str, list[bytes]] = {"image": [], "mask": []}
+    for name, value in form.multi_items():
+        field = name.removesuffix("[]")
+        if isinstance(value, UploadFile):
+            if field not in files:
+                raise InvalidRequest(f"No file is taken as {field}; image and mask are.", field=field)
+            files[field].append(await value.read())
+        elif field in files:
+            raise InvalidRequest(f"{field} must be a file.", field=field)
+        else:
+            left -= parts_of(value.encode())
+            if left < 0:
+                raise too_many_parts("The form", max_json_parts)
+            fields[field] = _value_of(field, value)
+    if len(files["image"]) != 1 or len(files["mask"]) > 1:
+        raise InvalidRequest("Send one file as image, and at most one as mask.", field="image")
+    fields["init_image"] = encoded_picture(files["image"][0])
+    mask = await run_in_threadpool(_mask_of, files["image"][0], files["mask"][0] if files["mask"] else None)
+    if mask is not None:
+        fields["mask_image"] = encoded_picture(mask)
+    return params_of(fields)
+
+
+def params_of(fields: dict[str, Any]) -> ImageParams:
+    """The request that the fields make.
+
+    Raises:
+        InvalidRequest: naming the first field at fault.
+    """
+    try:
+        return ImageParams.model_validate(fields)
+    except ValidationError as error:
+        raise refusal_of(error, ImageParams) from error
+
+
+def _value_of(field: str, text: str) -> Any:
+    """A form's text as the value that JSON would have: labels by index, lists and objects."""
+    try:
+        if field == "class_label" and text.isdecimal():
+            return int(text)
+        return json.loads(text) if text[:1] in ("[", "{") else text
+    except (ValueError, RecursionError) as error:  # an int of thousands of digits is a ValueError too
+        raise MalformedBody(f"{field} is not JSON: {error}.", field=field) from error
+
+
+def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:
+    """Our mask (white where it is redrawn) of theirs (transparent there), or of the picture's own transparency."""
+    field = "image" if mask is None else "mask"
+    source = opened(encoded_picture(image if mask is None else mask), field)
+    if "A" not in source.getbands() and "transparency" not in source.info:
+        if mask is None:
+            return None
+        raise InvalidRequest("A mask is transparent where the picture is redrawn; this one is nowhere.", field="mask")
+    alpha = decoded(source, "RGBA", field).getchannel("A")
+    if mask is None and alpha.getextrema() == (255, 255):
+        return None
+    buffer = io.BytesIO()
+    Image.eval(alpha, lambda opacity: 255 - opacity).save(buffer, "PNG")
+    return buffer.getvalue()

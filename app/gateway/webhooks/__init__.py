@@ -1,0 +1,1 @@
+"""Telling an address that a job has ended."""

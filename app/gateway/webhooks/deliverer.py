@@ -1,0 +1,120 @@
+"""Telling webhooks: every gateway has a deliverer, and each delivery is one's own while an attempt may last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import httpx
+
+from app.gateway.outbound import ForbiddenDestination
+from app.gateway.shaping import summary_of
+from app.gateway.state import State
+from app.gateway.webhooks.signing import decoded_secret, headers_of, secret_of
+from cynosure.contract import ResolvedRequest
+from cynosure.errors import CynosureError, InvalidRequest, JobExpired, JobNotFound, UnsupportedField, WebhookNotFound
+from cynosure.webhooks import DeliveryStatus, JobEvent
+from jobs.queue.pace import Outlook
+from jobs.queue.record import EVERYONE
+from jobs.webhooks import Delivery
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+AT_ONCE = 16
+GONE = 410  # a receiver that wants no more, by the specification
+
+
+def check_webhook(state: State, request: ResolvedRequest) -> None:
+    """Refuse a webhook that could never be told.
+
+    Raises:
+        UnsupportedField: this deployment signs nothing.
+        InvalidRequest: the address is one that is not called.
+    """
+    if request.webhook_url is None:
+        return
+    if state["settings"].webhook_secret is None:
+        raise UnsupportedField(
+            "webhook_url",
+            "This deployment tells no webhooks: its operator must set CYNOSURE_GATEWAY_WEBHOOK_SECRET. "
+            "GET /jobs/{id}/events and Prefer: wait tell of a job's end too.",
+        )
+    try:
+        state["outbound"].check(str(request.webhook_url))
+    except ForbiddenDestination as error:
+        raise InvalidRequest(f"webhook_url can't be called: {error}.", field="webhook_url") from error
+
+
+class Deliverer:
+    """Sends what is due, and tries again ever later."""
+
+    def __init__(self, state: State, secret: str) -> None:
+        self._state = state
+        self._secret = decoded_secret(secret)
+        self._retry_s = state["settings"].webhook_retry_s
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        webhooks, call_s = self._state["webhooks"], self._state["outbound"].timeout_s
+        while True:
+            try:
+                has_due = await webhooks.settle() > 0
+                due = await webhooks.take(AT_ONCE, call_s=call_s) if has_due else []
+                outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
+                for job_id, failure in zip(due, outcomes, strict=True):
+                    if isinstance(failure, Exception):  # its lease runs out, and it is tried again
+                        log.error("the webhook of job %s could not be told", job_id, exc_info=failure)
+            except CynosureError as error:
+                due = []
+                log.warning("webhooks wait: %s", error)
+            except Exception:
+                due = []
+                log.exception("telling webhooks failed, trying again")
+            if len(due) < AT_ONCE:
+                await asyncio.sleep(LOOK_S)
+
+    async def _deliver(self, job_id: str) -> None:
+        delivery = await self._delivery(job_id)
+        if delivery is None:
+            await self._state["webhooks"].drop(job_id)
+            return
+        body, http_status, error = delivery.body.encode(), None, ""
+        secret = secret_of(self._secret, delivery.owner)
+        # The id is the job's: a receiver that is told twice can tell.
+        headers = headers_of(secret, f"msg_{job_id}", int(time.time()), body)
+        try:
+            http_status = await self._state["outbound"].post(
+                delivery.url, content=body, headers={**headers, "Content-Type": "application/json"}
+            )
+        except (ForbiddenDestination, httpx.HTTPError, TimeoutError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        await self._note(delivery, http_status, error)
+
+    async def _note(self, delivery: Delivery, http_status: int | None, error: str) -> None:
+        status, again_s = DeliveryStatus.DELIVERED, 0.0
+        if http_status is None or not 200 <= http_status < 300:
+            is_last = delivery.attempts >= len(self._retry_s) or http_status == GONE
+            status = DeliveryStatus.FAILED if is_last else DeliveryStatus.PENDING
+            again_s = 0.0 if is_last else self._retry_s[delivery.attempts]
+        await self._state["webhooks"].note(
+            delivery.job_id, status, http_status=http_status, error=error, again_s=again_s
+        )
+
+    async def _delivery(self, job_id: str) -> Delivery | None:
+        webhooks = self._state["webhooks"]
+        try:
+            return await webhooks.get(job_id, EVERYONE)
+        except WebhookNotFound:
+            pass  # the first attempt
+        try:
+            record = await self._state["store"].get(job_id, EVERYONE)
+        except (JobExpired, JobNotFound):
+            return None
+        if record.request.webhook_url is None:
+            return None
+        job = summary_of(record, Outlook())
+        event = JobEvent(type=f"job.{job.status}", timestamp=job.finished_at or job.created_at, data=job)
+        await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), event.model_dump_json())
+        return await webhooks.get(job_id, EVERYONE)

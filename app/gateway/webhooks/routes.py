@@ -1,0 +1,53 @@
+"""GET /webhooks/secret, GET /jobs/{id}/webhook and POST /jobs/{id}/webhook/replay."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.gateway.door.auth import Reader, Submitter
+from app.gateway.shaping import moment
+from app.gateway.state import StateDep
+from app.gateway.webhooks.signing import decoded_secret, encoded_secret, secret_of
+from cynosure.contract import Problem
+from cynosure.errors import WebhookNotFound
+from cynosure.webhooks import WebhookDelivery, WebhookSecret
+from jobs.webhooks import Delivery
+
+router = APIRouter(tags=["webhooks"])
+
+
+@router.get("/webhooks/secret", summary="What webhooks are signed with", responses={404: {"model": Problem}})
+async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
+    """The secret for the webhooks of this API key's jobs; Standard Webhooks' libraries verify with it."""
+    configured = state["settings"].webhook_secret
+    if configured is None:
+        raise WebhookNotFound("This deployment tells no webhooks: CYNOSURE_GATEWAY_WEBHOOK_SECRET is not set.")
+    deployment = decoded_secret(configured.get_secret_value())
+    return WebhookSecret(secret=encoded_secret(secret_of(deployment, caller.owner)))
+
+
+@router.get("/jobs/{job_id}/webhook", summary="What came of a job's webhook")
+async def get_webhook(job_id: str, state: StateDep, caller: Reader) -> WebhookDelivery:
+    """Whether it was delivered, after how many attempts, and when the next one is."""
+    return _shown(await state["webhooks"].get(job_id, caller.sees))
+
+
+@router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Tell a webhook again")
+async def replay_webhook(job_id: str, state: StateDep, caller: Submitter) -> WebhookDelivery:
+    """Send the same message under the same id, delivered before or not."""
+    await state["webhooks"].get(job_id, caller.sees)
+    await state["webhooks"].replay(job_id)
+    return _shown(await state["webhooks"].get(job_id, caller.sees))
+
+
+def _shown(delivery: Delivery) -> WebhookDelivery:
+    return WebhookDelivery(
+        id=f"msg_{delivery.job_id}",
+        url=delivery.url,
+        status=delivery.status,
+        attempts=delivery.attempts,
+        http_status=delivery.http_status,
+        error=delivery.error,
+        attempted_at=moment(delivery.attempted_ms),
+        next_attempt_at=moment(delivery.next_ms),
+    )

@@ -1,1 +1,0 @@
-"""The job record: states, store, events, queue."""

@@ -1,0 +1,256 @@
+"""The Python client, asynchronous: the same calls as `Client` makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from itertools import islice
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+from httpx_sse import aconnect_sse
+from PIL import Image
+
+from cynosure.batches import Batch, BatchResult
+from cynosure.client import calls
+from cynosure.client.attempts import Attempts, Retries, Server, connection
+from cynosure.client.blocking import DEFAULT_URL
+from cynosure.client.calls import Call, Flow
+from cynosure.client.following import Follower
+from cynosure.contract import (
+    MAX_BATCH_LINES,
+    GenerateRequest,
+    Job,
+    JobList,
+    JobStatus,
+    ModelCard,
+    OutputFormat,
+    Plan,
+    Preview,
+    Progress,
+    SweepRequest,
+)
+from cynosure.drawn import Drawn
+from cynosure.errors import CynosureError
+
+Result = TypeVar("Result")
+
+
+class AsyncClient:
+    """An asynchronous client; use it as a context manager. Arguments and errors are those of `Client`.
+
+    >>> import asyncio
+    >>> async def draw():
+    ...     async with AsyncClient(url) as client:
+    ...         [picture] = await client.generate(class_label="sneaker", steps=4, seed=1)
+    ...     return picture.size
+    >>> asyncio.run(draw())
+    (28, 28)
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: Retries = Retries(),  # noqa: B008  frozen
+    ) -> None:
+        self.url = url
+        self._timeout_s = timeout_s
+        self._server = Server(url, retries)
+        self._http = httpx.AsyncClient(**connection(url, api_key, timeout_s))
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        """What can be asked."""
+        return await self._do(calls.models())
+
+    async def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
+        """Submit, wait, and fetch all pictures. Their texts (`picture.info`) hold the request.
+
+        Raises:
+            InvalidRequest: the request can't be served; `field` says what to change.
+            JobFailed, JobCancelled: it was accepted and ended otherwise.
+        """
+        return await self._run(calls.drawn(calls.request_of(request, fields)))
+
+    async def submit(
+        self, request: GenerateRequest | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Post a job and return at once."""
+        return await self._do(calls.submit(calls.request_of(request, fields), idempotency_key))
+
+    async def submit_sweep(self, request: SweepRequest, *, idempotency_key: str | None = None) -> Job:
+        """Post a grid of pictures as one job and return at once."""
+        return await self._do(calls.submit_sweep(request, idempotency_key))
+
+    async def plan(self, request: GenerateRequest | None = None, /, **fields: Any) -> Plan:
+        """What the request would take; nothing is drawn."""
+        return await self._do(calls.plan(calls.request_of(request, fields)))
+
+    async def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return await self._do(calls.job(job_id))
+
+    async def jobs(self, *, status: JobStatus | None = None, cursor: str | None = None, limit: int = 20) -> JobList:
+        """One's own jobs, newest first, a page at a time: `next_cursor` of one page is the `cursor` of the next."""
+        return await self._do(calls.jobs(status, cursor, limit))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel the job unless it is finished."""
+        return await self._do(calls.cancel(job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Post a finished job's request again, as a new job."""
+        return await self._do(calls.retry(job_id))
+
+    async def vary(self, job_id: str, *, num_images: int | None = None) -> Job:
+        """Post a job's request again with a new seed."""
+        return await self._do(calls.vary(job_id, num_images))
+
+    async def wait(
+        self, job_id: str, *, on_event: Callable[[Job | Progress | Preview], Awaitable[None]] | None = None
+    ) -> Job:
+        """Wait until the job has succeeded; `on_event` is told what happens on the way.
+
+        Raises:
+            JobFailed, JobCancelled: it ended otherwise.
+        """
+        if on_event is None:
+            return await self._run(calls.until_done(await self.job(job_id)))
+        event: Job | Progress | Preview | None = None
+        async for event in self.stream(job_id):
+            await on_event(event)
+        return calls.ended(event if isinstance(event, Job) else await self.job(job_id))
+
+    async def stream(self, job_id: str) -> AsyncIterator[Job | Progress | Preview]:
+        """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
+
+        Ends with the job as it ended. A connection that breaks is opened again where it was.
+
+        Raises:
+            Unreachable: it was away for more tries on end than `retries` allows (half a minute, once it has served).
+        """
+        attempts = Attempts(self._server)
+        follower = Follower(job_id, attempts)
+        while not follower.is_done:
+            pause = 0.0
+            try:
+                async with aconnect_sse(self._http, "GET", follower.path, headers=follower.headers) as source:
+                    if source.response.is_error:
+                        await source.response.aread()
+                        pause = attempts.pause_after(source.response)
+                    else:
+                        async for event in source.aiter_sse():
+                            if (told := follower.read(event)) is not None:
+                                yield told
+            except httpx.TransportError as error:
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
+
+    async def image(self, job_id: str, index: int = 0, to: OutputFormat = OutputFormat.PNG) -> bytes:
+        """The file of one picture."""
+        return await self._do(calls.image(job_id, index, to))
+
+    async def file(self, url: str) -> bytes:
+        """The file at an address that an answer named, such as a picture's `url`."""
+        return await self._do(calls.file(url))
+
+    async def images(self, job: Job) -> list[Image.Image]:
+        """All pictures of a finished job."""
+        return await self._run(calls.pictures_of(job))
+
+    async def sheet(self, job_id: str) -> bytes:
+        """PNG bytes of a finished sweep's contact sheet."""
+        return await self._do(calls.sheet(job_id))
+
+    async def batch(
+        self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, concurrency: int = 8
+    ) -> AsyncIterator[Drawn]:
+        """Draw many requests, at most `concurrency` of them at once; each is yielded as it is done.
+
+        One that fails is yielded with its error, and the others go on.
+
+        >>> import asyncio
+        >>> async def draw():
+        ...     async with AsyncClient(url) as client:
+        ...         return [one.index async for one in client.batch({"class_label": n, "steps": 4} for n in range(3))]
+        >>> sorted(asyncio.run(draw()))
+        [0, 1, 2]
+        """
+        numbered = enumerate(requests)
+        waiting: set[asyncio.Task[Drawn]] = set()
+        try:
+            while True:
+                for index, request in islice(numbered, concurrency - len(waiting)):
+                    waiting.add(asyncio.create_task(self._draw(index, request)))
+                if not waiting:
+                    return
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    yield one.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def submit_batch(
+        self, requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Batch:
+        """Hand up to 10,000 requests to the server, which draws them as there is room."""
+        return await self._do(calls.submit_batch(calls.ndjson(requests), idempotency_key))
+
+    async def batch_status(self, batch_id: str) -> Batch:
+        """How many of the batch's requests are in which state."""
+        return await self._do(calls.batch(batch_id))
+
+    async def batch_results(
+        self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES
+    ) -> list[BatchResult]:
+        """What became of each line from `first_line` on, in order, of `limit` lines at most."""
+        return await self._run(calls.results_of(batch_id, first_line, limit))
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancel what of the batch is not finished."""
+        return await self._do(calls.cancel_batch(batch_id))
+
+    async def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
+        try:
+            asked = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
+            return Drawn(index, request, await self._run(calls.drawn(asked)))
+        except (CynosureError, ValueError) as error:
+            return Drawn(index, request, error=error)
+
+    async def _run(self, flow: Flow[Result]) -> Result:
+        answer: Any = None
+        while True:
+            try:
+                call = flow.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = await self._do(call)
+
+    async def _do(self, call: Call[Result]) -> Result:
+        attempts = Attempts(self._server)
+        while True:
+            try:
+                response = await self._http.request(call.method, call.path, **call.arguments(self._timeout_s))
+            except httpx.TransportError as error:
+                pause = attempts.pause_after(error)
+            else:
+                if not response.is_error:
+                    attempts.succeeded()
+                    return call.parse(response)
+                pause = attempts.pause_after(response)
+            await asyncio.sleep(pause)

@@ -1,0 +1,211 @@
+"""Batches: thousands of requests that are kept until there is room for them, and become jobs one after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+
+from cynosure.batches import BatchStatus
+from cynosure.contract import ResolvedRequest
+from cynosure.errors import BatchNotFound, BatchSuperseded
+from jobs.queue.record import JobRecord, decode_record, may_see
+from jobs.settings import StoreSettings
+from jobs.store.answering import answering
+from jobs.store.connection import StoreClient
+from jobs.store.scripts import script
+
+_SCRIPTS = ("open", "stage", "start", "fed", "look", "cancel")
+_DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request of a batch, decided.
+
+    Attributes:
+        digest: SHA-256 of what the client sent.
+        cached_as: the key that a result for it is kept under, if it may be.
+    """
+
+    digest: str
+    custom_id: str | None
+    request: ResolvedRequest
+    cached_as: str | None
+
+    def encoded(self) -> str:
+        rest = {
+            "custom_id": self.custom_id,
+            "cached_as": self.cached_as,
+            "request": self.request.model_dump(mode="json"),
+        }
+        return self.digest + json.dumps(rest)
+
+    @classmethod
+    def decoded(cls, raw: bytes) -> Line:
+        rest = json.loads(raw[_DIGEST_LENGTH:])
+        request = ResolvedRequest.model_validate(rest["request"])
+        return cls(raw[:_DIGEST_LENGTH].decode(), rest["custom_id"], request, rest["cached_as"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord:
+    """A batch as Redis holds it, with what its open jobs do now."""
+
+    id: str
+    owner: str
+    status: BatchStatus
+    created_ms: int
+    total: int
+    fed: int
+    queued: int
+    running: int
+    ended: dict[str, int]
+
+    @property
+    def open(self) -> int:
+        return self.queued + self.running
+
+
+class Batches(StoreClient):
+    """The store of batches. Every method raises `StoreUnavailable` where Redis is away."""
+
+    client_name = "cynosure-batches"
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._ttl_s = settings.unfinished_ttl_s + settings.result_ttl_s
+        self._run = {name: client.register_script(script(f"batch_{name}")) for name in _SCRIPTS}
+
+    async def open(self, batch_id: str, owner: str, upload: str, idempotency_key: str | None) -> str:
+        """A batch to receive lines: a new one, or the one that the key made before; returns its id."""
+        batch = self._keys.batch(batch_id)
+        key = self._keys.batch_key(owner, idempotency_key) if idempotency_key else batch
+        args: list[Any] = [batch_id, owner, upload, self._ttl_s, self._keys.batch("")]
+        async with answering():
+            opened: bytes = await self._accepting(self._run["open"], keys=[batch, key], args=args)
+        return opened.decode()
+
+    async def digests(self, batch_id: str, first: int, count: int) -> list[str]:
+        """Digests of the lines from `first` (from 0) on, as far as they have arrived."""
+        async with answering():
+            raw: Any = await self._client.lrange(self._keys.batch_lines(batch_id), first, first + count - 1)
+        return [line[:_DIGEST_LENGTH].decode() for line in raw]
+
+    async def stage(self, batch_id: str, upload: str, kept: int, lines: Sequence[Line]) -> None:
+        """Put `lines` after the first `kept` ones; whatever else stood there goes.
+
+        Raises:
+            BatchSuperseded: another upload has taken over, or the batch was started or cancelled.
+        """
+        keys = [self._keys.batch(batch_id), self._keys.batch_lines(batch_id)]
+        encoded = [line.encoded() for line in lines]
+        async with answering():
+            _refuse(await self._run["stage"](keys=keys, args=[upload, kept, self._ttl_s, *encoded]), batch_id)
+
+    async def start(self, batch_id: str, upload: str) -> None:
+        """All lines have arrived: draw them.
+
+        Raises:
+            BatchSuperseded: as `stage`.
+        """
+        keys = [self._keys.batch(batch_id), self._keys.batch_lines(batch_id), self._keys.batches]
+        async with answering():
+            args: list[str | int] = [batch_id, upload, self._ttl_s]
+            _refuse(await self._accepting(self._run["start"], keys=keys, args=args), batch_id)
+
+    async def look(self, batch_id: str, viewer: str) -> BatchRecord:
+        """The batch as it is now, for an owner or `EVERYONE`.
+
+        Raises:
+            BatchNotFound: there is none, or it is another's.
+        """
+        keys = [self._keys.batch(batch_id), self._keys.batch_open(batch_id), self._keys.batches]
+        async with answering():
+            flat, queued, running = await self._run["look"](keys=keys, args=[batch_id, self._keys.job("")])
+        text = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        if "owner" not in text or not may_see(viewer, text["owner"]):
+            raise BatchNotFound(f"No batch '{batch_id}' here, or it is no longer kept.")
+        ended = {name: int(text.get(name, 0)) for name in ("succeeded", "failed", "cancelled", "expired")}
+        return BatchRecord(
+            id=batch_id,
+            owner=text["owner"],
+            status=BatchStatus(text["status"]),
+            created_ms=int(text["created_ms"]),
+            total=int(text["total"]),
+            fed=int(text["fed"]),
+            queued=queued,
+            running=running,
+            ended=ended,
+        )
+
+    async def lines(self, batch_id: str, first: int, count: int) -> list[Line]:
+        """Lines from `first` (from 0) on."""
+        async with answering():
+            raw: Any = await self._client.lrange(self._keys.batch_lines(batch_id), first, first + count - 1)
+        return [Line.decoded(line) for line in raw]
+
+    async def fed(self, batch_id: str, line: int, job_id: str) -> bool:
+        """Note that the line (from 0) has become a job; `False` where the batch wants no more."""
+        keys = [
+            self._keys.batch(batch_id),
+            self._keys.batch_jobs(batch_id),
+            self._keys.batch_open(batch_id),
+            self._keys.batch_lines(batch_id),
+            self._keys.batches,
+        ]
+        async with answering():
+            answer = await self._run["fed"](keys=keys, args=[line, job_id, self._ttl_s])
+        return bool(answer in (b"ok", b"before"))
+
+    async def jobs(self, batch_id: str, first: int, count: int) -> list[tuple[str, JobRecord | None]]:
+        """Jobs of the lines from `first` (from 0) on that have one; `None` for a record that is no longer kept."""
+        async with answering():
+            raw: Any = await self._client.lrange(self._keys.batch_jobs(batch_id), first, first + count - 1)
+            ids = [job_id.decode() for job_id in raw]
+            async with self._client.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hgetall(self._keys.job(job_id))
+                hashes = await pipe.execute()
+        return [
+            (job_id, decode_record(job_id, fields) if fields else None)
+            for job_id, fields in zip(ids, hashes, strict=True)
+        ]
+
+    async def cancel(self, batch_id: str) -> list[str]:
+        """End the batch; returns its jobs that are to be cancelled."""
+        keys = [self._keys.batch(batch_id), self._keys.batch_open(batch_id), self._keys.batches]
+        async with answering():
+            raw: Any = await self._run["cancel"](keys=keys, args=[batch_id])
+        return [job_id.decode() for job_id in raw]
+
+    async def running(self) -> list[str]:
+        """Batches that want feeding, the oldest first."""
+        async with answering():
+            raw: Any = await self._client.zrange(self._keys.batches, 0, -1)
+        return [batch_id.decode() for batch_id in raw]
+
+    async def forget(self, batch_id: str) -> None:
+        """Take a batch that is no longer kept from those that want feeding."""
+        async with answering():
+            await self._client.zrem(self._keys.batches, batch_id)
+
+    async def try_lock(self, batch_id: str, *, ttl_s: float) -> bool:
+        """Whether this gateway is the one to feed the batch now."""
+        async with answering():
+            lock = self._keys.batch_lock(batch_id)
+            return bool(await self._client.set(lock, "1", nx=True, px=int(ttl_s * 1000)))
+
+    async def unlock(self, batch_id: str) -> None:
+        async with answering():
+            await self._client.delete(self._keys.batch_lock(batch_id))
+
+
+def _refuse(answer: bytes, batch_id: str) -> None:
+    if answer == b"gone":
+        raise BatchNotFound(f"No batch '{batch_id}' here, or it is no longer kept.")
+    if answer == b"superseded":
+        raise BatchSuperseded("Another upload with this Idempotency-Key has taken over, or the batch was cancelled.")

@@ -1,0 +1,96 @@
+"""Which workers live, and what the models they hold can do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from cynosure.contract import ModelCard
+from cynosure.errors import ModelNotFound
+from jobs.settings import StoreSettings
+from jobs.store.answering import answering
+from jobs.store.connection import StoreClient, connect
+from jobs.store.keyspace import Keys
+
+REGISTRATION_S = 15
+_CACHE_S = 1.0
+_CALIBRATION_TTL_S = 30 * 86_400
+
+
+class FleetRegistry:
+    """A worker's side: publish several times in a `REGISTRATION_S`, withdraw on leaving."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client = connect(settings, "cynosure-fleet")
+        self._keys = Keys(settings.key_prefix)
+
+    def publish(self, worker: str, cards: Sequence[ModelCard]) -> None:
+        payload = json.dumps([card.model_dump(mode="json") for card in cards])
+        now = self._client.time()[0]
+        with self._client.pipeline() as pipe:
+            pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
+            pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
+            pipe.zremrangebyscore(self._keys.workers, "-inf", now)
+            # Further ahead than any can be: the store's clock was put back. Who lives says so again soon.
+            pipe.zremrangebyscore(self._keys.workers, now + 2 * REGISTRATION_S, "+inf")
+            pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
+            pipe.execute()
+
+    def calibration(self, key: str) -> bytes | None:
+        """What a worker of this deployment measured under `key`, if one did."""
+        raw: Any = self._client.getex(self._keys.calibration(key), ex=_CALIBRATION_TTL_S)
+        return raw if raw is None else bytes(raw)
+
+    def keep_calibration(self, key: str, found: bytes) -> None:
+        self._client.set(self._keys.calibration(key), found, ex=_CALIBRATION_TTL_S)
+
+    def withdraw(self, worker: str) -> None:
+        with self._client.pipeline() as pipe:
+            pipe.delete(self._keys.worker(worker))
+            pipe.zrem(self._keys.workers, worker)
+            pipe.execute()
+
+
+class Fleet(StoreClient):
+    """The gateway's side: the cards of all live workers, at most a second old."""
+
+    client_name = "cynosure-gateway-fleet"
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._cards: dict[str, ModelCard] = {}
+        self._read_at = float("-inf")
+
+    async def card(self, name: str) -> ModelCard:
+        """The card of one model.
+
+        Raises:
+            ModelNotFound: no live worker holds it.
+            StoreUnavailable: Redis is away.
+        """
+        cards = await self.cards()
+        if name not in cards:
+            raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
+        return cards[name]
+
+    async def cards(self) -> dict[str, ModelCard]:
+        """Cards by model name, sorted.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        if time.monotonic() - self._read_at < _CACHE_S and self._cards:
+            return self._cards
+        async with answering():
+            members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
+            names = [raw.decode() for raw in members]
+            payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
+        cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
+        self._cards = {card.name: card for card in sorted(cards, key=lambda card: card.name)}
+        self._read_at = time.monotonic()
+        return self._cards

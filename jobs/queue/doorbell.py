@@ -1,0 +1,78 @@
+"""The doorbell: a Celery message that says that a model has work, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from jobs.settings import StoreSettings
+from jobs.store.connection import connect, tls_options
+
+RUN_JOB = "cynosure.run_job"
+CONNECTION_TIMEOUT_S = 5
+
+
+def queue_of(model: str) -> str:
+    """The Celery queue of a model."""
+    return f"cynosure.{model}"
+
+
+def celery_settings(settings: StoreSettings) -> dict[str, Any]:
+    """Configuration that both ends of the bell share."""
+    return {
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_create_missing_queues": True,
+        "worker_disable_prefetch": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever: a worker without its broker has nothing better to do
+        "broker_use_ssl": tls_options(settings) if settings.uses_tls else False,
+        "broker_transport_options": {
+            "global_keyprefix": f"{settings.key_prefix}:bell:",
+            # Without these a connection that was cut without a word is waited on for a minute, or for ever.
+            "socket_timeout": CONNECTION_TIMEOUT_S,
+            "socket_connect_timeout": CONNECTION_TIMEOUT_S,
+            "socket_keepalive": True,
+            "health_check_interval": CONNECTION_TIMEOUT_S,
+        },
+    }
+
+
+class Doorbell:
+    """Rings workers. Thread-safe."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._celery = Celery("cynosure-doorbell", broker=settings.broker_url)
+        self._celery.conf.update(celery_settings(settings))
+        self._client = connect(settings, "cynosure-doorbell")
+        self._prefix = f"{settings.key_prefix}:bell:"
+
+    def ring(self, model: str, job_id: str | None = None) -> None:
+        """Tell the model's workers that there is work; the message has the id of the job that it is rung for, if any.
+
+        Raises:
+            kombu.exceptions.OperationalError: the broker is away; the reaper rings again.
+        """
+        self._celery.send_task(RUN_JOB, args=[model], task_id=job_id, queue=queue_of(model), retry=False)
+
+    def pending_bells(self, model: str) -> int:
+        """Bells that no worker has fetched yet."""
+        return int(self._client.llen(self._prefix + queue_of(model)))
+
+    def check_hearing(self) -> None:
+        """Find out whether bells can be fetched at all: that takes writes.
+
+        Raises:
+            RedisError: the store is away, or refuses them at its limit.
+        """
+        self._client.set(f"{self._prefix}heard", "1", px=1000)
+
+    def close(self) -> None:
+        self._celery.close()
+        self._client.close()

@@ -1,0 +1,101 @@
+"""Being told when something happens to a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import redis
+import redis.asyncio
+
+from jobs.queue.background import end
+from jobs.settings import StoreSettings
+from jobs.store.connection import connect_async
+from jobs.store.keyspace import Keys
+
+_RECONNECT_S = 0.5
+_LOOK_S = 1.0
+_PING_AFTER_S = 5.0
+
+
+class JobNews:
+    """One subscription for everyone who waits in this process.
+
+    It only wakes: whoever is woken looks at the record and its stream, and polls as well, so that nothing depends on
+    a message that was lost.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._channels = (keys.finished, keys.moved)
+        self._waiting: dict[tuple[str, str], set[asyncio.Event]] = {}
+        self.is_closing = False
+
+    def hang_up(self) -> None:
+        """Wake everyone, for good: the process is to end, and nobody should wait for it any longer."""
+        self.is_closing = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    @classmethod
+    @asynccontextmanager
+    async def listen(cls, settings: StoreSettings) -> AsyncIterator[JobNews]:
+        news = cls(Keys(settings.key_prefix))
+        client = connect_async(settings, "cynosure-events")
+        listener = asyncio.create_task(news._listen(client))
+        try:
+            yield news
+        finally:
+            await end(listener)
+            await client.aclose()
+
+    @asynccontextmanager
+    async def of(self, job_id: str, *, every_event: bool = False) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when the job finishes, or at each of its events too.
+
+        Enter before looking at the job, so that nothing is missed.
+        """
+        event = asyncio.Event()
+        channels = (self._keys.finished, self._keys.moved) if every_event else (self._keys.finished,)
+        topics = [(channel, job_id) for channel in channels]
+        for topic in topics:
+            self._waiting.setdefault(topic, set()).add(event)
+        try:
+            yield event
+        finally:
+            for topic in topics:
+                self._waiting[topic].discard(event)
+                if not self._waiting[topic]:
+                    del self._waiting[topic]
+
+    async def _listen(self, client: redis.asyncio.Redis) -> None:
+        while True:
+            try:
+                async with client.pubsub() as subscription:
+                    await subscription.subscribe(*self._channels)
+                    await self._pass_on(subscription)
+            except redis.RedisError:
+                await asyncio.sleep(_RECONNECT_S)
+
+    async def _pass_on(self, subscription: redis.asyncio.client.PubSub) -> None:
+        """Wake whoever waits; returns where the connection is silent, as one is that was cut without a word."""
+        silent_s = 0.0
+        while silent_s < 2 * _PING_AFTER_S:
+            message = await subscription.get_message(timeout=_LOOK_S)
+            if message is None:
+                silent_s += _LOOK_S
+                if silent_s == _PING_AFTER_S:
+                    await subscription.ping()
+                continue
+            silent_s = 0.0
+            if message["type"] == "subscribe" and message["data"] == len(self._channels):
+                self._wake_all()  # something may have happened while nobody listened
+            if message["type"] == "message":
+                topic = message["channel"].decode(), message["data"].decode()
+                for event in self._waiting.get(topic, ()):
+                    event.set()

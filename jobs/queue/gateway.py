@@ -1,0 +1,258 @@
+"""The store's face for the gateway: accept, look, cancel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from cynosure.contract import JobStatus, ResolvedRequest
+from cynosure.errors import (
+    IdempotencyConflict,
+    ImageNotFound,
+    JobExpired,
+    JobNotFound,
+    QueueFull,
+)
+from jobs.queue.pace import Outlook, Pace, outlook_of
+from jobs.queue.record import ANONYMOUS, Happening, JobRecord, decode_record, may_see
+from jobs.settings import StoreSettings
+from jobs.store.answering import answering
+from jobs.store.connection import StoreClient
+from jobs.store.keyspace import PRIORITIES
+from jobs.store.scripts import known_ttl_s, queue_args, script
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An accepted job; `waits` unless it was made before or is answered already."""
+
+    id: str
+    waits: bool
+
+
+class JobStore(StoreClient):
+    """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
+
+    client_name = "cynosure-gateway"
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
+
+    async def ping(self) -> None:
+        async with answering():
+            await self._client.ping()
+
+    async def accept(
+        self,
+        job_id: str,
+        request: ResolvedRequest,
+        *,
+        owner: str,
+        steps: int,
+        idempotency_key: str | None,
+        fingerprint: str,
+        cached_as: str | None = None,
+    ) -> Accepted:
+        """Write the record, the queue entry and the idempotency key, all or nothing.
+
+        Where `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job has its
+        pictures at once. Neither it nor `idempotency_key` tells one owner anything of another's jobs.
+
+        Raises:
+            IdempotencyConflict: the key made another job.
+            QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
+            StoreFull, StoreUnavailable: not accepted, as far as is known.
+        """
+        keys, settings = self._keys, self._settings
+        async with answering():
+            answer, detail = await self._accepting(
+                self._accept,
+                keys=[
+                    *keys.places(request.model),
+                    keys.job(job_id),
+                    keys.known(job_id),
+                    keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id),
+                    keys.result(owner, cached_as) if cached_as else keys.job(job_id),
+                    keys.images(job_id),
+                    keys.waiting(owner),
+                    keys.owned(owner),
+                    keys.watched,
+                ],
+                args=[
+                    *queue_args(keys, settings),
+                    job_id,
+                    request.model_dump_json(),
+                    steps,
+                    fingerprint if idempotency_key else "",
+                    settings.max_queued,
+                    settings.max_queued if owner == ANONYMOUS else settings.max_queued_per_key,
+                    known_ttl_s(settings),
+                    settings.result_ttl_s,
+                    owner,
+                    request.priority.value,
+                    int(request.webhook_url is not None),
+                ],
+            )
+        match answer:
+            case b"conflict":
+                raise IdempotencyConflict(
+                    "This Idempotency-Key was used with another request; use a new key for a new request."
+                )
+            case b"full" | b"owner_full":
+                raise await self._queue_full(request.model, int(detail), of_owner=answer == b"owner_full")
+        return Accepted(detail.decode(), waits=answer == b"accepted")
+
+    async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
+        """Whether `accept` would find an earlier job to answer with, or a conflict."""
+        names = [self._keys.idempotency(owner, idempotency_key)] if idempotency_key else []
+        names += [self._keys.result(owner, cached_as)] if cached_as else []
+        async with answering():
+            return bool(names) and bool(await self._client.exists(*names))
+
+    async def get(self, job_id: str, viewer: str) -> JobRecord:
+        """The record, for `viewer`: an owner, or `EVERYONE`.
+
+        Raises:
+            JobExpired: it is kept no longer.
+            JobNotFound: there never was one, or it is another's: a stranger can't tell which.
+        """
+        async with answering():
+            fields: Any = await self._client.hgetall(self._keys.job(job_id))
+            if fields:
+                record = decode_record(job_id, fields)
+                if may_see(viewer, record.owner):
+                    return record
+            else:
+                owner: Any = await self._client.get(self._keys.known(job_id))
+                if owner is not None and may_see(viewer, owner.decode()):
+                    raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
+        raise JobNotFound(f"No job '{job_id}'.")
+
+    async def outlook(self, record: JobRecord) -> Outlook:
+        """The job's place in the queue and when it should be done, by the model's pace of the last minutes."""
+        return (await self.outlooks([record]))[0]
+
+    async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
+        """Those of many jobs, in one round trip; in none where all have ended."""
+        open_ = [record for record in records if not record.status.is_final]
+        if not open_:
+            return [Outlook()] * len(records)
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for record in open_:
+                pipe.hgetall(self._keys.pace(record.request.model))
+                self._ask_place(pipe, record)
+            (seconds, microseconds), *answers = await pipe.execute()
+        now_ms, found, answer = seconds * 1000 + microseconds // 1000, dict[str, Outlook](), iter(answers)
+        for record in open_:
+            pace, rank, *ahead = islice(answer, 1 + len(PRIORITIES))  # the pace, and what _ask_place asked
+            is_queued = record.status is JobStatus.QUEUED and rank is not None
+            position = rank + sum(ahead) if is_queued else None
+            found[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
+        return [found.get(record.id, Outlook()) for record in records]
+
+    def _ask_place(self, pipe: Any, record: JobRecord) -> None:
+        """Rank among those of its priority, and how many of the others are ahead by their age."""
+        keys, model, level = self._keys, record.request.model, PRIORITIES.index(record.request.priority)
+        pipe.zrank(keys.turns(model, record.request.priority), record.id)
+        for other, priority in enumerate(PRIORITIES):
+            if other != level:
+                older_than_s = record.created_ms / 1000 + (level - other) * self._settings.priority_ageing_s
+                pipe.zcount(keys.queue(model, priority), "-inf", f"({older_than_s * 1_000_000:.0f}")
+
+    async def _queue_full(self, model: str, waiting: int, *, of_owner: bool) -> QueueFull:
+        """The refusal, with the time that a tenth of what is ahead takes: room for this one, and for some like it."""
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._keys.pace(model))
+            for priority in PRIORITIES:
+                pipe.zcard(self._keys.owners(model, priority))
+            pace, *owners = await pipe.execute()
+        shares = max(1, *owners) if of_owner else 1
+        retry_after_s = Pace.of(pace).seconds_for(max(1, math.ceil(waiting / 10)) * shares)
+        whose = "jobs of yours wait already" if of_owner else f"jobs wait for '{model}' already"
+        return QueueFull(f"{waiting} {whose}.", retry_after_s=retry_after_s)
+
+    async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
+        """The job's events after the one with that id ("0" for all), oldest first, as far as they are kept."""
+        async with answering():
+            entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
+        return [
+            Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
+        ]
+
+    async def image(self, job_id: str, index: int, viewer: str) -> bytes:
+        """PNG bytes of picture `index`.
+
+        Raises:
+            ImageNotFound: there is none, or not yet.
+            JobExpired, JobNotFound: as `get`.
+        """
+        png = await self._picture(job_id, str(index), viewer)
+        if png is None:
+            record = await self.get(job_id, viewer)
+            raise ImageNotFound(
+                f"Job '{job_id}' has no image {index}: it is {record.status}, with {len(record.image_hashes)} images."
+            )
+        return png
+
+    async def images(self, job_id: str, viewer: str) -> list[bytes]:
+        """PNG bytes of all of the job's pictures, in order; none where it has none, or is not kept, or is another's."""
+        found = await self._of_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
+        by_index = {int(name): png for name, png in (found or {}).items() if name.isdigit()}  # beside them the sheet
+        return [by_index[index] for index in sorted(by_index)]
+
+    async def sheet(self, job_id: str, viewer: str) -> bytes:
+        """PNG bytes of a sweep's contact sheet.
+
+        Raises:
+            ImageNotFound: the job is no sweep, or not done.
+            JobExpired, JobNotFound: as `get`.
+        """
+        png = await self._picture(job_id, "sheet", viewer)
+        if png is None:
+            record = await self.get(job_id, viewer)
+            raise ImageNotFound(f"Job '{job_id}' has no sheet: it is {record.status}; sweeps have one when done.")
+        return png
+
+    async def cancel(self, job_id: str, viewer: str) -> JobRecord:
+        """Cancel the job unless it is finished; returns it as it is then.
+
+        Raises:
+            JobExpired, JobNotFound: as `get`.
+        """
+        record = await self.get(job_id, viewer)
+        keys, settings = self._keys, self._settings
+        async with answering():
+            await self._cancel(
+                keys=[
+                    *keys.places(record.request.model),
+                    keys.known(job_id),
+                    keys.leases,
+                    keys.events(job_id),
+                    keys.finished,
+                ],
+                args=[*queue_args(keys, settings), job_id, settings.result_ttl_s, known_ttl_s(settings)],
+            )
+        return await self.get(job_id, viewer)
+
+    async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
+        """The picture, or `None` where there is none for `viewer`."""
+        png: bytes | None = await self._of_pictures(
+            job_id, viewer, lambda pipe: pipe.hget(self._keys.images(job_id), name)
+        )
+        return png
+
+    async def _of_pictures(self, job_id: str, viewer: str, ask: Callable[[Any], object]) -> Any:
+        """What `ask` asks of the job's pictures, or `None` for a stranger. Owner and answer take one round trip."""
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.hget(self._keys.job(job_id), "owner")
+            ask(pipe)
+            owner, answer = await pipe.execute()
+        return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None

@@ -1,0 +1,70 @@
+"""How fast a model's jobs are done, and what follows for one that waits. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cynosure.contract import JobStatus
+from jobs.queue.record import JobRecord
+
+UNMEASURED_RETRY_S = 10
+LONGEST_RETRY_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Jobs that start before this one, and seconds until it should be done; `None` where it has started, or unknown."""
+
+    queue_position: int | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What was finished lately, by any worker. `finish.lua` writes it: what is older than a minute of work fades.
+
+    Attributes:
+        jobs: jobs that succeeded.
+        work: their network evaluations.
+        busy_s: seconds in which at least one job ran.
+        ran_s: seconds that the jobs ran for, summed: several run at once.
+    """
+
+    jobs: float = 0.0
+    work: float = 0.0
+    busy_s: float = 0.0
+    ran_s: float = 0.0
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes]) -> Pace:
+        """From the Redis hash, which has other fields beside."""
+        jobs, work, busy_ms, ran_ms = (float(fields.get(name, 0)) for name in (b"jobs", b"work", b"busy_ms", b"ran_ms"))
+        return cls(jobs=jobs, work=work, busy_s=busy_ms / 1000, ran_s=ran_ms / 1000)
+
+    @property
+    def is_known(self) -> bool:
+        return self.jobs > 0
+
+    def seconds_for(self, jobs: int) -> int:
+        """Whole seconds in which so many jobs are done: a `Retry-After`."""
+        if not self.is_known:
+            return UNMEASURED_RETRY_S
+        return min(LONGEST_RETRY_S, max(1, math.ceil(jobs * self.busy_s / self.jobs)))
+
+
+def outlook_of(record: JobRecord, pace: Pace, *, position: int | None, now_ms: int) -> Outlook:
+    """What to tell of a queued or running job; `position` counts the jobs ahead, if any, `now_ms` is Redis's clock."""
+    if record.status is JobStatus.RUNNING and record.step and record.started_ms is not None:
+        ran_s = (now_ms - record.started_ms) / 1000
+        return Outlook(None, max(0.0, ran_s * (record.steps - record.step) / record.step))
+    if not pace.is_known:
+        return Outlook(position, None)
+    run_s = pace.ran_s * record.steps / pace.work
+    if record.status is JobStatus.RUNNING and record.started_ms is not None:
+        return Outlook(None, max(0.0, run_s - (now_ms - record.started_ms) / 1000))
+    wait_s = (position or 0) * pace.busy_s / pace.jobs
+    if record.not_before_ms is not None:
+        wait_s += max(0.0, (record.not_before_ms - now_ms) / 1000)
+    return Outlook(position, wait_s + run_s)

@@ -1,0 +1,186 @@
+"""The job record as values, and their form in Redis; the scripts alone move its state. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cynosure.contract import JobError, JobStatus, ResolvedRequest
+
+ANONYMOUS = "anonymous"
+"""The owner of all jobs where a deployment asks for no API key."""
+EVERYONE = "*"
+"""In place of an owner: whoever looks may see the jobs of all. No owner has this name."""
+
+
+class Verdict(StrEnum):
+    """What a heartbeat says of a held job."""
+
+    OK = "ok"
+    STALE = "stale"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+
+
+class NoClaim(StrEnum):
+    """Why a worker got no job."""
+
+    NOTHING = "nothing"
+    WAIT = "wait"
+    """A suspect waits for a worker that holds nothing: finish what is held, then ask again."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended without ending the job."""
+
+    HANDED_BACK = "handed_back"
+    LOST = "lost"
+    FAULTED = "faulted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One claim of a job; `outcome` is an `Outcome`, a final state, or `None` while it runs."""
+
+    number: int
+    started_ms: int
+    ended_ms: int | None = None
+    outcome: str | None = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
+
+    id: str
+    owner: str
+    status: JobStatus
+    request: ResolvedRequest
+    created_ms: int
+    started_ms: int | None
+    finished_ms: int | None
+    attempt: int
+    step: int
+    steps: int
+    error: JobError | None
+    image_hashes: tuple[str, ...]
+    cached: bool
+    reproducible: bool | None
+    telemetry: tuple[tuple[dict[str, float], ...], ...] | None
+    attempts: tuple[Attempt, ...]
+    not_before_ms: int | None
+
+    @property
+    def progress(self) -> float:
+        if self.status is JobStatus.SUCCEEDED:
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to write one job: every write carries the attempt, and a stale one is refused."""
+
+    job_id: str
+    attempt: int
+    request: ResolvedRequest
+    owner: str
+    company: int = 0
+    """Of a suspect: how many jobs, all suspects, the worker may hold with it; 0 for any number of any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One entry of a job's event stream; `id` is empty before it is written."""
+
+    name: str
+    data: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a heartbeat says of a held job: evaluations done, evaluations in all, and what happened since the last.
+
+    `telling` counts what was told: the same happenings are told twice, and written once, where an answer was lost.
+    """
+
+    attempt: int
+    step: int
+    steps: int
+    telling: int = 0
+    happenings: tuple[Happening, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a worker made of a job.
+
+    Attributes:
+        pictures: PNG bytes by index.
+        sheet: PNG bytes of a sweep's contact sheet.
+        reproducible: whether the same request gives the same bytes on this worker.
+        telemetry: by picture and evaluation, what guidance did; empty where nobody asked.
+        digests: of the model that drew them, and of the guide where there was one.
+    """
+
+    pictures: tuple[bytes, ...]
+    sheet: bytes | None = None
+    reproducible: bool
+    telemetry: tuple[list[dict[str, float]], ...] = ()
+    digests: tuple[str, ...]
+
+    @property
+    def hashes(self) -> list[str]:
+        return [hashlib.sha256(png).hexdigest() for png in self.pictures]
+
+
+def may_see(viewer: str, owner: str) -> bool:
+    """Whether `viewer`, an owner or `EVERYONE`, may know of what is `owner`'s."""
+    return viewer in (EVERYONE, owner)
+
+
+def new_job_id() -> str:
+    """128 unguessable bits, safe in a URL."""
+    return secrets.token_urlsafe(16)
+
+
+def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
+    """A record from its Redis hash."""
+    text = {key.decode(): value.decode() for key, value in fields.items()}
+
+    def moment(name: str) -> int | None:
+        return int(text[name]) if text.get(name) else None
+
+    return JobRecord(
+        id=job_id,
+        owner=text.get("owner", ANONYMOUS),  # records from before there were owners
+        status=JobStatus(text["status"]),
+        request=ResolvedRequest.model_validate_json(text["request"]),
+        created_ms=int(text["created_ms"]),
+        started_ms=moment("started_ms"),
+        finished_ms=moment("finished_ms"),
+        attempt=int(text["attempt"]),
+        step=int(text["step"]),
+        steps=int(text["steps"]),
+        error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
+        image_hashes=tuple(json.loads(text["image_hashes"])) if text.get("image_hashes") else (),
+        cached="cached" in text,
+        reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
+        telemetry=json.loads(text["telemetry"]) if text.get("telemetry") else None,
+        attempts=_attempts(text),
+        not_before_ms=moment("not_before_ms"),
+    )
+
+
+def _attempts(text: Mapping[str, str]) -> tuple[Attempt, ...]:
+    told = [json.loads(value) for name, value in text.items() if name.startswith("attempt:")]
+    return tuple(
+        Attempt(**{**fields, "error": JobError(**fields["error"]) if "error" in fields else None})
+        for fields in sorted(told, key=lambda fields: fields["number"])
+    )

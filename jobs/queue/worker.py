@@ -1,0 +1,291 @@
+"""The store's face for workers: claim, keep, finish, give back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+from redis.client import PubSub
+from redis.exceptions import OutOfMemoryError
+
+from cynosure.contract import JobError, JobStatus, ResolvedRequest
+from cynosure.resolving import result_key
+from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
+from jobs.settings import StoreSettings
+from jobs.store.connection import TIMEOUT_S, connect
+from jobs.store.keyspace import Keys
+from jobs.store.scripts import MAX_ATTEMPTS_TOLD, MAX_EVENTS, known_ttl_s, queue_args, script
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+MAX_REAPER_LOCK_MS = 60_000  # more than any worker's interval
+_LOST = JobError(code="worker_lost", message="The worker that drew this job fell silent.")
+_UNREADABLE = JobError(code="unreadable_request", message="The worker's version can't read the request.")
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before a job whose fault may pass is tried again."""
+    return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
+
+
+def _log_unreadable(job_id: str, error: ValidationError) -> None:
+    """Which fields are wrong, and not what is in them: that is the client's."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    log.error("job %s: this version can't read its request, others may: %s", job_id, faults)
+
+
+class Endings:
+    """Ids of jobs as they end; those of the time in which the connection was broken are missed."""
+
+    def __init__(self, subscription: PubSub) -> None:
+        self._subscription = subscription
+
+    def next(self, *, timeout_s: float) -> str | None:
+        """The next id, or `None` where none comes in time."""
+        message = self._subscription.get_message(timeout=timeout_s)
+        return message["data"].decode() if message else None
+
+
+class WorkerStore:
+    """Thread-safe; raises `redis.RedisError`. Every call is harmless when it is made twice."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client = connect(settings, "cynosure-worker")
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._claim, self._keep_quarantine, self._heartbeat, self._tell, self._finish, self._requeue = (
+            self._client.register_script(script(name))
+            for name in ("claim", "keep_quarantine", "heartbeat", "tell", "finish", "requeue")
+        )
+
+    def ping(self) -> None:
+        self._client.ping()
+
+    @contextmanager
+    def endings(self) -> Iterator[Endings]:
+        """Jobs that end from now on, by whomever."""
+        with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(self._keys.finished)
+            subscription.get_message(timeout=TIMEOUT_S)  # the store's word that it listens
+            yield Endings(subscription)
+
+    def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
+        """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none.
+
+        One whose request this version can't read is given back, for any worker to take it later.
+        """
+        keys, token = self._keys, secrets.token_hex(8)
+        found = self._claim(
+            keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
+            args=[
+                *queue_args(keys, self._settings),
+                worker,
+                token,
+                held,
+                self._lease_ms,
+                int(self._settings.priority_ageing_s * 1000),
+                MAX_ATTEMPTS_TOLD,
+                MAX_EVENTS,
+                int(suspects),
+            ],
+        )
+        if found[0] != b"claimed":
+            return NoClaim(found[0].decode())
+        _, job_id, attempt, request, owner, company = found
+        try:
+            resolved = ResolvedRequest.model_validate_json(request)
+        except ValidationError as error:  # a newer version's, which may run beside this one during an upgrade
+            _log_unreadable(job_id.decode(), error)
+            self._give_back(job_id.decode(), model, str(attempt), Outcome.FAULTED, _UNREADABLE, backoff_s(attempt))
+            return NoClaim.NOTHING
+        return Claim(job_id.decode(), attempt, resolved, owner.decode(), company=company)
+
+    def keep_quarantine(self, model: str, worker: str) -> bool:
+        """Go on emptying the worker for a suspect of the model; `False` where there is no need any longer."""
+        keys = [self._keys.quarantine(model), self._keys.suspects(model)]
+        return bool(self._keep_quarantine(keys=keys, args=[worker, self._lease_ms]))
+
+    def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
+        """Renew the leases of these jobs, and write what happened to them."""
+        pipe = self._client.pipeline(transaction=False)
+        for job_id, beat in held.items():
+            job = self._keys.job(job_id)
+            self._heartbeat(
+                keys=[job, self._keys.leases],
+                args=[job_id, beat.attempt, beat.step, self._lease_ms, beat.steps],
+                client=pipe,
+            )
+        for job_id, beat in held.items():
+            if beat.happenings:
+                self._tell_of(job_id, beat, pipe)
+        answers = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            # At the memory limit leases are renewed all the same; what happened is then not told.
+            if isinstance(answer, Exception) and not isinstance(answer, OutOfMemoryError):
+                raise answer
+        return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, answers, strict=False)}
+
+    def finish(self, claim: Claim, made: Finished) -> bool:
+        """Write the pictures and the end; `False` where the claim is stale."""
+        return self._end(claim, JobStatus.SUCCEEDED, "", made)
+
+    def fail(self, claim: Claim, error: JobError) -> bool:
+        """End the job with an error; `False` where the claim is stale."""
+        nothing = Finished(pictures=(), reproducible=False, digests=())
+        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
+
+    def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
+        """Give the job back to the queue; `False` where it is not queued then: it was not ours, or it has failed.
+
+        Handed back in good order it may be taken at once; after a fault only when that may have passed.
+        """
+        delay_s = backoff_s(claim.attempt) if outcome is Outcome.FAULTED else 0.0
+        return self._give_back(claim.job_id, claim.request.model, str(claim.attempt), outcome, why, delay_s) == "queued"
+
+    def mend_times(self, models: Sequence[str]) -> None:
+        """Bring back what lies further ahead than it can have been set: the store's clock was put back."""
+        now_ms = self._now_ms()
+        latest_lease = now_ms + 2 * self._lease_ms  # other workers' settings may be a little longer
+        latest_retry = now_ms + LONGEST_BACKOFF_S * 1000
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(self._keys.leases, f"({latest_lease}", "+inf")
+            for model in models:
+                pipe.zrangebyscore(self._keys.delayed(model), f"({latest_retry:.0f}", "+inf")
+                pipe.pttl(self._keys.quarantine(model))
+            leases, *found = pipe.execute()
+            delayed, quarantines = found[::2], found[1::2]
+            for job_id in leases:
+                pipe.zadd(self._keys.leases, {job_id: now_ms + self._lease_ms}, xx=True, lt=True)
+            for model, late in zip(models, delayed, strict=True):
+                for job_id in late:
+                    pipe.zadd(self._keys.delayed(model), {job_id: now_ms}, xx=True, lt=True)
+            for model, left_ms in zip(models, quarantines, strict=True):
+                if left_ms > 2 * self._lease_ms:
+                    pipe.delete(self._keys.quarantine(model))
+            pipe.execute()
+
+    def expired_leases(self, limit: int = 256) -> list[str]:
+        """Ids whose worker has been silent for longer than a lease."""
+        ids: list[Any] = list(self._client.zrangebyscore(self._keys.leases, "-inf", self._now_ms(), 0, limit))
+        return [raw.decode() for raw in ids]
+
+    def reclaim(self, job_id: str) -> tuple[str, str | None]:
+        """Take a job from its silent worker: ("queued" | "failed" | "kept", its model)."""
+        raw = self._client.hget(self._keys.job(job_id), "request")
+        if raw is None:
+            self._client.zrem(self._keys.leases, job_id)
+            return "kept", None
+        model: str = json.loads(raw)["model"]  # it may be a newer version's, of which the rest can't be read
+        return self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0), model
+
+    def due(self, model: str, *, waiting_s: float) -> int:
+        """Jobs of `model` that could be taken and have waited for longer."""
+        keys, now_ms = self._keys, self._now_ms()
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in keys.queues(model):
+                pipe.zcount(queue, "-inf", (now_ms - waiting_s * 1000) * 1000)
+            pipe.zcount(keys.delayed(model), "-inf", now_ms)
+            pipe.zcard(keys.suspects(model))
+            return sum(pipe.execute())
+
+    def try_reaper_lock(self, *, ttl_s: float) -> bool:
+        """Whether this worker is the one to look for lost jobs now."""
+        ttl_ms = max(1, int(ttl_s * 1000))
+        if self._client.set(self._keys.reaper, "1", nx=True, px=ttl_ms):
+            return True
+        if self._client.pttl(self._keys.reaper) > max(10 * ttl_ms, MAX_REAPER_LOCK_MS):
+            self._client.delete(self._keys.reaper)  # the store's clock was put back: it would hold for as long
+        return False
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_s * 1000)
+
+    def _now_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return int(seconds * 1000 + microseconds // 1000)
+
+    def _tell_of(self, job_id: str, beat: Beat, pipe: Any) -> None:
+        self._tell(
+            keys=[self._keys.job(job_id), self._keys.events(job_id)],
+            args=[
+                job_id,
+                beat.attempt,
+                beat.telling,
+                self._keys.moved,
+                self._settings.unfinished_ttl_s,
+                MAX_EVENTS,
+                *(part for happening in beat.happenings for part in (happening.name, happening.data)),
+            ],
+            client=pipe,
+        )
+
+    def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
+        keys, settings, job_id = self._keys, self._settings, claim.job_id
+        answer = self._finish(
+            keys=[
+                *keys.places(claim.request.model),
+                keys.images(job_id),
+                keys.known(job_id),
+                keys.leases,
+                keys.result(claim.owner, result_key(claim.request, *made.digests)),
+                keys.events(job_id),
+                keys.finished,
+            ],
+            args=[
+                *queue_args(keys, settings),
+                job_id,
+                claim.attempt,
+                status.value,
+                error,
+                json.dumps(made.hashes),
+                settings.result_ttl_s,
+                known_ttl_s(settings),
+                int(made.reproducible),
+                made.sheet or b"",
+                json.dumps(made.telemetry) if made.telemetry else "",
+                *made.pictures,
+            ],
+        )
+        return bool(answer == b"moved")
+
+    def _give_back(
+        self, job_id: str, model: str, attempt: str, outcome: Outcome, why: JobError | None, delay_s: float
+    ) -> str:
+        keys, settings = self._keys, self._settings
+        reason = f"; of the last: {why.message}" if why else "."
+        exhausted = JobError(
+            code="attempts_exhausted",
+            message=f"Its {settings.max_attempts} attempts are used up{reason}",
+        )
+        answer = self._requeue(
+            keys=[
+                *keys.places(model),
+                keys.known(job_id),
+                keys.leases,
+                keys.events(job_id),
+                keys.finished,
+                keys.moved,
+            ],
+            args=[
+                *queue_args(keys, settings),
+                job_id,
+                attempt,
+                outcome.value,
+                why.model_dump_json() if why else "",
+                int(delay_s * 1000),
+                settings.max_attempts,
+                exhausted.model_dump_json(),
+                settings.result_ttl_s,
+                known_ttl_s(settings),
+                MAX_EVENTS,
+            ],
+        )
+        return str(answer.decode())

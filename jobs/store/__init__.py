@@ -1,0 +1,1 @@
+"""The store: connections, names of keys, and the scripts."""
