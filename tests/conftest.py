@@ -28,7 +28,7 @@ from app.jobs.store import JobStore
 from app.jobs.worker_store import WorkerStore
 from app.keys import main as keys
 from app.main import create_app
-from chaos.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
+from chaos.processes import START_S, clean_environment, free_port, is_ready, wait_until
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
 from tests.small_pack import write_small_pack
 
@@ -258,7 +258,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> It
         return is_ready(url)
 
     try:
-        wait_until(ready, seconds=CALIBRATING_S, what="the server is ready")
+        wait_until(ready, seconds=START_S, what="the server is ready")
         yield url
     finally:
         server.send_signal(signal.SIGINT)
