@@ -135,6 +135,13 @@ class Cynosure(Contender):
         worker = ["workers", "--models", str(pack.folder), "--device", str(device)]
         super().__init__(name, [["app", "--port", port], worker], environment, health="/readyz", device=device)
 
+    def wait_ready(self) -> None:
+        super().wait_ready()
+        wait_until(self._is_measured, seconds=START_TIMEOUT_S, what=f"{self.name} has measured its batches")
+
+    def _is_measured(self) -> bool:
+        return all(card["measured"] for card in httpx.get(f"{self.url}/models", timeout=30).json()["models"])
+
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
         answer = await client.post(f"{self.url}/generate", json=asked.body(), headers={"Prefer": "wait=3600"})
         answer.raise_for_status()
@@ -145,7 +152,7 @@ class Cynosure(Contender):
 
 
 def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callable[[], Contender]]:
-    """What starts (c), (d) and (e), in the number format that calibration found best; (c) and (e) in float32 too.
+    """What starts (c), (d) and (e), in the number format of the rule; (c) and (e) in float32 too.
 
     Their classifier runs in float32 on a CPU, in which a row alone takes least.
     """

@@ -376,10 +376,15 @@ class ModelCard(BaseModel):
     precision: str = Field("float32", description="Number format that the denoiser runs in here.")
     reproducible: bool = Field(True, description="Whether a picture's bytes are the same whatever shares the batch.")
     measured: bool = Field(
-        True, description="Whether the worker has measured its best batch sizes; until then pictures take longer."
+        True, description="Whether the workers have measured batch sizes; until then pictures take longer."
     )
     num_parameters: int
     license: str | None = None
+
+    @property
+    def drawn_by(self) -> str:
+        """What the bytes of its pictures depend on, beside the request: weights and number format."""
+        return f"{self.digest} {self.precision}"
 
 
 class ImageInfo(BaseModel):

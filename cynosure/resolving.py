@@ -174,7 +174,7 @@ def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
 def result_key(request: ResolvedRequest, *digests: str) -> str:
     """What a job's pictures depend on, as a SHA-256.
 
-    That is the request but for its delivery, and the digests of its model and, where there is one, of the guide.
+    That is the request without its delivery, and `ModelCard.drawn_by` of its model and of its guide, if it has one.
     """
     shown = request.model_dump(mode="json", exclude=set(DELIVERY_FIELDS))
     return hashlib.sha256(json.dumps([*digests, shown], sort_keys=True).encode()).hexdigest()

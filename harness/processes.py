@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 
 START_S = 120.0
-CALIBRATING_S = 600.0  # of a first worker, which measures its packs on the machine
 
 
 def free_port() -> int:
@@ -51,12 +50,12 @@ def is_ready(url: str, path: str = "/readyz") -> bool:
 
 
 def wait_until_ready(url: str) -> None:
-    """Wait for a gateway whose worker may have to measure its packs first.
+    """Wait for a gateway and its worker.
 
     Raises:
         TimeoutError: it was not ready in time.
     """
-    wait_until(lambda: is_ready(url), seconds=CALIBRATING_S, what=f"{url} is ready")
+    wait_until(lambda: is_ready(url), seconds=START_S, what=f"{url} is ready")
 
 
 class Process:

@@ -91,6 +91,13 @@ class Fleet(StoreClient):
             names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
         cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
-        self._cards = {card.name: card for card in sorted(cards, key=lambda card: card.name)}
+        self._cards = {}
+        for card in sorted(cards, key=lambda card: card.name):
+            other = self._cards.get(card.name, card)  # of another worker: what is promised, both must keep
+            both = {
+                "measured": card.measured and other.measured,
+                "reproducible": card.reproducible and other.reproducible,
+            }
+            self._cards[card.name] = card.model_copy(update=both)
         self._read_at = time.monotonic()
         return self._cards

@@ -25,7 +25,7 @@ PACKED_FOR = 8
 VECTOR = 8
 """Channels that torch normalizes at once, where a group has as many."""
 WHOLE = 64
-"""Numbers of which torch's loops make whole vectors: two of AVX-512's at a time, and some to spare."""
+"""torch's loops take this many numbers in whole vectors: two of AVX-512 at a time, and some to spare."""
 _CBWR_ALL, _CBWR_STRICT = -1, 0x10000  # of MKL's mkl_types.h
 BY_CHANNEL = range(128, 1024)
 """Sizes of maps that torch normalizes group by group; smaller ones are no work, larger ones it takes by channel too."""
@@ -62,7 +62,7 @@ def strided_as_in_a_batch(x: Tensor) -> Tensor:
     """Dense maps (B,C,…) with the stride from one to the next that they have among others, also where there is one.
 
     No stride is wrong for a batch of one; but by some torch takes the map for another memory format, and other kernels
-    for the layers after it: the row would differ in its last bits from the same in company.
+    for the layers after it: the row would differ in its last bits from the same beside others.
     """
     return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import (
 
 
 def flop_of(call: Callable[[], object], *, compiled: bool = False) -> int:
-    """Floating-point operations of a call, 2 for a multiplication and an addition; `compiled` if its networks are."""
+    """Floating-point operations of a call, 2 for a multiply-add. Set `compiled` if its networks are."""
     uncompiled = torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # its import takes seconds
     with uncompiled, FlopCounterMode(display=False) as counter:
         call()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -202,8 +203,9 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
     if device.type == "cpu" and not sums_in_one_order():
         warnings.warn(
-            "torch multiplied matrices before `models` was imported: pictures may differ in their last bits from other "
-            "processes'. Import models first, or set MKL_CBWR=AUTO,STRICT.",
+            "MKL's order of summation is not fixed here, so pictures may differ in their last bits from those of other "
+            "processes. Import models before torch's first product, and leave MKL_CBWR alone or set it to AUTO,STRICT "
+            f"(now: {os.environ.get('MKL_CBWR')}).",
             stacklevel=2,
         )
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
@@ -259,7 +261,7 @@ def _multiplying(precision: Precision, method: Callable[_Given, _Result]) -> Cal
 
 
 def _restrided(attention: Attention, arguments: Any, output: Any) -> Any:
-    """The output, where it is one feature map alone: attention leaves it another stride than maps in company."""
+    """The output, where it is one feature map alone: with the strides that a larger batch would have."""
     if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1:
         return strided_as_in_a_batch(output)
     return None

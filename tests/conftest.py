@@ -22,7 +22,7 @@ from app.commands.keys import main as keys
 from app.gateway.settings import GatewaySettings
 from app.main import create_app
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
-from harness.processes import CALIBRATING_S, clean_environment, free_port, is_ready, wait_until
+from harness.processes import START_S, clean_environment, free_port, is_ready, wait_until
 from jobs.accounts.api_keys import KeyRing
 from jobs.fleet import FleetRegistry
 from jobs.queue.doorbell import Doorbell
@@ -258,7 +258,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> It
         return is_ready(url)
 
     try:
-        wait_until(ready, seconds=CALIBRATING_S, what="the server is ready")
+        wait_until(ready, seconds=START_S, what="the server is ready")
         yield url
     finally:
         server.send_signal(signal.SIGINT)

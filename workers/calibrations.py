@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class SharedCalibrations:
     """Kept in the user's cache folder and in the store, so that a new worker need not measure what another did.
 
-    It is a saving alone: what is measured changes no bytes, so a store that is away is no fault.
+    This only saves time: what is measured changes no bytes, so an unreachable store is not an error.
     """
 
     def __init__(self, fleet: FleetRegistry) -> None:

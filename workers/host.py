@@ -58,7 +58,7 @@ class EngineHost:
             card.model_copy(
                 update={
                     "reproducible": self._keeps_bits([card]),
-                    "measured": self._engine.calibration(name).is_measured,
+                    "measured": self._engine.is_measured(name),
                 }
             )
             for name, card in self.cards.items()
@@ -154,7 +154,7 @@ class EngineHost:
             sheet=sheet_of(pictures, request, card),
             reproducible=self._keeps_bits(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
-            digests=tuple(model.digest for model in models),
+            digests=tuple(model.drawn_by for model in models),
         )
 
     def _keeps_bits(self, models: Sequence[ModelCard]) -> bool:

@@ -20,7 +20,11 @@ class WorkerSettings(BaseSettings):
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; by default by a rule for the device."
     )
-    compile: bool = Field(False, description="Use torch.compile: faster batches for starts of some minutes.")
+    compile: bool = Field(
+        False,
+        description="Use torch.compile for denoisers: faster batches, but jobs wait half a minute for each batch size "
+        "while it is compiled.",
+    )
     concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each waits in a thread of its own.")
     heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
     reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")

@@ -35,6 +35,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
 STEADY_S = 60.0  # of a process that ran for so long the next end is no part of a series
+LOOKS_APART = 5  # rounds of the supervisor
 STORE_START_S = 60.0  # a long append-only file is read first
 
 
@@ -167,12 +168,13 @@ def _is_measured(url: str) -> bool | None:
     answer = _answer(f"{url}/models")
     if answer is None or not answer.is_success:
         return None
-    return all(card.measured for card in ModelList.model_validate_json(answer.content).models)
+    cards = ModelList.model_validate_json(answer.content).models
+    return bool(cards) and all(card.measured for card in cards)
 
 
 def _answer(url: str) -> httpx.Response | None:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(url, timeout=10)
+        return httpx.get(url, timeout=2)
     return None
 
 
@@ -192,11 +194,10 @@ def _announced(url: str, progress: Progress) -> Iterator[None]:
     progress.say(f"Cynosure is ready at {url} (API: {url}/docs)")
     print(*_examples(url), sep="\n", flush=True)
     if _is_measured(url) is False:
-        progress.say(
-            "the best batch sizes are being measured between requests; until then pictures take a little longer"
-        )
-        while _is_measured(url) is False:
-            yield
+        progress.say("batch sizes are being measured between requests; until then pictures take longer")
+        while not _is_measured(url):
+            for _ in range(LOOKS_APART):
+                yield
         progress.say("measured: batches are at full speed")
 
 

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class NoticeHangUps:
     """Lets the event loop turn after each part of a streamed answer.
 
-    Else a burst of parts is written to a connection that broke at the first of them, because the loop has had no turn
-    to notice: asyncio warns of every such write, and the stream is cancelled only after all of them.
+    Otherwise a burst of parts is written to a connection that broke at the first of them, because the loop has had no
+    turn to notice: asyncio warns of every such write, and the stream is cancelled only after all of them.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -117,9 +117,9 @@ async def cache_key(state: State, request: ResolvedRequest, card: ModelCard, *, 
     if not is_seeded or not request.use_cache or request.telemetry:
         return None
     if request.guide_model is None:
-        return result_key(request, card.digest)
+        return result_key(request, card.drawn_by)
     guide = (await state["fleet"].cards()).get(request.guide_model)
-    return result_key(request, card.digest, guide.digest) if guide else None
+    return result_key(request, card.drawn_by, guide.drawn_by) if guide else None
 
 
 async def enqueue(

@@ -24,7 +24,7 @@ from cynosure.contract import GenerateRequest, Job, ModelCard
 from cynosure.errors import CynosureError, NoWorker, Unreachable
 
 CELL, MARGIN, HEADER = 84, 230, 24  # pixels
-START_TIMEOUT_S = 900.0  # a first start measures the models; a server that ends meanwhile is seen to
+START_TIMEOUT_S = 300.0  # of a slow disk; a server that ends meanwhile is seen to
 LABEL_ROWS: Mapping[str, Mapping[str, Any]] = {
     "no guidance": {"guidance_mode": "none"},
     "classifier, s = 2 (unconditional base)": {

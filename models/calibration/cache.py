@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -49,7 +50,8 @@ class FileCalibrations:
             unfinished.write_bytes(found.to_json())
             os.replace(unfinished, self.path(key))
         except OSError:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
 
 def calibration_key(pack: Pack, device: torch.device, by_rule: Calibration) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from models.lanes import CORES
 
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 """Environment variables that limit the instructions of a CPU's libraries, or set the order of MKL's sums."""
 WITH_BFLOAT16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10", "DEFAULT", "ALL")
 """Beginnings of the values of ONEDNN_MAX_CPU_ISA that leave oneDNN its bfloat16 instructions."""
@@ -39,13 +39,15 @@ def instruction_sets(device: torch.device) -> str:
 
 def multiplies_bfloat16() -> bool:
     """Whether oneDNN has this CPU's bfloat16 instructions at its disposal; else it would imitate them, slowly."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    limits = [os.environ.get(name, "DEFAULT").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
     has = torch.cpu.get_capabilities()
-    return limit.startswith(WITH_BFLOAT16) and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return all(limit.startswith(WITH_BFLOAT16) for limit in limits) and bool(
+        has.get("avx512_bf16") or has.get("amx_bf16")
+    )
 
 
 def machine_key(device: torch.device) -> str:
-    """What batches of one size may differ by from machine to machine: hardware, instruction sets, caches, libraries."""
+    """Everything on a machine that affects a batch's time or bits: hardware, instruction sets, caches, libraries."""
     parts = [device_name(device), torch.__version__, diffusers.__version__]
     if device.type == "cuda":
         parts.append(instruction_sets(device))

@@ -62,11 +62,14 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
         pack: what to load.
         device: where to.
         precision: one of `PRECISIONS`; with "float16" the classifier takes float32, or its gradients would be zero.
-        compiled: whether `torch.compile` makes their kernels: minutes of work, and on a CPU with a C++ compiler.
+        compiled: whether `torch.compile` makes the denoiser's kernels: half a minute for each batch size, and a C++
+            compiler on a CPU.
 
     Raises:
-        InvalidPack: the device has no memory for it.
+        InvalidPack: the device has no memory for it, or no such number format.
     """
+    if precision == "tf32" and device.type != "cuda":
+        raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
     formats = partial(_formats, device, PRECISIONS[precision], compiled=compiled)
     of_denoiser, denoiser = _first_that_fits(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
@@ -78,11 +81,14 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
             partial(load_steering, pack, device), formats(by_gradient=True), lambda loaded: True
         )
         networks = replace(networks, steering=steering, by_rule=replace(by_rule, classifier=of_classifier))
-    return networks if device.type == "cpu" else _with_references(networks)
+    try:
+        return networks if device.type == "cpu" else _with_references(networks)
+    except torch.OutOfMemoryError as error:
+        raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
 def free_memory() -> None:
-    """Give the device what nothing needs any more; networks that hold themselves, as by a cache of a method, too."""
+    """Return unused memory to the device, that of networks in reference cycles too."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -92,7 +98,7 @@ def _formats(device: torch.device, chosen: Precision | None, *, compiled: bool, 
     if chosen is not None:
         exact = by_gradient and chosen.dtype == "float16"
         by_rule = (replace(FLOAT32 if exact else chosen, channels_last=by_rule[0].channels_last),)
-    return [replace(one, compiled=compiled) for one in by_rule]
+    return [replace(one, compiled=compiled and not by_gradient) for one in by_rule]
 
 
 def _first_that_fits(

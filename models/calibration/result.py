@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
 from models.lanes import Layout
-from models.loading import FLOAT32, Precision
+from models.loading import FLOAT32, Pack, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
 DEPENDS = "on the neighbours"
@@ -51,8 +51,9 @@ class NetworkCalibration:
 
     @property
     def is_bitwise(self) -> bool:
-        """Whether a row's bits are independent of its neighbours: no other row may change them in the reference."""
-        return self._reference_bits != DEPENDS
+        """Whether a row's bits are known to be independent of its neighbours: by comparison, unless it has none."""
+        bits = self._reference_bits
+        return bits != DEPENDS and (self.reference == 1 or bool(bits))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -143,7 +144,14 @@ class Calibration:
 _JSON = TypeAdapter(Calibration)
 
 
-def fixed_calibration(networks: object = None, *, lanes: int = 1, rows: int = 4) -> Calibration:
-    """Batches of `rows` on lanes of one thread, for any networks: for tests, and weights that change in training."""
-    network = NetworkCalibration(reference=rows)
-    return Calibration(layout=Layout(lanes=lanes, threads=1), denoiser=network, classifier=network)
+def fixed_calibration(
+    pack: Pack | None = None, by_rule: Calibration | None = None, *, lanes: int = 1, rows: int = 4
+) -> Calibration:
+    """Batches of `rows` on lanes of one thread, otherwise `by_rule`: for tests, and weights that still change."""
+    denoiser = by_rule.denoiser if by_rule else NetworkCalibration()
+    classifier = by_rule.classifier if by_rule else NetworkCalibration()
+    return Calibration(
+        layout=Layout(lanes=lanes, threads=1),
+        denoiser=replace(denoiser, reference=rows),
+        classifier=replace(classifier, reference=rows) if classifier is not None else None,
+    )

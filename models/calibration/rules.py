@@ -49,7 +49,7 @@ def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Prec
 def layout(device: torch.device, num_parameters: int) -> Layout:
     """How the device's cores are split: a lane for each core, or all cores for one batch of a large network.
 
-    More threads divide a sum elsewhere, so this decides bits too.
+    The number of threads decides where sums are split, and so changes bits.
     """
     if device.type == "cpu" and num_parameters <= SMALL:
         return Layout(lanes=CORES, threads=1)
@@ -60,7 +60,7 @@ def reference_rows(device: torch.device, row_flop: int) -> int:
     """Rows of the reference batch: what a row gives in it, it gives in every batch.
 
     On a CPU one row by itself: nothing can be beside it. On a GPU the kernels for one row differ from those for many,
-    and a batch of some rows takes about as long as one alone; it has as many as that is likely to be true of.
+    and a batch of some rows takes about as long as one alone; it has as many rows as probably take no longer.
     """
     if device.type == "cpu":
         return 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -25,12 +26,14 @@ from models.calibration import (
     load_networks,
     measuring,
 )
+from models.calibration.networks import free_memory
+from models.calibration.probes import Probes
 from models.denoisers import Denoiser
 from models.engine.outline import Outline, outline
 from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule, Turns, share_prefixes
 from models.lanes import CORES, OwnLane, Result, Runs, compute_with, let_go
-from models.loading import Pack, open_pack
+from models.loading import InvalidPack, Pack, open_pack
 from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 from models.spec import InvalidSpec, SampleSpec
@@ -141,14 +144,24 @@ class _Loaded:
 
     Attributes:
         networks: what the runner runs.
+        key: of its calibration.
+        known: its calibration by an earlier process.
+        is_measured: whether measuring has ended.
         ticks: under way.
+        probes: what it is measured with, once prompts are encoded for it.
+        measuring: the steps of it, once they have begun.
     """
 
     pack: Pack
     networks: Networks
     runner: Runner
     schedule: Schedule
+    key: str
+    known: Calibration | None
+    is_measured: bool
     ticks: int = 0
+    probes: Future[tuple[Probes, Probes | None]] = field(default_factory=Future)
+    measuring: Generator[Calibration | None, None, Calibration] | None = None
 
     @property
     def lanes(self) -> int:
@@ -157,6 +170,18 @@ class _Loaded:
     @property
     def lane_cores(self) -> int:
         return min(self.runner.lanes.layout.threads, CORES)
+
+    @property
+    def can_be_measured(self) -> bool:
+        return self.probes.done()
+
+
+def _next_of(steps: Generator[Calibration | None, None, Calibration]) -> tuple[Calibration | None, bool]:
+    """What a step has found, and whether it was the last."""
+    try:
+        return next(steps), False
+    except StopIteration as end:
+        return end.value, True
 
 
 class Engine:
@@ -170,10 +195,10 @@ class Engine:
         device: torch device.
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default by rule.
         compiled: whether `torch.compile` makes their kernels.
-        measure_at_once: whether to begin to measure now; or else when `measure` is called.
+        measure_at_once: start measuring at once; otherwise when `measure` is called.
         calibrations: what was measured before; by default the user's cache folder. What is not there the engine
             measures while it serves, between ticks; that changes how soon pictures are done, and none of their bytes.
-        calibrate: instead of rules and measurement, says how a pack runs.
+        calibrate: says how a pack runs, given what the rules say, instead of measuring.
         on_death: called on the engine's own thread where that, or a lane, has a fault of its own.
 
     Raises:
@@ -194,7 +219,7 @@ class Engine:
         compiled: bool = False,
         measure_at_once: bool = True,
         calibrations: Calibrations | None = None,
-        calibrate: Callable[[Networks], Calibration] | None = None,
+        calibrate: Callable[[Pack, Calibration], Calibration] | None = None,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.device = torch.device(device)
@@ -206,10 +231,9 @@ class Engine:
         self._calibrations = calibrations if calibrations is not None else FileCalibrations()
         self._calibrate = calibrate
         self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
-        self._unmeasured: list[_Loaded] = []
+        self._unmeasured: deque[_Loaded] = deque()
         self._measured = threading.Event()
         self._may_measure = measure_at_once
-        self._steps: Generator[Calibration | None, None, Calibration] | None = None
         self._previews: dict[Sample, Callable[[int, Image], None]] = {}
         self._turns = Turns()
         self._cores_in_use = 0
@@ -256,13 +280,18 @@ class Engine:
 
     def measure(self) -> None:
         """Begin to measure, between ticks, what isn't measured yet."""
-        with self._arrived:
+        if not self._may_measure:
+            self._encode_probes()
             self._may_measure = True
-            self._arrived.notify()
+            self._wake()
+
+    def is_measured(self, pack: str) -> bool:
+        """Whether measuring the pack has ended."""
+        return self._loaded[pack].is_measured
 
     def wait_until_measured(self, timeout: float | None = None) -> bool:
-        """Wait until every pack has been measured; `False` if that takes longer than `timeout` seconds."""
-        return self._measured.wait(timeout)
+        """Wait until every pack has been measured; `False` if the time is up, or the engine ends before."""
+        return self._measured.wait(timeout) and all(loaded.is_measured for loaded in self._loaded.values())
 
     def picture_size(self, pack: str) -> tuple[int, int]:
         """(height, width) in pixels."""
@@ -375,12 +404,25 @@ class Engine:
             return
         if not self._unmeasured:
             self._measured.set()
+        if self._may_measure:
+            self._encode_probes()
         ready.set_result(None)
         self._serve()
 
+    def _encode_probes(self) -> None:
+        """Have the probes of packs encoded where prompts are, after those of callers who came before."""
+        for loaded in self._unmeasured:
+            loaded.probes = self._preparing.submit(loaded.networks.probes)
+            loaded.probes.add_done_callback(self._wake)
+
+    def _wake(self, _: object = None) -> None:
+        with self._arrived:
+            self._arrived.notify()
+
     def _load(self, pack: Pack) -> _Loaded:
         networks = self._load_networks(pack)
-        calibration = self._calibrate(networks) if self._calibrate is not None else networks.by_rule
+        by_rule = networks.by_rule
+        calibration = self._calibrate(pack, by_rule) if self._calibrate is not None else by_rule
         runner = Runner(
             networks.denoiser,
             networks.steering,
@@ -390,10 +432,16 @@ class Engine:
             siblings=self._runners,
         )
         self._runners[pack.name] = runner
-        runner.warm_up()
-        loaded = _Loaded(pack, networks, runner, Schedule(1))
+        try:
+            runner.warm_up()
+        except torch.OutOfMemoryError as error:
+            rows = calibration.denoiser.sizes[0]
+            raise InvalidPack(f"'{pack.name}': {self.device} has no memory for a batch of {rows} rows") from error
+        key = calibration_key(pack, self.device, networks.by_rule)
+        known = self._calibrations.load(key) if self._calibrate is None else None
+        loaded = _Loaded(pack, networks, runner, Schedule(1), key, known, is_measured=self._calibrate is not None)
         self._tune(loaded, calibration)
-        if self._calibrate is None:
+        if not loaded.is_measured:
             self._unmeasured.append(loaded)
         return loaded
 
@@ -401,12 +449,15 @@ class Engine:
         """Have the pack run as calibrated; none of its ticks may be under way."""
         runner, schedule, network = loaded.runner, loaded.schedule, calibration.denoiser
         lanes, knee_s = calibration.layout.lanes, network.row_seconds(network.knee)
-        of_classifier = calibration.classifier
+        of_classifier, classifier_cost = calibration.classifier, 0.0
+        if of_classifier is not None:
+            are_comparable = of_classifier.is_measured and network.is_measured
+            classifier_cost = of_classifier.row_seconds(network.knee) / knee_s if are_comparable else 1.0
         with self._arrived:
             runner.calibration = calibration
             runner.max_batch = network.sizes[-1]
             schedule.row_budget, schedule.lanes = network.knee, lanes
-            schedule.classifier_cost = of_classifier.row_seconds(network.knee) / knee_s if of_classifier else 0.0
+            schedule.classifier_cost = classifier_cost
             schedule.few = max(FEW_ROWS * lanes, network.sizes[0])
             if calibration.is_measured:
                 schedule.tick_s = lanes * knee_s  # row_seconds has every lane busy
@@ -426,7 +477,7 @@ class Engine:
         finally:
             with self._arrived:
                 self._closing = True
-            self._measured.set()  # nobody should wait for it any more
+            self._measured.set()  # nobody should wait for it any longer
             for one in self._loaded.values():
                 one.runner.lanes.close()
             with self._arrived:
@@ -466,42 +517,40 @@ class Engine:
         return packs + self._to_measure()
 
     def _to_measure(self) -> list[str]:
-        return [MEASURING] if self._unmeasured and self._may_measure else []
+        return [MEASURING] if self._may_measure and any(one.can_be_measured for one in self._unmeasured) else []
 
     def _measure(self) -> None:
-        """Take a step of measuring the first pack that isn't measured yet; no tick is under way."""
+        """Take a step of measuring the next pack that isn't measured yet; no tick is under way."""
+        while not self._unmeasured[0].can_be_measured:
+            self._unmeasured.rotate(-1)
         loaded, started = self._unmeasured[0], time.monotonic()
         try:
-            if self._steps is None:
-                known = self._calibrations.load(self._key(loaded))
-                log.info("measuring %s between requests%s", loaded.pack.name, ", with known times" if known else "")
-                probes = self._preparing.submit(loaded.networks.probes).result()
-                self._steps = measuring(loaded.networks, probes, loaded.runner.lanes, known)
-            found = next(self._steps)
+            if loaded.measuring is None:
+                log.info("measuring %s between requests", loaded.pack.name)
+                loaded.measuring = measuring(loaded.networks, loaded.probes.result(), loaded.runner.lanes, loaded.known)
+            found, is_over = _next_of(loaded.measuring)
             if found is not None:
                 self._tune(loaded, found)
-        except StopIteration as end:
-            self._adopt(loaded, end.value)
+                self._unmeasured.rotate(-1)  # soon every pack has some batches to use
+            if is_over:
+                self._end_measuring(loaded)
         except torch.AcceleratorError:
             raise
         except Exception:
-            log.exception("measuring %s failed; it goes on in reference batches", loaded.pack.name)
-            self._end_measuring()
+            log.exception("measuring %s failed; it goes on as it is", loaded.pack.name)
+            self._end_measuring(loaded)
         with self._arrived:
             self._turns.charge(MEASURING, (time.monotonic() - started) * CORES)
 
-    def _adopt(self, loaded: _Loaded, found: Calibration) -> None:
-        self._tune(loaded, found)
-        self._calibrations.save(self._key(loaded), found)
-        log.info("measured %s: batches of up to %d rows", loaded.pack.name, found.denoiser.knee)
-        self._end_measuring()
-
-    def _key(self, loaded: _Loaded) -> str:
-        return calibration_key(loaded.pack, self.device, loaded.networks.by_rule)
-
-    def _end_measuring(self) -> None:
-        self._unmeasured.pop(0)
-        self._steps = None
+    def _end_measuring(self, loaded: _Loaded) -> None:
+        calibration = loaded.runner.calibration
+        log.info("measured %s: batches of up to %d rows", loaded.pack.name, calibration.denoiser.knee)
+        if loaded.known is None and calibration.is_measured:  # beside the ticks: a store may let it wait
+            threading.Thread(target=self._calibrations.save, args=(loaded.key, calibration), daemon=True).start()
+        if self.device.type != "cpu":
+            free_memory()  # of the largest batches, which no tick may ever need
+        self._unmeasured.remove(loaded)
+        loaded.measuring, loaded.is_measured = None, True
         if not self._unmeasured:
             self._measured.set()
 
@@ -573,13 +622,14 @@ class Engine:
         try:
             return loaded.runner.tick(samples, lanes)
         except torch.OutOfMemoryError as error:
-            if limit == 1:
+            if limit <= loaded.runner.calibration.denoiser.sizes[0]:  # none is smaller
                 raise
             let_go(error)
         with self._arrived:
             if loaded.runner.max_batch == limit:  # no other lane has halved them meanwhile
                 loaded.runner.max_batch //= 2
-                loaded.schedule.row_budget = max(1, loaded.schedule.row_budget // 2)
+                least = loaded.runner.calibration.denoiser.sizes[0]
+                loaded.schedule.row_budget = max(least, loaded.schedule.row_budget // 2)
         return self._evaluated(loaded, lanes, samples)
 
     def _attempted(

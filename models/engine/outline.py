@@ -48,7 +48,7 @@ def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
     calibration, lanes = runner.calibration, runner.calibration.layout.lanes
     guide = runner.siblings[spec.guidance.guide_pack].calibration if spec.guidance.guide_pack else None
     rows = dict.fromkeys(("denoiser", "guide", "classifier"), 0)
-    flop, seconds = 0, 0.0
+    flop, seconds, is_known = 0, 0.0, True
     for position in range(len(table)):
         is_guided = position in guided
         told = spec.guidance.rows(active=is_guided)
@@ -63,6 +63,7 @@ def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
             if network is None or not count:
                 continue
             rows[name] += count
+            is_known = is_known and network.is_measured and network.row_flop > 0
             flop += count * network.row_flop
             batches = network.batches(count, lanes=lanes, limit=runner.max_batch)
             rounds = math.ceil(len(batches) / lanes)
@@ -74,6 +75,6 @@ def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
         denoiser_rows=rows["denoiser"],
         guide_rows=rows["guide"],
         classifier_rows=rows["classifier"],
-        flop=flop or None,
-        seconds=seconds if calibration.denoiser.row_flop else None,
+        flop=flop if is_known else None,
+        seconds=seconds if is_known else None,
     )

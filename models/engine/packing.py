@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Network(Protocol):
-    """What is known of a network, as `models.calibration.measure.NetworkCalibration` has it."""
+    """What is known of a network, as `models.calibration.NetworkCalibration` has it."""
 
     def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]: ...
 

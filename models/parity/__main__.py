@@ -14,7 +14,7 @@ from models.parity.cases import cases
 
 
 def main() -> None:
-    """Print how a pack runs here, and how far this machine's results are from the reference systems'; 1 if too far."""
+    """Print how a pack runs here, and how far it is from the reference systems; exit with 1 if that is too far."""
     parser = argparse.ArgumentParser(prog="cynosure selftest", description=main.__doc__)
     parser.add_argument("--markdown", action="store_true", help="as the table of docs/parity.md")
     as_table = parser.parse_args().markdown

@@ -29,7 +29,7 @@ from models.calibration import (
     load_networks,
     rules,
 )
-from models.calibration.measure import LONGEST_BATCH_S, _measuring, finished
+from models.calibration.measure import LONGEST_BATCH_S, _Measured, finished
 from models.calibration.networks import _first_that_fits
 from models.calibration.probes import CPU_SIZES, Network, Probes
 from models.denoisers import Conditioning
@@ -52,10 +52,13 @@ def probes() -> Probes:
     return Probes((4, 14, 14), 1000, torch.device("cpu"), [{"labels": torch.tensor(0)}])
 
 
-def measured(network: Network, by_rule: NetworkCalibration | None = None, **known: Any) -> NetworkCalibration:
+def measured(
+    network: Network, by_rule: NetworkCalibration | None = None, known: NetworkCalibration | None = None
+) -> NetworkCalibration:
     with Lanes(Layout(lanes=2, threads=1)) as lanes:
-        steps = _measuring(network, probes(), by_rule or NetworkCalibration(), lanes, known.get("known"))
-        return finished(steps)
+        one = _Measured(network, probes(), lanes)
+        compared = finished(one.compared(by_rule or NetworkCalibration(), known))
+        return compared if known else finished(one.timed(compared))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +135,12 @@ def test_a_batch_that_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatc
     now = [0.0]
     monkeypatch.setattr("models.calibration.measure.time.perf_counter", lambda: now[0])
     largest: list[int] = []
+    ticking = threading.Lock()
 
     def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
-        largest.append(len(x))
-        now[0] += len(x) * row_s
+        with ticking:
+            largest.append(len(x))
+            now[0] += len(x) * row_s
         return (2 * x,)
 
     row_s = LONGEST_BATCH_S / 10
@@ -148,13 +153,24 @@ def test_a_batch_that_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatc
     assert len(largest) <= 4, "one row on each lane, and one to count its operations"
 
 
-def test_batches_without_memory_are_left_out() -> None:
+def without_memory_beyond(most: int) -> Network:
     def network(x: Tensor, timesteps: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
-        if len(x) > 24:
+        if len(x) > most:
             raise torch.OutOfMemoryError("for the maps")
         return (2 * x,)
 
-    assert measured(network).sizes == tuple(size for size in CPU_SIZES if size <= 24)
+    return network
+
+
+@pytest.mark.parametrize("most", [24, 2])
+def test_batches_without_memory_are_left_out(most: int) -> None:
+    assert measured(without_memory_beyond(most)).sizes == tuple(size for size in CPU_SIZES if size <= most)
+
+
+def test_a_reference_without_memory_leaves_it_at_the_rules() -> None:
+    times = NetworkCalibration(measured=tuple(BatchSize(rows=rows, row_ms=1.0, bits="") for rows in (1, 2, 4, 8)))
+    by_rule = NetworkCalibration(reference=4)
+    assert measured(without_memory_beyond(2), by_rule, times) == by_rule
 
 
 def test_the_first_format_that_has_memory_and_finite_numbers_is_taken() -> None:
@@ -242,9 +258,13 @@ def test_an_operator_may_choose_the_format(small_pack: Path) -> None:
         ("bfloat16", "bfloat16", "bfloat16"),
         ("float16", "float16", "float32"),
     ):
-        by_rule = load_networks(pack, device, precision=choice).by_rule
+        networks = load_networks(pack, device, precision=choice)
+        by_rule, loaded = networks.by_rule, (networks.denoiser.network, networks.steering.network)
         assert by_rule.classifier is not None
         assert (by_rule.denoiser.precision.dtype, by_rule.classifier.precision.dtype) == (of_denoiser, of_classifier)
+        assert [str(network.dtype) for network in loaded] == [f"torch.{of_denoiser}", f"torch.{of_classifier}"]
+    with pytest.raises(InvalidPack, match="precision tf32 is for CUDA"):
+        load_networks(pack, device, precision="tf32")
 
 
 def test_what_was_measured_is_kept_and_what_another_version_wrote_is_not_read(tmp_path: Path) -> None:

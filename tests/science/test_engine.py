@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.processes import wait_until
-from models.calibration import Calibration, FileCalibrations, Networks, fixed_calibration
+from models.calibration import Calibration, FileCalibrations, fixed_calibration
 from models.engine import (
     Engine,
     EngineDied,
@@ -32,6 +32,7 @@ from models.engine import (
 from models.engine.runner import Inputs, Runner
 from models.engine.schedule import Sample, Schedule
 from models.lanes import Layout, Runs
+from models.loading import Pack
 from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
@@ -59,8 +60,8 @@ MIXED = [
 ]
 
 
-def in_two_lanes(networks: Networks) -> Calibration:
-    return fixed_calibration(lanes=2)
+def in_two_lanes(pack: Pack, by_rule: Calibration) -> Calibration:
+    return fixed_calibration(pack, by_rule, lanes=2)
 
 
 @pytest.fixture(scope="module", params=["as measured", "in two lanes"])
@@ -77,14 +78,14 @@ def engine(request: pytest.FixtureRequest, small_pack: Path) -> Iterator[Engine]
 
 def test_bytes_are_the_same_before_and_after_measuring(small_pack: Path, tmp_path: Path) -> None:
     kept = FileCalibrations(tmp_path)
-    with Engine([str(small_pack)], calibrations=kept) as engine:
-        handles = engine.submit_all(MIXED)
-        assert not engine.calibration("fashion").is_measured, "the first request is served before anything is measured"
-        early = [handle.result(timeout=60) for handle in handles]
+    with Engine([str(small_pack)], calibrations=kept, measure_at_once=False) as engine:
+        early = engine.generate(MIXED)
+        assert not engine.calibration("fashion").is_measured
+        engine.measure()
         assert engine.wait_until_measured(120)
         late = engine.generate(MIXED)
         assert engine.calibration("fashion").is_measured
-    assert len(list(tmp_path.iterdir())) == 1
+    wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 1, what="the times are kept")
     with Engine([str(small_pack)], calibrations=kept) as engine:
         assert engine.wait_until_measured(120)
         known = engine.generate(MIXED)
@@ -362,7 +363,7 @@ def test_an_evaluation_that_found_no_memory_gives_back_what_it_had(
     gc.collect()
     gc.disable()
     try:
-        engine.generate([MIXED[0]])
+        engine.generate(MIXED[:2])
     finally:
         gc.enable()
     assert held
@@ -411,9 +412,9 @@ def test_a_pack_that_wants_all_cores_gets_them(
     monkeypatch.setattr("models.engine.engine.CORES", 2)
     twin = shutil.copytree(small_pack, tmp_path / "twin")
 
-    def calibrate(networks: Networks) -> Calibration:
-        layout = Layout(lanes=1, threads=2) if networks.pack.name == "twin" else Layout(lanes=2, threads=1)
-        return replace(fixed_calibration(), layout=layout)
+    def calibrate(pack: Pack, by_rule: Calibration) -> Calibration:
+        layout = Layout(lanes=1, threads=2) if pack.name == "twin" else Layout(lanes=2, threads=1)
+        return replace(fixed_calibration(pack, by_rule), layout=layout)
 
     with Engine([str(small_pack), str(twin)], calibrate=calibrate) as engine:
         long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from harness.processes import clean_environment
+from models.calibration import load_networks
+from models.loading import open_pack
 
 NEEDS = {
     "AVX2": "avx2",
@@ -79,12 +81,17 @@ def test_rows_keep_their_bits_by_mkls_kernels_for_intel(small_pack: Path, tmp_pa
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL")
 @pytest.mark.parametrize(
-    ("first", "is_warned"), [("", False), ("import torch", False), ("import torch; torch.eye(9) @ torch.eye(9)", True)]
+    ("first", "in_one_order"), [("import torch", True), ("import torch; torch.eye(9) @ torch.eye(9)", False)]
 )
-def test_a_process_that_multiplied_too_early_is_warned(small_pack: Path, first: str, is_warned: bool) -> None:
-    code = f"{first}\nfrom models.engine import Engine\nwith Engine([{str(small_pack)!r}], measure_at_once=False): pass"
+def test_a_process_that_multiplied_too_early_is_known(first: str, in_one_order: bool) -> None:
     environment = clean_environment()
     environment.pop("MKL_CBWR", None)  # as this process has it from `models`
+    code = f"{first}; from models.cpu_layers import sums_in_one_order; print(sums_in_one_order())"
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert child.returncode == 0, child.stderr
-    assert ("Import models first" in child.stderr) is is_warned
+    assert child.stdout == f"{in_one_order}\n", child.stderr
+
+
+def test_a_pack_that_is_loaded_after_the_first_product_warns(small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.loading.sums_in_one_order", lambda: False)
+    with pytest.warns(UserWarning, match="Import models before torch's first product"):
+        load_networks(open_pack(str(small_pack)), torch.device("cpu"))

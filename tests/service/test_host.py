@@ -167,8 +167,11 @@ async def test_pictures_by_a_guide_depend_on_its_weights_too(
     for asked in ({}, {"guide_model": "twin", "guidance_scale": 2.0}):
         await accept(store, host, steps=2, guidance_mode="classifier_free", **asked)
         host.run("fashion")
-    digest = host.cards["fashion"].digest
-    assert [(one.digests, one.reproducible) for one in made] == [((digest,), True), ((digest, "another"), False)]
+    drawn_by = host.cards["fashion"].drawn_by
+    assert [(one.digests, one.reproducible) for one in made] == [
+        ((drawn_by,), True),
+        ((drawn_by, guide.drawn_by), False),
+    ]
 
 
 async def test_a_question_that_makes_no_sense_ends_no_planner(

@@ -127,4 +127,6 @@ async def test_a_result_is_kept_under_the_weights_of_model_and_guide(
         FleetRegistry(store_settings).publish("w", cards)
         async with Fleet.connect(store_settings) as fleet:
             found.append(await cache_key(cast(State, {"fleet": fleet}), request, card, is_seeded=True))
-    assert found == [None, result_key(request, card.digest, "another")]
+    assert found == [None, result_key(request, card.drawn_by, guide.drawn_by)]
+    exact = card.model_copy(update={"precision": "bfloat16"})
+    assert exact.drawn_by != card.drawn_by, "another number format draws other bytes"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from cynosure import Client, JobStatus
 from harness.processes import wait_until
 
-COUNT, SETTLED = 300, 30
+COUNT, SETTLED = 200, 30
 
 
 def test_a_waiting_jobs_place_and_time_left_come_true(server_url: str) -> None:
@@ -17,7 +17,7 @@ def test_a_waiting_jobs_place_and_time_left_come_true(server_url: str) -> None:
     places: dict[str, list[int]] = {}
     with Client(server_url) as client:
         batch = client.submit_batch(
-            [{"class_label": n % 10, "steps": 40, "seed": n, "use_cache": False} for n in range(COUNT)]
+            [{"class_label": n % 10, "steps": 30, "seed": n, "use_cache": False} for n in range(COUNT)]
         )
 
         def is_done() -> bool:
