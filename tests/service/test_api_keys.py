@@ -19,6 +19,7 @@ from app.jobs.worker_store import WorkerStore
 from app.keys import URL_FILE
 from app.keys import main as keys
 from chaos.processes import wait_until
+from cynosure.contract import ModelCard
 from cynosure.errors import Unauthenticated
 from tests.conftest import bearer
 
@@ -153,6 +154,7 @@ def test_a_job_is_its_owners_alone(
     make_key: Callable[..., str],
     worker_store: WorkerStore,
     store_settings: StoreSettings,
+    card: ModelCard,
     raw: redis.Redis,
 ) -> None:
     gateway = open_gateway(auth="required")
@@ -161,7 +163,7 @@ def test_a_job_is_its_owners_alone(
     job_id = gateway.post("/generate", json=ASKED, headers=post).json()["id"]
     claim = worker_store.claim("fashion", "w", held=0)
     assert isinstance(claim, Claim)
-    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digests=("0" * 64,)))
+    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digests=(card.drawn_by,)))
     paths = [f"/jobs/{job_id}", f"/jobs/{job_id}/images/0.png", f"/jobs/{job_id}/events"]
 
     for path in paths:
