@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from app.commands.keys import URL_FILE
 from app.commands.keys import main as keys
+from cynosure.contract import ModelCard
 from cynosure.errors import Unauthenticated
 from harness.processes import wait_until
 from jobs.accounts import api_keys
@@ -153,6 +154,7 @@ def test_a_job_is_its_owners_alone(
     make_key: Callable[..., str],
     worker_store: WorkerStore,
     store_settings: StoreSettings,
+    card: ModelCard,
     raw: redis.Redis,
 ) -> None:
     gateway = open_gateway(auth="required")
@@ -161,7 +163,7 @@ def test_a_job_is_its_owners_alone(
     job_id = gateway.post("/generate", json=ASKED, headers=post).json()["id"]
     claim = worker_store.claim("fashion", "w", held=0)
     assert isinstance(claim, Claim)
-    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digests=("0" * 64,)))
+    assert worker_store.finish(claim, Finished(pictures=(b"png",), reproducible=True, digests=(card.drawn_by,)))
     paths = [f"/jobs/{job_id}", f"/jobs/{job_id}/images/0.png", f"/jobs/{job_id}/events"]
 
     for path in paths:
