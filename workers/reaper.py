@@ -74,7 +74,7 @@ class Reaper(BackgroundThread):
                 self._doorbell.ring(model)
 
     def _reclaimed(self, job_id: str) -> tuple[str, str | None]:
-        """As the store's `reclaim`; one job that can't be taken back keeps no other waiting."""
+        """As the store's `reclaim`; a job that cannot be reclaimed does not block the others."""
         try:
             return self._store.reclaim(job_id)
         except RedisError:

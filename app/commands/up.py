@@ -34,7 +34,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
-STEADY_S = 60.0  # of a process that ran for so long the next end is no part of a series
+STEADY_S = 60.0  # an exit after this much uptime resets the back-off
 LOOKS_APART = 5  # rounds of the supervisor
 STORE_START_S = 60.0  # a long append-only file is read first
 

@@ -161,7 +161,7 @@ async def accept(
     steps = request.steps * request.num_images
     limits = caller.limits
     if limits.has_quota and await state["store"].has_answer(caller.owner, idempotency_key, cached_as):
-        limits = UNLIMITED  # a used-up quota keeps nobody from what is paid for
+        limits = UNLIMITED  # replays and cache hits are free, so an exhausted quota must not block them
     async with state["allowance"].charged(caller.owner, limits, request.num_images, steps) as bill:
         accepted = await state["store"].accept(
             new_job_id(),

@@ -18,10 +18,10 @@ class Retries:
     """When a call that failed is sent again: after what the server says in `Retry-After`, else ever later.
 
     Attributes:
-        times: tries after the first one; by default with pauses of 32 s in all, time for a gateway to be started anew.
-        times_unmet: at most so many until the server has served this client once: the address may be wrong.
+        times: tries after the first one; by default with pauses of 32 s in all, enough for a gateway to restart.
+        times_unmet: at most this many until the server has answered once: the address may be wrong.
         first_s: pause before the first of them; each further one is twice as long.
-        longest_s: a server that asks for more patience than this is taken at its word: the error is raised.
+        longest_s: if `Retry-After` exceeds this, do not wait: raise the error.
     """
 
     times: int = 7
@@ -61,7 +61,7 @@ class Attempts:
     """One exchange with a server, however often it has to be tried.
 
     Attributes:
-        failures: on end.
+        failures: consecutive failures so far.
     """
 
     server: Server

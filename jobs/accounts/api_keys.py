@@ -237,7 +237,7 @@ class KeyRing(StoreClient):
         return _Remembered(fields, read_at, seconds * 1000 + microseconds // 1000)
 
     def _remember(self, key_id: str, known: _Remembered) -> None:
-        """Only of keys that were proved: guesses at ids push nobody out."""
+        """Cache verified keys only, so guessed ids cannot evict real ones."""
         self._remembered[key_id] = known
         self._remembered.move_to_end(key_id)
         if len(self._remembered) > _MAX_REMEMBERED:

@@ -83,7 +83,7 @@ class JobNews:
                 await asyncio.sleep(_RECONNECT_S)
 
     async def _pass_on(self, subscription: redis.asyncio.client.PubSub) -> None:
-        """Wake whoever waits; returns where the connection is silent, as one is that was cut without a word."""
+        """Wake those who wait. Returns when the connection has been silent too long (half-open TCP)."""
         silent_s = 0.0
         while silent_s < 2 * _PING_AFTER_S:
             message = await subscription.get_message(timeout=_LOOK_S)

@@ -91,7 +91,7 @@ class Claim:
     request: ResolvedRequest
     owner: str
     company: int = 0
-    """Of a suspect: how many jobs, all suspects, the worker may hold with it; 0 for any number of any."""
+    """For a suspect: most suspects that its worker may hold at once. 0 for an ordinary job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -658,7 +658,9 @@ class Engine:
             if sample.forks and sample.position == sample.fork_position:
                 self._fork(loaded, sample)
             if not are_finite[row]:
-                self._fail(loaded, sample, SampleFailed(f"the picture left the numbers at step {sample.position}"))
+                self._fail(
+                    loaded, sample, SampleFailed(f"the picture became NaN or infinite at step {sample.position}")
+                )
             elif (every := sample.spec.preview_every) and sample.position % every == 0 and sample in self._previews:
                 with self._failing_alone(loaded, sample):
                     [picture] = loaded.runner.pictures([sample], data[row : row + 1], lanes)

@@ -59,7 +59,7 @@ class Sample:
         return forks
 
     def take_handle(self) -> Any:
-        """The handle of a sample that is over, and keeps nothing large: whoever has the handle has the sample."""
+        """Detach and return the handle, and drop the tensors: a caller's handle keeps this sample alive."""
         handle, self.handle = self.handle, None
         self.state = self.inputs = None
         return handle
@@ -83,7 +83,7 @@ class Sample:
 
     @property
     def is_over(self) -> bool:
-        """Whether whoever waited for it has been answered."""
+        """Whether its handle has been resolved."""
         return self.handle is None
 
 
@@ -124,9 +124,9 @@ class Schedule:
     Every tick chooses anew among the samples at rest, those in no other tick, so that a sample that has begun may pause
     for another: what it needs to go on is its state, which stays with it.
 
-    First move the samples whose job will have taken longest if it runs from now on, so that the slowest answers come
-    sooner: long jobs don't pause for short ones, which wait until they are as late. A small share of every tick is for
-    the jobs that are done soonest, so that a short one does not wait behind many long ones.
+    Samples are ordered by projected total time (waited so far and evaluations left), longest first, so that the slowest
+    answers come sooner: long jobs don't pause for short ones, which wait until they are as late. A small share of every
+    tick is for the jobs that are done soonest, so that a short one does not wait behind many long ones.
 
     Attributes:
         row_budget: denoiser rows that one tick may hold, those of the classifier counted by their time.

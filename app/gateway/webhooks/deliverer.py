@@ -1,4 +1,4 @@
-"""Telling webhooks: every gateway has a deliverer, and each delivery is one's own while an attempt may last."""
+"""Webhook deliveries: every gateway has a deliverer, and each delivery is leased to one of them for one attempt."""
 
 from __future__ import annotations
 

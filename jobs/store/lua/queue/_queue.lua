@@ -67,7 +67,7 @@ local function leave(id)
   end
 end
 
--- Where the last job of its owner ends that was taken: what it has had. Later places only were asked for.
+-- Virtual finish time of the owner's last *started* job: service received, not merely requested.
 local function taken_until(level) return KEYS[6 + level] .. ':taken' end
 
 -- How many jobs a worker may hold with this one among them; 0 for any number.
