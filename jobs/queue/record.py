@@ -146,8 +146,10 @@ def may_see(viewer: str, owner: str) -> bool:
 
 
 def new_job_id() -> str:
-    """128 unguessable bits, safe in a URL."""
-    return secrets.token_urlsafe(16)
+    """Some 128 unguessable bits, safe in a URL, and on a command line, where a leading hyphen would begin an option."""
+    while (job_id := secrets.token_urlsafe(16)).startswith("-"):
+        pass
+    return job_id
 
 
 def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:

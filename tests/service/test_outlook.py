@@ -16,6 +16,7 @@ def test_a_waiting_jobs_place_and_time_left_come_true(server_url: str) -> None:
     told: list[tuple[str, datetime, float]] = []
     places: dict[str, list[int]] = {}
     with Client(server_url) as client:
+        wait_until(lambda: all(card.measured for card in client.models()), what="the worker's pace is steady")
         batch = client.submit_batch(
             [{"class_label": n % 10, "steps": 30, "seed": n, "use_cache": False} for n in range(COUNT)]
         )

@@ -53,6 +53,12 @@ def lose(store: WorkerStore, raw: redis.Redis, prefix: str, *, times: int) -> No
         store.reclaim(job_id)
 
 
+def test_an_id_is_no_option_of_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["--XYWgv2B4d2aJZtOu2A4A", "-a", "b-"])
+    monkeypatch.setattr("jobs.queue.record.secrets.token_urlsafe", lambda size: next(drawn))
+    assert new_job_id() == "b-"
+
+
 async def test_keys_take_turns_by_the_work_they_ask_for(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
