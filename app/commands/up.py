@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ import httpx
 import redis
 
 from app.commands.keys import URL_FILE
-from cynosure.contract import ModelList
+from cynosure.contract import ModelCard, ModelList
 
 MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 STOP_GRACE_S = 30.0
@@ -140,8 +140,7 @@ def _wait_for_store(url: str, store: Child) -> None:
 
 def _examples(url: str) -> Iterator[str]:
     """A command for every model that may be asked without a key."""
-    answer = _answer(f"{url}/models")
-    for card in ModelList.model_validate_json(answer.content).models if answer and answer.is_success else ():
+    for card in _cards(url) or ():
         label = {"class_label": card.labels[-1]} if card.labels else {}
         condition = {"prompt": "a happy cat"} if card.takes_prompt else label
         body = shlex.quote(json.dumps({"model": card.name, **condition}))
@@ -165,11 +164,16 @@ def _count(number: int, what: str) -> str:
 
 def _is_measured(url: str) -> bool | None:
     """Whether the workers have measured every model; `None` if that isn't said to callers without a key."""
-    answer = _answer(f"{url}/models")
-    if answer is None or not answer.is_success:
+    cards = _cards(url)
+    if cards is None:
         return None
-    cards = ModelList.model_validate_json(answer.content).models
     return bool(cards) and all(card.measured for card in cards)
+
+
+def _cards(url: str) -> Sequence[ModelCard] | None:
+    """The models that are served; `None` if that isn't said to callers without a key."""
+    answer = _answer(f"{url}/models")
+    return ModelList.model_validate_json(answer.content).models if answer and answer.is_success else None
 
 
 def _answer(url: str) -> httpx.Response | None:
