@@ -24,7 +24,7 @@ from jobs.queue.gateway import JobStore
 from jobs.queue.record import ANONYMOUS, new_job_id
 from jobs.settings import StoreSettings
 from models.engine import Engine
-from workers.translate import card_of
+from workers.cards import card_of
 
 CONNECTIONS = 32
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
     with Engine(["fashion"]) as engine:
-        card = card_of(engine.packs["fashion"], engine)
+        card = card_of(engine.packs["fashion"])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="cynosure-bench-") as data:
         server = ValkeyServer(port=free_port(), data_dir=Path(data), persist=True, appendonly="yes")

@@ -31,7 +31,8 @@ from models.calibration import calibrated
 from models.calibration.machine import device_name
 from models.engine import Engine
 from models.loading import Pack
-from workers.translate import card_of, png_of
+from workers.cards import card_of
+from workers.pictures import png_of
 
 LOADS = (1, 8, 32, 128)  # clients
 WARM_UP_S, WINDOW_S = 10.0, 50.0  # at least; half a second and a second a client
@@ -67,7 +68,7 @@ def png_seconds(pack: Pack, device: torch.device) -> float:
     """What encoding one picture of the pack takes, its metadata included."""
     asked = plain(pack, 7, steps=4)
     with Engine([str(pack.folder)], device=str(device)) as engine:
-        card = card_of(pack, engine)
+        card = card_of(engine.packs[pack.name])
         [picture] = engine.generate(specs_of(asked, pack))
     request = resolve(GenerateRequest(**asked.body()), card, seed=0)
     started = time.perf_counter()

@@ -14,7 +14,7 @@ from models.engine import Engine
 from models.spec import SampleSpec
 from workers import __main__ as program
 from workers import host
-from workers.translate import specs_of
+from workers.specs import specs_of
 
 POISON_SEED = int(os.environ.get("CHAOS_POISON_SEED", "-1"))
 LEFT_FILE = os.environ["CHAOS_LEFT_FILE"]
@@ -30,9 +30,9 @@ class TellingEngine(Engine):
     """Counts what is left when it closes."""
 
     def close(self) -> None:
-        samples = sum(len(loaded.schedule._all()) for loaded in self._loaded.values())
+        samples = sum(len(loaded.schedule) for loaded in self.packs.values())
         with open(LEFT_FILE, "a") as file:
-            file.write(f"{samples + len(self._previews)}\n")
+            file.write(f"{samples}\n")
         super().close()
 
 

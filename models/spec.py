@@ -7,7 +7,7 @@ different modes, samplers and lengths share one batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,13 @@ class IntervalUnit(StrEnum):
     STEP = "step"  # network evaluations, the first is 0; both ends included
     SIGMA = "sigma"  # σ/α of the network's input; both ends included
     TIMESTEP = "timestep"  # what the network is told; both ends included
+
+
+class Row(Enum):
+    """A row of the denoiser: what it is conditioned on."""
+
+    CONDITIONAL = auto()
+    UNCONDITIONAL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +101,15 @@ class Guidance:
                 inside = np.flatnonzero((timesteps >= low) & (timesteps <= high))
         return range(int(inside[0]), int(inside[-1]) + 1) if len(inside) else range(0)
 
-    def rows(self, *, active: bool) -> tuple[bool, ...]:
-        """The denoiser rows of one evaluation: `True` for a conditional one, `False` for an unconditional one."""
+    def rows(self, *, active: bool) -> tuple[Row, ...]:
+        """The denoiser rows of one evaluation, a conditional one first."""
         if not self.conditional:
-            return (False,)
+            return (Row.UNCONDITIONAL,)
         if not active or self.free_scale is None or (self.free_scale == 1.0 and not self.plus_plus):
-            return (True,)
+            return (Row.CONDITIONAL,)
         if self.free_scale == 0.0:
-            return (False,)
-        return (True, False)
+            return (Row.UNCONDITIONAL,)
+        return (Row.CONDITIONAL, Row.UNCONDITIONAL)
 
     def wants_classifier(self, *, active: bool) -> bool:
         return active and self.classifier_scale != 0.0

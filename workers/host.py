@@ -19,10 +19,12 @@ from jobs.queue.worker import WorkerStore
 from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
+from workers.cards import card_of
 from workers.claims import Claims
 from workers.insistence import Insistence
 from workers.leases import HeldJob, LeaseKeeper
-from workers.translate import card_of, png_of, sheet_of, specs_of
+from workers.pictures import png_of, sheet_of
+from workers.specs import specs_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class EngineHost:
         self._over = threading.Event()
         self._encoder = ThreadPoolExecutor(1, "previews")
         self._insistence = Insistence(patience_s=job_timeout_s)
-        self.cards: dict[str, ModelCard] = {name: card_of(pack, engine) for name, pack in engine.packs.items()}
+        self.cards: dict[str, ModelCard] = {name: card_of(loaded) for name, loaded in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
 
@@ -58,7 +60,7 @@ class EngineHost:
             card.model_copy(
                 update={
                     "reproducible": self._keeps_bits([card]),
-                    "measured": self._engine.is_measured(name),
+                    "measured": self._engine.packs[name].is_measured,
                 }
             )
             for name, card in self.cards.items()
@@ -159,7 +161,7 @@ class EngineHost:
 
     def _keeps_bits(self, models: Sequence[ModelCard]) -> bool:
         """Whether rows of these models are independent of their neighbours: a guide's run in the first one's lanes."""
-        calibrations = [self._engine.calibration(model.name) for model in models]
+        calibrations = [self._engine.packs[model.name].calibration for model in models]
         threads = {calibration.layout.threads for calibration in calibrations}
         return len(threads) == 1 and all(calibration.is_reproducible for calibration in calibrations)
 

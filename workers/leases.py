@@ -14,7 +14,7 @@ from jobs.queue.record import Beat, Claim, Happening, Verdict
 from jobs.queue.worker import WorkerStore
 from models.engine import Handle, Image
 from workers.background import BackgroundThread
-from workers.translate import preview_of
+from workers.pictures import preview_of
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ class HeldJob:
 
     @property
     def step(self) -> int:
-        return sum(handle.position for handle in self.handles)
+        return sum(handle.evaluations_done for handle in self.handles)
 
     @property
     def steps(self) -> int:
         request = self.claim.request
-        return sum(handle.num_positions for handle in self.handles) or request.steps * request.num_images
+        return sum(handle.evaluations for handle in self.handles) or request.steps * request.num_images
 
     def attach(self, handles: Sequence[Handle]) -> None:
         """The job's pictures are on their way; where it was given up already, they are not."""

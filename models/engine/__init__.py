@@ -1,17 +1,16 @@
 """The engine: pictures of any sampler, length and guidance in one running batch."""
 
-from models.engine.engine import (
+from models.engine.engine import Engine, results
+from models.engine.errors import (
     DeadlineExceeded,
-    Engine,
     EngineDied,
-    Handle,
-    Image,
     OutOfMemory,
     SampleCancelled,
     SampleFailed,
-    results,
 )
+from models.engine.loaded import LoadedPack
 from models.engine.outline import Outline
+from models.engine.sample import Handle, Image
 
 __all__ = [
     "DeadlineExceeded",
@@ -19,6 +18,7 @@ __all__ = [
     "EngineDied",
     "Handle",
     "Image",
+    "LoadedPack",
     "OutOfMemory",
     "Outline",
     "SampleCancelled",

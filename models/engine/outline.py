@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.calibration.result import NetworkCalibration
 from models.engine.runner import Runner
-from models.spec import SampleSpec
+from models.engine.sample import Course
+from models.spec import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Outline:
     """The course of pictures that differ in their seeds alone, and its cost.
 
     Attributes:
-        timesteps: what the network is told, evaluation by evaluation.
+        timesteps: the network's, evaluation by evaluation.
         sigmas: σ/α of the network's input, evaluation by evaluation.
         guided: the evaluations at which guidance is on.
         denoiser_rows: rows of all pictures through the pack's denoiser.
@@ -36,30 +36,24 @@ class Outline:
     seconds: float | None
 
 
-def outline(runner: Runner, specs: Sequence[SampleSpec]) -> Outline:
-    """The outline of `specs` (at least one; they differ in their seeds alone), which the runner can prepare.
-
-    Raises:
-        InvalidSpec, NotLinear, InvalidRespacing: they can't be drawn.
-    """
-    spec = specs[0]
-    table = runner.table(spec)
-    guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
+def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
+    """The outline of so many pictures of one course, which differ in their seeds alone."""
+    spec, table, guided = course.spec, course.table, course.guided
     calibration, lanes = runner.calibration, runner.calibration.layout.lanes
     guide = runner.siblings[spec.guidance.guide_pack].calibration if spec.guidance.guide_pack else None
     rows = dict.fromkeys(("denoiser", "guide", "classifier"), 0)
     flop, seconds, is_known = 0, 0.0, True
     for position in range(len(table)):
         is_guided = position in guided
-        told = spec.guidance.rows(active=is_guided)
-        guiding = told.count(False) if guide else 0
+        wanted = spec.guidance.rows(active=is_guided)
+        guiding = wanted.count(Row.UNCONDITIONAL) if guide else 0
         calls: list[tuple[str, NetworkCalibration | None, int]] = [
-            ("denoiser", calibration.denoiser, len(told) - guiding),
+            ("denoiser", calibration.denoiser, len(wanted) - guiding),
             ("guide", guide.denoiser if guide else None, guiding),
             ("classifier", calibration.classifier, int(spec.guidance.wants_classifier(active=is_guided))),
         ]
         for name, network, each in calls:
-            count = each * len(specs)
+            count = each * pictures
             if network is None or not count:
                 continue
             rows[name] += count

@@ -1,9 +1,8 @@
-"""One evaluation for a batch of samples: the tensors of the engine, without its policy."""
+"""The networks and tensors of one pack on one device: how its samples begin, move and become pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,109 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import guidance
 from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.packing import packed
-from models.engine.schedule import Sample
+from models.engine.evaluation import Evaluation, Work, evaluated, gather, work_of
+from models.engine.sample import Course, Image, Inputs, Sample
+from models.guidance import Guided, Predictions, combine
 from models.lanes import Lanes, Runs
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
-from models.samplers.table import LATENT, NUM_COLUMNS
-from models.spec import InvalidSpec, Pixels, SampleSpec
+from models.samplers.table import NUM_COLUMNS
+from models.spec import InvalidSpec, Pixels, Row, SampleSpec
 
 CUDA_WARM_UPS = 3  # graphs are recorded at the second call
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a sample's networks are told, and what it starts from.
-
-    Attributes:
-        conditional, unconditional: of the denoiser's rows; the unconditional one is the guide's where there is one.
-        condition: what the classifier steers to.
-        init: latent (C,H,W) to start from.
-        mask: (C or 1,H,W), 1 where `init` is redrawn.
-    """
-
-    conditional: Conditioning
-    unconditional: Conditioning
-    condition: Conditioning | None = None
-    init: Tensor | None = None
-    mask: Tensor | None = None
-
-
-@dataclass
-class _Rows:
-    """Rows that one network evaluates in a tick."""
-
-    network: Network
-    calibration: NetworkCalibration
-    x: Tensor
-    timesteps: Tensor
-    told: Conditioning
-
-    def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Calls that evaluate them, so many rows each, padded to sizes whose rows agree bitwise."""
-        start = 0
-        for count in batches:
-            yield partial(self._padded, start, count)
-            start += count
-
-    def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
-        padding = self.calibration.padded(count) - count
-
-        def part(tensor: Tensor) -> Tensor:
-            own = tensor[start : start + count]
-            return torch.cat([own, own[:1].expand(padding, *own.shape[1:])]) if padding else own
-
-        told = {name: part(tensor) for name, tensor in self.told.items()}
-        return tuple(output[:count] for output in self.network(part(self.x), part(self.timesteps), told))
-
-
-@dataclass
-class _Places:
-    """The denoiser rows of a tick: of each, its sample, what it is told, and whose network it is.
-
-    Attributes:
-        sample: of each row, its sample.
-        told: of each row, its conditioning.
-        guide: of each row, the pack whose network takes it, or `None` for the runner's own.
-        first: of each sample, its first row.
-        pairs: samples that have two rows: conditional, then unconditional.
-    """
-
-    sample: list[int] = field(default_factory=list)
-    told: list[Conditioning] = field(default_factory=list)
-    guide: list[str | None] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)
-    pairs: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> _Places:
-        places = cls()
-        for number, sample in enumerate(samples):
-            steered = sample.spec.guidance
-            places.first.append(len(places.sample))
-            wanted = steered.rows(active=sample.guided_now)
-            for is_conditional in wanted:
-                places.sample.append(number)
-                places.told.append(sample.inputs.conditional if is_conditional else sample.inputs.unconditional)
-                places.guide.append(None if is_conditional else steered.guide_pack)
-            if len(wanted) == 2:
-                places.pairs.append(number)
-        return places
-
-
 class Runner:
-    """State and networks of one pack on one device.
+    """Networks of one pack on one device.
 
     `siblings` are the runners of all packs on the device, for guidance by a second one.
-
-    A sample's state is (NUM_COLUMNS, C, H, W): the latents and predictions its sampler looks back on.
     """
 
     def __init__(
@@ -199,22 +116,39 @@ class Runner:
             )
         return spec.steps - min(kept, spec.steps)
 
+    def course(self, spec: SampleSpec, inputs: Inputs) -> Course:
+        """What decides the picture, from its first evaluation to its last.
+
+        Raises:
+            InvalidSpec, NotLinear, InvalidRespacing: the pack can't draw the spec.
+        """
+        table, profile = self.table(spec), PROFILES[spec.profile]
+        start = None
+        if inputs.init is not None and (inputs.mask is None or spec.strength < 1.0):
+            start = table.level(0)
+            if profile.strength is StrengthRule.SD and (begin := self._begin(spec)):
+                start = self.table(spec, begin=begin - 1).level(0)
+        guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
+        return Course(spec=spec, profile=profile, table=table, guided=guided, inputs=inputs, start=start)
+
     def prepare(self, spec: SampleSpec) -> Inputs:
-        """What the sample's networks are told. Called off the threads that run ticks, so those don't wait for it.
+        """What the sample's networks are conditioned on. Slow: it must not be called on a thread that runs ticks.
 
         Raises:
             InvalidSpec: the spec can't be drawn by this pack.
         """
-        steered = spec.guidance
+        guidance = spec.guidance
         conditional, unconditional = self.denoiser.conditioning(spec)
-        if steered.guide_pack is not None:
-            unconditional = self._guide(steered.guide_pack).denoiser.conditioning(spec)[0]
-        elif not self.denoiser.has_null and not all(steered.rows(active=active) == (True,) for active in (True, False)):
+        if guidance.guide_pack is not None:
+            unconditional = self._guide(guidance.guide_pack).denoiser.conditioning(spec)[0]
+        elif not self.denoiser.has_null and any(
+            Row.UNCONDITIONAL in guidance.rows(active=active) for active in (True, False)
+        ):
             raise InvalidSpec("this model can't draw without its label; name a second one to guide by")
-        if steered.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
+        if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
         condition = None
-        if steered.classifier_scale:
+        if guidance.classifier_scale:
             if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
             condition = self.steering.condition(spec)
@@ -239,49 +173,31 @@ class Runner:
         nothing = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
         channels = 1 if self.denoiser.decode(nothing).shape[1] == 1 else 3
         start = fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
-        found = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
+        encoded = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
         if spec.mask is not None:
             mask = fitted(spec.mask.array(), self.denoiser.picture_size, 1) / 255
-            found["mask"] = self.denoiser.encode_mask((mask > 0.5).float()[None].to(self.device))[0]
-        return found
+            encoded["mask"] = self.denoiser.encode_mask((mask > 0.5).float()[None].to(self.device))[0]
+        return encoded
 
     def start(self, sample: Sample) -> None:
-        """Give the sample its initial noise, mixed with the picture it starts from."""
-        spec, inputs, table = sample.spec, sample.inputs, self.table(sample.spec)
-        noise = self._noise(spec, 0).to(self.device)
-        sample.state = torch.zeros(NUM_COLUMNS, *self.denoiser.latent_shape, device=self.device)
-        if inputs.init is None or (inputs.mask is not None and spec.strength == 1.0):
-            sample.state[0] = noise * table.initial_scale
-            return
-        kept, added = table.level(0)
-        if PROFILES[spec.profile].strength is StrengthRule.SD and (begin := self._begin(spec)):
-            kept, added = self.table(spec, begin=begin - 1).level(0)
-        sample.state[0] = kept * inputs.init + added * noise
+        """Give the sample its first latent."""
+        course = sample.course
+        noise = self._noise(course.spec, 0).to(self.device)
+        state = torch.zeros(NUM_COLUMNS, *self.denoiser.latent_shape, device=self.device)
+        if course.start is None or course.inputs.init is None:
+            state[0] = noise * course.table.initial_scale
+        else:
+            kept, added = course.start
+            state[0] = kept * course.inputs.init + added * noise
+        sample.state = state
 
-    def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
-        """(C,H,W), on the CPU."""
-        return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
-
-    def _step_noise(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable]) -> Tensor:
-        """What the samplers add in the step, (R,C,H,W) of unit variance; zeros where one adds none."""
-        noise = torch.zeros(len(samples), *self.denoiser.latent_shape)
-        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
-            if table.adds_noise(sample.position):
-                noise[row] = self._noise(sample.spec, sample.position + 1)
-        return noise.to(self.device)
-
-    def pictures(
-        self, samples: Sequence[Sample], latents: Tensor, lanes: Runs
-    ) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: Runs) -> list[Image]:
         """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others."""
         decoded = lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
         return [
-            to_uint8(picture, PROFILES[sample.spec.profile].rounding)[0].cpu().numpy()
+            to_uint8(picture, sample.course.profile.rounding)[0].cpu().numpy()
             for sample, picture in zip(samples, decoded, strict=True)
         ]
-
-    def latent(self, samples: Sequence[Sample]) -> Tensor:
-        return torch.stack([sample.state[0] for sample in samples])
 
     def tick(self, samples: Sequence[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
         """Advance every sample by one evaluation.
@@ -291,174 +207,136 @@ class Runner:
         Returns:
             The guided data predictions (R,C,H,W), and of every sample whether its latent is finite still.
         """
-        tables = [self.table(sample.spec) for sample in samples]
-        profiles = [PROFILES[sample.spec.profile] for sample in samples]
-        before = torch.stack([sample.state for sample in samples])  # (R,K,C,H,W)
+        evaluation = gather(samples, self.device)
+        output, gradient, score = self._evaluated(evaluation, lanes)
+        noise = self._step_noise(evaluation)  # drawn on the CPU while a GPU evaluates
+        predictions = self._predictions(evaluation, output, gradient)
+        guided = combine(predictions)
+        states = self._advanced(evaluation, predictions, guided, noise)
+        are_finite = torch.isfinite(states[:, 0]).flatten(1).all(1).tolist()
+        observed = self._observed(evaluation, predictions, guided, score)
+        own = [state.clone() for state in states]  # a view would keep the whole batch alive while the sample pauses
+        for sample, state, seen in zip(samples, own, observed, strict=True):
+            sample.advance(state, seen)
+        return guided.data, are_finite
 
-        def column(name: str) -> Tensor:
-            values = [getattr(table, name)[s.position] for table, s in zip(tables, samples, strict=True)]
-            return torch.tensor(values, dtype=torch.float32, device=self.device)
-
-        x = before[:, 0]
-        seen = x * column("input_scale")[:, None, None, None]
-        timesteps, alpha, sigma = column("timestep"), column("alpha"), column("sigma")
-        wanting = [row for row, one in enumerate(samples) if one.wants_classifier_now]
-        places = _Places.of(samples)
-        p, q = (column(name)[places.sample][:, None, None, None] for name in ("data_from_latent", "data_from_output"))
-        output, gradient, score = self._evaluate(samples, places, wanting, seen, timesteps, lanes)
-        noise = self._step_noise(samples, tables)  # while a GPU evaluates
-        channels = x.shape[1]
-        predictions = p * x[places.sample] + q * output[:, :channels]
-        plain = predictions[places.first]
-        data, unguided = self._classifier_free(samples, places, predictions)
-        beyond = data.abs()  # how far D lies out of range before anything limits it
-        data = self._limited(samples, data, [profile.clips_before for profile in profiles])
-        shift = torch.zeros_like(x)
-        variances = self._variances(samples, tables, output[places.first, channels:])
-        for row in places.pairs:
-            if samples[row].spec.guidance.plus_plus:
-                table, position = tables[row], samples[row].position
-                onto_noise = table.weights[position, 0, LATENT] * table.level(position)[0]
-                shift[row] += float(onto_noise) * (data[row] - unguided[row])
-        if wanting:
-            scale = torch.tensor([samples[row].spec.guidance.classifier_scale for row in wanting], device=self.device)
-            at_mean = [profiles[row].classifier_at_mean and row in variances for row in wanting]
-            term = guidance.classifier_term(gradient, alpha[wanting], sigma[wanting], scale)
-            for number, row in enumerate(wanting):
-                if at_mean[number]:
-                    shift[row] += variances[row] * scale[number] * gradient[number]
-                else:
-                    data[row] += term[number]
-        beyond = torch.maximum(beyond, data.abs())
-        data = self._limited(samples, data, [profile.clips_after for profile in profiles])
-        weights = np.stack([table.weights[s.position] for table, s in zip(tables, samples, strict=True)])
-        for row, variance in variances.items():
-            if tables[row].adds_noise(samples[row].position):
-                noise[row] *= variance.sqrt()
-        moved = advance(before, data, noise, torch.from_numpy(weights).to(self.device, torch.float32))
-        moved[:, 0] += shift
-        self._keep_unmasked(samples, tables, moved)
-        are_finite = torch.isfinite(moved[:, 0]).flatten(1).all(1).tolist()
-        states = [row.clone() for row in moved]  # a view would keep the whole batch alive while the sample pauses
-        if any(sample.spec.telemetry for sample in samples):
-            self._trace(samples, places, wanting, plain, beyond, unguided, gradient, score, timesteps)
-        for sample, state in zip(samples, states, strict=True):
-            sample.state = state
-        return data, are_finite
-
-    def _evaluate(
-        self,
-        samples: Sequence[Sample],
-        places: _Places,
-        wanting: list[int],
-        seen: Tensor,
-        timesteps: Tensor,
-        lanes: Runs,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """All networks: the denoisers' outputs, the classifier's gradients and scores."""
-        work: list[_Rows] = []
+    def _evaluated(self, evaluation: Evaluation, lanes: Runs) -> tuple[Tensor, Tensor, Tensor]:
+        """All networks: the denoisers' outputs by row, the classifier's gradients and scores by steered sample."""
         groups: dict[str | None, list[int]] = {}
-        for row, guide in enumerate(places.guide):
-            groups.setdefault(guide, []).append(row)
-        for guide, rows in groups.items():
-            runner = self if guide is None else self._guide(guide)
-            told = stacked([places.told[row] for row in rows], self.device)
-            index = [places.sample[row] for row in rows]
-            network = only(runner.denoiser.forward)
-            work.append(_Rows(network, runner.calibration.denoiser, seen[index], timesteps[index], told))
-        if wanting:
+        for number, row in enumerate(evaluation.rows):
+            groups.setdefault(row.guide, []).append(number)
+        work: list[Work] = []
+        for guide, numbers in groups.items():
+            runner, rows = self if guide is None else self._guide(guide), [evaluation.rows[one] for one in numbers]
+            network, calibration = only(runner.denoiser.forward), runner.calibration.denoiser
+            conditioning = [row.conditioning for row in rows]
+            work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning))
+        if steered := evaluation.steered:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
-            told = stacked([samples[row].inputs.condition for row in wanting], self.device)
-            work.append(
-                _Rows(self.steering.gradient, self.calibration.classifier, seen[wanting], timesteps[wanting], told)
-            )
-        plan = packed([(rows.calibration, len(rows.x)) for rows in work], lanes=lanes.count, limit=self.max_batch)
-        calls = [call for rows, batches in zip(work, plan, strict=True) for call in rows.calls(batches)]
-        outputs = iter(lanes.run(calls))
-        done = [[torch.cat(parts) for parts in zip(*(next(outputs) for _ in batches), strict=True)] for batches in plan]
-        gradient, score = done.pop() if wanting else (seen[:0], seen[:0, 0, 0, 0])
+            inputs = [evaluation.samples[number].course.inputs for number in steered]
+            conditioning = [one.condition for one in inputs if one.condition is not None]
+            gradient_of, calibration = self.steering.gradient, self.calibration.classifier
+            work.append(work_of(gradient_of, calibration, evaluation, steered, conditioning))
+        done = evaluated(work, lanes, limit=self.max_batch)
+        x = evaluation.x
+        gradient, score = done.pop() if steered else (x[:0], x[:0, 0, 0, 0])
         if len(done) == 1:
             return done[0][0], gradient, score
-        width = max(found.shape[1] for [found] in done)
-        merged = seen.new_zeros(len(places.sample), width, *seen.shape[2:])
-        for rows, [found] in zip(groups.values(), done, strict=True):
-            merged[rows, : found.shape[1]] = found
+        width = max(output.shape[1] for [output] in done)
+        merged = x.new_zeros(len(evaluation.rows), width, *x.shape[2:])
+        for numbers, [output] in zip(groups.values(), done, strict=True):
+            merged[numbers, : output.shape[1]] = output
         return merged, gradient, score
 
-    def _classifier_free(
-        self, samples: Sequence[Sample], places: _Places, predictions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """D after classifier-free guidance and rescale, and the unguided D: both (R,C,H,W)."""
-        data = predictions[places.first]
-        unguided = data.clone()
-        if places.pairs:
-            conditional = data[places.pairs]
-            unguided[places.pairs] = predictions[[places.first[number] + 1 for number in places.pairs]]
-            scale = torch.tensor([samples[row].spec.guidance.free_scale for row in places.pairs], device=self.device)
-            data[places.pairs] = guidance.classifier_free(conditional, unguided[places.pairs], scale)
-            for row, plain in zip(places.pairs, conditional, strict=True):
-                if share := samples[row].spec.guidance.rescale:
-                    data[row] = guidance.rescaled(data[row], plain, share)
-        return data, unguided
+    def _predictions(self, evaluation: Evaluation, output: Tensor, gradient: Tensor) -> Predictions:
+        """What the networks' outputs say of each sample's picture."""
+        x, rows, coefficients = evaluation.x, [row.sample for row in evaluation.rows], evaluation.coefficients
+        p, q = evaluation.spread("data_from_latent"), evaluation.spread("data_from_output")
+        channels = x.shape[1]
+        data = p * x[rows] + q * output[:, :channels]
+        courses = [sample.course for sample in evaluation.samples]
+        return Predictions(
+            specs=[course.spec for course in courses],
+            profiles=[course.profile for course in courses],
+            data=data[evaluation.first],
+            pairs=evaluation.pairs,
+            unconditional=data[[evaluation.first[number] + 1 for number in evaluation.pairs]],
+            steered=evaluation.steered,
+            gradient=gradient,
+            alpha=coefficients["alpha"],
+            sigma=coefficients["sigma"],
+            signal_kept=coefficients["signal_kept"],
+            variances=self._variances(evaluation.samples, output[evaluation.first, channels:]),
+        )
 
-    def _variances(
-        self, samples: Sequence[Sample], tables: Sequence[CoefficientTable], learned: Tensor
-    ) -> dict[int, Tensor]:
-        """Variance of the step, (C,H,W), of the rows whose sampler leaves it to the network or the classifier."""
-        found: dict[int, Tensor] = {}
-        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
-            if table.log_variance is None:
+    def _variances(self, samples: Sequence[Sample], learned: Tensor) -> dict[int, Tensor]:
+        """Variance of the step, (C,H,W), of the samples whose sampler leaves it to the network or the classifier."""
+        variances: dict[int, Tensor] = {}
+        for number, sample in enumerate(samples):
+            table = sample.course.table
+            if table.log_variance is None or sample.state is None:
                 continue
             least, greatest = (float(value) for value in table.log_variance[sample.position])
             if self.denoiser.learns_variance:
-                share = (learned[row] + 1) / 2
-                found[row] = (share * greatest + (1 - share) * least).exp()
+                share = (learned[number] + 1) / 2
+                variances[number] = (share * greatest + (1 - share) * least).exp()
             else:  # ADM's FIXED_LARGE
                 fixed = least if sample.position == len(table) - 1 else greatest
-                found[row] = torch.full_like(sample.state[0], fixed).exp()
-        return found
+                variances[number] = torch.full_like(sample.state[0], fixed).exp()
+        return variances
 
-    def _keep_unmasked(self, samples: Sequence[Sample], tables: Sequence[CoefficientTable], moved: Tensor) -> None:
-        """Outside its mask a picture follows the one it started from, at the noise level it has now."""
-        if self.denoiser.sees_mask:
-            return
-        for row, (table, sample) in enumerate(zip(tables, samples, strict=True)):
-            init, mask = sample.inputs.init, sample.inputs.mask
-            if mask is not None:
-                kept, added = table.level(sample.position + 1)
-                noise = self._noise(sample.spec, 0).to(self.device)
-                moved[row, 0] = mask * moved[row, 0] + (1 - mask) * (kept * init + added * noise)
+    def _noise(self, spec: SampleSpec, draw: int) -> Tensor:
+        """(C,H,W), on the CPU."""
+        return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
 
-    def _trace(
-        self,
-        samples: Sequence[Sample],
-        places: _Places,
-        wanting: list[int],
-        plain: Tensor,
-        beyond: Tensor,
-        unguided: Tensor,
-        gradient: Tensor,
-        score: Tensor,
-        timesteps: Tensor,
-    ) -> None:
-        """Note what guidance did in this evaluation."""
-        pulled = (plain - unguided).flatten(1).norm(dim=1).tolist()
+    def _step_noise(self, evaluation: Evaluation) -> Tensor:
+        """What the samplers add in the step, (R,C,H,W) of unit variance; zeros for those that add none."""
+        noise = torch.zeros(len(evaluation.samples), *self.denoiser.latent_shape)
+        for row, sample in enumerate(evaluation.samples):
+            if sample.course.table.adds_noise[sample.position]:
+                noise[row] = self._noise(sample.course.spec, sample.position + 1)
+        return noise.to(self.device)
+
+    def _advanced(self, evaluation: Evaluation, predictions: Predictions, guided: Guided, noise: Tensor) -> Tensor:
+        """The states after the evaluation, (R, NUM_COLUMNS, C, H, W)."""
+        noise = noise.clone()
+        for row, variance in predictions.variances.items():
+            noise[row] *= variance.sqrt()
+        moved = advance(evaluation.state, guided.data, noise, evaluation.weights)
+        moved[:, 0] += guided.shift
+        if not self.denoiser.sees_mask:
+            for row, sample in enumerate(evaluation.samples):
+                self._keep_unmasked(sample, moved[row, 0])
+        return moved
+
+    def _keep_unmasked(self, sample: Sample, latent: Tensor) -> None:
+        """Outside its mask a picture follows the one it started from, at the noise level that it has reached."""
+        inputs = sample.course.inputs
+        if inputs.mask is not None and inputs.init is not None:
+            kept, added = sample.course.table.level(sample.position + 1)
+            noise = self._noise(sample.course.spec, 0).to(self.device)
+            latent.copy_(inputs.mask * latent + (1 - inputs.mask) * (kept * inputs.init + added * noise))
+
+    def _observed(
+        self, evaluation: Evaluation, predictions: Predictions, guided: Guided, score: Tensor
+    ) -> list[dict[str, float] | None]:
+        """What guidance did to each sample, or `None` for those whose specs don't ask."""
+        if not any(spec.telemetry for spec in predictions.specs):
+            return [None] * len(predictions.specs)
+        beyond = torch.stack([data.abs() for data in guided.unlimited]).amax(0)
         clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
-        pushed = gradient.flatten(1).norm(dim=1).tolist()
-        scores = score.tolist()
-        at = timesteps.tolist()
-        for row, sample in enumerate(samples):
-            noted: dict[str, float] = {"timestep": at[row], "clipped": clipped[row]}
-            if row in places.pairs:
-                noted["conditional_minus_unconditional"] = pulled[row]
-            if row in wanting and self.steering is not None:
-                noted[self.steering.score_name] = scores[wanting.index(row)]
-                noted["gradient_norm"] = pushed[wanting.index(row)]
-            sample.trace.append(noted)
-
-    def _limited(self, samples: Sequence[Sample], data: Tensor, here: Sequence[bool]) -> Tensor:
-        specs = [sample.spec for sample in samples]
-        clip = torch.tensor([spec.clip and now for spec, now in zip(specs, here, strict=True)], device=self.device)
-        quantiles = [spec.dynamic_threshold if now else None for spec, now in zip(specs, here, strict=True)]
-        return guidance.limit_rows(data, clip, quantiles)
+        difference = (predictions.data - guided.unguided).flatten(1).norm(dim=1).tolist()
+        gradient_norm = predictions.gradient.flatten(1).norm(dim=1).tolist()
+        scores, timesteps = score.tolist(), evaluation.coefficients["timestep"].tolist()
+        observed: list[dict[str, float] | None] = []
+        for row, spec in enumerate(predictions.specs):
+            seen: dict[str, float] = {"timestep": timesteps[row], "clipped": clipped[row]}
+            if row in predictions.pairs:
+                seen["conditional_minus_unconditional"] = difference[row]
+            if row in predictions.steered and self.steering is not None:
+                number = predictions.steered.index(row)
+                seen[self.steering.score_name] = scores[number]
+                seen["gradient_norm"] = gradient_norm[number]
+            observed.append(seen if spec.telemetry else None)
+        return observed

@@ -4,109 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-from models.spec import Guidance, SampleSpec
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 PROMOTE_S = 60.0  # a job that has waited so long counts as one priority higher
 SHORT_SHARE = 0.05  # of every tick, for what is done soonest
 
 
-@dataclass(eq=False)
-class Sample:
-    """One picture on its way.
-
-    Attributes:
-        num_positions: network evaluations in all.
-        guided: the positions at which guidance is on.
-        inputs: what its networks are told; opaque here.
-        position: evaluations done.
-        deadline: on the engine's clock, in seconds, or `None`.
-        state: what its sampler looks back on; opaque here. `None` before its first tick.
-        handle: whom to answer, until that is done; opaque here.
-        trace: what guidance did, evaluation by evaluation, where the spec asks for it.
-        forks: samples that are the same as this one up to `fork_position`, and start from its state there.
-    """
-
-    spec: SampleSpec
-    num_positions: int
-    handle: Any
-    guided: range = range(1_000_000)
-    inputs: Any = None
-    deadline: float | None = None
-    position: int = 0
-    state: Any = None
-    cancelled: bool = False
-    trace: list[dict[str, float]] = field(default_factory=list)
-    forks: list[Sample] = field(default_factory=list)
+class Waiting(Protocol):
+    """What the schedule has to know of a sample, which it tells from others by identity."""
 
     @property
-    def fork_position(self) -> int:
-        """Evaluations that are the same whatever the scales: those before the guidance interval, but for the last."""
-        return min(self.guided.start, self.num_positions - 1)
+    def priority(self) -> int: ...
 
     @property
-    def prefix(self) -> SampleSpec:
-        """What decides the evaluations before the guidance interval: the spec without its scales."""
-        full = self.spec.guidance
-        unscaled = Guidance(conditional=full.conditional, interval=full.interval, interval_unit=full.interval_unit)
-        return replace(self.spec, guidance=unscaled)
-
-    def take_forks(self) -> list[Sample]:
-        """The forks, which are then nobody's."""
-        forks, self.forks = self.forks, []
-        return forks
-
-    def take_handle(self) -> Any:
-        """Detach and return the handle, and drop the tensors: a caller's handle keeps this sample alive."""
-        handle, self.handle = self.handle, None
-        self.state = self.inputs = None
-        return handle
+    def group(self) -> str:
+        """Samples of one group are one job, and take turns with other jobs."""
 
     @property
-    def guided_now(self) -> bool:
-        return self.position in self.guided
+    def evaluations_left(self) -> int: ...
 
     @property
     def rows_now(self) -> int:
         """Denoiser rows of its next evaluation."""
-        return len(self.spec.guidance.rows(active=self.guided_now))
 
     @property
     def wants_classifier_now(self) -> bool:
-        return self.spec.guidance.wants_classifier(active=self.guided_now)
+        """Whether its next evaluation has a row of the classifier."""
 
-    @property
-    def is_done(self) -> bool:
-        return self.position >= self.num_positions
+    def is_given_up(self, now: float) -> bool:
+        """Whether nobody waits for it any longer at the time `now`."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether its handle has been resolved."""
-        return self.handle is None
+
+Sample = TypeVar("Sample", bound=Waiting)
 
 
 @dataclass
-class _Job:
-    """The unfinished samples of one group, in the order they came."""
+class _Job(Generic[Sample]):
+    """The unfinished samples of one group, in the order of their arrival."""
 
     since: float
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def evaluations_left(self) -> int:
-        """Of the sample that has most of them."""
-        return max(sample.num_positions - sample.position for sample in self.samples)
+        """Of the sample that has most left."""
+        return max(sample.evaluations_left for sample in self.samples)
 
     @property
     def work_left(self) -> int:
         """Evaluations of all its samples."""
-        return sum(sample.num_positions - sample.position for sample in self.samples)
+        return sum(sample.evaluations_left for sample in self.samples)
 
     @property
     def priority(self) -> int:
-        return self.samples[0].spec.priority
+        return self.samples[0].priority
 
     def level(self, now: float) -> int:
         """Its priority, which rises while it waits."""
@@ -118,7 +70,7 @@ class _Job:
 
 
 @dataclass
-class Schedule:
+class Schedule(Generic[Sample]):
     """The unfinished samples of one pack, and which of them the next tick moves.
 
     Every tick chooses anew among the samples at rest, those in no other tick, so that a sample that has begun may pause
@@ -141,13 +93,17 @@ class Schedule:
     lanes: int = 1
     few: int = 1
     tick_s: float = 0.1
-    _jobs: dict[tuple[int, str], _Job] = field(default_factory=dict)
+    _jobs: dict[tuple[int, str], _Job[Sample]] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
     _short_rows: float = 0.0  # that the share for short jobs has left
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
-        job = self._jobs.setdefault((sample.spec.priority, sample.spec.group), _Job(now))
+        job = self._jobs.setdefault((sample.priority, sample.group), _Job(now))
         job.samples.append(sample)
+
+    def __len__(self) -> int:
+        """Unfinished samples."""
+        return len(self._all())
 
     @property
     def is_idle(self) -> bool:
@@ -193,10 +149,10 @@ class Schedule:
         self._moving.update(chosen)
         return list(chosen)
 
-    def _at_rest(self, turn: Callable[[_Job], tuple[float, float]]) -> Iterator[Sample]:
+    def _at_rest(self, turn: Callable[[_Job[Sample]], tuple[float, float]]) -> Iterator[Sample]:
         """Samples that no tick is moving, by their jobs' `turn`; of a job, first what is done soonest."""
         for job in sorted(self._jobs.values(), key=turn):
-            for sample in sorted(job.samples, key=lambda one: one.num_positions - one.position):
+            for sample in sorted(job.samples, key=lambda one: one.evaluations_left):
                 if sample not in self._moving:
                     yield sample
 
@@ -210,15 +166,10 @@ class Schedule:
 
     def given_up(self, *, now: float) -> list[Sample]:
         """Cancelled and overdue samples, of those at rest."""
-        return [
-            sample
-            for sample in self._all()
-            if sample not in self._moving
-            and (sample.cancelled or (sample.deadline is not None and now >= sample.deadline))
-        ]
+        return [sample for sample in self._all() if sample not in self._moving and sample.is_given_up(now)]
 
     def remove(self, sample: Sample) -> None:
-        key = (sample.spec.priority, sample.spec.group)
+        key = (sample.priority, sample.group)
         self._jobs[key].samples.remove(sample)
         if not self._jobs[key].samples:
             del self._jobs[key]
@@ -230,17 +181,6 @@ class Schedule:
 
     def _all(self) -> list[Sample]:
         return [sample for job in self._jobs.values() for sample in job.samples]
-
-
-def share_prefixes(samples: Collection[Sample]) -> Iterator[Sample]:
-    """The samples to start; every other one becomes a fork of one that does the same evaluations first."""
-    first: dict[SampleSpec, Sample] = {}
-    for sample in samples:
-        trunk = first.setdefault(sample.prefix, sample) if sample.fork_position else sample
-        if trunk is sample:
-            yield sample
-        else:
-            trunk.forks.append(sample)
 
 
 class Turns:

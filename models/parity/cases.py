@@ -19,7 +19,7 @@ from models.calibration.result import fixed_calibration
 from models.classifiers import ClassSteering, conditions, log_probability_gradient
 from models.denoisers import Conditioning
 from models.engine.runner import Runner
-from models.engine.schedule import Sample
+from models.engine.sample import Sample
 from models.guidance import thresholded
 from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins
@@ -161,16 +161,13 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
     samples = []
     for row, label in enumerate(LABELS):
         spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **what)
-        table = runner.table(spec)
-        sample = Sample(spec=spec, num_positions=len(table), handle=None, inputs=runner.prepare(spec))
+        sample = Sample.on(runner.course(spec, runner.prepare(spec)))
         runner.start(sample)
         samples.append(sample)
     while not samples[0].is_done:
         runner.tick(samples, runner.lanes)
-        for sample in samples:
-            sample.position += 1
     runner.lanes.close()
-    return runner.latent(samples)
+    return torch.stack([sample.state[0] for sample in samples if sample.state is not None])
 
 
 def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **what: Any) -> Callable[[], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,12 @@ HISTORY = 5
 
 LATENT, DATA, NOISE, CARRY = 0, HISTORY, 2 * HISTORY, 2 * HISTORY + 2
 NUM_COLUMNS = 2 * HISTORY + 3
-"""Columns: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, the noise before it, the latent that some solvers carry."""
+"""Columns of the weights: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, the noise before it, and a latent that some
+solvers carry."""
+
+
+COEFFICIENTS = ("input_scale", "timestep", "data_from_latent", "data_from_output", "alpha", "sigma", "signal_kept")
+"""What an evaluation needs beside the weights, in the order of `CoefficientTable.coefficients`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,18 @@ class CoefficientTable:
     def __len__(self) -> int:
         return len(self.timestep)
 
-    def adds_noise(self, position: int) -> bool:
-        """Whether the noise of this evaluation is used in it, or in the next."""
-        return bool(self.weights[position, :, NOISE].any() or self.weights[position + 1 :, :, NOISE + 1][:1].any())
+    @cached_property
+    def coefficients(self) -> NDArray[np.float32]:
+        """(M, len(COEFFICIENTS)), what a tick gathers of all its samples at once."""
+        # How much of x₀ in this latent goes on into the next: what CFG++ corrects.
+        signal_kept = self.weights[:, 0, LATENT] * (self.alpha / self.input_scale)
+        named = {name: getattr(self, name) for name in COEFFICIENTS[:-1]} | {"signal_kept": signal_kept}
+        return np.stack([named[name] for name in COEFFICIENTS], axis=1).astype(np.float32)
+
+    @cached_property
+    def adds_noise(self) -> NDArray[np.bool_]:
+        """(M,), whether the noise of an evaluation is used in it, or in the next."""
+        uses = (self.weights != 0).any(axis=1)  # (M, NUM_COLUMNS)
+        used: NDArray[np.bool_] = uses[:, NOISE]
+        used[:-1] |= uses[1:, NOISE + 1]
+        return used

@@ -26,8 +26,8 @@ def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
     pack = str(folder.resolve())  # by its path: a bundled pack may have the folder's name
     # The weights change: measuring never pays.
     with Engine([pack], precision="float32", calibrate=fixed_calibration) as engine:
-        name = next(iter(engine.packs))
-        height, width = engine.picture_size(name)
+        [(name, loaded)] = engine.packs.items()
+        height, width = loaded.denoiser.picture_size
         rows = recipe.sample_rows(name)
         pictures = iter(engine.generate([spec for row in rows for spec in row]))
     grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))

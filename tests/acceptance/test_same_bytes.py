@@ -12,7 +12,9 @@ from cynosure.contract import GenerateRequest
 from cynosure.resolving import cells_of, resolve
 from models.engine import Engine
 from tests.acceptance.test_survival import Up
-from workers.translate import card_of, png_of, specs_of
+from workers.cards import card_of
+from workers.pictures import png_of
+from workers.specs import specs_of
 
 COUNT = 200
 MODES: list[dict[str, Any]] = [
@@ -48,7 +50,7 @@ def hashes_alone(requests: list[GenerateRequest], pack: Path) -> list[list[str]]
     """Each picture drawn by itself, in this process, with nothing beside it."""
     found = []
     with Engine([str(pack)]) as engine:
-        card = card_of(engine.packs["fashion"], engine)
+        card = card_of(engine.packs["fashion"])
         for asked in requests:
             request = resolve(asked, card, seed=0)
             pictures = [engine.generate([spec])[0] for spec in specs_of("", request, card)]

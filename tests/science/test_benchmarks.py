@@ -24,7 +24,7 @@ from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.importing.adm import Preset
 from models.loading import open_pack
-from workers.translate import card_of
+from workers.cards import card_of
 
 REQUESTS = 6
 
@@ -76,7 +76,7 @@ def test_every_contender_draws_the_stream_of_a_pack(
     assert {asked.mode for asked in stream} == modes
     with Engine([str(pack.folder)], precision="float32", calibrate=fixed_calibration) as engine:
         for asked in stream:
-            resolve(GenerateRequest(**asked.body()), card_of(pack, engine), seed=0)
+            resolve(GenerateRequest(**asked.body()), card_of(engine.packs[pack.name]), seed=0)
             pictures = engine.generate(specs_of(asked, pack))
             [encoded] = peer.draw([asked])
             assert len(encoded) == len(pictures) == asked.count

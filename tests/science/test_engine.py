@@ -29,10 +29,12 @@ from models.engine import (
     SampleFailed,
     results,
 )
-from models.engine.runner import Inputs, Runner
-from models.engine.schedule import Sample, Schedule
+from models.engine.runner import Runner
+from models.engine.sample import Inputs, Sample
+from models.engine.schedule import Schedule
 from models.lanes import Layout, Runs
 from models.loading import Pack
+from models.samplers import CoefficientTable, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec
 
@@ -67,24 +69,21 @@ def in_two_lanes(pack: Pack, by_rule: Calibration) -> Calibration:
 @pytest.fixture(scope="module", params=["as measured", "in two lanes"])
 def engine(request: pytest.FixtureRequest, small_pack: Path) -> Iterator[Engine]:
     """One that runs as this machine does best, and one of two lanes, whatever the machine has."""
-    with pytest.MonkeyPatch.context() as cores:
-        if request.param == "in two lanes":
-            cores.setattr("models.engine.engine.CORES", 2)
-        calibrate = in_two_lanes if request.param == "in two lanes" else None
-        with Engine([str(small_pack)], calibrate=calibrate) as engine:
-            assert engine.wait_until_measured(120)
-            yield engine
+    how: dict[str, Any] = {"calibrate": in_two_lanes, "cores": 2} if request.param == "in two lanes" else {}
+    with Engine([str(small_pack)], **how) as engine:
+        assert engine.wait_until_measured(120)
+        yield engine
 
 
 def test_bytes_are_the_same_before_and_after_measuring(small_pack: Path, tmp_path: Path) -> None:
     kept = FileCalibrations(tmp_path)
     with Engine([str(small_pack)], calibrations=kept, measure_at_once=False) as engine:
         early = engine.generate(MIXED)
-        assert not engine.calibration("fashion").is_measured
+        assert not engine.packs["fashion"].calibration.is_measured
         engine.measure()
         assert engine.wait_until_measured(120)
         late = engine.generate(MIXED)
-        assert engine.calibration("fashion").is_measured
+        assert engine.packs["fashion"].calibration.is_measured
     wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 1, what="the times are kept")
     with Engine([str(small_pack)], calibrations=kept) as engine:
         assert engine.wait_until_measured(120)
@@ -108,11 +107,11 @@ def test_a_pack_that_can_not_be_measured_is_served_in_reference_batches(
         yield
         raise RuntimeError("no stopwatch")
 
-    monkeypatch.setattr("models.engine.engine.measuring", broken)
+    monkeypatch.setattr("models.engine.measurement.measuring", broken)
     with Engine([str(small_pack)], calibrations=FileCalibrations(tmp_path)) as engine:
         assert engine.wait_until_measured(60)
         engine.generate(MIXED[:2])
-        assert not engine.calibration("fashion").is_measured
+        assert not engine.packs["fashion"].calibration.is_measured
 
 
 def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
@@ -121,6 +120,20 @@ def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:
     together = dict(zip(map(id, shuffled), engine.generate(shuffled), strict=True))
     for spec, picture in zip(MIXED, alone, strict=True):
         assert np.array_equal(together[id(spec)], picture), spec
+
+
+def test_a_sampler_is_looked_up_once_a_picture_and_not_in_its_ticks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    def counted(name: str, *how: Any, **options: Any) -> CoefficientTable:
+        looked_up.append(name)
+        return compile_table(name, *how, **options)
+
+    monkeypatch.setattr("models.engine.runner.compile_table", counted)
+    engine.generate(MIXED)
+    assert looked_up == [spec.sampler for spec in MIXED]
 
 
 def test_an_unconditional_base_never_sees_the_label(engine: Engine) -> None:
@@ -210,7 +223,7 @@ def test_forks_outlive_the_sample_they_share_steps_with(engine: Engine) -> None:
     ]
     expected = engine.generate(specs[1:])
     trunk, *forks = engine.submit_all(specs)
-    while trunk.position < 3:
+    while trunk.evaluations_done < 3:
         time.sleep(0.01)
     trunk.cancel()
     for fork, picture in zip(forks, expected, strict=True):
@@ -230,7 +243,7 @@ def test_a_short_sample_overtakes_a_long_one(engine: Engine) -> None:
 
 def test_a_sample_that_paused_is_the_same_bytes(engine: Engine) -> None:
     alone = engine.generate([MIXED[1]])[0]
-    schedule = engine._loaded["fashion"].schedule
+    schedule = engine.packs["fashion"].schedule
     budget, schedule.row_budget = schedule.row_budget, 2
     try:
         together = engine.generate(MIXED)
@@ -239,18 +252,26 @@ def test_a_sample_that_paused_is_the_same_bytes(engine: Engine) -> None:
     assert np.array_equal(together[1], alone)
 
 
-def test_a_picture_that_is_done_and_forgotten_leaves_nothing_behind(engine: Engine) -> None:
+def test_a_picture_that_is_done_leaves_nothing_behind_though_its_handle_is_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begun = Runner.start, list[weakref.ref[Sample]]()
+
+    def noted(runner: Runner, sample: Sample) -> None:
+        start(runner, sample)
+        begun.append(weakref.ref(sample))
+
+    monkeypatch.setattr(Runner, "start", noted)
     gc.collect()
     gc.disable()
     try:
         handle = engine.submit(SampleSpec(pack="fashion", label=5, steps=2))
         handle.result(timeout=60)
-        assert handle._sample.state is None, "what a finished picture was drawn from is gone though its handle is not"
-        sample = weakref.ref(handle._sample)
-        del handle
-        wait_until(lambda: sample() is None, seconds=5, what="the sample is gone")
+        [sample] = begun
+        wait_until(lambda: sample() is None, seconds=5, what="the sample, and its tensors with it, are gone")
     finally:
         gc.enable()
+    assert handle.evaluations_done == handle.evaluations == 2
 
 
 def test_previews_come_in_order_and_end_in_the_picture(engine: Engine) -> None:
@@ -269,7 +290,7 @@ def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.
     tick = Runner.tick
 
     def faulty(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
-        if any(sample.spec.seed == 666 for sample in samples):
+        if any(sample.course.spec.seed == 666 for sample in samples):
             raise RuntimeError("poisoned")
         return tick(runner, samples, lanes)
 
@@ -289,7 +310,7 @@ def test_a_fault_before_or_after_its_evaluations_fails_a_sample_alone(
     whole = getattr(Runner, method)
 
     def faulty(runner: Runner, samples: Sample | list[Sample], *rest: object) -> object:
-        if any(sample.spec.seed == 666 for sample in ([samples] if isinstance(samples, Sample) else samples)):
+        if any(sample.course.spec.seed == 666 for sample in ([samples] if isinstance(samples, Sample) else samples)):
             raise torch.OutOfMemoryError("poisoned")
         return whole(runner, samples, *rest)
 
@@ -316,7 +337,7 @@ def test_an_evaluation_that_found_no_memory_is_made_again_from_where_it_was(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where the memory ran out at the very end, with one sample's new state made and others' not."""
-    loaded = engine._loaded["fashion"]
+    loaded = engine.packs["fashion"]
     specs = [replace(spec, telemetry=True) for spec in MIXED]
     expected, traces = [], []
     for handle in engine.submit_all(specs):
@@ -343,7 +364,7 @@ def test_an_evaluation_that_found_no_memory_is_made_again_from_where_it_was(
 def test_an_evaluation_that_found_no_memory_gives_back_what_it_had(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, tick = engine._loaded["fashion"], Runner.tick
+    loaded, tick = engine.packs["fashion"], Runner.tick
     held: list[weakref.ref[Tensor]] = []
 
     def greedy(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
@@ -379,9 +400,8 @@ def test_the_first_picture_that_fails_ends_the_wait_for_all(engine: Engine) -> N
 
 
 @pytest.fixture
-def two_lanes(small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr("models.engine.engine.CORES", 2)
-    with Engine([str(small_pack)], calibrate=in_two_lanes) as engine:
+def two_lanes(small_pack: Path) -> Iterator[Engine]:
+    with Engine([str(small_pack)], calibrate=in_two_lanes, cores=2) as engine:
         yield engine
 
 
@@ -389,7 +409,7 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
     tick, held = Runner.tick, threading.Event()
 
     def slow_for_one(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
-        if any(sample.spec.seed == 666 for sample in samples):
+        if any(sample.course.spec.seed == 666 for sample in samples):
             assert held.wait(60)
         return tick(runner, samples, lanes)
 
@@ -406,17 +426,14 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
         slow.result(timeout=60)
 
 
-def test_a_pack_that_wants_all_cores_gets_them(
-    small_pack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("models.engine.engine.CORES", 2)
+def test_a_pack_that_wants_all_cores_gets_them(small_pack: Path, tmp_path: Path) -> None:
     twin = shutil.copytree(small_pack, tmp_path / "twin")
 
     def calibrate(pack: Pack, by_rule: Calibration) -> Calibration:
         layout = Layout(lanes=1, threads=2) if pack.name == "twin" else Layout(lanes=2, threads=1)
         return replace(fixed_calibration(pack, by_rule), layout=layout)
 
-    with Engine([str(small_pack), str(twin)], calibrate=calibrate) as engine:
+    with Engine([str(small_pack), str(twin)], calibrate=calibrate, cores=2) as engine:
         long = engine.submit_all([SampleSpec(pack="fashion", label=1, steps=900)] * 8)
         engine.submit(SampleSpec(pack="twin", label=1, steps=3)).result(timeout=60)
         assert not any(handle.is_done for handle in long)
@@ -427,7 +444,7 @@ def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, mo
     tick = Runner.tick
 
     def broken(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
-        if any(sample.spec.seed == 666 for sample in samples):
+        if any(sample.course.spec.seed == 666 for sample in samples):
             raise torch.AcceleratorError("the device is lost")
         return tick(runner, samples, lanes)
 

@@ -36,7 +36,7 @@ def test_an_imported_pack_is_served_guided(unet_file: Path, tmp_path: Path) -> N
     import_adm(unet_file, out, TINY, classifier=classifier_file, labels=["a", "b", "c", "d"])
     assert not list(out.rglob("*.bin"))
     with Engine([str(out)], precision="float32", calibrate=fixed_calibration) as engine:
-        assert engine.packs["adm"].labels == ("a", "b", "c", "d")
+        assert engine.packs["adm"].pack.labels == ("a", "b", "c", "d")
         plain, guided = engine.generate(
             [
                 SampleSpec(pack="adm", label=1, steps=5, profile="adm", guidance=Guidance(classifier_scale=scale))

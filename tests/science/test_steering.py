@@ -84,7 +84,7 @@ def test_an_unknown_guide_is_refused(engine: Engine) -> None:
 
 
 def test_intervals_in_every_unit_say_the_same(engine: Engine) -> None:
-    table = compile_table("ddim", engine.packs["fashion"].scheduler_config, steps=12)
+    table = compile_table("ddim", engine.packs["fashion"].pack.scheduler_config, steps=12)
     sigmas = table.sigma / table.alpha
     intervals = {
         IntervalUnit.FRACTION: (0.25, 0.75),

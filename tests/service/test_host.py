@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from models.calibration import BatchSize, NetworkCalibration
 from models.calibration.result import DEPENDS
-from models.engine import Engine, EngineDied
-from models.engine.schedule import Sample
+from models.engine import Engine, EngineDied, LoadedPack
+from models.engine.sample import Sample
 from workers.cancellations import Cancellations
 from workers.host import EngineHost
 from workers.leases import MAX_WAITING_PREVIEWS, HeldJob, LeaseKeeper
@@ -75,7 +76,7 @@ async def test_a_job_that_found_no_memory_is_drawn_when_there_is_some(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job_id = await accept(store, host, steps=3)
-    loaded = host._engine._loaded["fashion"]
+    loaded = host._engine.packs["fashion"]
     runner = loaded.runner
 
     def no_memory(*_: object) -> torch.Tensor:
@@ -116,7 +117,7 @@ async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
         for job in host.leases.held():
             job.give_up(Verdict.CANCELLED)
         drawing.join()
-    assert host._engine._loaded["fashion"].schedule.is_idle
+    assert host._engine.packs["fashion"].schedule.is_idle
     assert (await record_of(store, job_id)).status is JobStatus.CANCELLED
 
 
@@ -156,12 +157,14 @@ async def test_pictures_by_a_guide_depend_on_its_weights_too(
 ) -> None:
     guide = host.cards["fashion"].model_copy(update={"name": "twin", "digest": "another"})
     monkeypatch.setitem(host.cards, "twin", guide)
-    monkeypatch.setitem(host._engine._loaded, "twin", host._engine._loaded["fashion"])
-    monkeypatch.setitem(host._engine._runners, "twin", host._engine._runners["fashion"])
-    calibration = host._engine.calibration
+    twin = copy.copy(host._engine.packs["fashion"])
+    monkeypatch.setitem(host._engine._loop.packs, "twin", twin)
+    monkeypatch.setitem(host._engine._runners, "twin", twin.runner)
     leaking = NetworkCalibration(measured=(BatchSize(rows=1, row_ms=1.0, bits=DEPENDS),))
-    of_twin = replace(calibration("fashion"), denoiser=leaking)
-    monkeypatch.setattr(host._engine, "calibration", lambda name: of_twin if name == "twin" else calibration(name))
+    of_twin = replace(twin.calibration, denoiser=leaking)
+    monkeypatch.setattr(
+        LoadedPack, "calibration", property(lambda one: of_twin if one is twin else one.runner.calibration)
+    )
     made: list[Finished] = []
     monkeypatch.setattr(host._store, "finish", lambda claim, finished: made.append(finished) or True)
     for asked in ({}, {"guide_model": "twin", "guidance_scale": 2.0}):
@@ -211,15 +214,15 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
     store: JobStore, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The running one finishes, the other one is another worker's."""
-    schedule = host._engine._loaded["fashion"].schedule
+    schedule = host._engine.packs["fashion"].schedule
     begun, waiting = [await accept(store, host, steps=200, priority=priority) for priority in ("high", "low")]
     take = schedule.take
 
     def take_begun(*, now: float) -> list[Sample]:
         moving = take(now=now)
-        schedule.put_back([one for one in moving if one.spec.group != begun])
+        schedule.put_back([one for one in moving if one.group != begun])
         time.sleep(0.01)  # it is asked again at once where nothing moves
-        return [one for one in moving if one.spec.group == begun]
+        return [one for one in moving if one.group == begun]
 
     monkeypatch.setattr(schedule, "take", take_begun)
     threads = [threading.Thread(target=host.run, args=("fashion",)) for _ in range(2)]

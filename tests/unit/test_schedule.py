@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from models.engine.schedule import PROMOTE_S, SHORT_SHARE, Sample, Schedule, Turns
-from models.spec import Guidance, SampleSpec
+from models.engine.schedule import PROMOTE_S, SHORT_SHARE, Schedule, Turns
+
+
+@dataclass(eq=False)
+class Sample:
+    """All that the schedule sees of a sample, as plain values."""
+
+    group: str
+    priority: int
+    rows_now: int
+    wants_classifier_now: bool
+    evaluations_left: int
+    is_cancelled: bool = False
+
+    def is_given_up(self, now: float) -> bool:
+        return self.is_cancelled
+
+    @property
+    def is_done(self) -> bool:
+        return self.evaluations_left == 0
 
 
 def sample(
@@ -18,25 +37,26 @@ def sample(
     classifier_scale: float = 0.0,
     evaluations: int = 10,
 ) -> Sample:
-    guidance = Guidance(free_scale=free_scale, classifier_scale=classifier_scale)
-    spec = SampleSpec(pack="p", label=0, group=group, priority=priority, guidance=guidance)
-    return Sample(spec=spec, num_positions=evaluations, handle=None)
+    rows = 1 if free_scale is None else 2
+    return Sample(group, priority, rows, classifier_scale != 0, evaluations)
 
 
-def ticks(schedule: Schedule, *, start: float = 0.0, each_s: float = 0.1) -> Iterator[tuple[float, list[Sample]]]:
+def ticks(
+    schedule: Schedule[Sample], *, start: float = 0.0, each_s: float = 0.1
+) -> Iterator[tuple[float, list[Sample]]]:
     """Run the schedule dry, one tick after the other: the time and the samples of every tick."""
     now = start
     while not schedule.is_idle:
         moving = take(schedule, now=now)
         yield now, moving
         for one in moving:
-            one.position += 1
+            one.evaluations_left -= 1
             if one.is_done:
                 schedule.remove(one)
         now += each_s
 
 
-def take(schedule: Schedule, *, now: float) -> list[Sample]:
+def take(schedule: Schedule[Sample], *, now: float) -> list[Sample]:
     """What a tick would move that begins and ends now."""
     moving = schedule.take(now=now)
     schedule.put_back(moving)
@@ -50,10 +70,10 @@ def test_a_short_job_overtakes_long_ones_that_fill_the_budget(
     schedule = Schedule(row_budget=budget)
     for index in range(8):
         schedule.enqueue(sample(f"long {index}", free_scale=long_scale, evaluations=100), now=0.0)
-    short = sample("short", free_scale=long_scale, evaluations=4)
+    short = sample("short", free_scale=long_scale, evaluations=(asked := 4))
     schedule.enqueue(short, now=age_s)
     in_ticks = next(index for index, _ in enumerate(ticks(schedule, start=age_s)) if short.is_done)
-    assert in_ticks <= short.num_positions * short.rows_now / (SHORT_SHARE * budget) + 1
+    assert in_ticks <= asked * short.rows_now / (SHORT_SHARE * budget) + 1
 
 
 def test_one_picture_does_not_wait_for_a_job_of_many_that_are_as_long() -> None:
@@ -63,7 +83,7 @@ def test_one_picture_does_not_wait_for_a_job_of_many_that_are_as_long() -> None:
     one = sample("one", evaluations=100)
     schedule.enqueue(one, now=1.0)
     in_ticks = next(index for index, _ in enumerate(ticks(schedule, start=1.0)) if one.is_done)
-    assert in_ticks <= one.num_positions / (SHORT_SHARE * 4) + 1, "and the many take three times as long"
+    assert in_ticks <= 100 / (SHORT_SHARE * 4) + 1, "and the many take three times as long"
 
 
 def test_a_long_job_is_not_overtaken_for_ever() -> None:
@@ -82,8 +102,8 @@ def test_higher_priorities_go_first_and_low_ones_rise_with_the_time_they_wait() 
     schedule = Schedule(row_budget=1)
     schedule.enqueue(sample("low", priority=0, evaluations=2), now=0.0)
     schedule.enqueue(sample("high", priority=1, evaluations=100), now=10.0)
-    assert [one.spec.group for one in take(schedule, now=20.0)] == ["high"]
-    assert [one.spec.group for one in take(schedule, now=65.0)] == ["low"]
+    assert [one.group for one in take(schedule, now=20.0)] == ["high"]
+    assert [one.group for one in take(schedule, now=65.0)] == ["low"]
 
 
 def test_a_tick_holds_the_rows_that_are_evaluated_now() -> None:
@@ -107,7 +127,7 @@ def test_what_would_be_done_latest_goes_first() -> None:
     schedule = Schedule(row_budget=2, tick_s=0.1)
     for group, evaluations, came in (("short, just now", 4, 5.0), ("long", 100, 5.0), ("short, long ago", 4, 0.0)):
         schedule.enqueue(sample(group, evaluations=evaluations), now=came)
-    assert [one.spec.group for one in take(schedule, now=5.0)] == ["long", "short, long ago"]
+    assert [one.group for one in take(schedule, now=5.0)] == ["long", "short, long ago"]
 
 
 def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
@@ -158,7 +178,7 @@ def test_a_cancelled_sample_is_given_up_when_its_tick_is_over() -> None:
     schedule = Schedule(row_budget=4)
     schedule.enqueue(sample(), now=0.0)
     [moving] = schedule.take(now=0.0)
-    moving.cancelled = True
+    moving.is_cancelled = True
     assert schedule.given_up(now=0.1) == []
     schedule.put_back([moving])
     assert schedule.given_up(now=0.1) == [moving]

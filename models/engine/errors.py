@@ -1,0 +1,41 @@
+"""What becomes of a picture that can't be finished."""
+
+from __future__ import annotations
+
+import torch
+
+from models.lanes import let_go
+
+
+class SampleFailed(RuntimeError):
+    """One picture could not be made; the others in its batch were not affected."""
+
+
+class SampleCancelled(SampleFailed):
+    """The picture was cancelled."""
+
+
+class DeadlineExceeded(SampleFailed):
+    """The picture was not done in time."""
+
+
+class OutOfMemory(SampleFailed):
+    """The device had no memory for the picture even alone; another time it may have."""
+
+
+class EngineDied(SampleFailed):
+    """The engine's thread has ended, and every unfinished picture with it."""
+
+
+def failure_of(error: Exception) -> SampleFailed:
+    """The error that a sample fails with after `error` was raised for it.
+
+    Raises:
+        AcceleratorError: the device is lost, and every later call on it would fail the same way.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise error
+    let_go(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemory(f"out of memory: {error}")
+    return SampleFailed(f"{type(error).__name__}: {error}")

@@ -1,0 +1,171 @@
+"""A pack on the device: its networks, and the samples that wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from threading import Condition
+
+import torch
+
+from models.calibration import Calibration, Networks
+from models.denoisers import Denoiser
+from models.engine.errors import SampleFailed
+from models.engine.runner import Runner
+from models.engine.sample import Sample, share_prefixes
+from models.engine.schedule import Schedule
+from models.loading import InvalidPack, Pack
+from models.samplers import FLOW_PREDICTION
+from models.samplers.respacing import alpha_bars
+
+FEW_ROWS = 4  # a lane; of so few, two pictures with a classifier took 19 ms an evaluation in one tick, and 29 in two
+
+
+class LoadedPack:
+    """A pack, what runs it, and its unfinished samples.
+
+    The methods take the engine's lock; `schedule` and `ticks` are read and written with it held.
+
+    Attributes:
+        pack: its folder.
+        runner: its networks on the device.
+        schedule: its unfinished samples.
+        ticks: under way.
+        is_measured: whether measuring has ended.
+    """
+
+    def __init__(self, networks: Networks, runner: Runner, lock: Condition, *, is_measured: bool) -> None:
+        self.pack: Pack = networks.pack
+        self.networks = networks
+        self.runner = runner
+        self.schedule: Schedule[Sample] = Schedule(1)
+        self.ticks = 0
+        self.is_measured = is_measured
+        self._lock = lock
+
+    @classmethod
+    def load(
+        cls,
+        networks: Networks,
+        calibration: Calibration,
+        siblings: Mapping[str, Runner],
+        lock: Condition,
+        *,
+        is_measured: bool,
+    ) -> LoadedPack:
+        """Make networks ready to run; `siblings` are the runners of all packs of the engine.
+
+        Raises:
+            InvalidPack: the device has no memory for the smallest batch.
+        """
+        runner = Runner(
+            networks.denoiser,
+            networks.steering,
+            calibration,
+            networks.pack.scheduler_config,
+            device=networks.device,
+            siblings=siblings,
+        )
+        try:
+            runner.warm_up()
+        except torch.OutOfMemoryError as error:
+            rows = calibration.denoiser.sizes[0]
+            raise InvalidPack(
+                f"'{networks.pack.name}': {networks.device} has no memory for a batch of {rows} rows"
+            ) from error
+        loaded = cls(networks, runner, lock, is_measured=is_measured)
+        loaded.tune(calibration)
+        return loaded
+
+    @property
+    def name(self) -> str:
+        return self.pack.name
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What the pack can be conditioned on, and what it draws."""
+        return self.runner.denoiser
+
+    @property
+    def calibration(self) -> Calibration:
+        """How it runs on this device."""
+        return self.runner.calibration
+
+    @property
+    def classifier_takes_prompt(self) -> bool:
+        """Whether its classifier steers by a prompt."""
+        return self.runner.steering is not None and self.runner.steering.takes_prompt
+
+    @property
+    def last_alpha_bar(self) -> float:
+        """ᾱ of its noisiest timestep: 0 if it starts from noise alone."""
+        if self.denoiser.prediction_type == FLOW_PREDICTION:
+            return 0.0
+        return float(alpha_bars(self.pack.scheduler_config)[-1])
+
+    @property
+    def lanes(self) -> int:
+        return self.runner.lanes.count
+
+    @property
+    def lane_threads(self) -> int:
+        """Threads that compute one of its lanes."""
+        return self.runner.lanes.layout.threads
+
+    @property
+    def wants_tick(self) -> bool:
+        """Whether it has samples at rest, and fewer ticks than lanes."""
+        return self.ticks < self.lanes and self.schedule.has_rest
+
+    def tune(self, calibration: Calibration) -> None:
+        """Run as calibrated from now on; none of its ticks may be under way."""
+        runner, schedule, network = self.runner, self.schedule, calibration.denoiser
+        lanes, knee_s = calibration.layout.lanes, network.row_seconds(network.knee)
+        of_classifier, classifier_cost = calibration.classifier, 0.0
+        if of_classifier is not None:
+            are_comparable = of_classifier.is_measured and network.is_measured
+            classifier_cost = of_classifier.row_seconds(network.knee) / knee_s if are_comparable else 1.0
+        with self._lock:
+            runner.calibration = calibration
+            runner.max_batch = network.sizes[-1]
+            schedule.row_budget, schedule.lanes = network.knee, lanes
+            schedule.classifier_cost = classifier_cost
+            schedule.few = max(FEW_ROWS * lanes, network.sizes[0])
+            if calibration.is_measured:
+                schedule.tick_s = lanes * knee_s  # row_seconds has every lane busy
+
+    def halve_batches(self, limit: int) -> bool:
+        """Take smaller batches after one of up to `limit` rows found no memory; `False` if none is smaller."""
+        least = self.calibration.denoiser.sizes[0]
+        if limit <= least:
+            return False
+        with self._lock:
+            if self.runner.max_batch == limit:  # no other lane has halved them meanwhile
+                self.runner.max_batch //= 2
+                self.schedule.row_budget = max(least, self.schedule.row_budget // 2)
+        return True
+
+    def enqueue(self, samples: Collection[Sample]) -> None:
+        """Have samples wait for a tick; those that share a prefix become forks of one."""
+        with self._lock:
+            for sample in share_prefixes(samples):
+                self.schedule.enqueue(sample, now=time.monotonic())
+            self._lock.notify()
+
+    def remove(self, sample: Sample) -> None:
+        """Forget a sample that has had its last tick."""
+        with self._lock:
+            self.schedule.remove(sample)
+
+    def fork(self, trunk: Sample) -> None:
+        """Queue the trunk's forks, which go on from where it is now."""
+        with self._lock:
+            for sample in trunk.fork():
+                self.schedule.enqueue(sample, now=time.monotonic())
+            self._lock.notify()
+
+    def fail(self, sample: Sample, error: SampleFailed) -> None:
+        """Resolve a sample's handle with an error; its forks begin at the start."""
+        self.remove(sample)
+        self.enqueue(sample.take_forks())
+        sample.fail(error)

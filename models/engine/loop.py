@@ -1,0 +1,183 @@
+"""The loop of ticks: whose turn it is, and on which cores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+
+from models.engine.errors import DeadlineExceeded, EngineDied, SampleCancelled
+from models.engine.loaded import LoadedPack
+from models.engine.measurement import Measurement
+from models.engine.sample import Sample
+from models.engine.schedule import Turns
+from models.engine.tick import Tick
+from models.lanes import OwnLane, Runs, compute_with
+
+MEASURING = ""  # in turns with the packs; no pack has this name
+
+
+class Loop:
+    """Shares the device's cores among the ticks of all packs, and measuring, until it is closed or has a fault.
+
+    `serve` runs on one thread, ticks there or in a lane, everything else on any thread. One lock is for all that they
+    share: methods that need it held have a name that ends in `_locked`.
+
+    Attributes:
+        lock: held to read or write what is shared; notified when there may be something to do.
+        packs: by name; filled before `serve`.
+
+    Args:
+        measurement: what is left to measure.
+        cores: threads that compute at once.
+        on_death: called on the loop's thread if that, or a lane, has a fault of its own.
+    """
+
+    def __init__(self, measurement: Measurement, *, cores: int, on_death: Callable[[BaseException], None]) -> None:
+        self.lock = threading.Condition()
+        self.packs: dict[str, LoadedPack] = {}
+        self._measurement = measurement
+        self._cores = cores
+        self._on_death = on_death
+        self._cores_in_use = 0
+        self._turns = Turns()
+        self._is_closing = False
+        self._fault: BaseException | None = None
+
+    def enqueue(self, samples: Mapping[str, Collection[Sample]]) -> None:
+        """Have samples wait for their packs' ticks, all or none.
+
+        Raises:
+            EngineDied: the loop has ended.
+        """
+        with self.lock:
+            if self._is_closing:
+                raise EngineDied("the engine is closed")
+            for name, of_pack in samples.items():
+                self.packs[name].enqueue(of_pack)
+
+    def wake(self) -> None:
+        """Look again whether there is something to do."""
+        with self.lock:
+            self.lock.notify()
+
+    def end(self, fault: BaseException | None = None) -> None:
+        """Stop after the ticks in progress, because of a fault or because the loop is no longer needed."""
+        with self.lock:
+            if fault is None:
+                self._is_closing = True
+            else:
+                self._fault = self._fault or fault
+            self.lock.notify()
+
+    def serve(self) -> None:
+        """Run ticks until the end; the samples that are then unfinished fail with `EngineDied`."""
+        error: BaseException = EngineDied("the engine was closed")
+        try:
+            while (turn := self._next_turn()) is not None:
+                if turn == MEASURING:
+                    self._measure()
+                else:
+                    self._dispatch(self.packs[turn])
+        except BaseException as fatal:
+            error = fatal
+            self._on_death(fatal)
+            raise
+        finally:
+            self.end()
+            self._measurement.stop()
+            for one in self.packs.values():
+                one.runner.lanes.close()
+            with self.lock:
+                unfinished = [sample for one in self.packs.values() for sample in one.schedule.evict_all()]
+            for sample in unfinished:
+                for orphan in (sample, *sample.take_forks()):
+                    orphan.fail(EngineDied(f"the engine stopped: {error}"))
+
+    def _next_turn(self) -> str | None:
+        """Whose turn it is, a pack's or `MEASURING`, as soon as it has a lane; `None` at the end."""
+        with self.lock:
+            if not self._wait_for_locked(lambda: bool(self._ready_locked())):
+                return None
+            busy = [name for name, one in self.packs.items() if not one.schedule.is_idle]
+            turn = self._turns.next(self._ready_locked(), busy=busy + self._measuring())
+            cores = self._cores if turn == MEASURING else self._lane_cores(self.packs[turn])
+            # Lanes that become free are kept for a pack that wants many: others would always find one first.
+            has_lane = self._wait_for_locked(lambda: cores <= self._cores - self._cores_in_use)
+            return turn if has_lane else None
+
+    def _wait_for_locked(self, condition: Callable[[], bool]) -> bool:
+        """Wait; `False` if the loop is closed meanwhile.
+
+        Raises:
+            BaseException: the fault that ended a tick.
+        """
+        self.lock.wait_for(lambda: self._is_closing or self._fault is not None or condition())
+        if self._fault is not None:
+            raise self._fault
+        return not self._is_closing
+
+    def _ready_locked(self) -> list[str]:
+        """The names of those that could use a free core."""
+        if self._cores_in_use >= self._cores:
+            return []
+        return [name for name, one in self.packs.items() if one.wants_tick] + self._measuring()
+
+    def _measuring(self) -> list[str]:
+        return [MEASURING] if self._measurement.wants_turn else []
+
+    def _lane_cores(self, loaded: LoadedPack) -> int:
+        return min(loaded.lane_threads, self._cores)
+
+    def _measure(self) -> None:
+        started = time.monotonic()
+        self._measurement.step()
+        with self.lock:
+            self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
+
+    def _dispatch(self, loaded: LoadedPack) -> None:
+        """Start the pack's next tick: in a lane, or here over all of them if nobody else could use the others."""
+        self._give_up(loaded)
+        with self.lock:
+            samples = loaded.schedule.take(now=time.monotonic())
+            if not samples:
+                return
+            left = self._cores - self._lane_cores(loaded)
+            others = any(self._lane_cores(one) <= left and one.schedule.has_rest for one in self.packs.values())
+            in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
+            cores = self._lane_cores(loaded) * (1 if in_lane else loaded.lanes)
+            self._cores_in_use += cores
+            loaded.ticks += 1
+        if in_lane:
+            loaded.runner.lanes.start(partial(self._tick, loaded, samples, OwnLane(), cores))
+        else:
+            # As many as a lane has, if the tick might as well be in one: sums over more threads may round otherwise.
+            compute_with(self._lane_cores(loaded) if loaded.lanes > 1 else 1)
+            self._tick(loaded, samples, loaded.runner.lanes, cores)
+
+    def _give_up(self, loaded: LoadedPack) -> None:
+        """Fail the samples that nobody waits for any longer."""
+        while given_up := self._given_up(loaded):  # again: their forks may be given up too
+            for sample in given_up:
+                error = SampleCancelled("cancelled") if sample.is_cancelled else DeadlineExceeded("not done in time")
+                loaded.fail(sample, error)
+
+    def _given_up(self, loaded: LoadedPack) -> list[Sample]:
+        with self.lock:
+            return loaded.schedule.given_up(now=time.monotonic())
+
+    def _tick(self, loaded: LoadedPack, samples: list[Sample], lanes: Runs, cores: int) -> None:
+        started = time.monotonic()
+        fault: BaseException | None = None
+        try:
+            Tick(loaded, samples, lanes).run()
+        except BaseException as raised:
+            fault = raised
+        with self.lock:
+            loaded.schedule.put_back(samples)
+            loaded.ticks -= 1
+            self._cores_in_use -= cores
+            self._fault = self._fault or fault
+            self._turns.charge(loaded.name, (time.monotonic() - started) * cores)
+            self.lock.notify()

@@ -1,0 +1,78 @@
+"""A loaded pack's card: what the gateway needs to know of it to check requests."""
+
+from __future__ import annotations
+
+from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
+from models.engine import LoadedPack
+from models.profiles import PROFILES
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
+
+MUST_CLIP_BELOW = 1e-6  # last ᾱ of a schedule that ends in noise alone: a linear one ends at 4e-5
+
+
+def card_of(loaded: LoadedPack) -> ModelCard:
+    """What the gateway may promise of this pack."""
+    pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
+    height, width = denoiser.picture_size
+    modes, bases = _modes_and_bases(loaded)
+    defaults = pack.defaults
+    limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
+    samplers = tuple(name for name, limit in limits.items() if limit)
+    profile = str(defaults.get("profile", "cynosure"))
+    is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
+    clipping = tuple(name for name, one in PROFILES.items() if one.clips and is_pixel_model)
+    return ModelCard(
+        name=pack.name,
+        title=defaults.get("title", pack.name),
+        family=pack.family,
+        labels=pack.labels,
+        guidance_modes=modes,
+        classifier_takes_prompt=loaded.classifier_takes_prompt,
+        classifier_bases=bases,
+        samplers=samplers,
+        eta_samplers=tuple(name for name in samplers if SAMPLERS[name].takes_eta),
+        cfg_plus_plus_samplers=tuple(name for name in samplers if name in CFG_PLUS_PLUS_SAMPLERS),
+        spacings={name: options(name)[0] for name in samplers if options(name)[0]},
+        sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},
+        profiles=tuple(PROFILES),
+        clipping_profiles=clipping,
+        must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
+        takes_prompt=denoiser.takes_prompt,
+        needs_init_image=denoiser.low_res_size is not None,
+        width=width,
+        height=height,
+        max_steps=pack.num_train_timesteps,
+        sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
+        defaults=ModelDefaults(
+            guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
+            guidance_scale=defaults.get("guidance_scale", 3.0),
+            classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
+            sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
+            steps=defaults.get("steps", 50),
+            profile=profile,
+            clip=profile in clipping,
+        ),
+        digest=pack.digest(),
+        precision=str(calibration.denoiser.precision),
+        reproducible=calibration.is_reproducible,
+        num_parameters=denoiser.num_parameters,
+        license=defaults.get("license"),
+    )
+
+
+def _modes_and_bases(loaded: LoadedPack) -> tuple[tuple[GuidanceMode, ...], tuple[ClassifierBase, ...]]:
+    """The guidance modes of a pack, and what the classifier may steer."""
+    denoiser = loaded.denoiser
+    is_conditional = denoiser.has_classes or denoiser.takes_prompt
+    modes, bases = [GuidanceMode.NONE], []
+    if denoiser.has_null and is_conditional:
+        modes.append(GuidanceMode.CLASSIFIER_FREE)
+    if loaded.pack.has_classifier:
+        modes.append(GuidanceMode.CLASSIFIER)
+        if GuidanceMode.CLASSIFIER_FREE in modes:
+            modes.append(GuidanceMode.COMBINED)
+        if is_conditional:
+            bases.append(ClassifierBase.CONDITIONAL)
+        if denoiser.has_null:
+            bases.append(ClassifierBase.UNCONDITIONAL)
+    return tuple(modes), tuple(bases)

@@ -1,0 +1,107 @@
+"""Requests as specs: the only place that knows both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from cynosure.contract import (
+    ClassifierBase,
+    ClassifierCondition,
+    GuidanceMode,
+    GuidanceRule,
+    ModelCard,
+    Priority,
+    ResolvedRequest,
+)
+from cynosure.pictures import decoded, opened
+from cynosure.resolving import cells_of
+from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
+
+DEFAULT_STRENGTH = 0.8  # as diffusers has it
+PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
+
+
+def guidance_of(request: ResolvedRequest, card: ModelCard) -> Guidance:
+    """The request's guidance in the engine's terms."""
+    has_condition = request.class_label is not None or request.prompt is not None
+    shared = Guidance(
+        conditional=has_condition,
+        terms=terms_of(request.classifier_condition, card),
+        guide_pack=request.guide_model,
+        plus_plus=request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS,
+        interval=request.guidance_interval,
+        interval_unit=IntervalUnit(request.guidance_interval_unit),
+        rescale=request.guidance_rescale,
+    )
+    match request.guidance_mode:
+        case GuidanceMode.NONE:
+            return Guidance(conditional=has_condition)
+        case GuidanceMode.CLASSIFIER_FREE:
+            return replace(shared, free_scale=request.guidance_scale)
+        case GuidanceMode.CLASSIFIER:
+            is_conditional = has_condition and request.classifier_base is ClassifierBase.CONDITIONAL
+            return replace(shared, classifier_scale=request.guidance_scale or 0.0, conditional=is_conditional)
+        case GuidanceMode.COMBINED:
+            return replace(shared, free_scale=request.guidance_scale, classifier_scale=request.classifier_scale or 0.0)
+
+
+def terms_of(condition: ClassifierCondition | None, card: ModelCard) -> tuple[Term, ...]:
+    """A classifier condition (resolved: labels by index) as terms."""
+    if condition is None:
+        return ()
+    terms = [Term(weight, (int(label),)) for label, weight in condition.labels.items()]
+    if condition.any_of:
+        terms.append(Term(1.0, tuple(int(label) for label in condition.any_of)))
+    if condition.none_of:
+        terms.append(Term(1.0, tuple(index for index in range(len(card.labels)) if index not in condition.none_of)))
+    return tuple(terms)
+
+
+def pixels_of(encoded: str | None, field: str) -> Pixels | None:
+    """A picture of the request, decoded; transparent parts are white."""
+    if encoded is None:
+        return None
+    picture = opened(encoded, field)
+    background = PillowImage.new("RGBA", picture.size, "white")
+    coloured = PillowImage.alpha_composite(background, decoded(picture, "RGBA", field)).convert("RGB")
+    return Pixels.of(np.array(coloured))
+
+
+def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
+    """One spec a picture.
+
+    Raises:
+        InvalidRequest: a picture of the request can't be decoded.
+    """
+    start, mask = pixels_of(request.init_image, "init_image"), pixels_of(request.mask_image, "mask_image")
+    return [
+        SampleSpec(
+            pack=cell.model,
+            label=cell.class_label,
+            prompt=cell.prompt,
+            negative_prompt=cell.negative_prompt,
+            guidance=guidance_of(cell, card),
+            sampler=cell.sampler,
+            steps=cell.steps,
+            eta=cell.eta,
+            spacing=cell.timestep_spacing,
+            sigmas=cell.sigma_schedule,
+            respacing=cell.timestep_respacing,
+            profile=cell.profile,
+            seed=cell.seed,
+            image_index=index,
+            clip=cell.clip,
+            dynamic_threshold=cell.dynamic_threshold,
+            init_image=start,
+            strength=DEFAULT_STRENGTH if cell.strength is None and mask is None else (cell.strength or 1.0),
+            mask=mask,
+            preview_every=cell.preview_every,
+            telemetry=cell.telemetry,
+            priority=PRIORITY_LEVELS[cell.priority],
+            group=job_id,
+        )
+        for cell, index in cells_of(request)
+    ]
