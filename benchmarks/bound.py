@@ -19,7 +19,9 @@ from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
 from models.flop import flop_of
 from models.lanes import Lanes
-from models.loading import Pack, Precision, settle_products
+from models.loading import with_float32_mode
+from models.pack import Pack
+from models.precision import Precision
 
 OFFLINE_S = 4.0
 SIDES = {"cpu": (512, 768, 1024), "cuda": (2048, 4096, 8192)}
@@ -121,7 +123,7 @@ class _Products:
     def __init__(self, side: int, device: torch.device, precision: Precision) -> None:
         self.square = torch.randn(side, side, device=device).to(precision.torch_dtype)
         self.count = PRODUCTS[device.type]
-        settle_products(self, device, multiply=precision)
+        with_float32_mode(self, device, multiply=precision)
 
     def multiply(self) -> None:
         for _ in range(self.count):

@@ -19,7 +19,7 @@ import torch
 from benchmarks.stream import Asked
 from harness.processes import free_port, is_ready, wait_until
 from models.lanes import CORES
-from models.loading import Pack
+from models.pack import Pack
 
 CPU = torch.device("cpu")
 START_TIMEOUT_S = 900.0  # compiled kernels take a while

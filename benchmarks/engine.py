@@ -13,7 +13,7 @@ from benchmarks.load import Answered, Measured
 from benchmarks.packs import add_pack_options, benchmark_pack
 from benchmarks.stream import Asked, mixed_stream
 from models.engine import Engine
-from models.loading import Pack
+from models.pack import Pack
 from models.spec import Guidance, SampleSpec
 
 WARM_UP_S = 15.0

@@ -24,7 +24,7 @@ from jobs.queue.gateway import JobStore
 from jobs.queue.record import ANONYMOUS, new_job_id
 from jobs.settings import StoreSettings
 from models.engine import Engine
-from workers.cards import card_of
+from workers.drawing.cards import card_of
 
 CONNECTIONS = 32
 

@@ -19,7 +19,8 @@ from models.calibration.probes import stacked, told_by
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.lanes import compute_with
-from models.loading import FLOAT32, Pack, Precision, open_pack
+from models.pack import Pack, open_pack
+from models.precision import FLOAT32, Precision
 
 CPU = torch.device("cpu")
 EVALUATIONS = 5

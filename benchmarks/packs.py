@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.importing.adm import PRESETS, Preset, import_adm
-from models.loading import Pack, open_pack
 from models.networks import AdmClassifier, AdmUNet
+from models.pack import Pack, open_pack
 
 FOLDER = Path("out/bench/packs")
 LETTERS = string.ascii_lowercase

@@ -30,9 +30,9 @@ from harness.processes import free_port
 from models.calibration import calibrated
 from models.calibration.machine import device_name
 from models.engine import Engine
-from models.loading import Pack
-from workers.cards import card_of
-from workers.pictures import png_of
+from models.pack import Pack
+from workers.drawing.cards import card_of
+from workers.drawing.pictures import png_of
 
 LOADS = (1, 8, 32, 128)  # clients
 WARM_UP_S, WINDOW_S = 10.0, 50.0  # at least; half a second and a second a client

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.loading import Pack
+from models.pack import Pack
 
 STEPS = {4: 3, 8: 2, 20: 3, 50: 1, 100: 1}
 PICTURES = {1: 8, 2: 4, 4: 2, 8: 1}  # twice as many pictures, half as often

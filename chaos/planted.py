@@ -14,7 +14,7 @@ from models.engine import Engine
 from models.spec import SampleSpec
 from workers import __main__ as program
 from workers import host
-from workers.specs import specs_of
+from workers.drawing.specs import specs_of
 
 POISON_SEED = int(os.environ.get("CHAOS_POISON_SEED", "-1"))
 LEFT_FILE = os.environ["CHAOS_LEFT_FILE"]

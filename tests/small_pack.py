@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 from models.classifiers import NoiseAwareClassifier
-from models.loading import PACKS_FOLDER
+from models.pack import PACKS_FOLDER
 
 
 def write_small_pack(folder: Path) -> Path:

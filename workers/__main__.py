@@ -20,18 +20,18 @@ from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from models.calibration.networks import PRECISIONS
 from models.engine import Engine
-from models.loading import InvalidPack
-from workers.calibrations import SharedCalibrations
-from workers.cancellations import Cancellations
+from models.pack import InvalidPack
 from workers.celery_app import build_celery
-from workers.drain import Drain
+from workers.drawing.calibrations import SharedCalibrations
+from workers.drawing.planner import Planner
 from workers.host import EngineHost
 from workers.insistence import Insistence
-from workers.planner import Planner
-from workers.reaper import Reaper
-from workers.registration import Registration
 from workers.settings import WorkerSettings
-from workers.watchdog import Watchdog
+from workers.upkeep.cancellations import Cancellations
+from workers.upkeep.drain import Drain
+from workers.upkeep.reaper import Reaper
+from workers.upkeep.registration import Registration
+from workers.upkeep.watchdog import Watchdog
 
 log = logging.getLogger("workers")
 

@@ -19,12 +19,12 @@ from jobs.queue.worker import WorkerStore
 from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
-from workers.cards import card_of
 from workers.claims import Claims
+from workers.drawing.cards import card_of
+from workers.drawing.pictures import png_of, sheet_of
+from workers.drawing.specs import specs_of
 from workers.insistence import Insistence
 from workers.leases import HeldJob, LeaseKeeper
-from workers.pictures import png_of, sheet_of
-from workers.specs import specs_of
 
 log = logging.getLogger(__name__)
 

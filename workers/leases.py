@@ -14,7 +14,7 @@ from jobs.queue.record import Beat, Claim, Happening, Verdict
 from jobs.queue.worker import WorkerStore
 from models.engine import Handle, Image
 from workers.background import BackgroundThread
-from workers.pictures import preview_of
+from workers.drawing.pictures import preview_of
 
 log = logging.getLogger(__name__)
 

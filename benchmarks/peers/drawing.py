@@ -18,7 +18,8 @@ from models.calibration import rules
 from models.calibration.probes import stacked
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
-from models.loading import FLOAT32, open_pack
+from models.pack import open_pack
+from models.precision import FLOAT32
 from models.spec import SampleSpec
 
 SCHEDULERS = {

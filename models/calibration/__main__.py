@@ -10,7 +10,7 @@ import torch
 from models.calibration.measure import calibrated
 from models.calibration.networks import PRECISIONS
 from models.calibration.report import report
-from models.loading import InvalidPack, open_pack
+from models.pack import InvalidPack, open_pack
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from models.calibration.machine import machine_key
 from models.calibration.result import Calibration, NetworkCalibration
-from models.loading import Pack
+from models.pack import Pack
 
 _FORMAT = 15  # of the cached file
 

@@ -25,7 +25,7 @@ from models.calibration.result import DEPENDS, BatchSize, Calibration, NetworkCa
 from models.cpu_layers import FEWEST_ROWS
 from models.flop import flop_of
 from models.lanes import Lanes, let_go
-from models.loading import Pack
+from models.pack import Pack
 
 COMPILED_SIZES = (1, 2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
 LONGEST_BATCH_S = 2.0  # a longer one has everyone wait too long for its tick, so it is not tried

@@ -17,7 +17,8 @@ from models.classifiers import Steering, load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.flop import flop_of
 from models.lanes import let_go
-from models.loading import FLOAT32, InvalidPack, Pack, Precision
+from models.pack import InvalidPack, Pack
+from models.precision import FLOAT32, Precision
 
 _Loaded = TypeVar("_Loaded")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.denoisers import Conditioning, Denoiser
-from models.loading import Pack
+from models.pack import Pack
 from models.spec import Pixels, SampleSpec
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)

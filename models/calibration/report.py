@@ -8,7 +8,7 @@ import torch
 
 from models.calibration.machine import device_name, instruction_sets
 from models.calibration.result import Calibration, NetworkCalibration
-from models.loading import Pack
+from models.pack import Pack
 
 
 def report(pack: Pack, device: torch.device, found: Calibration) -> Iterator[str]:

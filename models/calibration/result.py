@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from models.lanes import Layout
-from models.loading import FLOAT32, Pack, Precision
+from models.pack import Pack
+from models.precision import FLOAT32, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
 DEPENDS = "on the neighbours"

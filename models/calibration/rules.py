@@ -9,7 +9,7 @@ import torch
 
 from models.calibration.machine import multiplies_bfloat16
 from models.lanes import CORES, Layout
-from models.loading import FLOAT32, Precision
+from models.precision import FLOAT32, Precision
 
 SMALL = 50_000_000
 """Parameters of networks whose rows each have a core of their own, at most: threads would share too little work."""

@@ -17,14 +17,16 @@ from models.classifiers.classes import (
     load_judge,
     log_probability_gradient,
 )
-from models.loading import FLOAT32, Pack, Precision, settle_products
+from models.loading import with_float32_mode
+from models.pack import Pack
+from models.precision import FLOAT32, Precision
 
 
 def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
     """The pack's steering network with frozen parameters, or `None` where it has none."""
     steering = _steering(pack, device, precision)
     if steering is not None:
-        settle_products(steering, device, gradient=precision)
+        with_float32_mode(steering, device, gradient=precision)
     return steering
 
 

@@ -12,8 +12,10 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.loading import FLOAT32, Pack, Precision, load_network
+from models.loading import load_network
 from models.networks import AdmClassifier
+from models.pack import Pack
+from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec, Term
 
 MAX_TERMS = 8

@@ -11,8 +11,10 @@ from torch.nn import functional
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import FLOAT32, InvalidPack, Pack, Precision, load_network, settle_products
+from models.loading import load_network, with_float32_mode
 from models.networks.sentences import pack_encoder
+from models.pack import InvalidPack, Pack
+from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec
 
 LOGIT_SCALE = 100.0  # exp(ln 100), which CLIP's learned temperature is cut off at (Radford et al. 2021, section 2.5)
@@ -34,7 +36,7 @@ class PromptSteering:
         self.device = device
         self.network = load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
         self.text = load_network(CLIPTextModelWithProjection, pack.component("classifier_text_encoder"), device)
-        settle_products(self.text, device, forward=FLOAT32)
+        with_float32_mode(self.text, device, forward=FLOAT32)
         self.tokenizer = AutoTokenizer.from_pretrained(pack.component("classifier_tokenizer"), local_files_only=True)
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 

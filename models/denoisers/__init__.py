@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import torch
 
 from models.denoisers.base import Conditioning, Denoiser
-from models.loading import FLOAT32, InvalidPack, Pack, Precision, settle_products
+from models.loading import with_float32_mode
+from models.pack import InvalidPack, Pack
+from models.precision import FLOAT32, Precision
 
 FAMILIES: Mapping[str, str] = {
     "UNet2DModel": "models.denoisers.unet2d:UNet2DDenoiser",
@@ -33,7 +35,7 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     if pack.family not in FAMILIES:
         raise InvalidPack(f"pack '{pack.name}' has a {pack.family}; served: {', '.join(FAMILIES)}")
     denoiser: Denoiser = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
-    settle_products(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
+    with_float32_mode(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
     return denoiser
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.denoisers.base import Conditioning
-from models.loading import Pack, Precision, load_network
+from models.loading import load_network
 from models.networks import AdmUNet
+from models.pack import Pack
+from models.precision import Precision
 from models.spec import InvalidSpec, SampleSpec
 
 

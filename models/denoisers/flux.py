@@ -13,7 +13,9 @@ from transformers import CLIPTextModel, T5EncoderModel
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
-from models.loading import LATENT_PATCH, Pack, Precision, load_network
+from models.loading import load_network
+from models.pack import LATENT_PATCH, Pack
+from models.precision import Precision
 from models.spec import SampleSpec
 
 T5_TOKENS = 512

@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from models.loading import Pack, load_network
+from models.loading import load_network
+from models.pack import Pack
 
 
 class Autoencoder:

@@ -12,7 +12,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
-from models.loading import InvalidPack, Pack, Precision, load_network
+from models.loading import load_network
+from models.pack import InvalidPack, Pack
+from models.precision import Precision
 from models.profiles import fitted
 from models.spec import SampleSpec
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from models.loading import FLOAT32, Network, Pack, load_network, settle_products
+from models.loading import Network, load_network, with_float32_mode
+from models.pack import Pack
+from models.precision import FLOAT32
 
 
 class TextEncoder:
@@ -16,7 +18,7 @@ class TextEncoder:
     def __init__(self, pack: Pack, suffix: str, network: type[Network], device: torch.device) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(pack.component(f"tokenizer{suffix}"), local_files_only=True)
         self.network: Any = load_network(network, pack.component(f"text_encoder{suffix}"), device)
-        settle_products(self.network, device, forward=FLOAT32)
+        with_float32_mode(self.network, device, forward=FLOAT32)
         self.device = device
 
     def __call__(self, prompt: str, *, max_length: int | None = None) -> Any:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
-from models.loading import Pack, Precision, load_network
+from models.loading import load_network
+from models.pack import Pack
+from models.precision import Precision
 from models.spec import SampleSpec
 
 

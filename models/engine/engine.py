@@ -26,7 +26,7 @@ from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, compute_with
-from models.loading import Pack, open_pack
+from models.pack import Pack, open_pack
 from models.spec import InvalidSpec, SampleSpec
 
 Preview = Callable[[int, int, Image], None]

@@ -14,7 +14,7 @@ from models.engine.errors import SampleFailed
 from models.engine.runner import Runner
 from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
-from models.loading import InvalidPack, Pack
+from models.pack import InvalidPack, Pack
 from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 

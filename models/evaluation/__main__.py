@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from models.evaluation import classes, prompts
-from models.loading import PROMPTED_PIXELS, open_pack
+from models.pack import PROMPTED_PIXELS, open_pack
 
 
 def main() -> None:

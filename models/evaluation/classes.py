@@ -11,7 +11,7 @@ from torch import Tensor
 from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import frechet_distance, recognised
-from models.loading import Pack
+from models.pack import Pack
 from models.spec import Guidance, SampleSpec
 
 SETTINGS: Mapping[str, Guidance] = {

@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
-from models.loading import Pack
+from models.pack import Pack
 from models.spec import Guidance, SampleSpec, Term
 
 FREE_SCALES = (1.0, 1.5, 2.5, 4.0)

@@ -16,7 +16,8 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from models.lanes import compute_with
-from models.loading import InvalidPack, Pack, load_network
+from models.loading import load_network
+from models.pack import InvalidPack, Pack
 
 CAPTIONS_FILE = "captions.safetensors"
 """Holds `vectors` (N,size): those of the captions that a pack's network has learnt."""

@@ -9,7 +9,7 @@ import torch
 
 from models.calibration import calibrated
 from models.calibration.report import report
-from models.loading import open_pack
+from models.pack import open_pack
 from models.parity.cases import cases
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.loading import open_pack
+from models.pack import open_pack
 from models.training.data import MissingData
 from models.training.loop import train
 from models.training.recipe import PixelRecipe

@@ -12,8 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models.classifiers import NoiseAwareClassifier, load_judge
-from models.loading import PROMPTED_PIXELS, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder
+from models.pack import PROMPTED_PIXELS, open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts, trained_pairs
 from models.training.data import LabelledImages, MissingData

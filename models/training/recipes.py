@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DModel
 
 from models.classifiers import load_judge
-from models.loading import open_pack
+from models.pack import open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.data import FASHION_LABELS, FASHION_MNIST_FOLDER, LabelledImages, load_fashion_mnist
 from models.training.diffusion import DiffusionTask

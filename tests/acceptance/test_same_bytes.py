@@ -12,9 +12,9 @@ from cynosure.contract import GenerateRequest
 from cynosure.resolving import cells_of, resolve
 from models.engine import Engine
 from tests.acceptance.test_survival import Up
-from workers.cards import card_of
-from workers.pictures import png_of
-from workers.specs import specs_of
+from workers.drawing.cards import card_of
+from workers.drawing.pictures import png_of
+from workers.drawing.specs import specs_of
 
 COUNT = 200
 MODES: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from models.calibration.machine import instruction_sets
 from models.calibration.measure import finished
 from models.calibration.probes import Network, Probes, only
 from models.lanes import Lanes
-from models.loading import open_pack
+from models.pack import open_pack
 
 CPU = torch.device("cpu")
 TIMES = NetworkCalibration(  # known, so that no time goes by with measuring them

@@ -23,8 +23,8 @@ from cynosure.resolving import resolve
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.importing.adm import Preset
-from models.loading import open_pack
-from workers.cards import card_of
+from models.pack import open_pack
+from workers.drawing.cards import card_of
 
 REQUESTS = 6
 

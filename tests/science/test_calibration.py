@@ -35,7 +35,9 @@ from models.calibration.probes import CPU_SIZES, Network, Probes
 from models.denoisers import Conditioning
 from models.engine.packing import packed
 from models.lanes import Lanes, Layout
-from models.loading import FLOAT32, InvalidPack, Precision, load_network, open_pack, settle_products
+from models.loading import load_network, with_float32_mode
+from models.pack import InvalidPack, open_pack
+from models.precision import FLOAT32, Precision
 
 BFLOAT16 = Precision(dtype="bfloat16")
 
@@ -322,9 +324,9 @@ class Multiplying:
 def test_float32_is_multiplied_in_tf32_where_that_was_chosen_and_nowhere_else() -> None:
     adapter, untold = Multiplying(), Multiplying().decode()
     for device, precision in ((torch.device("cpu"), Precision(tf32=True)), (CUDA, BFLOAT16)):
-        settle_products(adapter, device, decode=precision)
+        with_float32_mode(adapter, device, decode=precision)
         assert adapter.decode() == untold
-    settle_products(adapter, CUDA, forward=Precision(tf32=True), decode=FLOAT32)
+    with_float32_mode(adapter, CUDA, forward=Precision(tf32=True), decode=FLOAT32)
     assert adapter.forward() == ["ieee", "tf32"]
     with pytest.raises(ZeroDivisionError):
         adapter.forward(lambda: 1 / 0)
@@ -333,8 +335,8 @@ def test_float32_is_multiplied_in_tf32_where_that_was_chosen_and_nowhere_else() 
 
 def test_a_tf32_network_and_an_exact_one_do_not_multiply_at_once() -> None:
     rounding, exact = Multiplying(), Multiplying()
-    settle_products(rounding, CUDA, forward=Precision(tf32=True))
-    settle_products(exact, CUDA, forward=FLOAT32)
+    with_float32_mode(rounding, CUDA, forward=Precision(tf32=True))
+    with_float32_mode(exact, CUDA, forward=FLOAT32)
     inside, other_asks = Event(), Event()
     with ThreadPoolExecutor(2) as pool:
 
@@ -353,7 +355,7 @@ def test_a_tf32_network_and_an_exact_one_do_not_multiply_at_once() -> None:
 
 def test_settling_products_keeps_no_network_alive() -> None:
     adapter = Multiplying()
-    settle_products(adapter, CUDA, forward=FLOAT32)
+    with_float32_mode(adapter, CUDA, forward=FLOAT32)
     kept = weakref.ref(adapter)
     del adapter
     assert kept() is None

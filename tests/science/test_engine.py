@@ -33,7 +33,7 @@ from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
 from models.lanes import Layout, Runs
-from models.loading import Pack
+from models.pack import Pack
 from models.samplers import CoefficientTable, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.classifiers import Judge
 from models.evaluation import prompts
 from models.evaluation.prompts import Reference, questions
-from models.loading import open_pack
+from models.pack import open_pack
 from models.training.judge import save_pictures
 
 NAMES = ("red", "green", "blue", "grey")

@@ -46,8 +46,8 @@ from benchmarks.packs import letters_tokenizer
 from models.calibration.result import fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
-from models.loading import InvalidPack, open_pack
 from models.noise import draw_noise
+from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
 
 STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16

@@ -13,7 +13,7 @@ import torch
 
 from harness.processes import clean_environment
 from models.calibration import load_networks
-from models.loading import open_pack
+from models.pack import open_pack
 
 NEEDS = {
     "AVX2": "avx2",

@@ -22,8 +22,8 @@ from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
 from models.denoisers.prompted import told
 from models.engine import Engine
-from models.loading import InvalidPack, open_pack
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
+from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
 from models.training.__main__ import main as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts

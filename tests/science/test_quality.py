@@ -12,7 +12,7 @@ from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
 from models.evaluation.prompts import Question, Reference, Setting, found, questions, specs_of
-from models.loading import open_pack
+from models.pack import open_pack
 from models.spec import Guidance, SampleSpec
 
 FASHION, EMOJI = open_pack("fashion"), open_pack("emoji")

@@ -14,7 +14,7 @@ import torch
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.lanes import CORES
-from models.loading import PACKS_FOLDER
+from models.pack import PACKS_FOLDER
 from models.parity import stand_ins
 from models.parity.cases import trajectory
 from models.parity.stand_ins import LABELS, NUM_CLASSES

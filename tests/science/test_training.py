@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.processes import clean_environment
-from models.loading import open_pack
+from models.pack import open_pack
 from models.training.data import LabelledImages, MissingData, load_fashion_mnist
 from models.training.loop import LoopConfig, train
 

@@ -28,10 +28,10 @@ from models.calibration import BatchSize, NetworkCalibration
 from models.calibration.result import DEPENDS
 from models.engine import Engine, EngineDied, LoadedPack
 from models.engine.sample import Sample
-from workers.cancellations import Cancellations
+from workers.drawing.planner import Planner
 from workers.host import EngineHost
 from workers.leases import MAX_WAITING_PREVIEWS, HeldJob, LeaseKeeper
-from workers.planner import Planner
+from workers.upkeep.cancellations import Cancellations
 
 pytestmark = pytest.mark.anyio
 

@@ -32,7 +32,7 @@ from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from tests.conftest import accept, take
 from workers.claims import Claims
-from workers.reaper import Reaper
+from workers.upkeep.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 MODEL = "fashion"
@@ -456,7 +456,7 @@ async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
     monkeypatch: pytest.MonkeyPatch,
     doorbell: Doorbell,
 ) -> None:
-    monkeypatch.setattr("workers.reaper.LATE_S", 0.1)
+    monkeypatch.setattr("workers.upkeep.reaper.LATE_S", 0.1)
     await accept(store, request_)
     claim = take(worker_store)
     raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: 1})

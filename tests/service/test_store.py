@@ -21,7 +21,7 @@ from jobs.store.connection import CONNECTIONS, connect
 from jobs.store.keyspace import Keys
 from jobs.store.scripts import MAX_EVENTS
 from tests.conftest import accept, take
-from workers.reaper import Reaper
+from workers.upkeep.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 MADE = Finished(pictures=(b"\x89PNG one", b"\x89PNG two"), reproducible=True, digests=("d",))
@@ -265,7 +265,7 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     keys: Keys,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.reaper.BELL_GRACE_S", 0.0)
+    monkeypatch.setattr("workers.upkeep.reaper.BELL_GRACE_S", 0.0)
     reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, mercy_s=1)
     lost, never_rung = await accept(store, request_), await accept(store, request_)
     take(worker_store)

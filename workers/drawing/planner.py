@@ -11,7 +11,7 @@ from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.background import BackgroundThread
-from workers.specs import specs_of
+from workers.drawing.specs import specs_of
 
 log = logging.getLogger(__name__)
 

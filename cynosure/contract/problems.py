@@ -1,0 +1,21 @@
+"""What an error answer says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """An error answer (RFC 9457)."""
+
+    type: str = Field(description="URI reference of the kind of problem.")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable machine-readable name.")
+    field: str | None = Field(None, description="The request field at fault.")
+    errors: list[dict[str, Any]] | None = Field(None, description="All faults, where there are several.")
+    line: int | None = Field(None, description="The line of a batch at fault, from 1.")
+    job_code: str | None = Field(None, description="The job's own error code, where a waited-for job failed.")

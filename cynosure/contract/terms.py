@@ -1,0 +1,85 @@
+"""Limits, and the words that requests and answers choose from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+MAX_STEPS = 1000
+MAX_IMAGES = 64
+MAX_PROMPT_LENGTH = 2_000
+MAX_SEED = 2**63 - 1
+MAX_FIRST_IMAGE = 2**31 - 1
+MAX_SCALE = 100.0
+MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
+MAX_SWEEP_CELLS = 256
+MAX_PIXELS = 4096 * 4096
+MAX_CONDITION_TERMS = 8
+MAX_BATCH_LINES = 10_000
+DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
+"""Fields that say how pictures are delivered, not what they show."""
+
+
+class GuidanceMode(StrEnum):
+    """Where the guidance comes from."""
+
+    NONE = "none"
+    CLASSIFIER = "classifier"
+    CLASSIFIER_FREE = "classifier_free"
+    COMBINED = "combined"
+
+
+class ClassifierBase(StrEnum):
+    """What the classifier's gradient is added to."""
+
+    CONDITIONAL = "conditional"
+    UNCONDITIONAL = "unconditional"
+
+
+class GuidanceRule(StrEnum):
+    """How classifier-free guidance moves on."""
+
+    STANDARD = "standard"
+    CFG_PLUS_PLUS = "cfg++"
+
+
+class IntervalUnit(StrEnum):
+    """What the two numbers of a guidance interval count."""
+
+    FRACTION = "fraction"
+    STEP = "step"
+    SIGMA = "sigma"
+    TIMESTEP = "timestep"
+
+
+class Priority(StrEnum):
+    """Turn in the queue: `normal` waits like `high` that came a minute later, `low` like `high` two minutes later."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class OutputFormat(StrEnum):
+    """File formats of pictures. They are kept as PNG and turned into the others when they are fetched."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self}"
+
+
+class JobStatus(StrEnum):
+    """States of a job: `queued → running → succeeded | failed | cancelled`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)

@@ -1,0 +1,30 @@
+"""Number formats of networks, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How a network runs: number format, memory layout, kernels; what goes in and comes out is float32.
+
+    Attributes:
+        dtype: name of a torch dtype.
+        tf32: whether CUDA multiplies float32 with TF32's 10 bits of mantissa instead of 23.
+        channels_last: whether convolutions see (N, H, W, C) in memory; on a CPU oneDNN chooses.
+        compiled: whether `torch.compile` has made kernels for each batch size, on CUDA with graphs.
+    """
+
+    dtype: str = "float32"
+    tf32: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        extras = {"TF32": self.tf32, "channels last": self.channels_last, "compiled": self.compiled}
+        return ", ".join([self.dtype, *(name for name, is_on in extras.items() if is_on)])
+
+
+FLOAT32 = Precision()
+"""What networks run in unless something else is chosen."""

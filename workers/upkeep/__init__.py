@@ -1,0 +1,1 @@
+"""Threads that run beside drawing: they watch, register, cancel, reclaim and drain."""
