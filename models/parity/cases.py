@@ -29,6 +29,7 @@ from models.samplers.respacing import InvalidRespacing, alpha_bars
 from models.spec import Guidance, SampleSpec, Term
 
 GOLDEN = Path(__file__).parent / "golden"
+ADM, DPM_SOLVER, GLIDE = "guided-diffusion", "DPM-Solver", "GLIDE"
 RESPACINGS = ("250", "50", "10,15,20", "ddim25", "ddim50", "fast27")
 SCALES = (0.0, 1.0, 10.0)
 ETAS = (0.0, 0.5, 1.0)
@@ -181,28 +182,36 @@ def _thresholding() -> float:
 
 def cases() -> Iterator[Case]:
     """All of them, in the order of docs/parity.md."""
-    adm, dpm, glide = "guided-diffusion", "DPM-Solver", "GLIDE"
+    yield from _network_cases()
+    yield from _adm_cases()
+    yield from _dpm_solver_cases()
+
+
+def _network_cases() -> Iterator[Case]:
     for name in stand_ins.UNETS:
-        yield Case(name=f"UNet: {name}", reference=adm, tolerance=2e-5, measure=partial(_unet, name))
-    yield Case(name="classifier: logits", reference=adm, tolerance=2e-5, measure=partial(_classifier, "logits"))
-    yield Case(name="classifier: gradient", reference=adm, tolerance=1e-4, measure=partial(_classifier, "gradient"))
+        yield Case(name=f"UNet: {name}", reference=ADM, tolerance=2e-5, measure=partial(_unet, name))
+    yield Case(name="classifier: logits", reference=ADM, tolerance=2e-5, measure=partial(_classifier, "logits"))
+    yield Case(name="classifier: gradient", reference=ADM, tolerance=1e-4, measure=partial(_classifier, "gradient"))
     for name in ("linear", "cosine"):
-        yield Case(name=f"noise schedule: {name}", reference=adm, tolerance=1e-15, measure=partial(_schedule, name))
+        yield Case(name=f"noise schedule: {name}", reference=ADM, tolerance=1e-15, measure=partial(_schedule, name))
+
+
+def _adm_cases() -> Iterator[Case]:
     for text in RESPACINGS:
-        reference = glide if text == "fast27" else adm
+        reference = GLIDE if text == "fast27" else ADM
         yield Case(
             name=f"timesteps of '{text}'",
             reference=reference,
             tolerance=0.0,
             measure=partial(_respacing, text),
         )
-    yield Case(name="the N that ddimN takes", reference=adm, tolerance=0.0, measure=_possible_strides)
+    yield Case(name="the N that ddimN takes", reference=ADM, tolerance=0.0, measure=_possible_strides)
     for scale in SCALES:
         guided = Guidance(classifier_scale=scale)
         for clip in (True, False):
             yield Case(
                 name=f"DDPM, 50 steps, learned variance, classifier scale {scale:g}, {'' if clip else 'un'}clipped",
-                reference=adm,
+                reference=ADM,
                 tolerance=2e-5,
                 measure=_loop(
                     f"ddpm.{scale}.{clip}", sampler="ddpm", steps=50, profile="adm", clip=clip, guidance=guided
@@ -212,7 +221,7 @@ def cases() -> Iterator[Case]:
         for eta in ETAS:
             yield Case(
                 name=f"DDIM, 'ddim25', eta {eta:g}, classifier scale {scale:g}, clip then guide",
-                reference=adm,
+                reference=ADM,
                 tolerance=2e-5,
                 measure=_loop(
                     f"ddim.{scale}.{eta}",
@@ -225,22 +234,25 @@ def cases() -> Iterator[Case]:
             )
     yield Case(
         name="DDPM, 50 steps, classifier-free scale 3, the conditional row's variance",
-        reference=glide,
+        reference=GLIDE,
         tolerance=2e-5,
         measure=_loop("glide", sampler="ddpm", steps=50, profile="glide", guidance=Guidance(free_scale=3.0)),
     )
+
+
+def _dpm_solver_cases() -> Iterator[Case]:
     solver: dict[str, Any] = {"profile": "dpm-solver", "clip": False, "file": "dpm_solver", "learns_variance": False}
     for order, steps in MULTISTEP:
         yield Case(
             name=f"DPM-Solver++ multistep, order {order}, {steps} steps",
-            reference=dpm,
+            reference=DPM_SOLVER,
             tolerance=2e-5,
             measure=_loop(f"multistep.{order}.{steps}", sampler=f"dpmpp_{order}m", steps=steps, **solver),
         )
     for order, steps in SINGLESTEP:
         yield Case(
             name=f"DPM-Solver++ singlestep, order {order}, {steps} evaluations",
-            reference=dpm,
+            reference=DPM_SOLVER,
             tolerance=2e-5,
             measure=_loop(f"singlestep.{order}.{steps}", sampler="dpm_single", steps=steps, **solver),
         )
@@ -251,14 +263,14 @@ def cases() -> Iterator[Case]:
     ):
         yield Case(
             name=f"DPM-Solver++ 2M, 27 steps, {name}",
-            reference=dpm,
+            reference=DPM_SOLVER,
             tolerance=2e-5,
             measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **more),
         )
     yield Case(
         name="DPM-Solver of order 1, classifier scale 2, to noise 0: ADM's DDIM over 28 steps, unclipped",
-        reference=dpm,
+        reference=DPM_SOLVER,
         tolerance=2e-5,
         measure=_loop("first_order", sampler="ddim", respacing="28", guidance=Guidance(classifier_scale=2.0), **solver),
     )
-    yield Case(name="dynamic thresholding, 0.995", reference=dpm, tolerance=0.0, measure=_thresholding)
+    yield Case(name="dynamic thresholding, 0.995", reference=DPM_SOLVER, tolerance=0.0, measure=_thresholding)

@@ -88,6 +88,10 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
 
 def loops(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Tensor]:
     """ADM's ancestral and implicit sampling, guided and not; its schedules and respacings."""
+    return _schedules(diffusion, respace, glide_respace) | _trajectories(diffusion, respace)
+
+
+def _schedules(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in ("linear", "cosine"):
         found[f"betas.{name}"] = torch.from_numpy(diffusion.get_named_beta_schedule(name, 1000))
@@ -102,6 +106,11 @@ def loops(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Tensor]
         except ValueError:
             continue
     found["respacing.possible"] = torch.tensor(possible)
+    return found
+
+
+def _trajectories(diffusion: Any, respace: Any) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
     labels, classifier = torch.tensor(LABELS), TinyClassifier()
 
     def network(x: Tensor, timesteps: Tensor, **_: Any) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ def train(
     compile_network: bool = False,
     on_checkpoint: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train `task` to `config.steps`, going on from the checkpoint in `folder` where there is one.
+    """Train `task` to `config.steps`, resuming from the checkpoint in `folder` if there is one.
 
     Writes to `folder/training/`: `{name}.checkpoint.pt` (weights, optimiser, averages, step, random state) and
     `{name}.loss.jsonl`. At each checkpoint the averaged weights are saved through `task.save(folder)` and
@@ -90,68 +91,98 @@ def train(
     """
     run_folder = folder / "training"
     run_folder.mkdir(parents=True, exist_ok=True)
-    network = task.network
-    if compile_network:
-        network.compile()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
-    rates = LambdaLR(optimizer, config.rate_factor)
-    averages = EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-    generator = torch.Generator().manual_seed(config.seed)
-    checkpoint_path = run_folder / f"{name}.checkpoint.pt"
-    step = 0
-    if checkpoint_path.exists():
-        checkpoint = torch.load(checkpoint_path, weights_only=True)
-        network.load_state_dict(checkpoint["network"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        averages.load_state_dict(checkpoint["averages"])
-        generator.set_state(checkpoint["generator"])
-        step = checkpoint["step"]
-        # The rates are a function of the step alone: rebuilt, not restored, so `steps` may have grown since.
-        rates = LambdaLR(optimizer, config.rate_factor, last_epoch=step - 1)
-        optimizer.param_groups[0]["lr"] = config.learning_rate * config.rate_factor(step)
-
-    def checkpoint_now() -> None:
-        state = {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "averages": averages.state_dict(),
-            "generator": generator.get_state(),
-            "step": step,
-        }
-        partial = checkpoint_path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, checkpoint_path)  # a kill while writing leaves the checkpoint before it
-        averages.store(network.parameters())
-        averages.copy_to(network.parameters())
-        network.eval()
-        task.save(folder)
-        on_checkpoint(step)
-        network.train()
-        averages.restore(network.parameters())
-
-    network.train()
+    run = _Run(task, config, run_folder / f"{name}.checkpoint.pt", compile_network=compile_network)
     running: list[float] = []
-    progress = tqdm(total=config.steps, initial=step, desc=name, unit="step", smoothing=0.05)
+    progress = tqdm(total=config.steps, initial=run.step, desc=name, unit="step", smoothing=0.05)
     with (run_folder / f"{name}.loss.jsonl").open("a") as log, progress:
-        batches = data.batches(config.batch_size, seed=config.seed, first_step=step)
-        while step < config.steps:
-            loss = task.loss(next(batches), generator)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            rates.step()
-            averages.step(network.parameters())
-            step += 1
+        for batch in data.batches(config.batch_size, seed=config.seed, first_step=run.step):
+            if run.step >= config.steps:
+                return
+            running.append(run.learn(batch))
             progress.update()
-            running.append(loss.item())
-            if step % config.log_every == 0 or step == config.steps:
+            is_last = run.step == config.steps
+            if run.step % config.log_every == 0 or is_last:
                 mean = sum(running) / len(running)
                 progress.set_postfix(loss=f"{mean:.4f}")
-                log.write(json.dumps({"step": step, "loss": mean, "learning_rate": rates.get_last_lr()[0]}) + "\n")
+                log.write(json.dumps({"step": run.step, "loss": mean, "learning_rate": run.learning_rate}) + "\n")
                 log.flush()
                 running.clear()
-            if step % config.checkpoint_every == 0 or step == config.steps:
-                checkpoint_now()
+            if run.step % config.checkpoint_every == 0 or is_last:
+                run.write_checkpoint()
+                with run.averaged():
+                    task.save(folder)
+                    on_checkpoint(run.step)
+
+
+class _Run:
+    """A task while it is trained: everything that a checkpoint holds, restored from one if there is one."""
+
+    def __init__(self, task: Task, config: LoopConfig, checkpoint: Path, *, compile_network: bool) -> None:
+        self._task = task
+        self._network = task.network
+        self._checkpoint = checkpoint
+        if compile_network:
+            self._network.compile()
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._rates = LambdaLR(self._optimizer, config.rate_factor)
+        self._averages = EMAModel(self._network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        if checkpoint.exists():
+            self._restore(config)
+        self._network.train()
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._rates.get_last_lr()[0])
+
+    def learn(self, batch: LabelledImages) -> float:
+        """Take one optimiser step; returns the loss before it."""
+        loss = self._task.loss(batch, self._generator)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._rates.step()
+        self._averages.step(self._network.parameters())
+        self.step += 1
+        return loss.item()
+
+    def write_checkpoint(self) -> None:
+        state = {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "averages": self._averages.state_dict(),
+            "generator": self._generator.get_state(),
+            "step": self.step,
+        }
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self._checkpoint)  # a kill while writing leaves the checkpoint before it
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its averaged weights, for inference."""
+        self._averages.store(self._network.parameters())
+        self._averages.copy_to(self._network.parameters())
+        self._network.eval()
+        yield
+        self._network.train()
+        self._averages.restore(self._network.parameters())
+
+    def _restore(self, config: LoopConfig) -> None:
+        checkpoint = torch.load(self._checkpoint, weights_only=True)
+        self._network.load_state_dict(checkpoint["network"])
+        self._optimizer.load_state_dict(checkpoint["optimizer"])
+        self._averages.load_state_dict(checkpoint["averages"])
+        self._generator.set_state(checkpoint["generator"])
+        self.step = checkpoint["step"]
+        # The rates are a function of the step alone: rebuilt, not restored, so `steps` may have grown since.
+        self._rates = LambdaLR(self._optimizer, config.rate_factor, last_epoch=self.step - 1)
+        self._optimizer.param_groups[0]["lr"] = config.learning_rate * config.rate_factor(self.step)

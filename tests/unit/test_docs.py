@@ -60,10 +60,5 @@ def test_the_trees_in_the_documents_are_the_folders() -> None:
     packages = set(re.findall(r"^- `([\w.]+)`: ", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
     shipped = set(project["tool"]["setuptools"]["packages"])
     assert packages - shipped == {"harness", "chaos"}
-    assert {name for name in shipped - packages if name.count(".") < 2} == {
-        "cynosure.cli",
-        "cynosure.client",
-        "cynosure.contract",
-        "workers.drawing",
-        "workers.upkeep",
-    }
+    folders_of = ("cynosure.", "workers.")  # described with the package that they are in
+    assert {name for name in shipped - packages if name.count(".") < 2 and not name.startswith(folders_of)} == set()
