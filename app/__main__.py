@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if "news" in self.lifespan.state:
-            self.lifespan.state["news"].hang_up()
+            self.lifespan.state["store"].news.hang_up()
         await super().shutdown(sockets)
 
 

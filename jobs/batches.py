@@ -73,8 +73,6 @@ class BatchRecord:
 class Batches(StoreClient):
     """The store of batches. Every method raises `StoreUnavailable` where Redis is away."""
 
-    client_name = "cynosure-batches"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._ttl_s = settings.unfinished_ttl_s + settings.result_ttl_s

@@ -59,8 +59,6 @@ class FleetRegistry:
 class Fleet(StoreClient):
     """The gateway's side: the cards of all live workers, at most a second old."""
 
-    client_name = "cynosure-gateway-fleet"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._cards: dict[str, ModelCard] = {}

@@ -35,7 +35,6 @@ class Inquiry:
 class Inquiries(StoreClient):
     """The gateway's side."""
 
-    client_name = "cynosure-inquiries"
     timeout_s = 30.0  # more than an answer is waited for
 
     async def plan(self, request: ResolvedRequest, *, timeout_s: float) -> Plan:

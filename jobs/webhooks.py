@@ -40,8 +40,6 @@ class Delivery:
 class Webhooks(StoreClient):
     """The store of deliveries. Every method raises `StoreUnavailable` where Redis is away."""
 
-    client_name = "cynosure-webhooks"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._ttl_s = settings.result_ttl_s + settings.tombstone_ttl_s

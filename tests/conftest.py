@@ -27,7 +27,7 @@ from jobs.accounts.api_keys import KeyRing
 from jobs.fleet import FleetRegistry
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import ANONYMOUS, Claim, new_job_id
+from jobs.queue.record import ANONYMOUS, Claim, Submission, new_job_id
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from tests.small_pack import write_small_pack
@@ -85,14 +85,9 @@ async def accept(
     fingerprint: str = "",
 ) -> str:
     """The id of a job that the store has accepted; of this priority, or of the request's."""
-    accepted = await store.accept(
-        job_id or new_job_id(),
-        request if priority is None else request.model_copy(update={"priority": priority}),
-        owner=owner,
-        steps=steps,
-        idempotency_key=key,
-        fingerprint=fingerprint,
-    )
+    request = request if priority is None else request.model_copy(update={"priority": priority})
+    submission = Submission.of(request, idempotency_key=key, fingerprint=fingerprint)
+    accepted = await store.accept(job_id or new_job_id(), submission, owner=owner, evaluations=steps)
     return accepted.id
 
 

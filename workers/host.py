@@ -83,7 +83,7 @@ class EngineHost:
         """Take no more jobs, and give back at once those of which nothing is drawn yet."""
         self.claims.stop_taking()
         for job in self.leases.held():
-            if job.step == 0:
+            if job.evaluations_done == 0:
                 job.give_up(Verdict.OK)
 
     def hand_back_all(self) -> None:

@@ -32,10 +32,10 @@ class HeldJob:
         self.verdict = Verdict.OK
         self._given_up = False
         self._lock = threading.Lock()
-        self._told_step = 0
-        self._tellings = 0
-        self._untold: tuple[Happening, ...] = ()
-        self._told_telemetry: dict[int, int] = {}
+        self._reported_evaluations = 0
+        self._beats_with_news = 0
+        self._unheard: tuple[Happening, ...] = ()
+        self._reported_telemetry: dict[int, int] = {}
         self._previews: deque[Future[Happening]] = deque()
 
     def add_preview(self, index: int, step: int, picture: Image) -> None:
@@ -52,11 +52,11 @@ class HeldJob:
         wait(waiting, timeout=PREVIEWS_TIMEOUT_S)
 
     @property
-    def step(self) -> int:
+    def evaluations_done(self) -> int:
         return sum(handle.evaluations_done for handle in self.handles)
 
     @property
-    def steps(self) -> int:
+    def evaluations(self) -> int:
         request = self.claim.request
         return sum(handle.evaluations for handle in self.handles) or request.steps * request.num_images
 
@@ -70,28 +70,34 @@ class HeldJob:
 
     def beat(self) -> Beat:
         """What is new since the last beat that was heard; the same again until it is."""
-        step, steps = self.step, self.steps
-        if not self._untold and (news := self._news(step, steps)):
-            self._untold = news
-            self._tellings += 1
-        return Beat(attempt=self.claim.attempt, step=step, steps=steps, telling=self._tellings, happenings=self._untold)
+        done, evaluations = self.evaluations_done, self.evaluations
+        if not self._unheard and (news := self._news(done, evaluations)):
+            self._unheard = news
+            self._beats_with_news += 1
+        return Beat(
+            attempt=self.claim.attempt,
+            evaluations_done=done,
+            evaluations=evaluations,
+            telling=self._beats_with_news,
+            happenings=self._unheard,
+        )
 
     @property
     def owes_news(self) -> bool:
         """Whether the last beat was not heard."""
-        return bool(self._untold)
+        return bool(self._unheard)
 
     def heard(self) -> None:
         """The last beat was written."""
-        self._untold = ()
+        self._unheard = ()
 
-    def _news(self, step: int, steps: int) -> tuple[Happening, ...]:
+    def _news(self, done: int, evaluations: int) -> tuple[Happening, ...]:
         news = list(self._encoded_previews())
-        if step != self._told_step:
+        if done != self._reported_evaluations:
             telemetry = tuple(self._new_telemetry())
-            progress = Progress(step=step, steps=steps, telemetry=telemetry)
+            progress = Progress(evaluations_done=done, evaluations=evaluations, telemetry=telemetry)
             news.append(Happening("progress", progress.model_dump_json(exclude_defaults=True)))
-            self._told_step = step
+            self._reported_evaluations = done
         return tuple(news)
 
     def _encoded_previews(self) -> Iterator[Happening]:
@@ -104,9 +110,9 @@ class HeldJob:
 
     def _new_telemetry(self) -> Iterator[dict[str, float]]:
         for image, handle in enumerate(self.handles):
-            told = self._told_telemetry.get(image, 0)
+            told = self._reported_telemetry.get(image, 0)
             for evaluation, noted in enumerate(islice(handle.telemetry, told, None), start=told):
-                self._told_telemetry[image] = evaluation + 1
+                self._reported_telemetry[image] = evaluation + 1
                 yield {"image": image, "evaluation": evaluation, **noted}
 
     def give_up(self, verdict: Verdict) -> None:
@@ -120,7 +126,7 @@ class HeldJob:
 
 
 def _encoded(index: int, step: int, picture: Image) -> Happening:
-    return Happening("preview", Preview(image=index, step=step, png=preview_of(picture)).model_dump_json())
+    return Happening("preview", Preview(image=index, evaluations_done=step, png=preview_of(picture)).model_dump_json())
 
 
 class LeaseKeeper(BackgroundThread):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import overload
 
 from cynosure.contract import ImageInfo, Job, JobAttempt, JobLinks
-from cynosure.resolving import cells_of
+from cynosure.resolving import cells_of, detached
 from jobs.queue.pace import Outlook
 from jobs.queue.record import JobRecord
 
@@ -40,8 +40,8 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
         eta_seconds=None if outlook.eta_seconds is None else round(outlook.eta_seconds, 2),
         not_before=moment(record.not_before_ms),
         progress=record.progress,
-        step=record.step,
-        steps=record.steps,
+        evaluations_done=record.evaluations_done,
+        evaluations=record.evaluations,
         attempt=record.attempt,
         attempts=tuple(
             JobAttempt(
@@ -53,7 +53,7 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
             )
             for attempt in record.attempts
         ),
-        request=record.request,
+        request=detached(record.request)[0],  # records of earlier versions hold their pictures
         images=tuple(
             ImageInfo(index=index, url=urls[index], seed=cell.seed, sha256=sha256)
             for index, (sha256, (cell, _)) in enumerate(
@@ -75,5 +75,4 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
 def summary_of(record: JobRecord, outlook: Outlook) -> Job:
     """The job as lists show it: without what may be megabytes."""
     job = job_of(record, outlook)
-    request = job.request.model_copy(update={"init_image": None, "mask_image": None})
-    return job.model_copy(update={"request": request, "telemetry": None})
+    return job.model_copy(update={"telemetry": None})

@@ -8,32 +8,16 @@ from fastapi import Depends, Request
 
 from app.gateway.outbound import Outbound
 from app.gateway.settings import GatewaySettings
-from jobs.accounts.allowance import Allowance
-from jobs.accounts.api_keys import KeyRing
-from jobs.batches import Batches
-from jobs.fleet import Fleet
-from jobs.plans import Inquiries
+from jobs.gateway import Store
 from jobs.queue.doorbell import Doorbell
-from jobs.queue.events import JobNews
-from jobs.queue.gateway import JobStore
-from jobs.queue.listing import Listing
-from jobs.webhooks import Webhooks
 
 
 class State(TypedDict):
     """One gateway's connections and settings."""
 
     settings: GatewaySettings
-    store: JobStore
-    fleet: Fleet
-    news: JobNews
-    inquiries: Inquiries
+    store: Store
     doorbell: Doorbell
-    api_keys: KeyRing
-    listing: Listing
-    allowance: Allowance
-    batches: Batches
-    webhooks: Webhooks
     outbound: Outbound
 
 

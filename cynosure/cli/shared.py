@@ -95,7 +95,7 @@ def wait_showing(client: Client, job: Job) -> Job:
                 place = f", {event.queue_position} before it" if event.queue_position else ""
                 progress.update(bar, completed=event.progress, description=f"{event.status}{place}")
             elif isinstance(event, Progress):
-                progress.update(bar, completed=event.step / event.steps, description="running")
+                progress.update(bar, completed=event.evaluations_done / event.evaluations, description="running")
 
         try:
             return client.wait(job.id, on_event=show)

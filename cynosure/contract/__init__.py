@@ -31,6 +31,7 @@ from cynosure.contract.requests import (
     ClassifierCondition,
     Fraction,
     GenerateRequest,
+    InputPicture,
     Interval,
     Label,
     ResolvedRequest,
@@ -41,6 +42,7 @@ from cynosure.contract.requests import (
 )
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
+    INPUT_FIELDS,
     MAX_BASE64_IMAGE_LENGTH,
     MAX_BATCH_LINES,
     MAX_CONDITION_TERMS,
@@ -63,6 +65,7 @@ from cynosure.contract.terms import (
 
 __all__ = [
     "DELIVERY_FIELDS",
+    "INPUT_FIELDS",
     "MAX_BASE64_IMAGE_LENGTH",
     "MAX_BATCH_LINES",
     "MAX_CONDITION_TERMS",
@@ -83,6 +86,7 @@ __all__ = [
     "GuidanceMode",
     "GuidanceRule",
     "ImageInfo",
+    "InputPicture",
     "Interval",
     "IntervalUnit",
     "Job",

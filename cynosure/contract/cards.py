@@ -37,6 +37,7 @@ class ModelCard(BaseModel):
     classifier_bases: tuple[ClassifierBase, ...] = Field((), description="First one is the default.")
     samplers: tuple[str, ...]
     eta_samplers: tuple[str, ...] = Field((), description="Samplers that take `eta`.")
+    respaced_samplers: tuple[str, ...] = Field(("ddpm", "ddim"), description="Samplers that take `timestep_respacing`.")
     cfg_plus_plus_samplers: tuple[str, ...] = Field((), description="Samplers that take guidance_rule `cfg++`.")
     profiles: tuple[str, ...]
     width: int

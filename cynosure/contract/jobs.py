@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from cynosure.contract.requests import ResolvedRequest
 from cynosure.contract.terms import JobStatus
@@ -73,8 +73,8 @@ class Job(BaseModel):
     )
     not_before: datetime | None = Field(None, description="After a fault that may pass, when it is tried again.")
     progress: float = Field(ge=0, le=1)
-    step: int = Field(description="Network evaluations done, over all pictures of the job.")
-    steps: int = Field(description="Network evaluations to do, over all pictures of the job.")
+    evaluations_done: int = Field(description="Network evaluations done, over all pictures of the job.")
+    evaluations: int = Field(description="Network evaluations to do, over all pictures of the job.")
     attempt: int = Field(description="How often a worker has taken the job.")
     attempts: tuple[JobAttempt, ...] = Field((), description="Those times, as far as they are kept: the last ones.")
     request: ResolvedRequest
@@ -92,6 +92,20 @@ class Job(BaseModel):
     )
     links: JobLinks
 
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def step(self) -> int:
+        return self.evaluations_done
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The old name of evaluations.", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def steps(self) -> int:
+        return self.evaluations
+
 
 class JobList(BaseModel):
     """GET /jobs: a page of one's own jobs, newest first."""
@@ -107,11 +121,25 @@ class Progress(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    step: int = Field(description="Network evaluations done, over all pictures of the job.")
-    steps: int = Field(description="Network evaluations to do.")
+    evaluations_done: int = Field(description="Network evaluations done, over all pictures of the job.")
+    evaluations: int = Field(description="Network evaluations to do.")
     telemetry: tuple[dict[str, float], ...] = Field(
         (), description="Of each evaluation since the last event: image, evaluation, and the fields of the job's own."
     )
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def step(self) -> int:
+        return self.evaluations_done
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The old name of evaluations.", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def steps(self) -> int:
+        return self.evaluations
 
 
 class Preview(BaseModel):
@@ -120,5 +148,12 @@ class Preview(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     image: int = Field(description="Index of the picture.")
-    step: int = Field(description="Evaluations of it that are done.")
+    evaluations_done: int = Field(description="Network evaluations of it that are done.")
     png: str = Field(description="Base64 PNG, at most 256 pixels wide and high.")
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def step(self) -> int:
+        return self.evaluations_done

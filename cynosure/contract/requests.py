@@ -217,8 +217,20 @@ class SweepAxes(BaseModel):
     seeds: tuple[int, ...] = ()
 
 
+class InputPicture(BaseModel):
+    """A picture that a request held, which is kept beside the job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str = Field(description="Of the file's bytes.")
+    size: int = Field(description="Bytes of the file.")
+
+
 class ResolvedRequest(GenerateRequest):
-    """A request with everything decided: posted again as it stands (but a sweep's), it gives the same picture."""
+    """A request with everything decided.
+
+    Posted again as it stands it gives the same picture, unless it is a sweep's or has `inputs`.
+    """
 
     model: str
     class_label: StrictInt | None = None
@@ -232,7 +244,12 @@ class ResolvedRequest(GenerateRequest):
     clip: bool
     num_images: int = Field(1, ge=1, le=MAX_SWEEP_CELLS)
     sweep: SweepAxes | None = Field(
-        None, exclude_if=lambda axes: axes is None, description="The grid, where the job is a sweep."
+        None, exclude_if=lambda axes: axes is None, description="The grid, if the job is a sweep."
+    )
+    inputs: dict[str, InputPicture] = Field(
+        {},
+        exclude_if=lambda inputs: not inputs,
+        description="The pictures that the request held, by field: their digests and sizes stand for them.",
     )
 
 

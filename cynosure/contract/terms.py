@@ -15,6 +15,8 @@ MAX_SWEEP_CELLS = 256
 MAX_PIXELS = 4096 * 4096
 MAX_CONDITION_TERMS = 8
 MAX_BATCH_LINES = 10_000
+INPUT_FIELDS = ("init_image", "mask_image")
+"""Fields with pictures to draw from."""
 DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
 """Fields that say how pictures are delivered, not what they show."""
 

@@ -12,7 +12,7 @@ url, folder = sys.argv[1], Path(sys.argv[2])
 
 def tell(event: Job | Progress | Preview) -> None:
     if isinstance(event, Progress):
-        print(f"{event.step} of {event.steps}")
+        print(f"{event.evaluations_done} of {event.evaluations}")
     elif isinstance(event, Preview):
         print(f"a preview of picture {event.image}")
     else:

@@ -74,8 +74,6 @@ class Bill:
 class Allowance(StoreClient):
     """Counts in Redis, so that all gateways count as one. Raises `StoreUnavailable` where it is away."""
 
-    client_name = "cynosure-allowance"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._take, self._charge = (client.register_script(script(name)) for name in ("take", "charge"))

@@ -122,8 +122,6 @@ def _fits(secret: str, fields: Mapping[bytes, bytes], now_ms: int) -> bool:
 class KeyRing(StoreClient):
     """The keys of one deployment. Every method raises `StoreUnavailable` where Redis is away."""
 
-    client_name = "cynosure-keys"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._create, self._rotate, self._revoke = (

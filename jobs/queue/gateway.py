@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from cynosure.contract import JobStatus, ResolvedRequest
+from cynosure.contract import JobStatus
 from cynosure.errors import (
     IdempotencyConflict,
     ImageNotFound,
@@ -20,7 +21,7 @@ from cynosure.errors import (
     QueueFull,
 )
 from jobs.queue.pace import Outlook, Pace, outlook_of
-from jobs.queue.record import ANONYMOUS, Happening, JobRecord, decode_record, may_see
+from jobs.queue.record import ANONYMOUS, Happening, JobRecord, Submission, decode_record, may_see
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient
@@ -39,8 +40,6 @@ class Accepted:
 class JobStore(StoreClient):
     """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
 
-    client_name = "cynosure-gateway"
-
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
@@ -49,28 +48,19 @@ class JobStore(StoreClient):
         async with answering():
             await self._client.ping()
 
-    async def accept(
-        self,
-        job_id: str,
-        request: ResolvedRequest,
-        *,
-        owner: str,
-        steps: int,
-        idempotency_key: str | None,
-        fingerprint: str,
-        cached_as: str | None = None,
-    ) -> Accepted:
-        """Write the record, the queue entry and the idempotency key, all or nothing.
+    async def accept(self, job_id: str, submission: Submission, *, owner: str, evaluations: int) -> Accepted:
+        """Write the record, its inputs, the queue entry and the idempotency key, all or nothing.
 
-        Where `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job has its
-        pictures at once. Neither it nor `idempotency_key` tells one owner anything of another's jobs.
+        If `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job has its pictures
+        at once. Neither it nor the idempotency key tells one owner anything of another's jobs.
 
         Raises:
             IdempotencyConflict: the key made another job.
             QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
             StoreFull, StoreUnavailable: not accepted, as far as is known.
         """
-        keys, settings = self._keys, self._settings
+        keys, settings, request = self._keys, self._settings, submission.request
+        key, cached_as = submission.idempotency_key, submission.cached_as
         async with answering():
             answer, detail = await self._accepting(
                 self._accept,
@@ -78,19 +68,20 @@ class JobStore(StoreClient):
                     *keys.places(request.model),
                     keys.job(job_id),
                     keys.known(job_id),
-                    keys.idempotency(owner, idempotency_key) if idempotency_key else keys.job(job_id),
-                    keys.result(owner, cached_as) if cached_as else keys.job(job_id),
                     keys.images(job_id),
+                    keys.inputs(job_id),
                     keys.waiting(owner),
                     keys.owned(owner),
                     keys.watched,
+                    *([keys.idempotency(owner, key)] if key is not None else []),
+                    *([keys.result(owner, cached_as)] if cached_as is not None else []),
                 ],
                 args=[
                     *queue_args(keys, settings),
                     job_id,
-                    request.model_dump_json(),
-                    steps,
-                    fingerprint if idempotency_key else "",
+                    json.dumps(submission.shown),
+                    evaluations,
+                    submission.fingerprint,
                     settings.max_queued,
                     settings.max_queued if owner == ANONYMOUS else settings.max_queued_per_key,
                     known_ttl_s(settings),
@@ -98,6 +89,9 @@ class JobStore(StoreClient):
                     owner,
                     request.priority.value,
                     int(request.webhook_url is not None),
+                    int(key is not None),
+                    int(cached_as is not None),
+                    *(part for named in submission.inputs.items() for part in named),
                 ],
             )
         match answer:
@@ -111,7 +105,7 @@ class JobStore(StoreClient):
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
         """Whether `accept` would find an earlier job to answer with, or a conflict."""
-        names = [self._keys.idempotency(owner, idempotency_key)] if idempotency_key else []
+        names = [self._keys.idempotency(owner, idempotency_key)] if idempotency_key is not None else []
         names += [self._keys.result(owner, cached_as)] if cached_as else []
         async with answering():
             return bool(names) and bool(await self._client.exists(*names))
@@ -134,6 +128,14 @@ class JobStore(StoreClient):
                 if owner is not None and may_see(viewer, owner.decode()):
                     raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"No job '{job_id}'.")
+
+    async def inputs(self, record: JobRecord) -> dict[str, str]:
+        """The pictures that the job's request held, base64 by field, as far as they are still kept."""
+        if not record.request.inputs:
+            return {}
+        async with answering():
+            fields: Any = await self._client.hgetall(self._keys.inputs(record.id))
+        return {name.decode(): picture.decode() for name, picture in fields.items()}
 
     async def outlook(self, record: JobRecord) -> Outlook:
         """The job's place in the queue and when it should be done, by the model's pace of the last minutes."""

@@ -29,8 +29,6 @@ class Page:
 class Listing(StoreClient):
     """Looks through the owners' indices."""
 
-    client_name = "cynosure-listing"
-
     async def page(self, owner: str, *, status: JobStatus | None, cursor: str | None, limit: int) -> Page:
         """The owner's jobs after `cursor`, with that status, newest first.
 

@@ -56,12 +56,12 @@ class Pace:
 
 def outlook_of(record: JobRecord, pace: Pace, *, position: int | None, now_ms: int) -> Outlook:
     """What to tell of a queued or running job; `position` counts the jobs ahead, if any, `now_ms` is Redis's clock."""
-    if record.status is JobStatus.RUNNING and record.step and record.started_ms is not None:
+    if record.status is JobStatus.RUNNING and record.evaluations_done and record.started_ms is not None:
         ran_s = (now_ms - record.started_ms) / 1000
-        return Outlook(None, max(0.0, ran_s * (record.steps - record.step) / record.step))
+        return Outlook(None, max(0.0, ran_s * (record.evaluations - record.evaluations_done) / record.evaluations_done))
     if not pace.is_known:
         return Outlook(position, None)
-    run_s = pace.ran_s * record.steps / pace.work
+    run_s = pace.ran_s * record.evaluations / pace.work
     if record.status is JobStatus.RUNNING and record.started_ms is not None:
         return Outlook(None, max(0.0, run_s - (now_ms - record.started_ms) / 1000))
     wait_s = (position or 0) * pace.busy_s / pace.jobs

@@ -6,10 +6,12 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
+from cynosure.resolving import detached
 
 ANONYMOUS = "anonymous"
 """The owner of all jobs where a deployment asks for no API key."""
@@ -65,8 +67,8 @@ class JobRecord:
     started_ms: int | None
     finished_ms: int | None
     attempt: int
-    step: int
-    steps: int
+    evaluations_done: int
+    evaluations: int
     error: JobError | None
     image_hashes: tuple[str, ...]
     cached: bool
@@ -79,7 +81,40 @@ class JobRecord:
     def progress(self) -> float:
         if self.status is JobStatus.SUCCEEDED:
             return 1.0
-        return min(1.0, self.step / self.steps) if self.steps else 0.0
+        return min(1.0, self.evaluations_done / self.evaluations) if self.evaluations else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A request with everything decided, ready to be accepted.
+
+    Attributes:
+        request: detached from its pictures.
+        shown: the same as a JSON object: it is serialised once.
+        inputs: its pictures, base64 by field; kept as long as the record.
+        cached_as: the key that a result for it is kept under, if it may be.
+        idempotency_key: the client's.
+        fingerprint: SHA-256 of what the key stands for.
+    """
+
+    request: ResolvedRequest
+    shown: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    cached_as: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, request: ResolvedRequest, **rest: Any) -> Submission:
+        """One of a request that may still hold its pictures."""
+        request, inputs = detached(request)
+        return cls(request=request, shown=request.model_dump(mode="json"), inputs=inputs, **rest)
+
+    def previewed(self, every: int) -> Submission:
+        """The same with previews every so many evaluations, for which it is drawn anew."""
+        every = max(1, every)
+        request = self.request.model_copy(update={"preview_every": every})
+        return replace(self, request=request, shown={**self.shown, "preview_every": every}, cached_as=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +146,8 @@ class Beat:
     """
 
     attempt: int
-    step: int
-    steps: int
+    evaluations_done: int
+    evaluations: int
     telling: int = 0
     happenings: tuple[Happening, ...] = ()
 
@@ -168,8 +203,8 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         started_ms=moment("started_ms"),
         finished_ms=moment("finished_ms"),
         attempt=int(text["attempt"]),
-        step=int(text["step"]),
-        steps=int(text["steps"]),
+        evaluations_done=int(text["step"]),
+        evaluations=int(text["steps"]),
         error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
         image_hashes=tuple(json.loads(text["image_hashes"])) if text.get("image_hashes") else (),
         cached="cached" in text,

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +15,8 @@ from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
-from cynosure.resolving import result_key
+from cynosure.errors import InvalidRequest
+from cynosure.resolving import attached, detached, result_key
 from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
@@ -100,12 +102,30 @@ class WorkerStore:
             return NoClaim(found[0].decode())
         _, job_id, attempt, request, owner, company = found
         try:
-            resolved = ResolvedRequest.model_validate_json(request)
+            claim = Claim(
+                job_id.decode(),
+                attempt,
+                ResolvedRequest.model_validate_json(request),
+                owner.decode(),
+                company=company,
+            )
         except ValidationError as error:  # a newer version's, which may run beside this one during an upgrade
             _log_unreadable(job_id.decode(), error)
             self._give_back(job_id.decode(), model, str(attempt), Outcome.FAULTED, _UNREADABLE, backoff_s(attempt))
             return NoClaim.NOTHING
-        return Claim(job_id.decode(), attempt, resolved, owner.decode(), company=company)
+        return self._with_inputs(claim)
+
+    def _with_inputs(self, claim: Claim) -> Claim | NoClaim:
+        """The claim with the pictures that its request held; without them the job fails."""
+        if not claim.request.inputs:
+            return claim
+        fields: Any = self._client.hgetall(self._keys.inputs(claim.job_id))
+        pictures = {name.decode(): picture.decode() for name, picture in fields.items()}
+        try:
+            return replace(claim, request=attached(claim.request, pictures))
+        except InvalidRequest as error:
+            self.fail(claim, JobError(code=error.code, message=error.detail))
+            return NoClaim.NOTHING
 
     def keep_quarantine(self, model: str, worker: str) -> bool:
         """Go on emptying the worker for a suspect of the model; `False` where there is no need any longer."""
@@ -119,7 +139,7 @@ class WorkerStore:
             job = self._keys.job(job_id)
             self._heartbeat(
                 keys=[job, self._keys.leases],
-                args=[job_id, beat.attempt, beat.step, self._lease_ms, beat.steps],
+                args=[job_id, beat.attempt, beat.evaluations_done, self._lease_ms, beat.evaluations],
                 client=pipe,
             )
         for job_id, beat in held.items():
@@ -235,7 +255,7 @@ class WorkerStore:
                 keys.images(job_id),
                 keys.known(job_id),
                 keys.leases,
-                keys.result(claim.owner, result_key(claim.request, *made.digests)),
+                keys.result(claim.owner, result_key(detached(claim.request)[0].model_dump(mode="json"), *made.digests)),
                 keys.events(job_id),
                 keys.finished,
             ],

@@ -45,15 +45,25 @@ def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIME
     return redis.asyncio.Redis.from_pool(pool)
 
 
+@asynccontextmanager
+async def connected(
+    settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client for coroutines, closed at the end."""
+    client = connect_async(settings, name, timeout_s=timeout_s)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
 class StoreClient:
-    """Whatever of a gateway talks to the store: over connections of its own, which the store shows by `client_name`.
+    """A part of the store, for coroutines; parts may share a client.
 
     Attributes:
-        client_name: of the connections.
-        timeout_s: more than any of its calls may block.
+        timeout_s: longer than any of its calls may block.
     """
 
-    client_name: ClassVar[str]
     timeout_s: ClassVar[float] = TIMEOUT_S
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
@@ -64,11 +74,9 @@ class StoreClient:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Self]:
-        client = connect_async(settings, cls.client_name, timeout_s=cls.timeout_s)
-        try:
+        """One of its own, where nothing else of the store is needed."""
+        async with connected(settings, "cynosure", timeout_s=cls.timeout_s) as client:
             yield cls(client, settings)
-        finally:
-            await client.aclose()
 
     async def _accepting(self, script: AsyncScript, *, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """What a script answers that accepts something: with durability `fsync`, once the disk has what it wrote.

@@ -18,6 +18,7 @@ class Keys:
     |---|---|---|
     | `{p}:job:ID` | hash | the record |
     | `{p}:job:ID:images` | hash | picture bytes by index |
+    | `{p}:job:ID:inputs` | hash | the pictures that its request held, base64 by field; the record has their digests |
     | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
     | `{p}:batch:ID` | hash | a batch: owner, status, counts |
@@ -67,6 +68,9 @@ class Keys:
 
     def images(self, job_id: str) -> str:
         return f"{self.prefix}:job:{job_id}:images"
+
+    def inputs(self, job_id: str) -> str:
+        return f"{self.prefix}:job:{job_id}:inputs"
 
     def events(self, job_id: str) -> str:
         return f"{self.prefix}:job:{job_id}:events"

@@ -1,4 +1,4 @@
-"""The networks and tensors of one pack on one device: how its samples begin, move and become pictures."""
+"""The networks of one pack on one device: start samples, advance them, and decode them to pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from models.guidance import Guided, Predictions, combine
 from models.lanes import Lanes, Runs
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
-from models.samplers import CFG_PLUS_PLUS_SAMPLERS, CoefficientTable, advance, compile_table
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, CoefficientTable, advance, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import InvalidSpec, Pixels, Row, SampleSpec
 
@@ -30,7 +30,7 @@ CUDA_WARM_UPS = 3  # graphs are recorded at the second call
 class Runner:
     """Networks of one pack on one device.
 
-    `siblings` are the runners of all packs on the device, for guidance by a second one.
+    `siblings` are the runners of all packs on the device, for guidance by a second pack.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Runner:
         self.max_batch = calibration.denoiser.sizes[-1]
 
     def warm_up(self) -> None:
-        """Have kernels made or chosen, and graphs recorded, now: not while someone waits, nor on two lanes at once.
+        """Create kernels and record graphs before the first request, and not on two lanes at once.
 
-        Of kernels that oneDNN made on two threads at once, some round otherwise.
+        When oneDNN creates kernels on two threads at once, some of them round differently.
         """
         denoiser, classifier = self.calibration.denoiser, self.calibration.classifier
         if self._is_cold(denoiser):
@@ -67,23 +67,23 @@ class Runner:
             self._warm(self.steering.gradient, classifier.sizes, self.steering.examples()[0])
 
     def _is_cold(self, network: NetworkCalibration) -> bool:
-        """Whether its first call takes much longer than others, or may be made on two lanes at once."""
+        """Whether its first call takes much longer than later ones, or could happen on two lanes at once."""
         return self.device.type != "cpu" or network.precision.compiled or self.lanes.count > 1
 
-    def _warm(self, network: Network, sizes: Sequence[int], told: Conditioning) -> None:
+    def _warm(self, network: Network, sizes: Sequence[int], conditioning: Conditioning) -> None:
         for size in sizes:
             x = torch.zeros(size, *self.denoiser.latent_shape, device=self.device)
-            batch = (x, x.new_zeros(size), stacked([told] * size, self.device))
+            batch = (x, x.new_zeros(size), stacked([conditioning] * size, self.device))
             for _ in range(CUDA_WARM_UPS if self.device.type == "cuda" else 1):
                 self.lanes.run([partial(network, *batch)])
 
     def table(self, spec: SampleSpec, *, begin: int | None = None) -> CoefficientTable:
-        """The sampler of `spec`, from where it begins."""
+        """The coefficient table of the spec's sampler, from the spec's first step."""
         profile = PROFILES[spec.profile]
         respacing = spec.respacing
         if spec.sampler == "ddpm" and self.denoiser.learns_variance and respacing is None:
             respacing = str(spec.steps)
-        if spec.sampler in ("ddpm", "ddim") and profile.respaces and respacing is None:
+        if profile.respaces and SAMPLERS[spec.sampler].respaces and respacing is None:
             respacing = str(spec.steps)
         overrides = {} if respacing else dict(profile.samplers.get(spec.sampler, {}))
         if spec.spacing is not None:
@@ -105,7 +105,7 @@ class Runner:
         return spec.init_image is not None and self.denoiser.low_res_size is None
 
     def _begin(self, spec: SampleSpec) -> int:
-        """Steps left out at the noisy end."""
+        """Number of steps skipped at the noisy end."""
         if not self._starts_from_picture(spec):
             return 0
         kept = int(spec.steps * spec.strength)
@@ -117,7 +117,7 @@ class Runner:
         return spec.steps - min(kept, spec.steps)
 
     def course(self, spec: SampleSpec, inputs: Inputs) -> Course:
-        """What decides the picture, from its first evaluation to its last.
+        """Compute everything that determines the picture, from its first evaluation to its last.
 
         Raises:
             InvalidSpec, NotLinear, InvalidRespacing: the pack can't draw the spec.
@@ -132,7 +132,7 @@ class Runner:
         return Course(spec=spec, profile=profile, table=table, guided=guided, inputs=inputs, start=start)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
-        """What the sample's networks are conditioned on. Slow: it must not be called on a thread that runs ticks.
+        """Compute the conditioning of the sample's networks. Slow: must not be called on a thread that runs ticks.
 
         Raises:
             InvalidSpec: the spec can't be drawn by this pack.
@@ -163,15 +163,15 @@ class Runner:
         guide = self.siblings.get(name)
         if guide is None:
             raise InvalidSpec(f"no model '{name}' is loaded here to guide by; loaded: {', '.join(self.siblings)}")
-        mine, its = self.denoiser, guide.denoiser
-        if (mine.latent_shape, mine.prediction_type) != (its.latent_shape, its.prediction_type):
-            raise InvalidSpec(f"model '{name}' can't guide this one: other latents, or another prediction")
+        own, other = self.denoiser, guide.denoiser
+        if (own.latent_shape, own.prediction_type) != (other.latent_shape, other.prediction_type):
+            raise InvalidSpec(f"model '{name}' can't guide this one: its latent shape or prediction type differs")
         return guide
 
     def _start_and_mask(self, spec: SampleSpec) -> dict[str, Tensor]:
         assert spec.init_image is not None
-        nothing = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
-        channels = 1 if self.denoiser.decode(nothing).shape[1] == 1 else 3
+        blank = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
+        channels = 1 if self.denoiser.decode(blank).shape[1] == 1 else 3
         start = fitted(spec.init_image.array(), self.denoiser.picture_size, channels) / 127.5 - 1
         encoded = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
         if spec.mask is not None:
@@ -192,7 +192,7 @@ class Runner:
         sample.state = state
 
     def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: Runs) -> list[Image]:
-        """Latents (R,C,H,W) as pictures (height,width,channels); each alone, so that none depends on the others."""
+        """Decode latents (R,C,H,W) to pictures (height,width,channels), one at a time so that rows stay independent."""
         decoded = lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
         return [
             to_uint8(picture, sample.course.profile.rounding)[0].cpu().numpy()
@@ -202,10 +202,10 @@ class Runner:
     def tick(self, samples: Sequence[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
         """Advance every sample by one evaluation.
 
-        Nothing is written before everything is computed, so a tick that raised can be tried again.
+        Samples are written only after everything is computed, so a tick that raised can be tried again.
 
         Returns:
-            The guided data predictions (R,C,H,W), and of every sample whether its latent is finite still.
+            The guided data predictions (R,C,H,W), and for each sample whether its latent is still finite.
         """
         evaluation = gather(samples, self.device)
         output, gradient, score = self._evaluated(evaluation, lanes)
@@ -214,20 +214,21 @@ class Runner:
         guided = combine(predictions)
         states = self._advanced(evaluation, predictions, guided, noise)
         are_finite = torch.isfinite(states[:, 0]).flatten(1).all(1).tolist()
-        observed = self._observed(evaluation, predictions, guided, score)
+        telemetry = self._telemetry(evaluation, predictions, guided, score)
         own = [state.clone() for state in states]  # a view would keep the whole batch alive while the sample pauses
-        for sample, state, seen in zip(samples, own, observed, strict=True):
-            sample.advance(state, seen)
+        for sample, state, entry in zip(samples, own, telemetry, strict=True):
+            sample.advance(state, entry)
         return guided.data, are_finite
 
     def _evaluated(self, evaluation: Evaluation, lanes: Runs) -> tuple[Tensor, Tensor, Tensor]:
-        """All networks: the denoisers' outputs by row, the classifier's gradients and scores by steered sample."""
+        """Run all networks: denoiser outputs by row, classifier gradients and scores by steered sample."""
         groups: dict[str | None, list[int]] = {}
         for number, row in enumerate(evaluation.rows):
             groups.setdefault(row.guide, []).append(number)
         work: list[Work] = []
         for guide, numbers in groups.items():
-            runner, rows = self if guide is None else self._guide(guide), [evaluation.rows[one] for one in numbers]
+            runner = self if guide is None else self._guide(guide)
+            rows = [evaluation.rows[number] for number in numbers]
             network, calibration = only(runner.denoiser.forward), runner.calibration.denoiser
             conditioning = [row.conditioning for row in rows]
             work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning))
@@ -235,7 +236,7 @@ class Runner:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
             inputs = [evaluation.samples[number].course.inputs for number in steered]
-            conditioning = [one.condition for one in inputs if one.condition is not None]
+            conditioning = [each.condition for each in inputs if each.condition is not None]
             gradient_of, calibration = self.steering.gradient, self.calibration.classifier
             work.append(work_of(gradient_of, calibration, evaluation, steered, conditioning))
         done = evaluated(work, lanes, limit=self.max_batch)
@@ -250,7 +251,7 @@ class Runner:
         return merged, gradient, score
 
     def _predictions(self, evaluation: Evaluation, output: Tensor, gradient: Tensor) -> Predictions:
-        """What the networks' outputs say of each sample's picture."""
+        """Convert the networks' outputs to data predictions."""
         x, rows, coefficients = evaluation.x, [row.sample for row in evaluation.rows], evaluation.coefficients
         p, q = evaluation.spread("data_from_latent"), evaluation.spread("data_from_output")
         channels = x.shape[1]
@@ -271,7 +272,7 @@ class Runner:
         )
 
     def _variances(self, samples: Sequence[Sample], learned: Tensor) -> dict[int, Tensor]:
-        """Variance of the step, (C,H,W), of the samples whose sampler leaves it to the network or the classifier."""
+        """Variance of the step (C,H,W) by sample, if its sampler leaves the variance to the network or classifier."""
         variances: dict[int, Tensor] = {}
         for number, sample in enumerate(samples):
             table = sample.course.table
@@ -291,7 +292,7 @@ class Runner:
         return draw_noise(spec.seed, spec.image_index, draw, self.denoiser.latent_shape)
 
     def _step_noise(self, evaluation: Evaluation) -> Tensor:
-        """What the samplers add in the step, (R,C,H,W) of unit variance; zeros for those that add none."""
+        """Noise that the samplers add in the step, (R,C,H,W) of unit variance; zeros for those that add none."""
         noise = torch.zeros(len(evaluation.samples), *self.denoiser.latent_shape)
         for row, sample in enumerate(evaluation.samples):
             if sample.course.table.adds_noise[sample.position]:
@@ -311,17 +312,17 @@ class Runner:
         return moved
 
     def _keep_unmasked(self, sample: Sample, latent: Tensor) -> None:
-        """Outside its mask a picture follows the one it started from, at the noise level that it has reached."""
+        """Outside the mask, replace the latent by the initial picture at the current noise level."""
         inputs = sample.course.inputs
         if inputs.mask is not None and inputs.init is not None:
             kept, added = sample.course.table.level(sample.position + 1)
             noise = self._noise(sample.course.spec, 0).to(self.device)
             latent.copy_(inputs.mask * latent + (1 - inputs.mask) * (kept * inputs.init + added * noise))
 
-    def _observed(
+    def _telemetry(
         self, evaluation: Evaluation, predictions: Predictions, guided: Guided, score: Tensor
     ) -> list[dict[str, float] | None]:
-        """What guidance did to each sample, or `None` for those whose specs don't ask."""
+        """Effect of guidance on each sample, or `None` for samples whose specs don't request telemetry."""
         if not any(spec.telemetry for spec in predictions.specs):
             return [None] * len(predictions.specs)
         beyond = torch.stack([data.abs() for data in guided.unlimited]).amax(0)
@@ -329,14 +330,14 @@ class Runner:
         difference = (predictions.data - guided.unguided).flatten(1).norm(dim=1).tolist()
         gradient_norm = predictions.gradient.flatten(1).norm(dim=1).tolist()
         scores, timesteps = score.tolist(), evaluation.coefficients["timestep"].tolist()
-        observed: list[dict[str, float] | None] = []
+        telemetry: list[dict[str, float] | None] = []
         for row, spec in enumerate(predictions.specs):
-            seen: dict[str, float] = {"timestep": timesteps[row], "clipped": clipped[row]}
+            entry: dict[str, float] = {"timestep": timesteps[row], "clipped": clipped[row]}
             if row in predictions.pairs:
-                seen["conditional_minus_unconditional"] = difference[row]
+                entry["conditional_minus_unconditional"] = difference[row]
             if row in predictions.steered and self.steering is not None:
                 number = predictions.steered.index(row)
-                seen[self.steering.score_name] = scores[number]
-                seen["gradient_norm"] = gradient_norm[number]
-            observed.append(seen if spec.telemetry else None)
-        return observed
+                entry[self.steering.score_name] = scores[number]
+                entry["gradient_norm"] = gradient_norm[number]
+            telemetry.append(entry if spec.telemetry else None)
+        return telemetry

@@ -108,7 +108,7 @@ def compile_table(
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
     predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
     if respacing is not None:
-        if name not in ("ddpm", "ddim"):
+        if not SAMPLERS[name].respaces:
             raise InvalidRespacing(f"respacing is for ddpm and ddim; the sampler here is '{name}'")
         if predicted == FLOW_PREDICTION:
             raise InvalidRespacing(

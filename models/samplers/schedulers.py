@@ -47,6 +47,7 @@ class SamplerKind:
         scheduler: class name in diffusers.
         overrides: configuration that differs from the scheduler's own defaults.
         takes_eta: whether `step` has an `eta`.
+        respaces: whether it has a form on ADM's timesteps (models/samplers/respacing.py).
         carried: the attribute in which a predictor-corrector keeps its corrected latent between steps.
         noised: the attribute in which it keeps the noise of the step before.
         mixes_outputs: whether it mixes the network's outputs as they are, so that what they predict matters.
@@ -56,6 +57,7 @@ class SamplerKind:
     scheduler: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     takes_eta: bool = False
+    respaces: bool = False
     carried: str | None = None
     noised: str | None = None
     mixes_outputs: bool = False
@@ -63,8 +65,10 @@ class SamplerKind:
 
 
 SAMPLERS: Mapping[str, SamplerKind] = {
-    "ddpm": SamplerKind(scheduler="DDPMScheduler", overrides={"timestep_spacing": "trailing"}),
-    "ddim": SamplerKind(scheduler="DDIMScheduler", overrides={"timestep_spacing": "trailing"}, takes_eta=True),
+    "ddpm": SamplerKind(scheduler="DDPMScheduler", respaces=True, overrides={"timestep_spacing": "trailing"}),
+    "ddim": SamplerKind(
+        scheduler="DDIMScheduler", respaces=True, overrides={"timestep_spacing": "trailing"}, takes_eta=True
+    ),
     "euler": SamplerKind(scheduler="EulerDiscreteScheduler"),
     "euler_ancestral": SamplerKind(scheduler="EulerAncestralDiscreteScheduler"),
     # The trapezoid is unstable over the huge first step of a cosine schedule; Karras spacing has no such step.

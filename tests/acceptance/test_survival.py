@@ -72,7 +72,7 @@ def up(small_pack: Path, tmp_path: Path) -> Iterator[Up]:
 def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str, how: signal.Signals) -> None:
     with Client(up.url) as client:
         job = client.submit(LONG)
-        wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
+        wait_until(lambda: client.job(job.id).evaluations_done > 0, what="the job is on its way")
         up.child("workers").send_signal(how)
         done = client.wait(job.id)
     assert done.attempt >= 2  # more where the machine stalls for longer than the short lease
@@ -97,7 +97,7 @@ def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anythin
         children = first.children()
         assert len(children) == 3
         job = client.submit(LONG.model_copy(update={"steps": 1000}))
-        wait_until(lambda: client.job(job.id).step > 0, what="the job is on its way")
+        wait_until(lambda: client.job(job.id).evaluations_done > 0, what="the job is on its way")
         gateway = first.child("app")
         first.process.send_signal(signal.SIGINT)
         wait_until(lambda: is_gone(gateway), what="the first signal has reached the gateway")

@@ -21,7 +21,7 @@ from harness.processes import wait_until
 from jobs.plans import Inquiries, InquiryDesk
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Verdict, new_job_id
+from jobs.queue.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Submission, Verdict, new_job_id
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from models.calibration import BatchSize, NetworkCalibration
@@ -57,10 +57,8 @@ def host(engine: Engine, worker_store: WorkerStore, doorbell: Doorbell) -> Engin
 
 async def accept(store: JobStore, host: EngineHost, **asked: object) -> str:
     request = resolve(GenerateRequest.model_validate({"class_label": 1, **asked}), host.cards["fashion"], seed=1)
-    steps = request.steps * request.num_images
-    accepted = await store.accept(
-        new_job_id(), request, owner=ANONYMOUS, steps=steps, idempotency_key=None, fingerprint=""
-    )
+    evaluations = request.steps * request.num_images
+    accepted = await store.accept(new_job_id(), Submission.of(request), owner=ANONYMOUS, evaluations=evaluations)
     return accepted.id
 
 
@@ -107,7 +105,7 @@ async def test_a_cancelled_job_frees_its_rows_without_a_heartbeat(
     cancellations.start()
     drawing.start()
     try:
-        wait_until(lambda: any(job.step > 0 for job in host.leases.held()), what="it has begun")
+        wait_until(lambda: any(job.evaluations_done > 0 for job in host.leases.held()), what="it has begun")
         assert cancellations.listening.wait(10)
         await store.cancel(job_id, EVERYONE)
         drawing.join(30)
@@ -228,7 +226,7 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
     threads = [threading.Thread(target=host.run, args=("fashion",)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: [job.step > 0 for job in host.leases.held()].count(True) == 1, what="one has begun")
+    wait_until(lambda: [job.evaluations_done > 0 for job in host.leases.held()].count(True) == 1, what="one has begun")
     wait_until(lambda: all(job.handles for job in host.leases.held()), what="both are with the engine")
     host.begin_drain()
     for thread in threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -55,7 +56,7 @@ def model_drawn_by(gateway: TestClient, body: dict[str, Any]) -> str:
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(gateway.post, "/v1/images/generations", json=body)
         wait_until(lambda: asking.done() or gateway.get("/jobs").json()["jobs"], what="the job is accepted")
-        gateway.portal.call(gateway.app_state["news"].hang_up)  # type: ignore[union-attr]
+        gateway.portal.call(gateway.app_state["store"].news.hang_up)  # type: ignore[union-attr]
         answer = asking.result(timeout=60)
     assert answer.json()["error"]["code"] == "shutting_down", answer.text
     [job] = gateway.get("/jobs").json()["jobs"]
@@ -122,11 +123,12 @@ async def test_a_result_is_kept_under_the_weights_of_model_and_guide(
     guide = card.model_copy(update={"name": "small", "digest": "another"})
     asked = GenerateRequest(class_label=1, guidance_mode="classifier_free", guide_model="small")
     request = resolve(asked, card, seed=1)
+    shown = request.model_dump(mode="json")
     found: list[str | None] = []
     for cards in ([card], [card, guide]):
         FleetRegistry(store_settings).publish("w", cards)
         async with Fleet.connect(store_settings) as fleet:
-            found.append(await cache_key(cast(State, {"fleet": fleet}), request, card, is_seeded=True))
-    assert found == [None, result_key(request, card.drawn_by, guide.drawn_by)]
+            found.append(await cache_key(cast(State, {"store": SimpleNamespace(fleet=fleet)}), request, shown, card))
+    assert found == [None, result_key(shown, card.drawn_by, guide.drawn_by)]
     exact = card.model_copy(update={"precision": "bfloat16"})
     assert exact.drawn_by != card.drawn_by, "another number format draws other bytes"

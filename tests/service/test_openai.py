@@ -135,7 +135,7 @@ def test_a_gateway_that_stops_lets_go_of_the_client_and_not_of_the_job(
         asking = pool.submit(gateway.post, "/v1/images/generations", json=body)
         wait_until(lambda: len(gateway.get("/jobs").json()["jobs"]) == 1, what="the job is accepted")
         assert gateway.portal is not None
-        gateway.portal.call(gateway.app_state["news"].hang_up)
+        gateway.portal.call(gateway.app_state["store"].news.hang_up)
         answer = asking.result(timeout=60)
     [job] = gateway.get("/jobs").json()["jobs"]
     assert job["status"] == "queued"

@@ -204,7 +204,7 @@ async def test_the_pace_is_measured_and_an_eta_follows(
     behind = outlook_of(record, pace, position=3, now_ms=record.created_ms)
     assert behind.eta_seconds == pytest.approx(4 * pace.ran_s)
     raw.hset(f"{store_settings.key_prefix}:job:{running}", "started_ms", started - 4000)
-    worker_store.heartbeat({running: Beat(attempt=second.attempt, step=8, steps=10)})
+    worker_store.heartbeat({running: Beat(attempt=second.attempt, evaluations_done=8, evaluations=10)})
     left = (await store.outlook(await store.get(running, EVERYONE))).eta_seconds
     assert left == pytest.approx(1, abs=0.5), "4 s took it through 8 of 10 steps"
 
@@ -419,7 +419,7 @@ async def test_calls_made_twice_do_nothing_twice(
     assert take(worker_store) == claim
     assert await accept(store, request_, job_id=job_id) == job_id
     assert (await store.get(job_id, EVERYONE)).status is JobStatus.RUNNING, "accepting again does not reset it"
-    beat = Beat(attempt=1, step=1, steps=10, telling=1, happenings=(Happening("progress", "{}"),))
+    beat = Beat(attempt=1, evaluations_done=1, evaluations=10, telling=1, happenings=(Happening("progress", "{}"),))
     for _ in range(2):
         worker_store.heartbeat({job_id: beat})
     assert [event.name for event in await store.happenings(job_id, after="0")].count("progress") == 1
@@ -506,7 +506,11 @@ async def test_every_key_has_an_end(
     worker_store.release(take(worker_store), Outcome.FAULTED, FULL)
     held = take(worker_store)
     worker_store.heartbeat(
-        {held.job_id: Beat(attempt=1, step=1, steps=10, telling=1, happenings=(Happening("progress", "{}"),))}
+        {
+            held.job_id: Beat(
+                attempt=1, evaluations_done=1, evaluations=10, telling=1, happenings=(Happening("progress", "{}"),)
+            )
+        }
     )
     await accept(store, request_)
     assert worker_store.try_reaper_lock(ttl_s=1)
@@ -539,7 +543,7 @@ async def test_a_store_at_its_memory_limit_refuses_honestly_and_keeps_what_it_ha
                 await accept(store, request_)
             assert refusal.value.retry_after_s
             told = (Happening("progress", "{}"),)
-            beat = Beat(attempt=1, step=5, steps=10, telling=1, happenings=told)
+            beat = Beat(attempt=1, evaluations_done=5, evaluations=10, telling=1, happenings=told)
             assert workers.heartbeat({held.job_id: beat}) == {held.job_id: "ok"}
             assert workers.release(given_back, Outcome.HANDED_BACK)
             await store.cancel(cancelled.job_id, EVERYONE)

@@ -173,10 +173,10 @@ def test_a_job_is_followed_by_its_events(server_url: str) -> None:
         assert isinstance(last, Job)
         assert last.status is JobStatus.SUCCEEDED
         previews = [event for event in happened if isinstance(event, Preview)]
-        assert sorted((preview.image, preview.step) for preview in previews) == [
+        assert sorted((preview.image, preview.evaluations_done) for preview in previews) == [
             (image, step) for image in (0, 1) for step in (20, 40, 60)
         ]
-        final = {preview.image: preview for preview in previews if preview.step == 60}
+        final = {preview.image: preview for preview in previews if preview.evaluations_done == 60}
         for index, preview in final.items():
             drawn = np.asarray(Image.open(io.BytesIO(client.image(job.id, index)))).astype(int)
             seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(preview.png)))).astype(int)

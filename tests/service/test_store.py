@@ -14,7 +14,7 @@ from cynosure.resolving import resolve, result_key
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Verdict, new_job_id
+from jobs.queue.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Submission, Verdict, new_job_id
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from jobs.store.connection import CONNECTIONS, connect
@@ -59,7 +59,9 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
     assert (await store.outlook(running)).queue_position is None
 
-    assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, step=40, steps=100)}) == {job_id: Verdict.OK}
+    assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, evaluations_done=40, evaluations=100)}) == {
+        job_id: Verdict.OK
+    }
     assert (await store.get(job_id, ANONYMOUS)).progress == 0.4
     with pytest.raises(ImageNotFound):
         await store.image(job_id, 0, ANONYMOUS)
@@ -91,7 +93,9 @@ async def test_a_silent_workers_job_goes_back_and_its_late_writes_are_refused(
 
     again = take(worker_store, worker="w2")
     assert again.attempt == 2
-    assert worker_store.heartbeat({job_id: Beat(attempt=lost.attempt, step=99, steps=100)}) == {job_id: Verdict.STALE}
+    assert worker_store.heartbeat({job_id: Beat(attempt=lost.attempt, evaluations_done=99, evaluations=100)}) == {
+        job_id: Verdict.STALE
+    }
     assert not worker_store.finish(lost, MADE)
     assert not worker_store.fail(lost, JobError(code="internal", message="late"))
     assert not worker_store.release(lost, Outcome.HANDED_BACK)
@@ -138,7 +142,7 @@ async def test_a_cancelled_job_can_neither_be_claimed_nor_finished(
     for job_id in (waiting, running):
         assert (await store.cancel(job_id, ANONYMOUS)).status is JobStatus.CANCELLED
     assert worker_store.claim("fashion", "w", held=0) is NoClaim.NOTHING
-    assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, step=1, steps=100)}) == {
+    assert worker_store.heartbeat({running: Beat(attempt=claim.attempt, evaluations_done=1, evaluations=100)}) == {
         running: Verdict.CANCELLED
     }
     assert not worker_store.finish(claim, MADE)
@@ -165,16 +169,9 @@ async def test_what_was_drawn_before_is_answered_at_once(
     store: JobStore, worker_store: WorkerStore, request_: ResolvedRequest
 ) -> None:
     async def ask(owner: str = ANONYMOUS) -> tuple[str, bool]:
-        key = result_key(request_, *MADE.digests)
-        accepted = await store.accept(
-            new_job_id(),
-            request_,
-            owner=owner,
-            steps=100,
-            idempotency_key=None,
-            fingerprint="",
-            cached_as=key,
-        )
+        key = result_key(request_.model_dump(mode="json"), *MADE.digests)
+        submission = Submission.of(request_, cached_as=key)
+        accepted = await store.accept(new_job_id(), submission, owner=owner, evaluations=100)
         return accepted.id, accepted.waits
 
     _, waits = await ask()
@@ -188,12 +185,13 @@ async def test_what_was_drawn_before_is_answered_at_once(
     assert (answered.status, answered.cached, answered.image_hashes) == ("succeeded", True, tuple(MADE.hashes))
     assert (await ask("another"))[1], "that it was drawn for one is nothing that another may learn"
     assert await store.image(again, 1, ANONYMOUS) == MADE.pictures[1]
-    other = request_.model_copy(update={"steps": 7})
-    assert (
-        result_key(other, *MADE.digests) != result_key(request_, *MADE.digests) != result_key(request_, "other weights")
+    shown, less_urgent, shorter = (
+        request_.model_copy(update=changes).model_dump(mode="json")
+        for changes in ({}, {"priority": Priority.LOW}, {"steps": 7})
     )
-    assert len({result_key(request_, *digests) for digests in (("d",), ("d", "g"), ("g", "d"))}) == 3, "a guide counts"
-    assert result_key(request_.model_copy(update={"priority": Priority.LOW}), "d") == result_key(request_, "d")
+    assert result_key(shorter, *MADE.digests) != result_key(shown, *MADE.digests) != result_key(shown, "other weights")
+    assert len({result_key(shown, *digests) for digests in (("d",), ("d", "g"), ("g", "d"))}) == 3, "a guide counts"
+    assert result_key(less_urgent, "d") == result_key(shown, "d")
 
 
 async def test_a_full_queue_refuses_with_a_time_to_retry(
@@ -346,7 +344,7 @@ async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
     claim = take(worker_store, worker="w1")
     for step in range(1, MAX_EVENTS + 40):
         told = (Happening("progress", f'{{"step": {step}}}'),)
-        beat = Beat(attempt=1, step=step, steps=999, telling=step, happenings=told)
+        beat = Beat(attempt=1, evaluations_done=step, evaluations=999, telling=step, happenings=told)
         worker_store.heartbeat({job_id: beat})
     kept = await store.happenings(job_id, after="0")
     assert len(kept) == MAX_EVENTS, "the oldest went"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, SweepRequest
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
-from cynosure.resolving import cells_of, resolve, resolve_sweep
+from cynosure.resolving import cells_of, detached, resolve, resolve_sweep
 
 
 def test_an_empty_request_is_an_unguided_picture_of_anything(card: ModelCard) -> None:
@@ -92,7 +92,7 @@ def test_what_the_model_cant_do_is_refused_by_field(
 ) -> None:
     limited = card.model_copy(update={"sampler_max_steps": {"euler": 999}})
     with pytest.raises(kind) as refusal:
-        resolve(GenerateRequest.model_validate(fields), limited, seed=0)
+        detached(resolve(GenerateRequest.model_validate(fields), limited, seed=0))
     assert refusal.value.field == field
     assert says in refusal.value.detail
 

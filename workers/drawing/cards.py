@@ -31,6 +31,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         classifier_bases=bases,
         samplers=samplers,
         eta_samplers=tuple(name for name in samplers if SAMPLERS[name].takes_eta),
+        respaced_samplers=tuple(name for name in samplers if SAMPLERS[name].respaces),
         cfg_plus_plus_samplers=tuple(name for name in samplers if name in CFG_PLUS_PLUS_SAMPLERS),
         spacings={name: options(name)[0] for name in samplers if options(name)[0]},
         sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from fastapi.concurrency import run_in_threadpool
+
 from app.gateway.state import State
 from app.gateway.submission import accept
 from cynosure.batches import BatchStatus
 from cynosure.errors import BatchNotFound, QueueFull, QuotaExceeded, StoreUnavailable
 from jobs.accounts.api_keys import Caller, Scope
 from jobs.batches import BatchRecord, Line
-from jobs.queue.record import EVERYONE
+from jobs.queue.record import EVERYONE, Submission
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Feeder:
 
     async def _pass(self) -> None:
         """Tend every batch once; one that fails keeps none of the others waiting."""
-        for batch_id in await self._state["batches"].running():
+        for batch_id in await self._state["store"].batches.running():
             try:
                 await self._tend(batch_id)
             except StoreUnavailable:  # no other batch would fare better
@@ -50,7 +52,7 @@ class Feeder:
                 log.exception("batch %s could not be fed, trying again", batch_id)
 
     async def _tend(self, batch_id: str) -> None:
-        batches = self._state["batches"]
+        batches = self._state["store"].batches
         if not await batches.try_lock(batch_id, ttl_s=_LOCK_S):
             return
         try:
@@ -69,29 +71,29 @@ class Feeder:
         state, room = self._state, min(WINDOW - record.open, record.total - record.fed)
         if room <= 0:
             return
-        caller = await state["api_keys"].caller_of(record.owner)
+        caller = await state["store"].api_keys.caller_of(record.owner)
         if caller is None or not caller.may(Scope.SUBMIT):
             log.info("batch %s is cancelled: its API key is no longer valid", record.id)
-            await state["batches"].cancel(record.id)
+            await state["store"].batches.cancel(record.id)
             return
         end = record.fed + room
         for first in range(record.fed, end, _LINES_AT_ONCE):
-            lines = await state["batches"].lines(record.id, first, min(_LINES_AT_ONCE, end - first))
+            lines = await state["store"].batches.lines(record.id, first, min(_LINES_AT_ONCE, end - first))
             for index, line in enumerate(lines, start=first):
                 if not await self._post(caller, record.id, index, line):
                     return
 
     async def _post(self, caller: Caller, batch_id: str, index: int, line: Line) -> bool:
         """Make the line a job; `False` where the batch wants no more."""
-        job_id = await accept(
-            self._state,
-            caller,
+        submission = await run_in_threadpool(
+            Submission.of,
             line.request,
-            fingerprint=line.digest,
-            idempotency_key=f"batch\n{batch_id}\n{index}",  # no header can have a line break: it is no client's key
             cached_as=line.cached_as,
+            idempotency_key=f"batch\n{batch_id}\n{index}",  # no header can have a line break: it is no client's key
+            fingerprint=line.digest,
         )
-        is_wanted = await self._state["batches"].fed(batch_id, index, job_id)
+        job_id = await accept(self._state, caller, submission)
+        is_wanted = await self._state["store"].batches.fed(batch_id, index, job_id)
         if not is_wanted:
-            await self._state["store"].cancel(job_id, EVERYONE)
+            await self._state["store"].jobs.cancel(job_id, EVERYONE)
         return is_wanted

@@ -46,8 +46,8 @@ async def _rows(
     index, end = first - 1, min(record.total, first - 1 + count)
     while index < end:
         size = min(_PAGE, end - index)
-        lines = await state["batches"].lines(record.id, index, size)
-        jobs = await state["batches"].jobs(record.id, index, size)
+        lines = await state["store"].batches.lines(record.id, index, size)
+        jobs = await state["store"].batches.jobs(record.id, index, size)
         for offset, line in enumerate(lines):
             job_id, job = jobs[offset] if offset < len(jobs) else (None, None)
             yield index + offset + 1, line, job_id, job
@@ -82,7 +82,7 @@ async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]
         if job is None or job_id is None:
             continue
         made = moment(job.finished_ms or job.created_ms)
-        for index, png in enumerate(await state["store"].images(job_id, EVERYONE)):
+        for index, png in enumerate(await state["store"].jobs.images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
             name = f"{number:05d}-{index:02d}.{line.request.output_format}"
             # Pictures are compressed already: they go in as they are. All together they may be more than 4 GiB.

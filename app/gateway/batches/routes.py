@@ -52,13 +52,13 @@ async def post_batch(
     client that was cut off sends the same body under the same `Idempotency-Key`: the batch goes on where it was.
     """
     batch_id = await receive(state, caller, request.stream(), idempotency_key)
-    return batch_of(await state["batches"].look(batch_id, caller.sees))
+    return batch_of(await state["store"].batches.look(batch_id, caller.sees))
 
 
 @router.get("/{batch_id}", summary="A batch's counts")
 async def get_batch(batch_id: str, state: StateDep, caller: Reader) -> Batch:
     """How many of the batch's requests are in which state."""
-    return batch_of(await state["batches"].look(batch_id, caller.sees))
+    return batch_of(await state["store"].batches.look(batch_id, caller.sees))
 
 
 @router.get(
@@ -75,7 +75,7 @@ async def get_results(
     limit: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES)] = MAX_BATCH_LINES,
 ) -> StreamingResponse:
     """NDJSON, in the order of the lines, finished or not: status, job, pictures' addresses, error."""
-    record = await state["batches"].look(batch_id, caller.sees)
+    record = await state["store"].batches.look(batch_id, caller.sees)
     return StreamingResponse(results_of(state, record, first_line, limit), media_type="application/x-ndjson")
 
 
@@ -87,7 +87,7 @@ async def get_results(
 )
 async def get_images(batch_id: str, state: StateDep, caller: Reader) -> StreamingResponse:
     """Every picture that there is by now, as `LINE-INDEX.FORMAT`, streamed."""
-    record = await state["batches"].look(batch_id, caller.sees)
+    record = await state["store"].batches.look(batch_id, caller.sees)
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
     members = async_stream_zip(members_of(state, record))
     return StreamingResponse(members, media_type="application/zip", headers=headers)
@@ -96,14 +96,14 @@ async def get_images(batch_id: str, state: StateDep, caller: Reader) -> Streamin
 @router.delete("/{batch_id}", summary="Cancel a batch")
 async def cancel_batch(batch_id: str, state: StateDep, caller: Submitter) -> Batch:
     """Cancel what is not finished; what is finished stays."""
-    await state["batches"].look(batch_id, caller.sees)
-    job_ids = await state["batches"].cancel(batch_id)
+    await state["store"].batches.look(batch_id, caller.sees)
+    job_ids = await state["store"].batches.cancel(batch_id)
     for first in range(0, len(job_ids), _CANCELLED_AT_ONCE):
         some = job_ids[first : first + _CANCELLED_AT_ONCE]
         await asyncio.gather(*(_cancel(state, job_id, caller.sees) for job_id in some))
-    return batch_of(await state["batches"].look(batch_id, caller.sees))
+    return batch_of(await state["store"].batches.look(batch_id, caller.sees))
 
 
 async def _cancel(state: State, job_id: str, viewer: str) -> None:
     with suppress(JobExpired, JobNotFound):  # it has ended, and is no longer kept
-        await state["store"].cancel(job_id, viewer)
+        await state["store"].jobs.cancel(job_id, viewer)

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from app.gateway.batches.body import at_line, objects_of
 from app.gateway.errors.refusals import refusal_of
 from app.gateway.state import State
-from app.gateway.submission import resolved
+from app.gateway.submission import decide
 from cynosure.batches import BatchLine, BatchStatus
 from cynosure.contract import GenerateRequest
 from cynosure.errors import CynosureError, IdempotencyConflict, InvalidRequest
+from cynosure.resolving import attached
 from jobs.accounts.api_keys import Caller
 from jobs.batches import Batches, Line
 from jobs.queue.record import new_job_id
@@ -37,7 +38,7 @@ async def receive(state: State, caller: Caller, chunks: AsyncIterator[bytes], id
         InvalidRequest, MalformedBody, BodyTooLarge: naming the line.
         IdempotencyConflict: the key started another batch.
     """
-    batches, upload = state["batches"], secrets.token_urlsafe(8)
+    batches, upload = state["store"].batches, secrets.token_urlsafe(8)
     batch_id = await batches.open(new_job_id(), caller.owner, upload, idempotency_key)
     record = await batches.look(batch_id, caller.owner)
     settings = state["settings"]
@@ -74,7 +75,7 @@ class _Arrived:
 
 async def _stage(state: State, batch_id: str, upload: str, found: AsyncIterator[dict[str, Any]]) -> int:
     """Store the lines; returns how many there are."""
-    arrived, kept, waiting, index = _Arrived(state["batches"], batch_id), 0, list[Line](), 0
+    arrived, kept, waiting, index = _Arrived(state["store"].batches, batch_id), 0, list[Line](), 0
     is_known = True  # until the first line that differs: staging drops whatever stood behind that one
     async for value in found:
         digest = digest_of(value)
@@ -85,15 +86,15 @@ async def _stage(state: State, batch_id: str, upload: str, found: AsyncIterator[
             try:
                 waiting.append(await _decided(state, value, digest))
             except CynosureError as error:
-                await state["batches"].stage(batch_id, upload, kept, waiting)
+                await state["store"].batches.stage(batch_id, upload, kept, waiting)
                 raise at_line(error, index + 1) from error
         index += 1
         if len(waiting) == _STAGED_AT_ONCE:
-            await state["batches"].stage(batch_id, upload, kept, waiting)
+            await state["store"].batches.stage(batch_id, upload, kept, waiting)
             kept, waiting = index, []
         if index % _LINES_A_TURN == 0:
             await asyncio.sleep(0)
-    await state["batches"].stage(batch_id, upload, kept, waiting)
+    await state["store"].batches.stage(batch_id, upload, kept, waiting)
     return index
 
 
@@ -103,8 +104,9 @@ async def _decided(state: State, value: dict[str, Any], digest: str) -> Line:
     except ValidationError as error:
         raise refusal_of(error, BatchLine) from error
     fields = asked.model_dump(exclude_unset=True, exclude={"custom_id"})
-    request, cached_as = await resolved(state, GenerateRequest.model_validate(fields))
-    return Line(digest, asked.custom_id, request, cached_as)
+    submission = await decide(state, GenerateRequest.model_validate(fields))
+    request = attached(submission.request, submission.inputs)  # in a batch's list a line has its pictures with it
+    return Line(digest, asked.custom_id, request, submission.cached_as)
 
 
 async def _compare(batches: Batches, batch_id: str, total: int, found: AsyncIterator[dict[str, Any]]) -> None:

@@ -58,7 +58,7 @@ class Door:
         state: State = scope["state"]
         try:
             known = await _identify(state, Headers(scope=scope), scope["path"])
-            taken = await state["allowance"].take(known.owner, known.limits)
+            taken = await state["store"].allowance.take(known.owner, known.limits)
         except CynosureError as error:
             await from_error(error, scope["path"])(scope, receive, send)
             return
@@ -76,14 +76,14 @@ async def _identify(state: State, headers: Headers, path: str) -> Caller:
     authorization = headers.get("authorization")
     asked = must_ask(state["settings"])
     if asked is None:
-        asked = await state["api_keys"].has_keys()
+        asked = await state["store"].api_keys.has_keys()
     # OpenAI's clients can't do without a key: what is none of ours is not looked at where none is asked for.
     is_filler = not asked and path.startswith(OPENAI_PREFIX) and " cyn_" not in (authorization or "")
     if authorization is not None and not is_filler:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("Authorization must be: Bearer cyn_…")
-        key = await state["api_keys"].verify(token.strip())
+        key = await state["store"].api_keys.verify(token.strip())
         return Caller(key.id, key.scopes, key.limits)
     if asked:
         raise Unauthenticated("This server asks for an API key: send Authorization: Bearer cyn_…")

@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from app.gateway.door.auth import Reader, Submitter
 from app.gateway.openai.forms import EDIT_FORM, MAX_PARTS, edit_of
-from app.gateway.openai.shapes import ImageParams, answer_of, model_of, request_of, with_partials
+from app.gateway.openai.shapes import ImageParams, answer_of, model_of, request_of
 from app.gateway.openai.work import Drawing, data_of, events_of, unless_gone
 from app.gateway.state import State, StateDep
-from app.gateway.submission import IdempotencyKey, card_of, enqueue, resolved
+from app.gateway.submission import IdempotencyKey, accept, card_of, decide, keyed
 from cynosure.contract import MAX_BASE64_IMAGE_LENGTH
 from jobs.accounts.api_keys import Caller
 
@@ -55,13 +55,13 @@ async def edits(
 @router.get("/models", summary="Models, as OpenAI's clients list them")
 async def list_models(state: StateDep, caller: Reader) -> dict[str, Any]:
     """Every model that a live worker holds."""
-    return {"object": "list", "data": [_model(name) for name in await state["fleet"].cards()]}
+    return {"object": "list", "data": [_model(name) for name in await state["store"].fleet.cards()]}
 
 
 @router.get("/models/{name}", summary="A model, as OpenAI's clients ask for it")
 async def get_model(name: str, state: StateDep, caller: Reader) -> dict[str, Any]:
     """One model."""
-    return _model((await state["fleet"].card(name)).name)
+    return _model((await state["store"].fleet.card(name)).name)
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -72,12 +72,12 @@ async def _draw(
     asked: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
     card = await card_of(state, model_of(asked), prompted=True)
-    decided, cached_as = await resolved(state, request_of(asked, card), card)
+    submission = await decide(state, request_of(asked, card), card)
     if asked.stream and asked.partials:
-        decided, cached_as = with_partials(decided, asked.partials), None
-    job_id = await enqueue(state, caller, decided, asked, idempotency_key, cached_as)
-    drawing = Drawing(state, caller, asked, decided, job_id)
+        submission = submission.previewed(submission.request.steps // (asked.partials + 1))
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
+    drawing = Drawing(state, caller, asked, submission.request, job_id)
     if asked.stream:
         return StreamingResponse(events_of(drawing, kind), media_type="text/event-stream")
     data = await unless_gone(request, drawing, data_of(drawing, str(request.base_url)))
-    return JSONResponse(answer_of(asked, decided, data))
+    return JSONResponse(answer_of(asked, submission.request, data))

@@ -114,11 +114,6 @@ def _label_named(prompt: str, card: ModelCard) -> str:
     return named
 
 
-def with_partials(request: ResolvedRequest, partials: int) -> ResolvedRequest:
-    """The request with previews where the stream wants them; `partials` is at least 1."""
-    return request.model_copy(update={"preview_every": max(1, request.steps // (partials + 1))})
-
-
 def facts_of(asked: ImageParams, request: ResolvedRequest) -> dict[str, Any]:
     """What every answer and event repeats of the request."""
     return {

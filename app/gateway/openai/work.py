@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from app.gateway.answers import POLL_S, refuse_unless_drawn, wait_for
 from app.gateway.errors.openai import error_body
 from app.gateway.formats import in_format
 from app.gateway.openai.shapes import ImageParams, completed_event, facts_of, partial_event
 from app.gateway.state import State
-from app.gateway.submission import POLL_S, refuse_unless_drawn, wait_for
 from cynosure.contract import Preview, ResolvedRequest
 from cynosure.errors import CynosureError, JobFailed, ShuttingDown
 from jobs.accounts.api_keys import Caller
@@ -38,14 +38,14 @@ class Drawing:
 
     async def picture(self, index: int) -> bytes:
         """Finished picture `index` in the format that was asked for."""
-        png = await self.state["store"].image(self.job_id, index, self.caller.sees)
+        png = await self.state["store"].jobs.image(self.job_id, index, self.caller.sees)
         return await in_format(png, self.request.output_format, self.asked.output_compression)
 
     async def cancel(self) -> None:
         """The client has gone: the job's rows are better used by others. Where the gateway goes, the job stays."""
-        if self.state["news"].is_closing:
+        if self.state["store"].news.is_closing:
             return
-        await self.state["store"].cancel(self.job_id, self.caller.sees)
+        await self.state["store"].jobs.cancel(self.job_id, self.caller.sees)
 
     async def finished(self) -> JobRecord:
         """The record of the job, done.
@@ -68,7 +68,7 @@ class Drawing:
         Raises:
             ShuttingDown: the job goes on, and so may the client.
         """
-        if self.state["news"].is_closing:
+        if self.state["store"].news.is_closing:
             raise ShuttingDown(
                 f"This gateway is shutting down, and job '{self.job_id}' goes on: GET /jobs/{self.job_id}, or send the "
                 "request again with the same Idempotency-Key.",
@@ -121,9 +121,9 @@ async def events_of(drawing: Drawing, kind: str) -> AsyncIterator[bytes]:
 
 
 async def _events(drawing: Drawing, kind: str) -> AsyncIterator[dict[str, Any]]:
-    store, facts = drawing.state["store"], facts_of(drawing.asked, drawing.request)
+    store, facts = drawing.state["store"].jobs, facts_of(drawing.asked, drawing.request)
     seen, sent = "0", 0
-    async with drawing.state["news"].of(drawing.job_id, every_event=True) as moved:
+    async with drawing.state["store"].news.of(drawing.job_id, every_event=True) as moved:
         while True:
             moved.clear()
             record = await store.get(drawing.job_id, drawing.caller.sees)

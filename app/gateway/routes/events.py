@@ -11,10 +11,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from app.gateway.answers import POLL_S
 from app.gateway.door.auth import Reader
 from app.gateway.shaping import job_of
 from app.gateway.state import StateDep
-from app.gateway.submission import POLL_S
 from cynosure.contract import JobStatus, Problem
 from cynosure.errors import JobExpired, JobNotFound, StoreUnavailable
 from jobs.queue.pace import Outlook
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Prob
 
 async def _known(job_id: str, state: StateDep, caller: Reader) -> JobRecord:
     """Looked up before the answer starts, so that an unknown id is a 404 and not an empty stream."""
-    return await state["store"].get(job_id, caller.sees)
+    return await state["store"].jobs.get(job_id, caller.sees)
 
 
 @router.get("/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse)
@@ -42,13 +42,13 @@ async def follow(
     `preview`: a small PNG of the guided prediction, where it asked for previews. `done`: the job as it ended, and the
     end of the stream. A follower who was cut off goes on where it was by `Last-Event-ID`.
     """
-    store, job_id = state["store"], record.id
+    store, job_id = state["store"].jobs, record.id
     seen = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id or "") else None
     place: tuple[JobStatus, int, int | None] | None = None
     outlook = Outlook()
-    async with state["news"].of(job_id, every_event=True) as moved:
+    async with state["store"].news.of(job_id, every_event=True) as moved:
         while True:
-            if state["news"].is_closing:  # another gateway goes on, by Last-Event-ID
+            if state["store"].news.is_closing:  # another gateway goes on, by Last-Event-ID
                 return
             moved.clear()
             try:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
+from app.gateway.answers import Prefer, answer
 from app.gateway.door.auth import Submitter
 from app.gateway.formats import wanted
 from app.gateway.state import StateDep
-from app.gateway.submission import IdempotencyKey, Prefer, answer, enqueue, resolved
+from app.gateway.submission import IdempotencyKey, accept, decide, keyed
 from cynosure.contract import GenerateRequest, Job, OutputFormat
 from cynosure.errors import InvalidRequest
 
@@ -28,16 +29,16 @@ async def generate(
     state: StateDep,
     caller: Submitter,
     prefer: Prefer = None,
-    accept: Annotated[str | None, Header()] = None,
+    accepted_types: Annotated[str | None, Header(alias="accept")] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a job.
 
     `Prefer: wait=SECONDS` waits for it; `Accept: image/png` (or `image/jpeg`, `image/webp`) answers with the picture.
     """
-    as_picture = wanted(accept, asked.output_format)
+    as_picture = wanted(accepted_types, asked.output_format)
     if as_picture and asked.num_images > 1:
         raise InvalidRequest("Accept: image/… answers with one picture; ask for one, or for JSON.", field="num_images")
-    request, cached_as = await resolved(state, asked)
-    job_id = await enqueue(state, caller, request, asked, idempotency_key, cached_as)
+    submission = await decide(state, asked)
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
     return await answer(state, caller, job_id, prefer, as_picture=as_picture)

@@ -20,8 +20,8 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", summary="Can jobs be served", responses={503: {"model": Problem}})
 async def readyz(state: StateDep) -> dict[str, list[str]]:
     """200 once the store answers and a worker has its packs loaded."""
-    await state["store"].ping()
-    cards = await state["fleet"].cards()
+    await state["store"].jobs.ping()
+    cards = await state["store"].fleet.cards()
     if not cards:
         raise NoWorker("No worker has its models loaded yet.", retry_after_s=2)
     return {"models": list(cards)}

@@ -44,7 +44,7 @@ async def get_image(
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The picture as PNG, JPEG or WebP, with its request inside. The bytes never change: caches may keep them."""
-    picture = await in_format(await state["store"].image(job_id, index, caller.sees), extension, quality)
+    picture = await in_format(await state["store"].jobs.image(job_id, index, caller.sees), extension, quality)
     return _picture(picture, extension.media_type, if_none_match, range)
 
 
@@ -57,7 +57,9 @@ async def get_sheet(
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All pictures of a sweep on one sheet: a row for each label or prompt and seed, a column for each scale."""
-    return _picture(await state["store"].sheet(job_id, caller.sees), OutputFormat.PNG.media_type, if_none_match, range)
+    return _picture(
+        await state["store"].jobs.sheet(job_id, caller.sees), OutputFormat.PNG.media_type, if_none_match, range
+    )
 
 
 def _picture(content: bytes, media_type: str, if_none_match: str | None, range: str | None) -> Response:

@@ -14,10 +14,10 @@ router = APIRouter(prefix="/models", tags=["models"])
 @router.get("", summary="What can be asked")
 async def list_models(state: StateDep, caller: Reader) -> ModelList:
     """The models of all live workers, with labels, modes, samplers, defaults and limits."""
-    return ModelList(models=tuple((await state["fleet"].cards()).values()))
+    return ModelList(models=tuple((await state["store"].fleet.cards()).values()))
 
 
 @router.get("/{name}", summary="One model")
 async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
     """One model's card."""
-    return await state["fleet"].card(name)
+    return await state["store"].fleet.card(name)

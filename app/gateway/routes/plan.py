@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 from app.gateway.door.auth import Submitter
 from app.gateway.state import StateDep
-from app.gateway.submission import resolved
+from app.gateway.submission import decide
 from cynosure.contract import GenerateRequest, Plan
+from cynosure.resolving import attached
 
 router = APIRouter(tags=["generate"])
 
@@ -17,5 +18,6 @@ TIMEOUT_S = 10.0
 @router.post("/plan", summary="What a request would take")
 async def plan(asked: GenerateRequest, state: StateDep, caller: Submitter) -> Plan:
     """The exact timesteps and noise levels, rows through each network, FLOP, time and warnings; nothing is drawn."""
-    request, _ = await resolved(state, asked)
-    return await state["inquiries"].plan(request, timeout_s=TIMEOUT_S)
+    submission = await decide(state, asked)
+    request = attached(submission.request, submission.inputs)
+    return await state["store"].plans.plan(request, timeout_s=TIMEOUT_S)

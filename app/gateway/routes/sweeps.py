@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
+from app.gateway.answers import Prefer, answer
 from app.gateway.door.auth import Submitter
 from app.gateway.state import StateDep
-from app.gateway.submission import IdempotencyKey, Prefer, answer, cache_key, card_of, draw_seed, enqueue
-from app.gateway.webhooks.deliverer import check_webhook
+from app.gateway.submission import IdempotencyKey, accept, card_of, draw_seed, keyed, submission_of
 from cynosure.contract import Job, SweepRequest
 from cynosure.resolving import resolve_sweep
 
@@ -35,8 +35,7 @@ async def sweep(
     prompted = bool(asked.prompts) or asked.request.prompt is not None
     card = await card_of(state, asked.request.model, prompted=prompted)
     request = resolve_sweep(asked, card, seed=draw_seed())
-    check_webhook(state, request)
     is_seeded = bool(asked.seeds) or asked.request.seed is not None
-    cached_as = await cache_key(state, request, card, is_seeded=is_seeded)
-    job_id = await enqueue(state, caller, request, asked, idempotency_key, cached_as)
+    submission = await submission_of(state, request, card, is_seeded=is_seeded)
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
     return await answer(state, caller, job_id, prefer)

@@ -57,7 +57,7 @@ class Deliverer:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        webhooks, call_s = self._state["webhooks"], self._state["outbound"].timeout_s
+        webhooks, call_s = self._state["store"].webhooks, self._state["outbound"].timeout_s
         while True:
             try:
                 has_due = await webhooks.settle() > 0
@@ -78,7 +78,7 @@ class Deliverer:
     async def _deliver(self, job_id: str) -> None:
         delivery = await self._delivery(job_id)
         if delivery is None:
-            await self._state["webhooks"].drop(job_id)
+            await self._state["store"].webhooks.drop(job_id)
             return
         body, http_status, error = delivery.body.encode(), None, ""
         secret = secret_of(self._secret, delivery.owner)
@@ -98,18 +98,18 @@ class Deliverer:
             is_last = delivery.attempts >= len(self._retry_s) or http_status == GONE
             status = DeliveryStatus.FAILED if is_last else DeliveryStatus.PENDING
             again_s = 0.0 if is_last else self._retry_s[delivery.attempts]
-        await self._state["webhooks"].note(
+        await self._state["store"].webhooks.note(
             delivery.job_id, status, http_status=http_status, error=error, again_s=again_s
         )
 
     async def _delivery(self, job_id: str) -> Delivery | None:
-        webhooks = self._state["webhooks"]
+        webhooks = self._state["store"].webhooks
         try:
             return await webhooks.get(job_id, EVERYONE)
         except WebhookNotFound:
             pass  # the first attempt
         try:
-            record = await self._state["store"].get(job_id, EVERYONE)
+            record = await self._state["store"].jobs.get(job_id, EVERYONE)
         except (JobExpired, JobNotFound):
             return None
         if record.request.webhook_url is None:

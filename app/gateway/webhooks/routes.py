@@ -29,15 +29,15 @@ async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
 @router.get("/jobs/{job_id}/webhook", summary="What came of a job's webhook")
 async def get_webhook(job_id: str, state: StateDep, caller: Reader) -> WebhookDelivery:
     """Whether it was delivered, after how many attempts, and when the next one is."""
-    return _shown(await state["webhooks"].get(job_id, caller.sees))
+    return _shown(await state["store"].webhooks.get(job_id, caller.sees))
 
 
 @router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Tell a webhook again")
 async def replay_webhook(job_id: str, state: StateDep, caller: Submitter) -> WebhookDelivery:
     """Send the same message under the same id, delivered before or not."""
-    await state["webhooks"].get(job_id, caller.sees)
-    await state["webhooks"].replay(job_id)
-    return _shown(await state["webhooks"].get(job_id, caller.sees))
+    await state["store"].webhooks.get(job_id, caller.sees)
+    await state["store"].webhooks.replay(job_id)
+    return _shown(await state["store"].webhooks.get(job_id, caller.sees))
 
 
 def _shown(delivery: Delivery) -> WebhookDelivery:

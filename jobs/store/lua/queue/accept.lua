@@ -1,16 +1,19 @@
 -- (nothing) → queued, or → succeeded where an earlier job has drawn the same
--- KEYS  13 job  14 known  15 idempotency (or the job key again: none)  16 result (or the job key again: don't look)
---       17 images  18 the owner's waiting jobs  19 the owner's jobs  20 jobs watched for webhooks
--- ARGV  3 id  4 request  5 steps  6 fingerprint ('' where there is no idempotency key)  7 max queued
---       8 max queued of one owner  9 known ttl s  10 result ttl s  11 owner  12 priority  13 1 where there is a webhook
+-- KEYS  13 job  14 known  15 images  16 inputs  17 the owner's waiting jobs  18 the owner's jobs
+--       19 jobs watched for webhooks  then, as ARGV 14 and 15 say, idempotency and result
+-- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
+--       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
+--       15 1 if an earlier result may answer  16… the pictures that the request held: field, base64
 -- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
 local id, owner = ARGV[3], ARGV[11]
-if ARGV[6] ~= '' then
-  local before = redis.call('GET', KEYS[15])
+local idempotency = ARGV[14] == '1' and KEYS[20]
+local result = ARGV[15] == '1' and KEYS[#KEYS]
+if idempotency then
+  local before = redis.call('GET', idempotency)
   if before then
     local cut = string.find(before, ' ', 1, true)
     -- A write, as in every repetition: WAITAOF waits for those of its own connection, and the first call's has broken.
-    redis.call('EXPIRE', KEYS[15], unfinished_ttl)
+    redis.call('EXPIRE', idempotency, unfinished_ttl)
     local first = string.sub(before, 1, cut - 1)
     if string.sub(before, cut + 1) ~= ARGV[6] then return {'conflict', first} end
     return {first == id and 'accepted' or 'replayed', first}
@@ -22,30 +25,37 @@ if redis.call('EXISTS', KEYS[13]) == 1 then
   return {redis.call('HEXISTS', KEYS[13], 'cached') == 1 and 'cached' or 'accepted', id}
 end
 
+-- The pictures that it is drawn from, beside the record, which every poll reads.
+local function keep_inputs(ttl)
+  for i = 16, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
+  redis.call('EXPIRE', KEYS[16], ttl)
+end
+
 -- Found by its owner, and watched where its end is to be told, for as long as there may be a record.
 local function index()
   local ttl = unfinished_ttl + ARGV[10]
-  redis.call('ZADD', KEYS[19], now, id)
-  redis.call('ZREMRANGEBYSCORE', KEYS[19], '-inf', now - 1000 * ttl)
-  redis.call('EXPIRE', KEYS[19], ttl)
+  redis.call('ZADD', KEYS[18], now, id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[18], '-inf', now - 1000 * ttl)
+  redis.call('EXPIRE', KEYS[18], ttl)
   if ARGV[13] == '1' then
-    redis.call('ZADD', KEYS[20], now, id)
-    redis.call('EXPIRE', KEYS[20], ttl)
+    redis.call('ZADD', KEYS[19], now, id)
+    redis.call('EXPIRE', KEYS[19], ttl)
   end
 end
 
-local earlier = KEYS[16] ~= KEYS[13] and redis.call('GET', KEYS[16])
+local earlier = result and redis.call('GET', result)
 if earlier then
   local key = job_key(earlier)
   local found = redis.call('HMGET', key, 'status', 'image_hashes', 'reproducible')
-  if found[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[17]) == 1 then
+  if found[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[15]) == 1 then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
       'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', found[2],
       'reproducible', found[3] or '', 'cached', 1, 'owner', owner)
     redis.call('EXPIRE', KEYS[13], ARGV[10])
-    redis.call('EXPIRE', KEYS[17], ARGV[10])
+    redis.call('EXPIRE', KEYS[15], ARGV[10])
+    keep_inputs(ARGV[10])
     redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
-    if ARGV[6] ~= '' then redis.call('SET', KEYS[15], id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
+    if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
     index()
     return {'cached', id}
   end
@@ -53,15 +63,16 @@ end
 local waiting = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
 for level = 1, 3 do waiting = waiting + redis.call('ZCARD', KEYS[level]) end
 if waiting >= tonumber(ARGV[7]) then return {'full', tostring(waiting)} end
-redis.call('ZREMRANGEBYSCORE', KEYS[18], '-inf', now_us - unfinished_ttl * 1000000)
-local own = redis.call('ZCARD', KEYS[18])
+redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', now_us - unfinished_ttl * 1000000)
+local own = redis.call('ZCARD', KEYS[17])
 if own >= tonumber(ARGV[8]) then return {'owner_full', tostring(own)} end
 redis.call('HSET', KEYS[13], 'status', 'queued', 'request', ARGV[4], 'created_ms', now, 'created_us', now_us,
   'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'priority', ARGV[12],
   'turn', turn_of(LEVEL[ARGV[12]], owner, tonumber(ARGV[5])))
 redis.call('EXPIRE', KEYS[13], unfinished_ttl)
+keep_inputs(unfinished_ttl)
 redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
 enter(id, nil)
 index()
-if ARGV[6] ~= '' then redis.call('SET', KEYS[15], id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
+if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
 return {'accepted', id}

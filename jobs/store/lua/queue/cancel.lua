@@ -22,6 +22,7 @@ end
 redis.call('HSET', key, 'status', 'cancelled', 'finished_ms', now)
 redis.call('HDEL', key, 'not_before_ms')
 redis.call('EXPIRE', key, ARGV[4])
+redis.call('EXPIRE', key .. ':inputs', ARGV[4])
 redis.call('EXPIRE', KEYS[15], ARGV[4])
 redis.call('EXPIRE', KEYS[13], ARGV[5])
 redis.call('ZREM', KEYS[14], id)

@@ -18,6 +18,7 @@ for i = 13, #ARGV do redis.call('HSET', KEYS[13], i - 13, ARGV[i]) end
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[13], 'sheet', ARGV[11]) end
 end_attempt(id, job[2], ARGV[5], ARGV[6])
 redis.call('EXPIRE', key, ARGV[8])
+redis.call('EXPIRE', key .. ':inputs', ARGV[8])
 redis.call('EXPIRE', KEYS[13], ARGV[8])
 redis.call('EXPIRE', KEYS[17], ARGV[8])
 redis.call('EXPIRE', KEYS[14], ARGV[9])

@@ -24,6 +24,7 @@ local failures = ARGV[5] == 'handed_back' and 0 or redis.call('HINCRBY', key, 'f
 if failures >= tonumber(ARGV[8]) then
   redis.call('HSET', key, 'status', 'failed', 'error', ARGV[9], 'finished_ms', now)
   redis.call('EXPIRE', key, ARGV[10])
+  redis.call('EXPIRE', key .. ':inputs', ARGV[10])
   redis.call('EXPIRE', KEYS[15], ARGV[10])
   redis.call('EXPIRE', KEYS[13], ARGV[11])
   redis.call('PUBLISH', KEYS[16], id)
@@ -32,6 +33,7 @@ end
 redis.call('HSET', key, 'status', 'queued', 'step', 0)
 redis.call('HDEL', key, 'started_ms')
 redis.call('EXPIRE', key, unfinished_ttl)
+redis.call('EXPIRE', key .. ':inputs', unfinished_ttl)
 local due = tonumber(ARGV[7]) > 0 and now + ARGV[7] or nil
 if due then redis.call('HSET', key, 'not_before_ms', due) end
 enter(id, due)

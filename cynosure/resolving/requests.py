@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from cynosure.contract import (
-    DELIVERY_FIELDS,
     MAX_CONDITION_TERMS,
-    MAX_SWEEP_CELLS,
     ClassifierBase,
     ClassifierCondition,
     GenerateRequest,
@@ -19,20 +14,18 @@ from cynosure.contract import (
     IntervalUnit,
     ModelCard,
     ResolvedRequest,
-    SweepAxes,
-    SweepRequest,
-    VaryRequest,
 )
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
-from cynosure.pictures import check_picture
+from cynosure.resolving.respacing import respaced_steps
 
 _NEEDS_CONDITION = (GuidanceMode.CLASSIFIER_FREE, GuidanceMode.COMBINED)
 _USES_CLASSIFIER = (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
-_RESPACED_SAMPLERS = ("ddpm", "ddim")
 
 
 def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
-    """Fill in `card`'s defaults and refuse what its model can't do. Pure: the same arguments give the same answer.
+    """Fill in `card`'s defaults and refuse what its model can't do.
+
+    Pure and quick: the same arguments give the same answer, and pictures are not looked into (`check_pictures` does).
 
     Args:
         request: a request for this model.
@@ -60,7 +53,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
             f"Sampler '{sampler}' can't follow cfg++; those that can: {_list(card.cfg_plus_plus_samplers)}.",
         )
     steps = _steps(request, sampler, card)
-    _check_pictures(request, card, steps)
+    _check_presence_of_pictures(request, card, steps)
     profile = request.profile or card.defaults.profile
     clip = profile in card.clipping_profiles if request.clip is None else request.clip
     if card.must_clip and mode in _USES_CLASSIFIER and not clip and request.dynamic_threshold is None:
@@ -69,115 +62,24 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
             "clip, or give a dynamic_threshold.",
             field="clip",
         )
-    return ResolvedRequest.model_validate(
-        request.model_dump()
-        | {
-            "model": card.name,
-            "class_label": label,
-            "guidance_mode": mode,
-            "guidance_scale": guidance_scale,
-            "classifier_scale": classifier_scale,
-            "classifier_base": _classifier_base(request, mode, card),
-            "sampler": sampler,
-            "steps": steps,
-            "seed": seed if request.seed is None else request.seed,
-            "width": card.width,
-            "height": card.height,
-            "profile": profile,
-            "clip": clip,
-            "classifier_condition": _condition(request, card),
-        }
-    )
-
-
-def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
-    """A sweep as one request for all its pictures. Pure, like `resolve`; `seed` is used where no axis and no field is.
-
-    Raises:
-        InvalidRequest: naming the axis or field, and what would be right.
-    """
-    request = asked.request
-    axes = {
-        "class_labels": ("class_label", asked.class_labels),
-        "prompts": ("prompt", asked.prompts),
-        "guidance_scales": ("guidance_scale", asked.guidance_scales),
-        "seeds": ("seed", asked.seeds),
+    decided = {
+        "model": card.name,
+        "class_label": label,
+        "guidance_mode": mode,
+        "guidance_scale": guidance_scale,
+        "classifier_scale": classifier_scale,
+        "classifier_base": _classifier_base(request, mode, card),
+        "sampler": sampler,
+        "steps": steps,
+        "seed": seed if request.seed is None else request.seed,
+        "width": card.width,
+        "height": card.height,
+        "profile": profile,
+        "clip": clip,
+        "classifier_condition": _condition(request, card),
     }
-    for axis, (field, values) in axes.items():
-        if values and getattr(request, field) is not None:
-            raise InvalidRequest(f"The sweep goes over {axis}; leave {field} out of 'request'.", field=axis)
-        if len(set(values)) < len(values):
-            raise InvalidRequest(f"{axis} has a value twice.", field=axis)
-    if asked.class_labels and asked.prompts:
-        raise InvalidRequest("A sweep goes over class_labels or prompts, not both.", field="prompts")
-    if request.num_images != 1:
-        raise InvalidRequest("A sweep draws one picture a cell; use seeds for more.", field="num_images")
-    swept = {field: values for field, values in axes.values() if values}
-    count = 1
-    for values in swept.values():
-        count *= len(values)
-    if not 1 < count <= MAX_SWEEP_CELLS:
-        raise InvalidRequest(f"A sweep has 2 to {MAX_SWEEP_CELLS} pictures; this one has {count}.", field="seeds")
-    cells = [
-        resolve(request.model_copy(update=dict(zip(swept, values, strict=True))), card, seed=seed)
-        for values in itertools.product(*swept.values())
-    ]
-    labels = tuple(dict.fromkeys(cell.class_label for cell in cells if cell.class_label is not None))
-    if len(labels) < len(asked.class_labels):
-        raise InvalidRequest("class_labels has a class twice, by name and by index.", field="class_labels")
-    sweep = SweepAxes(
-        class_labels=labels if asked.class_labels else (),
-        prompts=asked.prompts,
-        guidance_scales=asked.guidance_scales,
-        seeds=asked.seeds,
-    )
-    return cells[0].model_copy(update={"sweep": sweep, "num_images": count})
-
-
-def varied(request: ResolvedRequest, changes: VaryRequest, draw_seed: Callable[[], int]) -> ResolvedRequest:
-    """The same request with another seed; a sweep over seeds gets as many others.
-
-    Raises:
-        InvalidRequest: a sweep's number of pictures is that of its cells.
-    """
-    if request.sweep is None:
-        count = request.num_images if changes.num_images is None else changes.num_images
-        return request.model_copy(update={"seed": draw_seed(), "num_images": count})
-    if changes.num_images is not None:
-        raise InvalidRequest("A sweep has a picture for each cell; leave num_images out.", field="num_images")
-    seeds = tuple(draw_seed() for _ in request.sweep.seeds)
-    sweep = request.sweep.model_copy(update={"seeds": seeds})
-    return request.model_copy(update={"seed": seeds[0] if seeds else draw_seed(), "sweep": sweep})
-
-
-def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
-    """What each picture of a job shows: (the request for that picture alone, its image index there)."""
-    if request.sweep is None:
-        return [(request, request.first_image + index) for index in range(request.num_images)]
-    sweep = request.sweep
-    axes = {
-        "class_label": sweep.class_labels,
-        "prompt": sweep.prompts,
-        "guidance_scale": sweep.guidance_scales,
-        "seed": sweep.seeds,
-    }
-    swept = {field: values for field, values in axes.items() if values}
-    return [
-        (
-            request.model_copy(update={"sweep": None, "num_images": 1, **dict(zip(swept, values, strict=True))}),
-            request.first_image,
-        )
-        for values in itertools.product(*swept.values())
-    ]
-
-
-def result_key(request: ResolvedRequest, *digests: str) -> str:
-    """What a job's pictures depend on, as a SHA-256.
-
-    That is the request without its delivery, and `ModelCard.drawn_by` of its model and of its guide, if it has one.
-    """
-    shown = request.model_dump(mode="json", exclude=set(DELIVERY_FIELDS))
-    return hashlib.sha256(json.dumps([*digests, shown], sort_keys=True).encode()).hexdigest()
+    # Every value was validated with the request, or comes from the card.
+    return ResolvedRequest.model_construct(**(dict(request) | decided))
 
 
 def _list(names: tuple[str, ...]) -> str:
@@ -227,9 +129,11 @@ def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
         if asked is not None and asked not in known:
             raise UnsupportedField(field, f"Sampler '{sampler}' has no {field} '{asked}'; it has: {_list(known)}.")
     if request.timestep_respacing is not None:
-        if sampler not in _RESPACED_SAMPLERS:
-            raise UnsupportedField("timestep_respacing", f"Only {_list(_RESPACED_SAMPLERS)} take timestep_respacing.")
-        respaced = _respaced_steps(request.timestep_respacing, card.max_steps)
+        if sampler not in card.respaced_samplers:
+            raise UnsupportedField(
+                "timestep_respacing", f"Only {_list(card.respaced_samplers)} can take timestep_respacing here."
+            )
+        respaced = respaced_steps(request.timestep_respacing, card.max_steps)
         if request.steps not in (None, respaced):  # a resolved request names both, and agrees with itself
             raise InvalidRequest("Give steps or timestep_respacing, not both.", field="timestep_respacing")
         return respaced
@@ -240,30 +144,7 @@ def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
     return steps
 
 
-def _respaced_steps(text: str, total: int) -> int:
-    """How many timesteps ADM's string chooses out of `total`."""
-    if text == "fast27":
-        text = "10,10,3,2,2"
-    if text.startswith("ddim"):
-        asked = int(text.removeprefix("ddim"))
-        possible = {len(range(0, total, stride)) for stride in range(1, total)}
-        if asked not in possible:
-            nearest = min(possible, key=lambda count: abs(count - asked))
-            raise InvalidRequest(
-                f"No whole stride gives {asked} of {total} timesteps; the nearest is ddim{nearest}.",
-                field="timestep_respacing",
-            )
-        return asked
-    counts = [int(part) for part in text.split(",")]
-    if min(counts) < 1 or max(counts) > total // len(counts):
-        raise InvalidRequest(
-            f"Each of {len(counts)} sections of {total} timesteps has 1 to {total // len(counts)} to choose from.",
-            field="timestep_respacing",
-        )
-    return sum(counts)
-
-
-def _check_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> None:
+def _check_presence_of_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> None:
     if card.needs_init_image and request.init_image is None:
         raise InvalidRequest(f"'{card.name}' enlarges a picture: give init_image.", field="init_image")
     for field in ("strength", "mask_image"):
@@ -278,10 +159,6 @@ def _check_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> No
             f"at least {1 / steps:.3g} is needed.",
             field="strength",
         )
-    for field in ("init_image", "mask_image"):
-        picture = getattr(request, field)
-        if picture is not None:
-            check_picture(picture, field)
 
 
 def _condition(request: GenerateRequest, card: ModelCard) -> ClassifierCondition | None:

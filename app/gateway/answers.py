@@ -1,0 +1,84 @@
+"""What every route that makes a job answers: the job, or, if the client waits, what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Annotated
+
+from fastapi import Header, Response
+from fastapi.responses import JSONResponse
+
+from app.gateway.formats import in_format
+from app.gateway.shaping import job_of
+from app.gateway.state import State
+from cynosure.contract import JobStatus, OutputFormat
+from cynosure.errors import JobCancelled, JobFailed
+from jobs.accounts.api_keys import Caller
+from jobs.queue.record import JobRecord
+
+POLL_S = 1.0  # the safety net under the subscription, for those who follow a job
+WAIT_POLL_S = 5.0  # for those who wait for its end, of whom there may be thousands
+DEFAULT_IMAGE_WAIT_S = 60.0
+Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
+
+
+def _wait_of(prefer: str | None) -> float | None:
+    """Seconds of `Prefer: wait=SECONDS` (RFC 7240), or `None`."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", prefer or "")
+    return float(found.group(1)) if found else None
+
+
+def held_for(state: State, prefer: str | None, default_s: float | None = None) -> float | None:
+    """Seconds that an answer is held, or `None` if the client did not ask to wait."""
+    wait_s = _wait_of(prefer)
+    wait_s = default_s if wait_s is None else wait_s
+    return None if wait_s is None else min(wait_s, state["settings"].max_wait_s)
+
+
+async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> JobRecord:
+    """The record, once it is final or the time is up."""
+    until = time.monotonic() + seconds
+    async with state["store"].news.of(job_id) as event:
+        while True:
+            event.clear()
+            record = await state["store"].jobs.get(job_id, caller.sees)
+            left = until - time.monotonic()
+            if record.status.is_final or left <= 0 or state["store"].news.is_closing:
+                return record
+            try:
+                await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
+            except TimeoutError:
+                continue
+
+
+def refuse_unless_drawn(record: JobRecord) -> None:
+    """Raise what became of a finished job that has no pictures."""
+    if record.status is JobStatus.CANCELLED:
+        raise JobCancelled(f"Job '{record.id}' was cancelled.")
+    if record.status is JobStatus.FAILED and record.error is not None:
+        raise JobFailed(record.error.message, job_code=record.error.code)
+
+
+async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat) -> Response:
+    refuse_unless_drawn(record)
+    picture = await in_format(await state["store"].jobs.image(record.id, 0, caller.sees), to)
+    headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
+    return Response(picture, media_type=to.media_type, headers=headers)
+
+
+async def answer(
+    state: State, caller: Caller, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None
+) -> Response:
+    """202 with the job, or 200 with what came of it where the client asked to wait and it is done."""
+    held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
+    record = await wait_for(state, caller, job_id, held_s or 0.0)
+    if as_picture and record.status.is_final:
+        return await _picture(state, caller, record, as_picture)
+    job = job_of(record, await state["store"].jobs.outlook(record))
+    headers = {"Location": f"/jobs/{job_id}"}
+    if held_s is not None:
+        headers["Preference-Applied"] = f"wait={held_s:g}"
+    done = record.status.is_final and held_s is not None
+    return JSONResponse(job.model_dump(mode="json"), 200 if done else 202, headers=headers)

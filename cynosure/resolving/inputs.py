@@ -1,0 +1,50 @@
+"""Pictures that a request holds, taken out of it: kept apart, they are read by those alone who draw from them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+
+from cynosure.contract import INPUT_FIELDS, InputPicture, ResolvedRequest
+from cynosure.errors import InvalidRequest
+from cynosure.pictures import check_picture
+
+
+def has_pictures(request: object) -> bool:
+    """Whether a request holds a picture, so that looking at it takes long."""
+    return any(getattr(request, field, None) is not None for field in (*INPUT_FIELDS, "from_image"))
+
+
+def detached(request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
+    """The request with digests in place of its pictures, and the pictures by field, as they were sent.
+
+    Slow, for pictures of megabytes: some 0.1 s.
+
+    Raises:
+        InvalidRequest: one is no picture, or too large, by its header.
+    """
+    pictures = {field: picture for field in INPUT_FIELDS if (picture := getattr(request, field)) is not None}
+    if not pictures:
+        return request, {}
+    for field, picture in pictures.items():
+        check_picture(picture, field)
+    inputs = request.inputs | {field: _input_picture(picture) for field, picture in pictures.items()}
+    return request.model_copy(update={**dict.fromkeys(pictures), "inputs": inputs}), pictures
+
+
+def attached(request: ResolvedRequest, pictures: Mapping[str, str]) -> ResolvedRequest:
+    """The request with its pictures again.
+
+    Raises:
+        InvalidRequest: one of them is not there.
+    """
+    for field in request.inputs:
+        if field not in pictures:
+            raise InvalidRequest(f"The picture in {field} is no longer kept: send it again.", field=field)
+    return request.model_copy(update={**{field: pictures[field] for field in request.inputs}, "inputs": {}})
+
+
+def _input_picture(encoded: str) -> InputPicture:
+    content = base64.b64decode(encoded.rpartition("base64,")[2])
+    return InputPicture(sha256=hashlib.sha256(content).hexdigest(), size=len(content))

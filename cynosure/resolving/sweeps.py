@@ -1,0 +1,98 @@
+"""Requests for several pictures: sweeps, their cells, and variations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from cynosure.contract import (
+    MAX_SWEEP_CELLS,
+    ModelCard,
+    ResolvedRequest,
+    SweepAxes,
+    SweepRequest,
+    VaryRequest,
+)
+from cynosure.errors import InvalidRequest
+from cynosure.resolving.requests import resolve
+
+
+def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
+    """A sweep as one request for all its pictures. Pure, like `resolve`; `seed` is used where no axis and no field is.
+
+    Raises:
+        InvalidRequest: naming the axis or field, and what would be right.
+    """
+    request = asked.request
+    axes = {
+        "class_labels": ("class_label", asked.class_labels),
+        "prompts": ("prompt", asked.prompts),
+        "guidance_scales": ("guidance_scale", asked.guidance_scales),
+        "seeds": ("seed", asked.seeds),
+    }
+    for axis, (field, values) in axes.items():
+        if values and getattr(request, field) is not None:
+            raise InvalidRequest(f"The sweep goes over {axis}; leave {field} out of 'request'.", field=axis)
+        if len(set(values)) < len(values):
+            raise InvalidRequest(f"{axis} has a value twice.", field=axis)
+    if asked.class_labels and asked.prompts:
+        raise InvalidRequest("A sweep goes over class_labels or prompts, not both.", field="prompts")
+    if request.num_images != 1:
+        raise InvalidRequest("A sweep draws one picture a cell; use seeds for more.", field="num_images")
+    swept = {field: values for field, values in axes.values() if values}
+    count = 1
+    for values in swept.values():
+        count *= len(values)
+    if not 1 < count <= MAX_SWEEP_CELLS:
+        raise InvalidRequest(f"A sweep has 2 to {MAX_SWEEP_CELLS} pictures; this one has {count}.", field="seeds")
+    cells = [
+        resolve(request.model_copy(update=dict(zip(swept, values, strict=True))), card, seed=seed)
+        for values in itertools.product(*swept.values())
+    ]
+    labels = tuple(dict.fromkeys(cell.class_label for cell in cells if cell.class_label is not None))
+    if len(labels) < len(asked.class_labels):
+        raise InvalidRequest("class_labels has a class twice, by name and by index.", field="class_labels")
+    sweep = SweepAxes(
+        class_labels=labels if asked.class_labels else (),
+        prompts=asked.prompts,
+        guidance_scales=asked.guidance_scales,
+        seeds=asked.seeds,
+    )
+    return cells[0].model_copy(update={"sweep": sweep, "num_images": count})
+
+
+def varied(request: ResolvedRequest, changes: VaryRequest, draw_seed: Callable[[], int]) -> ResolvedRequest:
+    """The same request with another seed; a sweep over seeds gets as many others.
+
+    Raises:
+        InvalidRequest: a sweep's number of pictures is that of its cells.
+    """
+    if request.sweep is None:
+        count = request.num_images if changes.num_images is None else changes.num_images
+        return request.model_copy(update={"seed": draw_seed(), "num_images": count})
+    if changes.num_images is not None:
+        raise InvalidRequest("A sweep has a picture for each cell; leave num_images out.", field="num_images")
+    seeds = tuple(draw_seed() for _ in request.sweep.seeds)
+    sweep = request.sweep.model_copy(update={"seeds": seeds})
+    return request.model_copy(update={"seed": seeds[0] if seeds else draw_seed(), "sweep": sweep})
+
+
+def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
+    """What each picture of a job shows: (the request for that picture alone, its image index there)."""
+    if request.sweep is None:
+        return [(request, request.first_image + index) for index in range(request.num_images)]
+    sweep = request.sweep
+    axes = {
+        "class_label": sweep.class_labels,
+        "prompt": sweep.prompts,
+        "guidance_scale": sweep.guidance_scales,
+        "seed": sweep.seeds,
+    }
+    swept = {field: values for field, values in axes.items() if values}
+    return [
+        (
+            request.model_copy(update={"sweep": None, "num_images": 1, **dict(zip(swept, values, strict=True))}),
+            request.first_image,
+        )
+        for values in itertools.product(*swept.values())
+    ]

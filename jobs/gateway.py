@@ -1,0 +1,68 @@
+"""All that a gateway needs of the store, over two pools of connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from jobs.accounts.allowance import Allowance
+from jobs.accounts.api_keys import KeyRing
+from jobs.batches import Batches
+from jobs.fleet import Fleet
+from jobs.plans import Inquiries
+from jobs.queue.events import JobNews
+from jobs.queue.gateway import JobStore
+from jobs.queue.listing import Listing
+from jobs.settings import StoreSettings
+from jobs.store.connection import connected
+from jobs.webhooks import Webhooks
+
+ANSWER_S = 30.0  # more than a plan is waited for
+
+
+@dataclass(frozen=True)
+class Store:
+    """The parts of the store, by what they keep.
+
+    Attributes:
+        jobs: records, pictures, outlooks.
+        listing: owners' jobs, by page.
+        news: says when a job has moved.
+        plans: questions that a worker answers.
+        fleet: the workers' model cards.
+        api_keys: who calls.
+        allowance: what a caller may still have today.
+        batches, webhooks: theirs.
+    """
+
+    jobs: JobStore
+    listing: Listing
+    news: JobNews
+    plans: Inquiries
+    fleet: Fleet
+    api_keys: KeyRing
+    allowance: Allowance
+    batches: Batches
+    webhooks: Webhooks
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Store]:
+        """Open the connections: one pool for calls, one for those that block."""
+        async with (
+            connected(settings, "cynosure-gateway") as client,
+            connected(settings, "cynosure-gateway-plans", timeout_s=ANSWER_S) as waiting,
+            JobNews.listen(settings) as news,
+        ):
+            yield cls(
+                jobs=JobStore(client, settings),
+                listing=Listing(client, settings),
+                news=news,
+                plans=Inquiries(waiting, settings),
+                fleet=Fleet(client, settings),
+                api_keys=KeyRing(client, settings),
+                allowance=Allowance(client, settings),
+                batches=Batches(client, settings),
+                webhooks=Webhooks(client, settings),
+            )

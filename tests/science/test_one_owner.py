@@ -1,0 +1,40 @@
+"""Knowledge that the contract and the science both need, and that neither can import from the other, agrees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cynosure import contract
+from cynosure.errors import InvalidRequest
+from cynosure.resolving import respacing as read_by_the_gateway
+from cynosure.resolving.respacing import respaced_steps
+from models import classifiers, spec
+from models.samplers import InvalidRespacing, respaced
+from models.samplers import respacing as read_by_the_sampler
+
+SECTIONS = st.lists(st.integers(0, 400), min_size=1, max_size=6).map(lambda counts: ",".join(map(str, counts)))
+STRINGS = st.one_of(st.integers(0, 1200).map(str), st.integers(0, 1200).map(lambda count: f"ddim{count}"), SECTIONS)
+
+
+@given(text=STRINGS, total=st.sampled_from([1000, 999, 400, 37]))
+def test_both_readers_of_a_respacing_string_agree(text: str, total: int) -> None:
+    try:
+        timesteps = respaced(text, total)
+    except InvalidRespacing:
+        with pytest.raises(InvalidRequest):
+            respaced_steps(text, total)
+    else:
+        assert respaced_steps(text, total) == len(timesteps)
+
+
+@pytest.mark.parametrize("text", ["334,333,333", "fast27", "ddim25", "250"])
+def test_respacings_that_are_valid_in_the_science_are_valid_at_the_gateway(text: str) -> None:
+    assert respaced_steps(text, 1000) == len(respaced(text, 1000))
+
+
+def test_what_is_written_down_twice_is_the_same() -> None:
+    assert {unit.value for unit in contract.IntervalUnit} == {unit.value for unit in spec.IntervalUnit}
+    assert read_by_the_gateway.FAST27 == read_by_the_sampler.FAST27
+    assert contract.MAX_CONDITION_TERMS == classifiers.MAX_TERMS
