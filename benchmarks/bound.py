@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.stream import Asked
 from models.calibration import calibrated
 from models.calibration.measure import in_turns
-from models.calibration.probes import Network, only, stacked, told_by
+from models.calibration.probes import Network, example_conditionings, only, stacked
 from models.calibration.result import NetworkCalibration
 from models.classifiers import load_steering
 from models.denoisers import Conditioning, load_denoiser
@@ -78,7 +78,7 @@ class OfflineBound:
             batch = (x, x.new_full((rows,), 500.0), stacked([told] * rows, device))
             return _Timed(lambda: network(*batch)[0], rows, calibration.row_flop)
 
-        told = told_by(self._denoiser, pack)[0]
+        told = example_conditionings(self._denoiser, pack)[0]
         self._timed = {"denoiser": timed(only(self._denoiser.forward), found.denoiser, told)}
         if self._steering is not None and found.classifier is not None:
             told = self._steering.examples()[0]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import cpu_layers, loading
 from models.calibration.measure import in_turns
-from models.calibration.probes import stacked, told_by
+from models.calibration.probes import example_conditionings, stacked
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
 from models.lanes import compute_with
@@ -40,7 +40,7 @@ def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
 
 def batch_of(denoiser: Denoiser, pack: Pack, rows: int) -> tuple[Tensor, Tensor, Conditioning]:
     """So many rows that differ, halfway to the picture."""
-    told = told_by(denoiser, pack)
+    told = example_conditionings(denoiser, pack)
     conditioning = stacked([told[row % len(told)] for row in range(rows)], CPU)
     return torch.randn(rows, *denoiser.latent_shape), torch.full((rows,), 500.0), conditioning
 

@@ -2,10 +2,10 @@
 
 import os
 
-# Both are read once, at a process' first product and first convolution; so they are set before anything imports torch.
-# By default MKL on Intel's CPUs sums a row in another order among 16 rows than among 4, and with AVX2 even by its
-# address. In this mode it has one order, for any number of rows, address and number of threads.
+# Both are read once, at a process's first matrix product and first convolution, so set them before importing torch.
+# By default MKL on Intel CPUs sums a row among 16 rows in another order than among 4, and with AVX2 the order even
+# depends on the address. In this mode there is one order for any number of rows, address and number of threads.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-# Kernels for all layers and batch sizes of some models. Of 1,024, oneDNN's own limit, it would make some again in
-# the middle of a tick.
+# Room for the kernels of all layers and batch sizes of several models. With oneDNN's default of 1,024, kernels would be
+# evicted and created again in the middle of a tick.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")

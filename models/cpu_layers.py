@@ -1,9 +1,9 @@
-"""Layers for CPUs: batch-invariant rows, prepacked weights, and narrow groups normalized quickly.
+"""Layers for CPUs: batch-invariant rows, prepacked weights, and fast normalization of narrow groups.
 
-torch has other kernels for few rows than for many, which sum in another order: its own instead of oneDNN's for one
-small map, and on one thread for 1×1 convolutions of fewer than 16 maps; another of MKL's for a matrix of fewer than
-four rows. And the last numbers of a tensor, which fill no vector, go through another exponential than the rest. So a
-row would differ in its last bits from the same row beside others.
+For few rows torch uses different kernels than for many, which sum in another order: for one small feature map, and on
+one thread for 1×1 convolutions on fewer than 16 maps, its own kernel instead of oneDNN's; for a matrix of fewer than
+four rows, another of MKL's. The last numbers of a tensor, which do not fill a vector, also go through another
+exponential than the rest. So a row alone would differ in its last bits from the same row in a larger batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 FEWEST_ROWS = 4
-"""Rows from which on MKL's matrix products sum a row in one order."""
+"""With at least this many rows, MKL's matrix products sum every row in the same order."""
 PACKED_FOR = 8
-"""Rows that weights are packed for: a constant, so that their order doesn't depend on the first batch."""
+"""Rows that weights are packed for: a constant, so that their layout doesn't depend on the first batch."""
 VECTOR = 8
-"""Channels that torch normalizes at once, where a group has as many."""
+"""Channels that torch normalizes at once, if a group has that many."""
 WHOLE = 64
-"""torch's loops take this many numbers in whole vectors: two of AVX-512 at a time, and some to spare."""
+"""torch's loops process a multiple of this many numbers in whole vectors: two of AVX-512 at a time, with a margin."""
 _CBWR_ALL, _CBWR_STRICT = -1, 0x10000  # of MKL's mkl_types.h
 BY_CHANNEL = range(128, 1024)
-"""Sizes of maps that torch normalizes group by group; smaller ones are no work, larger ones it takes by channel too."""
+"""Map sizes that torch normalizes group by group; smaller maps take no time, and larger ones it handles by channel too."""
 
 
 def sums_in_one_order() -> bool:
-    """Whether MKL, if torch has it, sums a product's terms in the one order that `models/__init__.py` asks for."""
+    """Whether MKL, if torch has it, sums a product's terms in the fixed order that `models/__init__.py` sets."""
     if not torch.backends.mkl.is_available():
         return True
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
@@ -41,9 +41,9 @@ def sums_in_one_order() -> bool:
 
 
 def with_cpu_layers(network: nn.Module) -> nn.Module:
-    """The network, frozen, with such layers in the place of torch's."""
+    """Replace torch's layers in a frozen network by those of this module."""
     replaced: dict[nn.Module, nn.Module] = {}
-    for path, layer in list(network.named_modules(remove_duplicate=False)):  # some have two names for one layer
+    for path, layer in list(network.named_modules(remove_duplicate=False)):  # a layer may have two names
         if layer not in replaced:
             if type(layer) is nn.Linear:
                 replaced[layer] = RowPaddedLinear(layer)
@@ -59,16 +59,16 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
 
 
 def strided_as_in_a_batch(x: Tensor) -> Tensor:
-    """Dense maps (B,C,…) with the stride from one to the next that they have among others, also where there is one.
+    """Set the batch stride of dense maps (B,C,…) to that of a larger batch, also for a batch of one.
 
-    No stride is wrong for a batch of one; but by some torch takes the map for another memory format, and other kernels
-    for the layers after it: the row would differ in its last bits from the same beside others.
+    Any stride is valid for a batch of one, but some make torch assume another memory format and choose other kernels
+    for the following layers: the row would then differ in its last bits from the same row in a larger batch.
     """
     return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
 
 
 def has_onednn(layer: nn.Conv2d) -> bool:
-    """Whether oneDNN is there, and has this convolution in its number format on this machine."""
+    """Whether oneDNN is available and supports this convolution in its number format on this machine."""
     if not torch.backends.mkldnn.is_available() or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -76,13 +76,13 @@ def has_onednn(layer: nn.Conv2d) -> bool:
 
 
 def has_narrow_groups(layer: nn.GroupNorm) -> bool:
-    """Whether it is a layer with weights, of a number format that float32 holds, whose groups fill no vector."""
+    """Whether the layer's groups don't fill a vector, and it has weights in a number format that float32 can hold."""
     narrow = layer.num_channels // layer.num_groups < VECTOR
     return narrow and layer.affine and layer.weight.dtype != torch.float64
 
 
 class RowPaddedLinear(nn.Linear):
-    """A linear layer that gives few rows the bits that they would have among many."""
+    """A linear layer that gives few rows the same bits as many, by padding them."""
 
     def __init__(self, plain: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -98,7 +98,7 @@ class RowPaddedLinear(nn.Linear):
 
 
 class WholeVectorSiLU(nn.SiLU):
-    """SiLU by whole vectors alone, so that a row is computed alike at the end of a batch and within it."""
+    """SiLU in whole vectors only, so that a row is computed in the same way at the end of a batch as within it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x[0].numel() % WHOLE == 0:
@@ -110,10 +110,10 @@ class WholeVectorSiLU(nn.SiLU):
 
 
 class ByChannelGroupNorm(nn.GroupNorm):
-    """Group normalization (Wu & He 2018) that goes through channels side by side in memory, as oneDNN leaves them.
+    """Group normalization (Wu & He 2018) over channels adjacent in memory, the layout that oneDNN produces.
 
-    torch goes through them by groups, a few numbers at a time where those are narrow (`python -m benchmarks.layers`).
-    Sums are float32 in every number format. With a gradient, and of maps of other sizes (`BY_CHANNEL`), it is torch's.
+    torch iterates by group, only a few numbers at a time if groups are narrow (`python -m benchmarks.layers`). Sums are
+    float32 in every number format. Inputs with a gradient, and maps of other sizes (`BY_CHANNEL`), go to torch's layer.
     """
 
     def __init__(self, plain: nn.GroupNorm) -> None:
@@ -129,26 +129,26 @@ class ByChannelGroupNorm(nn.GroupNorm):
         batch, positions, channels = rows.shape
         by_group, count = (batch, self.num_groups, -1), positions * channels // self.num_groups
 
-        def mean(of: Tensor) -> Tensor:
-            """(B,G,1) of (B,HW,C)."""
-            return of.sum(1).view(by_group).sum(2, keepdim=True).mul_(1 / count)
+        def group_mean(values: Tensor) -> Tensor:
+            """(B,HW,C) → (B,G,1)."""
+            return values.sum(1).view(by_group).sum(2, keepdim=True).mul_(1 / count)
 
-        def each(by: Tensor) -> Tensor:
-            """(B,1,C) of (B,G,1 or C/G)."""
-            return by.expand(batch, self.num_groups, channels // self.num_groups).reshape(batch, 1, channels)
+        def per_channel(values: Tensor) -> Tensor:
+            """(B,G,1 or C/G) → (B,1,C)."""
+            return values.expand(batch, self.num_groups, channels // self.num_groups).reshape(batch, 1, channels)
 
-        centred = rows - each(mean(rows))
-        inverse = mean(centred * centred).add_(self.eps).rsqrt_()
+        centred = rows - per_channel(group_mean(rows))
+        inverse = group_mean(centred * centred).add_(self.eps).rsqrt_()
         scale = self.weight.float().view(self.num_groups, -1) * inverse
-        normalized = torch.addcmul(self.bias.float(), centred, each(scale)).to(x.dtype)
+        normalized = torch.addcmul(self.bias.float(), centred, per_channel(scale)).to(x.dtype)
         return strided_as_in_a_batch(normalized.transpose(1, 2).view(x.shape))
 
 
 class PrepackedConv2d(nn.Module):
-    """A frozen convolution by oneDNN, with its weights in the order in which oneDNN's kernels read them.
+    """A frozen oneDNN convolution whose weights are prepacked in the layout that oneDNN's kernels read.
 
-    They are packed when the first map is seen, for their order depends on its height and width; maps of another size
-    are convolved rightly too, only slower.
+    They are packed at the first call, because the layout depends on the map's height and width; maps of other sizes are
+    convolved correctly too, only more slowly.
     """
 
     def __init__(self, plain: nn.Conv2d) -> None:
@@ -169,24 +169,24 @@ class PrepackedConv2d(nn.Module):
         return self.convolved(x)
 
     def convolved(self, x: Tensor) -> Tensor:
-        """The convolution of maps (B,C,H,W), without a gradient."""
+        """Convolve maps (B,C,H,W), without a gradient."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
         return result
 
     def input_gradient(self, gradient: Tensor, size: Size) -> Tensor:
-        """The gradient for maps of `size`, from that for what they became: a transposed convolution.
+        """The gradient with respect to the input of `size`, from that with respect to the output.
 
-        Dumoulin & Visin 2016, section 4.
+        It is a transposed convolution (Dumoulin & Visin 2016, section 4).
         """
-        rest = [  # rows and columns at the end that the stride left out
+        rest = [  # rows and columns at the end that the stride skips
             (before + 2 * padding - dilation * (kernel - 1) - 1) % stride
             for before, padding, dilation, kernel, stride in zip(
                 size[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
         ]
-        if self._transposed is None:  # lanes that meet here pack the same
+        if self._transposed is None:  # no lock: lanes that race here compute the same weights
             self._transposed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
                 self.weight.to_dense(), self.padding, rest, self.stride, self.dilation, self.groups,
                 [PACKED_FOR, *gradient.shape[1:]],
@@ -208,7 +208,7 @@ class PrepackedConv2d(nn.Module):
 
     def _pack(self, shape: Size) -> None:
         with self._packing:
-            if not self.weight.is_mkldnn:  # another lane may have done it meanwhile
+            if not self.weight.is_mkldnn:  # another lane may have packed it meanwhile
                 packed = torch.ops.mkldnn._reorder_convolution_weight(
                     self.weight, self.padding, self.stride, self.dilation, self.groups, [PACKED_FOR, *shape[1:]]
                 )
@@ -216,7 +216,7 @@ class PrepackedConv2d(nn.Module):
 
 
 class _Convolution(torch.autograd.Function):
-    """oneDNN's operators have no gradient of their own."""
+    """Adds a gradient for the input, which oneDNN's operators lack."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PrepackedConv2d) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many floating-point operations a network takes, by torch's own count."""
+"""Counts a network's floating-point operations with torch's counter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.utils.flop_counter import (
 
 
 def flop_of(call: Callable[[], object], *, compiled: bool = False) -> int:
-    """Floating-point operations of a call, 2 for a multiply-add. Set `compiled` if its networks are."""
-    uncompiled = torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # its import takes seconds
+    """Count the floating-point operations of a call, 2 per multiply-add. Set `compiled` if its networks are."""
+    uncompiled = torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # importing it takes seconds
     with uncompiled, FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
@@ -42,7 +42,7 @@ def _attention_backward_flop(
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# torch counts attention on CUDA alone.
+# torch itself counts attention on CUDA only.
 register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(_attention_flop)
 register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)(_attention_backward_flop)
 if torch.backends.mkldnn.is_available():

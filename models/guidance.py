@@ -1,11 +1,11 @@
-"""Guidance: how the data predictions of one evaluation and the classifier's gradient become one D, row by row.
+"""Guidance: combines the data predictions of one evaluation and the classifier's gradient into one D, row by row.
 
-The order is that of `combine`: classifier-free, rescale, limit, CFG++ and classifier, limit; profiles differ in where
-they limit (models/profiles.py). Limiting before the classifier's term keeps its gradient the same size whatever the
-scale did before; limiting after it keeps the first step of a cosine schedule, where σ²/α is about 20,000, inside the
-data's range.
+`combine` applies the rules in order: classifier-free, rescale, limit, CFG++ and classifier, limit; profiles differ in
+where they limit (models/profiles.py). Limiting before the classifier's term keeps the size of its gradient independent
+of the classifier-free scale; limiting after it keeps the first step of a cosine schedule, where σ²/α is about 20,000,
+within the data's range.
 
-A new rule of guidance is a function beside the others, a line in `combine`, and a field of `models.spec.Guidance`.
+To add a rule of guidance, add a function, a line in `combine`, and a field of `models.spec.Guidance`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from models.spec import SampleSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What the networks predict for R samples in one evaluation.
+    """The networks' predictions for R samples in one evaluation.
 
     Attributes:
         specs, profiles: R of each: how the samples are guided.
         data: (R,C,H,W), the data prediction of each sample's first row: the conditional one if there is one.
-        pairs: P samples that have a second, unconditional row.
-        unconditional: (P,C,H,W), the data predictions of those.
-        steered: Q samples that the classifier steers.
+        pairs: indices of the P samples that have a second, unconditional row.
+        unconditional: (P,C,H,W), the data predictions of those rows.
+        steered: indices of the Q samples that the classifier steers.
         gradient: (Q,C,H,W), ∇ₓ log p(y | xₜ, t) at the network's input.
         alpha, sigma: (R,), the network's input is alpha·x₀ + sigma·noise.
-        signal_kept: (R,), the share of x₀ in this latent that the sampler takes over into the next.
-        variances: (C,H,W) of the step, by sample, if the sampler leaves it to the network or the classifier.
+        signal_kept: (R,), how much of this latent's x₀ the sampler carries into the next latent.
+        variances: (C,H,W) of the step, by sample, if its sampler leaves the variance to the network or classifier.
     """
 
     specs: Sequence[SampleSpec]
@@ -51,13 +51,13 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Guided:
-    """What becomes of them.
+    """The guided predictions.
 
     Attributes:
-        data: (R,C,H,W), the D that the sampler goes on with.
+        data: (R,C,H,W), the D that the sampler uses.
         shift: (R,C,H,W), added to the next latent.
-        unguided: (R,C,H,W), D without guidance: the unconditional one of pairs.
-        unlimited: D before each time that it was limited.
+        unguided: (R,C,H,W), D without guidance: for pairs, the unconditional one.
+        unlimited: D before each limit was applied.
     """
 
     data: Tensor
@@ -67,7 +67,7 @@ class Guided:
 
 
 def combine(predictions: Predictions) -> Guided:
-    """Guide every sample as its spec says."""
+    """Guide every sample according to its spec."""
     free, unguided = _classifier_free_rows(predictions)
     limited = _limited(predictions, free, [profile.clips_before for profile in predictions.profiles])
     steered, shift = _steered(predictions, limited)
@@ -77,14 +77,14 @@ def combine(predictions: Predictions) -> Guided:
 
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """D_u + w·(D_c − D_u): Ho & Salimans 2022, w in Stable Diffusion's convention. (R,C,H,W), scale (R,)."""
+    """D_u + w·(D_c − D_u): Ho & Salimans 2022, with w in Stable Diffusion's convention. (R,C,H,W), scale (R,)."""
     return unconditional + _per_row(scale) * (conditional - unconditional)
 
 
 def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    """One row's guided prediction with its deviation pulled to the conditional one's: Lin et al. 2023, eq. 15-16.
+    """Pull a guided row's standard deviation towards the conditional one's: Lin et al. 2023, eq. 15-16.
 
-    Both (C,H,W); `share` is φ in 0..1.
+    Both rows are (C,H,W); `share` is φ in 0..1.
     """
     return guided * (share * conditional.std() / guided.std() + (1 - share))
 
@@ -96,15 +96,15 @@ def thresholded(data: Tensor, quantile: float) -> Tensor:
 
 
 def classifier_term(gradient: Tensor, alpha: Tensor, sigma: Tensor, scale: Tensor) -> Tensor:
-    """(σ²/α)·s·∇ₓ log p(y | xₜ, t), added to D: Dhariwal & Nichol 2021, Algorithm 2, in terms of D.
+    """The term (σ²/α)·s·∇ₓ log p(y | xₜ, t) that is added to D: Dhariwal & Nichol 2021, Algorithm 2, in terms of D.
 
-    `gradient` (R,C,H,W) at the network's input α·x₀ + σ·ε; the rest (R,).
+    `gradient` (R,C,H,W) is at the network's input α·x₀ + σ·ε; the others are (R,).
     """
     return _per_row(sigma**2 / alpha * scale) * gradient
 
 
 def limit_rows(data: Tensor, clip: Tensor, quantiles: Sequence[float | None]) -> Tensor:
-    """Keep each row in range: dynamic thresholding if it has a quantile, else clipping if `clip` says so."""
+    """Limit each row: by dynamic thresholding if it has a quantile, else by clipping if `clip` is set."""
     limited_rows = torch.where(_per_row(clip), data.clamp(-1, 1), data)
     for row, quantile in enumerate(quantiles):
         if quantile is not None:
@@ -117,23 +117,24 @@ def _per_row(values: Tensor) -> Tensor:
 
 
 def _classifier_free_rows(predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """D after classifier-free guidance and rescale, and the unguided D: both (R,C,H,W)."""
+    """Apply classifier-free guidance and rescale; returns the guided and the unguided D, both (R,C,H,W)."""
     data, unguided, pairs = predictions.data.clone(), predictions.data.clone(), list(predictions.pairs)
     if pairs:
         guidance = [predictions.specs[row].guidance for row in pairs]
-        scale = torch.tensor([one.free_scale for one in guidance], device=data.device)
+        scale = torch.tensor([each.free_scale for each in guidance], device=data.device)
         unguided[pairs] = predictions.unconditional
         data[pairs] = classifier_free(predictions.data[pairs], predictions.unconditional, scale)
-        for row, one in zip(pairs, guidance, strict=True):
-            if one.rescale:
-                data[row] = rescaled(data[row], predictions.data[row], one.rescale)
+        for row, each in zip(pairs, guidance, strict=True):
+            if each.rescale:
+                data[row] = rescaled(data[row], predictions.data[row], each.rescale)
     return data, unguided
 
 
 def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -> Tensor:
-    """What CFG++ adds to the next latents, (R,C,H,W): Chung et al. 2024, in which the noise is the unguided one's.
+    """The term that CFG++ adds to the next latents, (R,C,H,W): Chung et al. 2024.
 
-    A step says where the noise is by x − a·D; with the unguided D there, the next latent has more of D − D_u.
+    A step estimates the noise from x − a·D. CFG++ uses the unguided D_u there, which adds a share of D − D_u to the
+    next latent.
     """
     shift = torch.zeros_like(data)
     for row in predictions.pairs:
@@ -143,7 +144,7 @@ def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -
 
 
 def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor]:
-    """D with the classifier's term, and what ancestral steps by ADM's rule add to the next latent instead of it."""
+    """Add the classifier's term to D, or, for ancestral steps by ADM's rule, the next latent; returns D and shift."""
     steered, shift = list(predictions.steered), torch.zeros_like(data)
     if not steered:
         return data, shift
@@ -158,8 +159,9 @@ def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor]:
     return data, shift
 
 
-def _limited(predictions: Predictions, data: Tensor, here: Sequence[bool]) -> Tensor:
-    """`data` in range, of those samples that are limited `here`."""
-    clip = torch.tensor([spec.clip and now for spec, now in zip(predictions.specs, here, strict=True)])
-    quantiles = [spec.dynamic_threshold if now else None for spec, now in zip(predictions.specs, here, strict=True)]
+def _limited(predictions: Predictions, data: Tensor, is_limited: Sequence[bool]) -> Tensor:
+    """Limit the rows of `data` whose sample `is_limited`, as their specs say."""
+    rows = list(zip(predictions.specs, is_limited, strict=True))
+    clip = torch.tensor([spec.clip and limited for spec, limited in rows])
+    quantiles = [spec.dynamic_threshold if limited else None for spec, limited in rows]
     return limit_rows(data, clip.to(data.device), quantiles)

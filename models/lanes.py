@@ -1,4 +1,4 @@
-"""Lanes: threads that run ticks, or the networks of one tick, side by side, each with cores of its own."""
+"""Lanes: threads that run ticks, or the networks of one tick, in parallel, each on separate cores."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 Result = TypeVar("Result")
 
-CORES = torch.get_num_threads()  # as the environment set it: lanes change it for threads that begin later
+CORES = torch.get_num_threads()  # read at import: lanes change the default of threads that start later
 
 
 def compute_with(threads: int) -> None:
-    """Have the calling thread's operators use this many threads from now on.
+    """Make the calling thread's operators use this many threads from now on.
 
-    torch settles a thread's count at its first operator that could be divided, from what any thread asked for last; so
-    it is settled here first, and asked for only where it differs.
+    torch fixes a thread's count at its first parallel operator, or when it is queried, to the value that any thread set
+    last. The query here fixes it, and it is set only if it differs.
     """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -41,25 +41,25 @@ class Layout:
 
 
 class Runs(Protocol):
-    """What runs the networks of a tick.
+    """Runs the networks of a tick.
 
     Attributes:
-        count: calls that it runs at once.
+        count: calls that run at once.
     """
 
     @property
     def count(self) -> int: ...
 
     def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
-        """The results of all `calls`, when all are over; started in this order, so put long ones first.
+        """Run all `calls` and return their results when all are done. They start in this order: put long ones first.
 
         Raises:
-            Exception: what the first call that failed raised.
+            Exception: the exception of the first call, in this order, that failed.
         """
 
 
 class OwnLane:
-    """The lane that the caller runs on: one call after the other."""
+    """The lane that the caller itself runs on: calls run one after the other."""
 
     count = 1
 
@@ -68,7 +68,7 @@ class OwnLane:
 
 
 class Lanes:
-    """A pool of `layout.lanes` threads; close it when done. Not to be run from one of its own threads."""
+    """A pool of `layout.lanes` threads; close it when done. Do not call `run` on one of the pool's threads."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -90,11 +90,11 @@ class Lanes:
         return [future.result() for future in futures]
 
     def start(self, call: Callable[[], None]) -> None:
-        """Have a lane make `call`, which must not raise, when one is free."""
+        """Run `call`, which must not raise, as soon as a lane is free."""
         self._pool.submit(call)
 
     def close(self) -> None:
-        """Wait until all calls are over."""
+        """Wait until all calls are done, then end the threads."""
         self._pool.shutdown()
 
 

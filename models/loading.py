@@ -1,4 +1,4 @@
-"""Reading a pack's networks: safetensors only, never code."""
+"""Loads a pack's networks: safetensors only, never code."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _MULTIPLYING = RLock()
 
 
 def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
-    """A pack's network on `device`, for inference, with frozen parameters."""
+    """Load a pack's network onto `device`, for inference, with frozen parameters."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
     if device.type == "cpu" and not sums_in_one_order():
         warnings.warn(
-            "MKL's order of summation is not fixed here, so pictures may differ in their last bits from those of other "
-            "processes. Import models before torch's first product, and leave MKL_CBWR alone or set it to AUTO,STRICT "
-            f"(now: {os.environ.get('MKL_CBWR')}).",
+            "MKL's order of summation is not fixed in this process, so pictures may differ in their last bits from "
+            "those of other processes. Import models before torch's first product, and leave MKL_CBWR unset or set it "
+            f"to AUTO,STRICT (now: {os.environ.get('MKL_CBWR')}).",
             stacklevel=2,
         )
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights that are there in no time
-    loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # of diffusers and of transformers alike
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
+    loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # both diffusers and transformers have it
         folder,
         torch_dtype=getattr(torch, precision.dtype),
         use_safetensors=True,
         local_files_only=True,
-        **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # it needs the accelerate package
+        **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # True needs accelerate
     )
     memory_format = torch.channels_last if precision.channels_last else torch.contiguous_format
     loaded = loaded.to(device, memory_format=memory_format).eval().requires_grad_(False)
@@ -62,7 +62,7 @@ def with_float32_mode(adapter: object, device: torch.device, **precisions: Preci
     """Wrap methods of `adapter`, by name, so that on CUDA their float32 products use the requested TF32 or IEEE mode.
 
     torch has one setting for all threads, and uses TF32 in convolutions by default: wrapped calls run one at a time.
-    Methods in other number formats multiply no float32, and are not wrapped.
+    Methods in other number formats multiply no float32 numbers and are not wrapped.
     """
     for name, precision in precisions.items():
         if device.type == "cuda" and precision.dtype == FLOAT32.dtype:
@@ -70,7 +70,7 @@ def with_float32_mode(adapter: object, device: torch.device, **precisions: Preci
 
 
 def _multiplying(precision: Precision, method: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    unbound = WeakMethod(method)  # its object will hold what is returned here: it would hold itself, weights and all
+    unbound = WeakMethod(method)  # the object will hold the wrapper: a strong reference would be a cycle with weights
     settings: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
 
     def alone(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:

@@ -1,4 +1,4 @@
-"""Seeded noise: the same numbers for the same picture, on every device and beside any neighbours."""
+"""Seeded noise: the same numbers for the same picture, on every device and in every batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def draw_noise(seed: int, image_index: int, draw: int, shape: tuple[int, ...]) -
 
     Args:
         seed: 0..2⁶³−1.
-        image_index: picture of the job.
+        image_index: index of the picture in its job.
         draw: 0 is the initial noise; evaluation i adds draw i + 1.
         shape: (C, H, W).
     """

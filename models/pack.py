@@ -1,4 +1,4 @@
-"""A pack on disk: a model folder in diffusers' layout, bundled, anywhere, or on the hub."""
+"""A pack on disk: a model folder in diffusers' layout, bundled, at any path, or from the hub."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
-"""A repository of the model hub at one commit: a branch would change under a server, and its pictures with it."""
-LATENT_PATCH = 2  # side of the patch of latents that is one token of Flux
+"""A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
+LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
 class InvalidPack(ValueError):
-    """The folder is no usable pack; the message says what is missing."""
+    """The folder is not a usable pack; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Pack:
     """A model folder in diffusers' layout.
 
     Attributes:
-        name: what requests call it.
-        folder: holds `model_index.json` and one sub-folder a component.
+        name: its name in requests.
+        folder: holds `model_index.json` and one sub-folder per component.
         index: the parsed `model_index.json`.
         scheduler_config: the parsed scheduler configuration: noise schedule and prediction type.
     """
@@ -49,9 +49,9 @@ class Pack:
 
     @property
     def family(self) -> str:
-        """Class of the network that denoises, as `model_index.json` names it; "nothing" where it names none.
+        """Class of the denoising network in `model_index.json`, or "nothing" if it names none.
 
-        Of prompted pixels it is the pipeline's: the network's class is Stable Diffusion's too.
+        For prompted pixels it is the pipeline's class, because Stable Diffusion has the same network class.
         """
         if self.index.get("_class_name") == PROMPTED_PIXELS:
             return PROMPTED_PIXELS
@@ -59,7 +59,7 @@ class Pack:
         return str(component[1] or "nothing")
 
     def has(self, component: str) -> bool:
-        """Whether the index names such a component; pipelines list those they do without as [null, null]."""
+        """Whether the index names this component; pipelines list absent ones as [null, null]."""
         return bool((self.index.get(component) or [None])[0])
 
     @property
@@ -78,18 +78,18 @@ class Pack:
 
     @property
     def latent_size(self) -> int:
-        """Side of the latents, for families whose network is the same for every size; an even number."""
+        """Side of the latents, an even number, for families whose network accepts any size."""
         return int(self.defaults.get("latent_size", 128))
 
     def component(self, name: str) -> Path:
         return self.folder / name
 
     def digest(self) -> str:
-        """SHA-256 over the names and contents of everything the pictures depend on."""
+        """SHA-256 over the names and contents of all files that the pictures depend on."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
-            beside = path.relative_to(self.folder).parts[0] in {"training", "judge"}
-            if path.is_file() and path.suffix in {".json", ".safetensors"} and not beside:
+            is_unused = path.relative_to(self.folder).parts[0] in {"training", "judge"}  # not used when drawing
+            if path.is_file() and path.suffix in {".json", ".safetensors"} and not is_unused:
                 digest.update(str(path.relative_to(self.folder)).encode() + b"\0")
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -100,14 +100,14 @@ def _downloaded(repository: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidPack(f"{repository} at {revision[:10]} can't be had from the hub: {error}") from error
+        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
 
 
 def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
-    """A scheduler's configuration with the shift that pictures of one size have.
+    """Set the shift in a scheduler's configuration for the picture size.
 
-    Flux noises large pictures more (Esser et al. 2024, section 5.3.2): μ, the logarithm of the shift, rises linearly
-    with the number of tokens.
+    Flux adds more noise to large pictures (Esser et al. 2024, section 5.3.2): μ, the logarithm of the shift, rises
+    linearly with the number of tokens.
     """
     if not config.get("use_dynamic_shifting"):
         return config
@@ -118,7 +118,7 @@ def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
 
 
 def open_pack(name_or_folder: str) -> Pack:
-    """Find a bundled pack by name, any folder by its path, or a hub's repository as `owner/name@COMMIT`.
+    """Open a bundled pack by name, a folder by path, or a repository on the hub by `owner/name@COMMIT`.
 
     Raises:
         InvalidPack: no such pack, or a folder without `model_index.json` or scheduler.

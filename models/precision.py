@@ -1,4 +1,4 @@
-"""Number formats of networks, as plain values."""
+"""Number formats of networks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How a network runs: number format, memory layout, kernels; what goes in and comes out is float32.
+    """A network's number format, memory layout and kind of kernels; its inputs and outputs are float32.
 
     Attributes:
         dtype: name of a torch dtype.
         tf32: whether CUDA multiplies float32 with TF32's 10 bits of mantissa instead of 23.
-        channels_last: whether convolutions see (N, H, W, C) in memory; on a CPU oneDNN chooses.
-        compiled: whether `torch.compile` has made kernels for each batch size, on CUDA with graphs.
+        channels_last: whether convolutions use (N, H, W, C) memory; on a CPU oneDNN chooses.
+        compiled: whether `torch.compile` makes kernels for each batch size, on CUDA with graphs.
     """
 
     dtype: str = "float32"
@@ -27,4 +27,4 @@ class Precision:
 
 
 FLOAT32 = Precision()
-"""What networks run in unless something else is chosen."""
+"""The default."""

@@ -1,8 +1,8 @@
-"""Profiles: the conventions of a system, so that its pictures can be had again.
+"""Profiles: the conventions of other systems, so that their pictures can be reproduced.
 
-They differ in small ways that move pictures: where D is clipped (on a tiny model at scale 5 the orders differ by 0.57
-of a [-1, 1] picture), where the classifier's term enters, which timesteps N steps take, how strength is counted, and
-how floats become bytes.
+The conventions differ in small ways that change pictures: at which point D is clipped (on a tiny model at scale 5 this
+changes a [-1, 1] picture by up to 0.57), where the classifier's term enters, which timesteps N steps use, how strength
+is counted, and how floats become bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Rounding(StrEnum):
     """How a float picture in [-1, 1] becomes `uint8`."""
 
     NEAREST = "nearest"
-    TRUNCATE_HALF = "truncate_half"  # (x+1)·127.5, cut off
-    TRUNCATE = "truncate"  # (x+1)/2·255, cut off
+    TRUNCATE_HALF = "truncate_half"  # (x+1)·127.5, truncated
+    TRUNCATE = "truncate"  # (x+1)/2·255, truncated
 
 
 class StrengthRule(StrEnum):
     """What `strength` means for image-to-image."""
 
     DIFFUSERS = "diffusers"  # the last int(N·strength) steps, from the noise level of the first of them
-    SD = "sd"  # the same steps, from the noise level one before
+    SD = "sd"  # the same steps, from the noise level of the step before them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,14 @@ class Profile:
 
     Attributes:
         clips_before: D is limited before the classifier's term is added.
-        clips_after: D is limited after everything.
-        clips: whether D is clipped where a request doesn't say.
+        clips_after: D is limited after everything else.
+        clips: whether D is clipped if the request doesn't say.
         classifier_at_mean: ancestral sampling adds Σ·s·∇ₓ log p(y | xₜ, t) to the mean (ADM's `condition_mean`), and
-            D is left alone.
-        rounding: floats to bytes.
-        strength: rule of image-to-image.
+            does not change D.
+        rounding: how floats become bytes.
+        strength: how image-to-image counts strength.
         samplers: configuration of diffusers' schedulers that differs from ours, by sampler.
-        respaces: ddpm and ddim take ADM's own timesteps and variances, float64 and endpoints included.
+        respaces: ddpm and ddim use ADM's timesteps and variances, with endpoints, in float64.
     """
 
     clips_before: bool = False
@@ -98,7 +98,7 @@ def to_uint8(pictures: Tensor, rounding: Rounding) -> Tensor:
 
 
 def fitted(picture: NDArray[np.uint8], size: tuple[int, int], channels: int) -> Tensor:
-    """A picture (h,w,c) as float (channels,height,width) in 0..255, resized and made grey or coloured as needed."""
+    """Resize a picture (h,w,c) and convert it to grey or RGB: float (channels,height,width) in 0..255."""
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     resized = image.convert("L" if channels == 1 else "RGB").resize(size[::-1], Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(resized, dtype=np.float32)).reshape(*size, channels).permute(2, 0, 1)

@@ -18,16 +18,16 @@ class InvalidSpec(ValueError):
 
 
 class IntervalUnit(StrEnum):
-    """What the two numbers of a guidance interval count."""
+    """Unit of the two numbers of a guidance interval."""
 
     FRACTION = "fraction"  # of the trajectory: 0 at pure noise, 1 at the finished picture
     STEP = "step"  # network evaluations, the first is 0; both ends included
     SIGMA = "sigma"  # σ/α of the network's input; both ends included
-    TIMESTEP = "timestep"  # what the network is told; both ends included
+    TIMESTEP = "timestep"  # the timestep that the network gets; both ends included
 
 
 class Row(Enum):
-    """A row of the denoiser: what it is conditioned on."""
+    """A denoiser row's kind of conditioning."""
 
     CONDITIONAL = auto()
     UNCONDITIONAL = auto()
@@ -35,7 +35,7 @@ class Row(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """weight · log Σ p(y | xₜ) over `classes`: one class, any of several, or (as all the others) not this one."""
+    """weight · log Σ p(y | xₜ) over `classes`: one class, any of several, or, by listing all others, "not this one"."""
 
     weight: float
     classes: tuple[int, ...]
@@ -66,14 +66,15 @@ class Guidance:
         free_scale: classifier-free scale w of D_u + w·(D_c − D_u) (Ho & Salimans 2022, in Stable Diffusion's
             convention: 0 is unconditional, 1 conditional). `None` is one conditional row, the same as 1.
         classifier_scale: s of the term (σ²/α)·s·∇ₓ log p(y | xₜ, t) (Dhariwal & Nichol 2021). 0 is off.
-        terms: what the classifier steers to: the sum of these. Empty: the spec's label.
+        terms: the classifier steers to the sum of these; if empty, to the spec's label.
         conditional: whether the label or prompt reaches the denoiser at all; the classifier always sees it.
-        guide_pack: a second pack that gives D_u in the pack's place: a weaker one for autoguidance (Karras et al.
-            2024), or an unconditional one.
-        plus_plus: CFG++ (Chung et al. 2024): the unguided prediction says where the noise is. First-order samplers.
-        interval: where the trajectory is guided, in `interval_unit`. Outside it one row runs: conditional where
-            `conditional`, else unconditional.
-        rescale: φ in 0..1, pulls the guided prediction's standard deviation back to the conditional one's
+        guide_pack: a second pack that computes D_u instead: a weaker one for autoguidance (Karras et al. 2024), or an
+            unconditional one.
+        plus_plus: CFG++ (Chung et al. 2024): noise is estimated from the unguided prediction. First-order samplers
+            only.
+        interval: the part of the trajectory that is guided, in `interval_unit`. Outside it one row runs: conditional
+            if `conditional`, else unconditional.
+        rescale: φ in 0..1: pulls the guided prediction's standard deviation back to the conditional one's
             (Lin et al. 2023, equations 15-16, applied to D).
     """
 
@@ -122,23 +123,23 @@ class SampleSpec:
     Attributes:
         pack: name of a loaded pack.
         label: class index in 0..num_classes-1, or `None` for an unconditional picture.
-        prompt, negative_prompt: for packs that take text; the negative one stands in for "no prompt".
+        prompt, negative_prompt: for packs that take text; the negative one replaces "no prompt" in unconditional rows.
         sampler: a name of `models.samplers.SAMPLERS`.
         steps: sampling steps, 1..num_train_timesteps.
         eta: DDIM's share of fresh noise, 0..1.
-        spacing, sigmas: where the steps lie, for samplers that can be told; `None` is the sampler's own.
+        spacing, sigmas: how the steps are spaced, for samplers with these options; `None` is the sampler's default.
         respacing: ADM's timestep string, such as "250", "10,15,20" or "ddim25"; for ddpm and ddim, instead of `steps`.
         profile: a name of `models.profiles.PROFILES`.
-        seed, image_index: together they determine all noise of the picture.
+        seed, image_index: together they determine all of the picture's noise.
         clip: clip D to [-1, 1] at every step.
         dynamic_threshold: quantile in 0..1 (Saharia et al. 2022), or `None`.
         init_image: a picture to start from, of any size.
         strength: how far to depart from it, in 0..1.
         mask: (H,W,1), white where `init_image` is redrawn.
-        priority: higher is admitted first.
-        group: pictures of one group take turns with those of others.
-        preview_every: call the preview callback every so many evaluations; 0 for never.
-        telemetry: whether to note what guidance does in every evaluation.
+        priority: higher runs first.
+        group: pictures of one group take turns with those of other groups.
+        preview_every: number of evaluations between calls of the preview callback; 0 for none.
+        telemetry: whether to record the effect of guidance in every evaluation.
     """
 
     pack: str

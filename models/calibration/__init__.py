@@ -1,4 +1,4 @@
-"""How a pack runs on a device: what changes bits follows from rules, the rest is measured."""
+"""How a pack runs on a device: rules decide everything that changes bits; the rest is measured."""
 
 from models.calibration.cache import Calibrations, FileCalibrations, calibration_key
 from models.calibration.measure import calibrated, measuring

@@ -1,4 +1,4 @@
-"""What was measured before, so that it need not be measured again."""
+"""Stores calibrations, so that a pack is measured once per machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from models.calibration.machine import machine_key
 from models.calibration.result import Calibration, NetworkCalibration
 from models.pack import Pack
 
-_FORMAT = 15  # of the cached file
+_FORMAT = 15  # version of the cached files
 
 
 class Calibrations(Protocol):
-    """Where calibrations are kept, by a key that says all they depend on."""
+    """A store of calibrations, by a key that covers everything they depend on."""
 
     def load(self, key: str) -> Calibration | None: ...
 
-    def save(self, key: str, found: Calibration) -> None: ...
+    def save(self, key: str, calibration: Calibration) -> None: ...
 
 
 class FileCalibrations:
-    """A file each in `$XDG_CACHE_HOME/cynosure/calibration`, or in another folder."""
+    """Keeps each calibration in a file in `$XDG_CACHE_HOME/cynosure/calibration`, or in another folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -39,15 +39,15 @@ class FileCalibrations:
     def load(self, key: str) -> Calibration | None:
         try:
             return Calibration.from_json(self.path(key).read_bytes())
-        except (OSError, ValidationError):  # not there, or of another version: it is measured again
+        except (OSError, ValidationError):  # missing, or written by another version: it is measured again
             return None
 
-    def save(self, key: str, found: Calibration) -> None:
-        """Keep it; a cache that can't be written to is no fault."""
+    def save(self, key: str, calibration: Calibration) -> None:
+        """Write the file, if possible: failures are ignored, since the cache only saves time."""
         unfinished = self.path(key).with_suffix(f".{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(found.to_json())
+            unfinished.write_bytes(calibration.to_json())
             os.replace(unfinished, self.path(key))
         except OSError:
             with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ class FileCalibrations:
 
 
 def calibration_key(pack: Pack, device: torch.device, by_rule: Calibration) -> str:
-    """What a calibration depends on: the weights, the machine, and what is set by rule."""
+    """Digest of everything a calibration depends on: the weights, the machine, and what the rules choose."""
 
     def rules(network: NetworkCalibration | None) -> str:
         return f"{network.precision} in {network.reference}" if network is not None else "none"

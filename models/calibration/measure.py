@@ -1,8 +1,8 @@
-"""Measuring what changes no bit: which batches repeat the reference batch's rows, and how long each takes.
+"""Measures which batch sizes reproduce the reference batch's rows, and how long each takes. None of it changes bits.
 
 A network's kernels are chosen by the shape of its input, so a row's result may differ in its last bits from one batch
-size to another. Every batch is padded to a size whose rows agree bitwise with the reference batch's, and then a
-picture does not depend on what shares the batch (docs/decisions/0003).
+size to another. Every batch is padded to a size whose rows agree bitwise with the reference batch's, so a picture does
+not depend on the other rows in its batch (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from models.flop import flop_of
 from models.lanes import Lanes, let_go
 from models.pack import Pack
 
-COMPILED_SIZES = (1, 2, 4, 8, 16, 32, 48)  # compiling takes about half a minute a size on a CPU
-LONGEST_BATCH_S = 2.0  # a longer one has everyone wait too long for its tick, so it is not tried
-HOPELESS = 8.0  # after n tries, what is 8/n times slower than the best is not tried again
+COMPILED_SIZES = (1, 2, 4, 8, 16, 32, 48)  # compiling takes about half a minute per size on a CPU
+LONGEST_BATCH_S = 2.0  # longer batches are not tried: samples would wait too long for such a tick
+HOPELESS = 8.0  # after n tries, a candidate 8/n times slower than the best is not tried again
 REPEATS = 5
 
-_Found = TypeVar("_Found")
-_Way = TypeVar("_Way")
-Steps = Generator[_Found | None, None, _Found]
-"""Work in short steps. Between steps the caller may do other work, and use what was found so far."""
+_Result = TypeVar("_Result")
+_Candidate = TypeVar("_Candidate")
+Steps = Generator[_Result | None, None, _Result]
+"""Work in short steps. Between steps the caller may do other work, and use the results so far."""
 
 
-def finished(steps: Generator[object, None, _Found]) -> _Found:
-    """Take all steps, one after the other."""
+def finished(steps: Generator[object, None, _Result]) -> _Result:
+    """Take all steps, and return the result."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: _Found = end.value
-            return found
+            result: _Result = end.value
+            return result
 
 
 def measuring(
@@ -53,80 +53,83 @@ def measuring(
 ) -> Steps[Calibration]:
     """Measure a pack's networks on the lanes of its layout, which nothing else should use during a step.
 
-    A step is a batch on every lane: up to `LONGEST_BATCH_S`, unless a single row takes longer. First it is found which
-    batches repeat the reference, network by network, and may be used at once; then how long each takes.
+    A step is a batch on every lane: up to `LONGEST_BATCH_S`, unless a single row takes longer. First each network's
+    batch sizes are compared with its reference batch; those that agree may be used immediately. Then they are timed.
 
     Args:
-        networks: what is measured.
-        probes: the networks' own; an argument because encoding prompts is not for every thread.
-        lanes: where.
-        known: times of an earlier process. Bits are compared in every process: oneDNN makes its kernels anew.
+        networks: the networks to measure.
+        probes: their `probes()`; an argument because encoding prompts must not happen on every thread.
+        lanes: the lanes to run on.
+        known: calibration from an earlier process, whose times are reused. Bits are compared again in every process,
+            because oneDNN creates its kernels anew.
     """
-    by_rule, (of_denoiser, of_classifier) = networks.by_rule, probes
-    measured = {"denoiser": _Measured(only(networks.denoiser.forward), of_denoiser, lanes)}
-    if networks.steering is not None and of_classifier is not None:
-        measured["classifier"] = _Measured(networks.steering.gradient, of_classifier, lanes)
-    found = by_rule
+    by_rule, (denoiser_probes, classifier_probes) = networks.by_rule, probes
+    measured = {"denoiser": _Measured(only(networks.denoiser.forward), denoiser_probes, lanes)}
+    if networks.steering is not None and classifier_probes is not None:
+        measured["classifier"] = _Measured(networks.steering.gradient, classifier_probes, lanes)
+    calibration = by_rule
     for name, network in measured.items():
         compared = yield from network.compared(getattr(by_rule, name), getattr(known, name) if known else None)
-        found = _with(found, name, compared)
-        yield found
+        calibration = _with(calibration, name, compared)
+        yield calibration
     for name, network in measured.items() if not known else ():
-        timed = yield from network.timed(getattr(found, name))
-        found = _with(found, name, timed)
-    return found
+        timed = yield from network.timed(getattr(calibration, name))
+        calibration = _with(calibration, name, timed)
+    return calibration
 
 
-def _with(found: Calibration, name: str, network: NetworkCalibration) -> Calibration:
-    return replace(found, denoiser=network) if name == "denoiser" else replace(found, classifier=network)
+def _with(calibration: Calibration, name: str, network: NetworkCalibration) -> Calibration:
+    if name == "denoiser":
+        return replace(calibration, denoiser=network)
+    return replace(calibration, classifier=network)
 
 
 def calibrated(
     pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False, again: bool = False
 ) -> Calibration:
-    """The calibration of a pack on this device, measured now; times may be from the user's cache folder.
+    """Measure a pack on this device; times may come from the user's cache folder.
 
     Args:
-        pack: what is measured.
-        device: where.
-        precision: as of `load_networks`.
-        compiled: as of `load_networks`.
-        again: take times anew too.
+        pack: the pack to measure.
+        device: the device to measure it on.
+        precision: as for `load_networks`.
+        compiled: as for `load_networks`.
+        again: ignore cached times.
 
     Raises:
-        InvalidPack: the device has no memory for it.
+        InvalidPack: the device has no memory for the pack.
     """
-    kept = FileCalibrations()
+    cache = FileCalibrations()
     networks = load_networks(pack, device, precision=precision, compiled=compiled)
     key = calibration_key(pack, device, networks.by_rule)
     with Lanes(networks.by_rule.layout) as lanes:
-        known = None if again else kept.load(key)
-        found = finished(measuring(networks, networks.probes(), lanes, known))
+        known = None if again else cache.load(key)
+        calibration = finished(measuring(networks, networks.probes(), lanes, known))
     if known is None:
-        kept.save(key, found)
+        cache.save(key, calibration)
     if device.type != "cpu":
         free_memory()
-    return found
+    return calibration
 
 
-def in_turns(ways: Mapping[_Way, Callable[[], float]]) -> dict[_Way, float]:
-    """The best of several interleaved tries of each, so that other load slows all of them alike."""
-    return finished(_in_turns(ways))
+def in_turns(candidates: Mapping[_Candidate, Callable[[], float]]) -> dict[_Candidate, float]:
+    """Best of several tries per candidate; tries are interleaved, so that other load affects all candidates alike."""
+    return finished(_in_turns(candidates))
 
 
-def _in_turns(ways: Mapping[_Way, Callable[[], float]]) -> Generator[None, None, dict[_Way, float]]:
-    best = dict.fromkeys(ways, math.inf)
+def _in_turns(candidates: Mapping[_Candidate, Callable[[], float]]) -> Generator[None, None, dict[_Candidate, float]]:
+    best = dict.fromkeys(candidates, math.inf)
     for number in range(1 + REPEATS):
-        for way, measure in ways.items():
-            if number == 0 or best[way] < HOPELESS / number * min(best.values()):
-                best[way] = min(best[way], measure())
+        for candidate, measure in candidates.items():
+            if number == 0 or best[candidate] < HOPELESS / number * min(best.values()):
+                best[candidate] = min(best[candidate], measure())
                 yield
     return best
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One network, what it is measured with, and where."""
+    """One network, the probes to measure it with, and the lanes to run on."""
 
     network: Network
     probes: Probes
@@ -135,11 +138,11 @@ class _Measured:
     def compared(
         self, by_rule: NetworkCalibration, known: NetworkCalibration | None
     ) -> Generator[None, None, NetworkCalibration]:
-        """Which batches repeat the reference, with a first idea of how long each takes."""
+        """Find the batch sizes that reproduce the reference batch's bits, with a first estimate of their times."""
         reference, compiled = by_rule.reference, by_rule.precision.compiled
         row_s = {size.rows: size.row_ms / 1000 for size in known.measured} if known else {}
         if not known:
-            self.lanes.run([partial(self.network, *self.probes.batch(reference))])  # alone, for `_bits`' reason
+            self.lanes.run([partial(self.network, *self.probes.batch(reference))])  # alone: see `_bits`
             row_s[reference] = self._row_s(reference)
             yield
 
@@ -158,7 +161,7 @@ class _Measured:
             except torch.OutOfMemoryError as error:
                 let_go(error)
                 free_memory()
-                break  # there is none for larger ones either
+                break  # larger batches would not fit either
             yield
         if reference not in bits:
             return by_rule
@@ -166,7 +169,7 @@ class _Measured:
         return replace(by_rule, measured=tuple(measured), row_flop=(known or by_rule).row_flop)
 
     def timed(self, compared: NetworkCalibration) -> Generator[None, None, NetworkCalibration]:
-        """The same with the best of some tries, and with the operations of a row."""
+        """Add the best time of several tries per size, and the FLOP per row."""
         rows = [size.rows for size in compared.measured]
         row_flop = compared.row_flop
         if not row_flop and rows:
@@ -179,27 +182,27 @@ class _Measured:
         if len(rows) > 1:
             try:
                 row_s = yield from _in_turns({size: partial(self._row_s, size) for size in rows})
-            except torch.OutOfMemoryError as error:  # beside what ticks hold now; the first idea has to do
+            except torch.OutOfMemoryError as error:  # ticks hold memory meanwhile; the first estimates have to do
                 let_go(error)
                 free_memory()
         measured = tuple(replace(size, row_ms=1000 * row_s[size.rows]) for size in compared.measured)
         return replace(compared, measured=measured, row_flop=row_flop)
 
     def _row_s(self, size: int) -> float:
-        """Seconds of the device's time a row takes in a batch of `size`, every lane running one."""
+        """Seconds of the device's time per row in a batch of `size`, while every lane runs one."""
         batch = self.probes.batch(size)
         calls = [lambda: self.network(*batch)[0].sum().item()] * self.lanes.count  # .item() waits for the device
         if self.probes.device.type != "cpu":
-            self.lanes.run(calls)  # kernels are loaded and chosen at the first
+            self.lanes.run(calls)  # kernels are loaded and chosen at the first call
         started = time.perf_counter()
         self.lanes.run(calls)
         return (time.perf_counter() - started) / (size * self.lanes.count)
 
     def _bits(self, size: int) -> Generator[None, None, str]:
-        """A digest of the probes' results, the same wherever they stand in the batch; or `DEPENDS` if not.
+        """Digest of the probes' results if they are the same at every position in the batch, else `DEPENDS`.
 
-        The first batch runs alone. oneDNN makes a kernel at the first call of a shape, and of two calls at once that
-        made theirs, one in fifty got a kernel that rounds otherwise, for as long as the process lived.
+        The first batch runs alone. oneDNN creates a kernel at the first call with a shape; when two calls did so at
+        once, one in fifty got a kernel that rounds differently for as long as the process lives.
         """
         seen: dict[int, set[bytes]] = {number: set() for number in range(len(self.probes.rows))}
         batches = self.probes.arranged(size)

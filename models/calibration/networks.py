@@ -1,4 +1,4 @@
-"""A pack's networks, loaded as the rules say."""
+"""Loads a pack's networks in the number formats that the rules choose."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRECISIONS = {
     "bfloat16": Precision(dtype="bfloat16"),
     "float16": Precision(dtype="float16"),
 }
-"""Number formats by the names that an operator gives them; "auto" is what the rules say."""
+"""Number formats by their names on the command line; "auto" leaves the choice to the rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Networks:
     """A pack's networks on a device.
 
     Attributes:
-        pack: what they are of.
-        device: where they are.
+        pack: the pack.
+        device: the device that holds them.
         denoiser: predicts the picture.
-        steering: its classifier, or `None` if it has none.
-        by_rule: how they run before anything is measured.
+        steering: the pack's classifier, or `None` if it has none.
+        by_rule: their calibration before anything is measured.
     """
 
     pack: Pack
@@ -51,37 +51,38 @@ class Networks:
     by_rule: Calibration
 
     def probes(self) -> tuple[Probes, Probes | None]:
-        """What the denoiser and the classifier are measured with. Encodes prompts, if the pack takes any."""
-        of_denoiser = Probes.of(self.denoiser, self.pack, self.device)
-        return of_denoiser, of_denoiser.telling(self.steering.examples()) if self.steering is not None else None
+        """Inputs to measure the denoiser and the classifier with. Encodes prompts if the pack takes them."""
+        denoiser = Probes.of(self.denoiser, self.pack, self.device)
+        return denoiser, denoiser.with_conditionings(self.steering.examples()) if self.steering is not None else None
 
 
 def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False) -> Networks:
     """Load a pack's denoiser, and its classifier if it has one, in the number formats of the rules.
 
     Args:
-        pack: what to load.
-        device: where to.
-        precision: one of `PRECISIONS`; with "float16" the classifier takes float32, or its gradients would be zero.
-        compiled: whether `torch.compile` makes the denoiser's kernels: half a minute for each batch size, and a C++
-            compiler on a CPU.
+        pack: the pack to load.
+        device: the device to load it to.
+        precision: one of `PRECISIONS`; with "float16" the classifier uses float32, because its gradients would
+            underflow.
+        compiled: whether `torch.compile` makes the denoiser's kernels: this takes half a minute for each batch size,
+            and needs a C++ compiler on a CPU.
 
     Raises:
-        InvalidPack: the device has no memory for it, or no such number format.
+        InvalidPack: the device lacks the memory or the number format.
     """
     if precision == "tf32" and device.type != "cuda":
         raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
     formats = partial(_formats, device, PRECISIONS[precision], compiled=compiled)
-    of_denoiser, denoiser = _first_that_fits(
+    denoiser_by_rule, denoiser = _first_that_fits(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
     )
-    by_rule = Calibration(layout=rules.layout(device, denoiser.num_parameters), denoiser=of_denoiser)
+    by_rule = Calibration(layout=rules.layout(device, denoiser.num_parameters), denoiser=denoiser_by_rule)
     networks = Networks(pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule)
     if pack.has_classifier:
-        of_classifier, steering = _first_that_fits(
+        classifier_by_rule, steering = _first_that_fits(
             partial(load_steering, pack, device), formats(by_gradient=True), lambda loaded: True
         )
-        networks = replace(networks, steering=steering, by_rule=replace(by_rule, classifier=of_classifier))
+        networks = replace(networks, steering=steering, by_rule=replace(by_rule, classifier=classifier_by_rule))
     try:
         return networks if device.type == "cpu" else _with_references(networks)
     except torch.OutOfMemoryError as error:
@@ -89,7 +90,7 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
 
 
 def free_memory() -> None:
-    """Return unused memory to the device, that of networks in reference cycles too."""
+    """Return unused memory to the device, including that of networks in reference cycles."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -99,19 +100,19 @@ def _formats(device: torch.device, chosen: Precision | None, *, compiled: bool, 
     if chosen is not None:
         exact = by_gradient and chosen.dtype == "float16"
         by_rule = (replace(FLOAT32 if exact else chosen, channels_last=by_rule[0].channels_last),)
-    return [replace(one, compiled=compiled and not by_gradient) for one in by_rule]
+    return [replace(precision, compiled=compiled and not by_gradient) for precision in by_rule]
 
 
 def _first_that_fits(
     load: Callable[[Precision], _Loaded], formats: Sequence[Precision], works: Callable[[_Loaded], bool]
 ) -> tuple[NetworkCalibration, _Loaded]:
-    """What is loaded in the first format that the device has memory for, and that the network's numbers fit."""
+    """Load a network in the first format that the device has memory for and in which it works."""
     for precision in formats:
         try:
             loaded = load(precision)
             if precision is formats[-1] or works(loaded):
                 return NetworkCalibration(precision=precision), loaded
-            del loaded  # the next one may need its memory
+            del loaded  # the next format may need its memory
         except torch.OutOfMemoryError as error:
             let_go(error)
         free_memory()
@@ -119,22 +120,22 @@ def _first_that_fits(
 
 
 def _is_finite(pack: Pack, device: torch.device, denoiser: Denoiser) -> bool:
-    """Whether the denoiser gives finite numbers, early and late in the noise."""
+    """Whether the denoiser's output is finite, at low and at high noise."""
     batches = Probes.of(denoiser, pack, device).arranged(1)
     return all(bool(denoiser.forward(*batch).isfinite().all()) for _, batch in batches)
 
 
 def _with_references(networks: Networks) -> Networks:
-    """With reference batches by the FLOP of a row; those of a CPU are one row, whatever it takes."""
+    """Set the reference batches by the FLOP of a row. Not for CPUs, whose reference batch is always one row."""
 
-    def counted(of: NetworkCalibration, network: Network, probes: Probes) -> NetworkCalibration:
+    def counted(calibration: NetworkCalibration, network: Network, probes: Probes) -> NetworkCalibration:
         batch = probes.batch(1)
-        row_flop = flop_of(lambda: network(*batch), compiled=of.precision.compiled)
-        return replace(of, reference=rules.reference_rows(networks.device, row_flop), row_flop=row_flop)
+        row_flop = flop_of(lambda: network(*batch), compiled=calibration.precision.compiled)
+        return replace(calibration, reference=rules.reference_rows(networks.device, row_flop), row_flop=row_flop)
 
-    by_rule, (of_denoiser, of_classifier) = networks.by_rule, networks.probes()
-    denoiser = counted(by_rule.denoiser, only(networks.denoiser.forward), of_denoiser)
+    by_rule, (denoiser_probes, classifier_probes) = networks.by_rule, networks.probes()
+    denoiser = counted(by_rule.denoiser, only(networks.denoiser.forward), denoiser_probes)
     classifier = by_rule.classifier
-    if networks.steering is not None and classifier is not None and of_classifier is not None:
-        classifier = counted(classifier, networks.steering.gradient, of_classifier)
+    if networks.steering is not None and classifier is not None and classifier_probes is not None:
+        classifier = counted(classifier, networks.steering.gradient, classifier_probes)
     return replace(networks, by_rule=replace(by_rule, denoiser=denoiser, classifier=classifier))

@@ -1,4 +1,4 @@
-"""Batches to measure networks with, and what a batch is made of."""
+"""Batches to measure networks with."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
-"""(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), every one with the batch's axis first."""
+"""(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), all with the batch axis first."""
 Batch = tuple[Tensor, Tensor, Conditioning]
 
 
 def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
-    """A network of one output as one of many, each in memory of its own: CUDA graphs write theirs to one place."""
+    """Adapt a network with one output to `Network`. The output is copied, because CUDA graphs reuse its memory."""
     return lambda x, timesteps, conditioning: (network(x, timesteps, conditioning).clone(),)
 
 
-def told_by(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
-    """Some conditionings of denoiser rows that differ, to measure with."""
+def example_conditionings(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
+    """Some distinct conditionings of denoiser rows, to measure with."""
     size = denoiser.picture_size
     start = Pixels.of(np.zeros((*size, 3), np.uint8))
     prompts = ("a cat", "two red apples on a table", "")
@@ -38,21 +38,25 @@ def told_by(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
 
 
 def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
-    """The conditioning of a batch."""
+    """Stack rows' conditioning into a batch's."""
     return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
 
 
 class Probes:
-    """Inputs of any size: fixed rows to look at, among random neighbours."""
+    """Batches of any size: fixed rows to observe, among random neighbours."""
 
     def __init__(
-        self, shape: tuple[int, int, int], num_timesteps: int, device: torch.device, told: Sequence[Conditioning]
+        self,
+        shape: tuple[int, int, int],
+        num_timesteps: int,
+        device: torch.device,
+        conditionings: Sequence[Conditioning],
     ) -> None:
         self.device = device
         self.sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
         self._generator = torch.Generator().manual_seed(0)
         self._shape = shape
-        self._told = told
+        self._conditionings = conditionings
         self._num_timesteps = num_timesteps
         self.rows = [
             (torch.randn(self._shape, generator=self._generator), round(share * (num_timesteps - 1)), index)
@@ -61,33 +65,37 @@ class Probes:
 
     @classmethod
     def of(cls, denoiser: Denoiser, pack: Pack, device: torch.device) -> Probes:
-        return cls(denoiser.latent_shape, pack.num_train_timesteps, device, told_by(denoiser, pack))
+        return cls(denoiser.latent_shape, pack.num_train_timesteps, device, example_conditionings(denoiser, pack))
 
-    def telling(self, told: Sequence[Conditioning]) -> Probes:
-        """The same with other conditionings, for another network."""
-        return Probes(self._shape, self._num_timesteps, self.device, told)
+    def with_conditionings(self, conditionings: Sequence[Conditioning]) -> Probes:
+        """Probes of the same shape with other conditionings, for another network."""
+        return Probes(self._shape, self._num_timesteps, self.device, conditionings)
 
     def batch(self, size: int) -> Batch:
-        x, timesteps, told = self._batch(size)
-        return x.to(self.device), timesteps.to(self.device), stacked([self._told[one] for one in told], self.device)
+        """A batch of random rows."""
+        x, timesteps, chosen = self._batch(size)
+        return x.to(self.device), timesteps.to(self.device), self._stacked(chosen)
 
     def arranged(self, size: int) -> Iterator[tuple[dict[int, int], Batch]]:
-        """(the row's number by position, that batch), until every row has stood at every position.
+        """Yield (fixed row's number by position, batch), until every fixed row has been at every position.
 
-        Where a batch has none of them stands a random neighbour.
+        The other positions hold random neighbours.
         """
         shifts = range(len(self.rows) + 1)
-        for shift in (*shifts, *shifts) if size == 1 else shifts:  # no row is looked at once only
-            x, timesteps, told = self._batch(size)
+        for shift in (*shifts, *shifts) if size == 1 else shifts:  # so that every row is observed at least twice
+            x, timesteps, chosen = self._batch(size)
             numbers = {position: (position + shift) % (len(self.rows) + 1) for position in range(size)}
             numbers = {position: number for position, number in numbers.items() if number < len(self.rows)}
             for position, number in numbers.items():
                 row, timestep, index = self.rows[number]
-                x[position], timesteps[position], told[position] = row, timestep, index % len(self._told)
-            conditioning = stacked([self._told[one] for one in told], self.device)
-            yield numbers, (x.to(self.device), timesteps.to(self.device), conditioning)
+                x[position], timesteps[position], chosen[position] = row, timestep, index % len(self._conditionings)
+            yield numbers, (x.to(self.device), timesteps.to(self.device), self._stacked(chosen))
+
+    def _stacked(self, chosen: Sequence[int]) -> Conditioning:
+        return stacked([self._conditionings[index] for index in chosen], self.device)
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Random latents and timesteps, and the index of each row's conditioning."""
         x = torch.randn(size, *self._shape, generator=self._generator)
         timesteps = torch.randint(self._num_timesteps, (size,), generator=self._generator).float()
-        return x, timesteps, torch.randint(len(self._told), (size,), generator=self._generator).tolist()
+        return x, timesteps, torch.randint(len(self._conditionings), (size,), generator=self._generator).tolist()

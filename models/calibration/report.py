@@ -1,4 +1,4 @@
-"""A calibration in words."""
+"""Formats a calibration as text."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from models.calibration.result import Calibration, NetworkCalibration
 from models.pack import Pack
 
 
-def report(pack: Pack, device: torch.device, found: Calibration) -> Iterator[str]:
-    """What a stranger needs to say about their machine, line by line: hardware, formats, batch sizes and their bits."""
+def report(pack: Pack, device: torch.device, calibration: Calibration) -> Iterator[str]:
+    """Describe the machine and the calibration, line by line: hardware, number formats, batch sizes and their bits."""
     yield f"{pack.name} on {device_name(device)}, torch {torch.__version__}"
     yield f"instruction sets: {instruction_sets(device)}"
-    yield f"cores: {found.layout}"
-    yield from _network("denoiser", found.denoiser)
-    if found.classifier is not None:
-        yield from _network("classifier", found.classifier)
+    yield f"cores: {calibration.layout}"
+    yield from _network("denoiser", calibration.denoiser)
+    if calibration.classifier is not None:
+        yield from _network("classifier", calibration.classifier)
 
 
-def _network(name: str, found: NetworkCalibration) -> Iterator[str]:
-    yield f"{name}: {found.precision}, {found.row_flop / 1e9:.2f} GFLOP a row"
+def _network(name: str, network: NetworkCalibration) -> Iterator[str]:
+    yield f"{name}: {network.precision}, {network.row_flop / 1e9:.2f} GFLOP a row"
     yield f"  {'rows':>6} {'ms a row':>9} {'rows/s':>8}   bits"
-    for size in found.measured:
-        mark = "*" if size.rows in found.sizes else " "
+    for size in network.measured:
+        mark = "*" if size.rows in network.sizes else " "
         yield f"  {size.rows:>6} {size.row_ms:>9.3f} {1000 / size.row_ms:>8.0f} {mark} {size.bits}"
-    yield f"  batches are padded to: {', '.join(map(str, found.sizes))}; row budget {found.knee}"
-    yield f"  the same bits beside any other rows: {'yes' if found.is_bitwise else 'no'}"
+    yield f"  batches are padded to: {', '.join(map(str, network.sizes))}; row budget {network.knee}"
+    yield f"  batch-invariant bits: {'yes' if network.is_bitwise else 'no'}"

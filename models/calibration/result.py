@@ -1,4 +1,4 @@
-"""How a pack runs on a device, and what follows from it for a batch."""
+"""How a pack runs on a device, and how its rows are batched accordingly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.lanes import Layout
 from models.pack import Pack
 from models.precision import FLOAT32, Precision
 
-KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time a row: a shorter tick for everyone
+KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time per row, to keep ticks short
 DEPENDS = "on the neighbours"
 
 
@@ -21,8 +21,8 @@ class BatchSize:
 
     Attributes:
         rows: the size.
-        row_ms: milliseconds of the device's time a row takes in it: every lane runs such a batch.
-        bits: sizes with the same text give the same bits, except for `DEPENDS`.
+        row_ms: milliseconds of the device's time per row, while every lane runs a batch of this size.
+        bits: sizes with the same text give rows the same bits, except for `DEPENDS`.
     """
 
     rows: int
@@ -36,9 +36,9 @@ class NetworkCalibration:
 
     Attributes:
         precision: its number format, by rule.
-        reference: rows of the batch, by rule, whose bits every other batch must repeat to be used.
-        measured: every size that was tried, ascending; empty before anything is measured.
-        row_flop: floating-point operations of a row, by torch's own count; 0 if not counted.
+        reference: rows of the reference batch, by rule; a batch size is used only if it reproduces its bits.
+        measured: all measured sizes, ascending; empty before anything is measured.
+        row_flop: floating-point operations per row, as torch counts them; 0 if not counted.
     """
 
     precision: Precision = FLOAT32
@@ -52,35 +52,35 @@ class NetworkCalibration:
 
     @property
     def is_bitwise(self) -> bool:
-        """Whether a row's bits are known to be independent of its neighbours: by comparison, unless it has none."""
+        """Whether a row's bits are known not to depend on its neighbours: compared, or because it has none."""
         bits = self._reference_bits
         return bits != DEPENDS and (self.reference == 1 or bool(bits))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Rows of the batches in use, ascending: batches are padded to one of them."""
+        """Usable batch sizes in rows, ascending: every batch is padded to one of them."""
         return tuple(size.rows for size in self._usable)
 
     @property
     def knee(self) -> int:
-        """Rows of a batch at the knee: more of them cost everyone time and bring next to nothing."""
+        """Rows of the batch at the knee: larger ones lengthen every tick and gain next to nothing."""
         best = min(size.row_ms for size in self._usable)
         return min(size.rows for size in self._usable if size.row_ms <= KNEE * best)
 
     def padded(self, rows: int) -> int:
-        """The size, of those in use, that a batch of `rows` is done soonest in; not always the smallest that holds it.
+        """The usable size in which a batch of `rows` finishes soonest; not always the smallest that holds it.
 
-        Kernels for few rows can be slower altogether than those for more: 6 rows in bfloat16 took longer than 8.
+        Kernels for few rows can take longer in total than those for more: 6 rows in bfloat16 took longer than 8.
         """
         return self._holding(rows).rows
 
     def row_seconds(self, rows: int) -> float:
-        """Estimated time of a batch of `rows`, padding included."""
+        """Estimated seconds for a batch of `rows`, padding included."""
         holding = self._holding(rows)
         return max(rows, holding.rows) * holding.row_ms / 1000
 
     def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]:
-        """How many of `rows` go into each batch, at most `limit`, so that `lanes` are done with them soonest."""
+        """Split `rows` into batches of at most `limit` so that `lanes` lanes finish soonest; returns their sizes."""
         largest = max([size for size in self.sizes if size <= limit], default=self.sizes[0])
         fewest = math.ceil(rows / largest)
 
@@ -126,7 +126,7 @@ class Calibration:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the same request gives the same bytes, whatever shares its batches."""
+        """Whether the same request gives the same bytes, whatever other requests share its batches."""
         return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
 
     def to_json(self) -> bytes:
@@ -148,7 +148,7 @@ _JSON = TypeAdapter(Calibration)
 def fixed_calibration(
     pack: Pack | None = None, by_rule: Calibration | None = None, *, lanes: int = 1, rows: int = 4
 ) -> Calibration:
-    """Batches of `rows` on lanes of one thread, otherwise `by_rule`: for tests, and weights that still change."""
+    """Batches of `rows` on lanes of one thread, otherwise as `by_rule`: for tests, and for weights in training."""
     denoiser = by_rule.denoiser if by_rule else NetworkCalibration()
     classifier = by_rule.classifier if by_rule else NetworkCalibration()
     return Calibration(

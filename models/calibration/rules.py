@@ -1,6 +1,6 @@
-"""What changes the bits of pictures is chosen by rule: number format, threads a lane, and the batch all others repeat.
+"""Rules for everything that changes a picture's bits: number format, threads per lane, and the reference batch.
 
-A stopwatch has noise: two first starts of one machine could draw other bytes if it chose any of these.
+None of these may depend on a timing: timings are noisy, so two first starts of one machine could draw different bytes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from models.lanes import CORES, Layout
 from models.precision import FLOAT32, Precision
 
 SMALL = 50_000_000
-"""Parameters of networks whose rows each have a core of their own, at most: threads would share too little work."""
+"""Most parameters of a network whose rows run on one core each: several threads would share too little work."""
 GPU_BATCH_FLOP = 5e12
-"""FLOP of the reference batch on a GPU, at most: some 10 ms at 500 TFLOP/s, about as long as launching the kernels of a
-deep network takes for a single row."""
+"""Most FLOP of the reference batch on a GPU: about 10 ms at 500 TFLOP/s, roughly the time to launch a deep network's
+kernels for a single row."""
 MOST_REFERENCE_ROWS = 16
 
 
 def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Precision, ...]:
-    """Number formats for a network on the device; the first that its numbers fit is taken.
+    """Number formats for a network on the device; the first whose range and memory suffice is used.
 
     | device | network | its gradient |
     |---|---|---|
@@ -30,8 +30,8 @@ def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Prec
     | CUDA, compute capability 7 | float16, or float32 if that overflows | float32 |
     | other devices | float32 | float32 |
 
-    Small gradients are zero in float16; on CPUs float32 is as quick for them, or quicker (`cynosure calibrate fashion
-    --precision bfloat16`). On CUDA convolutions see channels last; on a CPU oneDNN chooses.
+    Small gradients underflow to zero in float16; on CPUs float32 is as fast for gradients, or faster (`cynosure
+    calibrate fashion --precision bfloat16`). On CUDA convolutions use channels-last memory; on a CPU oneDNN chooses.
     """
     if device.type == "cpu":
         return (Precision(dtype="bfloat16"),) if multiplies_bfloat16() and not by_gradient else (FLOAT32,)
@@ -47,9 +47,9 @@ def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Prec
 
 
 def layout(device: torch.device, num_parameters: int) -> Layout:
-    """How the device's cores are split: a lane for each core, or all cores for one batch of a large network.
+    """How the device's cores are split: one lane per core, or all cores for one batch of a large network.
 
-    The number of threads decides where sums are split, and so changes bits.
+    The number of threads determines where sums are split, and so changes bits.
     """
     if device.type == "cpu" and num_parameters <= SMALL:
         return Layout(lanes=CORES, threads=1)
@@ -57,10 +57,10 @@ def layout(device: torch.device, num_parameters: int) -> Layout:
 
 
 def reference_rows(device: torch.device, row_flop: int) -> int:
-    """Rows of the reference batch: what a row gives in it, it gives in every batch.
+    """Rows of the reference batch, whose bits every other batch must reproduce.
 
-    On a CPU one row by itself: nothing can be beside it. On a GPU the kernels for one row differ from those for many,
-    and a batch of some rows takes about as long as one alone; it has as many rows as probably take no longer.
+    On a CPU it is a single row, which has no neighbours. On a GPU the kernels for one row differ from those for many,
+    and a batch of a few rows takes about as long as one row; it has as many rows as are expected to take no longer.
     """
     if device.type == "cpu":
         return 1

@@ -1,4 +1,4 @@
-"""The engine: pictures of any sampler, length and guidance in one running batch."""
+"""The engine: draws pictures with any sampler, length and guidance in one running batch."""
 
 from models.engine.engine import Engine, results
 from models.engine.errors import (

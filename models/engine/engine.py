@@ -1,4 +1,4 @@
-"""The engine: what callers see of it."""
+"""The engine's public interface."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from models.pack import Pack, open_pack
 from models.spec import InvalidSpec, SampleSpec
 
 Preview = Callable[[int, int, Image], None]
-"""Called with the picture's index among those submitted with it, the evaluations done, and the picture so far."""
+"""Called with the picture's index in its submission, the number of evaluations done, and the picture so far."""
 
 
 def results(handles: Sequence[Handle]) -> list[Image]:
     """Wait for all pictures, or for the first that fails.
 
     Raises:
-        SampleFailed: or one of its kinds.
+        SampleFailed: or a subclass.
     """
     futures = [handle.future for handle in handles]
     wait(futures, return_when=FIRST_EXCEPTION)
@@ -48,25 +48,26 @@ def results(handles: Sequence[Handle]) -> list[Image]:
 
 
 class Engine:
-    """Draws pictures for everyone at once.
+    """Draws the pictures of all callers in shared batches.
 
-    Samples join at any tick and leave the moment they are done. On a device with several lanes each lane ticks by
-    itself, so that none waits for another. Use it as a context manager, or call `close`.
+    Samples join at any tick and leave as soon as they are done. On a device with several lanes each lane ticks
+    independently, so that none waits for another. Use the engine as a context manager, or call `close`.
 
     Args:
         packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
-        precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default by rule.
+        precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
+            choose it.
         compiled: whether `torch.compile` makes their kernels.
         cores: threads that compute at once; by default all that the environment allows.
-        measure_at_once: start measuring at once; otherwise when `measure` is called.
-        calibrations: what was measured before; by default the user's cache folder. What is not there the engine
-            measures while it serves, between ticks; that changes how soon pictures are done, and none of their bytes.
-        calibrate: says how a pack runs, given what the rules say, instead of measuring.
-        on_death: called on the engine's own thread if that, or a lane, has a fault of its own.
+        measure_at_once: start measuring immediately; otherwise measuring starts when `measure` is called.
+        calibrations: store of earlier measurements; by default the user's cache folder. The engine measures whatever is
+            missing while it serves, between ticks; that changes how soon pictures are done, but not their bytes.
+        calibrate: takes a pack and its calibration by rule, and returns the calibration to use instead of measuring.
+        on_death: called on the engine's thread when that thread, or a lane, fails with an error that no sample caused.
 
     Raises:
-        InvalidPack: a pack that is not there, or is not one.
+        InvalidPack: a pack does not exist or is invalid.
 
     Example:
         >>> with Engine(["fashion"]) as engine:
@@ -93,8 +94,8 @@ class Engine:
         self._calibrate = calibrate
         self._measurement = Measurement(calibrations if calibrations is not None else FileCalibrations())
         self._loop = Loop(self._measurement, cores=cores, on_death=on_death)
-        # One thread for all callers: the sums of an encoder over their own numbers of threads may round otherwise, and
-        # no two threads may use a fast tokenizer at once.
+        # One thread for all callers: an encoder's sums may round differently with another number of threads, and a fast
+        # tokenizer must not be used by two threads at once.
         self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=compute_with, initargs=(1,))
         ready: Future[None] = Future()
         self._thread = threading.Thread(
@@ -115,13 +116,13 @@ class Engine:
         return MappingProxyType(self._loop.packs)
 
     def measure(self) -> None:
-        """Begin to measure, between ticks, what isn't measured yet."""
+        """Start measuring, between ticks, the packs that aren't measured yet."""
         if not self._measurement.is_allowed:
             self._measurement.allow(self._preparing, self._loop.wake)
             self._loop.wake()
 
     def wait_until_measured(self, timeout: float | None = None) -> bool:
-        """Wait until every pack has been measured; `False` if the time is up, or the engine ends before."""
+        """Wait until every pack has been measured; `False` if the timeout passes or the engine ends first."""
         return self._measurement.wait(timeout) and all(loaded.is_measured for loaded in self.packs.values())
 
     def evaluations(self, spec: SampleSpec) -> int:
@@ -129,7 +130,7 @@ class Engine:
         return len(self._loaded_for(spec).runner.table(spec))
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
-        """What drawing `specs`, which differ in their seeds alone, would take; errors as those of `submit`."""
+        """Estimate the cost of drawing `specs`, which differ only in their seeds; errors are those of `submit`."""
         return outline(self._loaded_for(specs[0]).runner, self._course(specs[0]), pictures=len(specs))
 
     def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
@@ -137,13 +138,12 @@ class Engine:
 
         Args:
             spec: what to draw.
-            timeout: seconds from now, after which the picture is given up.
-            on_preview: called on one of the engine's threads, every `preview_every` evaluations of the spec; must be
-                quick.
+            timeout: seconds from now after which the picture is abandoned.
+            on_preview: called on one of the engine's threads every `spec.preview_every` evaluations; must be quick.
 
         Raises:
             InvalidSpec: the spec can't be drawn by its pack.
-            OutOfMemory: there was none for its prompt or its first picture.
+            OutOfMemory: the device had no memory to encode its prompt or initial picture.
             EngineDied: the engine has ended.
         """
         [handle] = self.submit_all([spec], timeout=timeout, on_preview=on_preview)
@@ -152,10 +152,10 @@ class Engine:
     def submit_all(
         self, specs: Sequence[SampleSpec], *, timeout: float | None = None, on_preview: Preview | None = None
     ) -> list[Handle]:
-        """Queue pictures together, all or none; arguments and errors as those of `submit`.
+        """Queue pictures together, all or none; arguments and errors are those of `submit`.
 
-        Pictures that differ in their scales alone share the evaluations before their guidance interval; of those, only
-        the first has previews.
+        Pictures that differ only in their guidance scales share the evaluations before their guidance interval; only
+        the first of them has previews of those evaluations.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         samples = [
@@ -177,7 +177,7 @@ class Engine:
 
         Raises:
             InvalidSpec: one of them can't be drawn.
-            SampleFailed, EngineDied: one of them was not.
+            SampleFailed, EngineDied: one of them failed.
         """
         return results(self.submit_all(specs))
 
@@ -205,7 +205,7 @@ class Engine:
             raise EngineDied(f"the device is lost: {error}") from error
 
     def _run(self, packs: Sequence[str], measure_at_once: bool, ready: Future[None]) -> None:
-        # The lanes have the cores: while they work, OpenMP threads of this one's own would only get in their way.
+        # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.
         compute_with(1)
         try:
             for name in packs:

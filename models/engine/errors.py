@@ -1,4 +1,4 @@
-"""What becomes of a picture that can't be finished."""
+"""Errors of pictures that can't be finished."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class DeadlineExceeded(SampleFailed):
 
 
 class OutOfMemory(SampleFailed):
-    """The device had no memory for the picture even alone; another time it may have."""
+    """The device had no memory even for this picture alone; a later attempt may succeed."""
 
 
 class EngineDied(SampleFailed):
-    """The engine's thread has ended, and every unfinished picture with it."""
+    """The engine's thread has ended, so no unfinished picture will be drawn."""
 
 
 def failure_of(error: Exception) -> SampleFailed:
-    """The error that a sample fails with after `error` was raised for it.
+    """Convert `error`, raised for a sample, to the error that its handle raises.
 
     Raises:
         AcceleratorError: the device is lost, and every later call on it would fail the same way.

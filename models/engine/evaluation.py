@@ -1,4 +1,4 @@
-"""One evaluation of a batch of samples: what is gathered for it, and what the networks give."""
+"""One evaluation of a batch of samples: gather the inputs, run the networks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class DenoiserRow(NamedTuple):
     """One row through a denoiser.
 
     Attributes:
-        sample: the number of its sample in the batch.
-        conditioning: what it is conditioned on.
-        guide: the pack whose denoiser it is for, or `None` for the samples' own.
+        sample: index of its sample in the batch.
+        conditioning: its conditioning.
+        guide: the guide pack whose denoiser evaluates it, or `None` for the samples' own pack.
     """
 
     sample: int
@@ -40,14 +40,14 @@ class Evaluation:
     """The next evaluation of R samples, gathered once: the tensors have a row for each sample.
 
     Attributes:
-        samples: R of them, of one pack.
-        state: (R, NUM_COLUMNS, C, H, W), before it.
+        samples: R samples of one pack.
+        state: (R, NUM_COLUMNS, C, H, W), before the evaluation.
         weights: (R, 2, NUM_COLUMNS), of the samplers.
         coefficients: (R,) each, by the names in `COEFFICIENTS`.
-        rows: the denoisers' rows, those of one sample side by side, a conditional one first.
-        first: the number of each sample's first row, R of them.
-        pairs: samples that have two rows.
-        steered: samples that the classifier steers.
+        rows: the denoisers' rows; those of one sample are adjacent, a conditional one first.
+        first: index of each sample's first row, R of them.
+        pairs: indices of the samples that have two rows.
+        steered: indices of the samples that the classifier steers.
     """
 
     samples: Sequence[Sample]
@@ -65,12 +65,12 @@ class Evaluation:
         return self.state[:, 0]
 
     def spread(self, coefficient: str) -> Tensor:
-        """A coefficient by denoiser row, (rows,1,1,1)."""
+        """A coefficient for each denoiser row, (rows,1,1,1)."""
         return self.coefficients[coefficient][[row.sample for row in self.rows]][:, None, None, None]
 
 
 def gather(samples: Sequence[Sample], device: torch.device) -> Evaluation:
-    """Collect what the next evaluation of `samples`, all of them begun, needs."""
+    """Collect the inputs of the next evaluation of `samples`, all of which have started."""
     coefficients = np.stack([sample.course.table.coefficients[sample.position] for sample in samples], axis=1)
     weights = np.stack([sample.course.table.weights[sample.position] for sample in samples])
     rows: list[DenoiserRow] = []
@@ -104,11 +104,11 @@ class Work:
     """Rows that one network evaluates.
 
     Attributes:
-        network: takes them.
-        calibration: says which batches it may take.
+        network: evaluates them.
+        calibration: of the network: which batch sizes it may use.
         x: (B,C,H,W), the network's input.
         timesteps: (B,).
-        conditioning: of all of them.
+        conditioning: stacked along the first axis.
     """
 
     network: Network
@@ -118,7 +118,7 @@ class Work:
     conditioning: Conditioning
 
     def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Calls that evaluate them in batches of so many rows, padded to sizes whose rows agree bitwise."""
+        """Yield calls that evaluate the rows in `batches`, each padded to a size whose rows agree bitwise."""
         start = 0
         for count in batches:
             yield partial(self._padded, start, count)
@@ -142,15 +142,15 @@ def work_of(
     samples: Sequence[int],
     conditioning: Sequence[Conditioning],
 ) -> Work:
-    """The rows of the samples of these numbers, which may repeat, each with its conditioning."""
+    """Build the work for the samples at the given indices, which may repeat, each with its conditioning."""
     scale, timesteps = evaluation.coefficients["input_scale"], evaluation.coefficients["timestep"]
     x = evaluation.x[samples] * scale[samples][:, None, None, None]
     return Work(network, calibration, x, timesteps[samples], stacked(conditioning, x.device))
 
 
 def evaluated(work: Sequence[Work], lanes: Runs, *, limit: int) -> list[list[Tensor]]:
-    """The outputs of all networks, each (B, …); no batch has more rows than `limit`."""
-    plan = packed([(one.calibration, len(one.x)) for one in work], lanes=lanes.count, limit=limit)
-    calls = [call for one, batches in zip(work, plan, strict=True) for call in one.calls(batches)]
+    """Run all networks in batches of at most `limit` rows; returns each network's outputs, each (B, …)."""
+    plan = packed([(part.calibration, len(part.x)) for part in work], lanes=lanes.count, limit=limit)
+    calls = [call for part, batches in zip(work, plan, strict=True) for call in part.calls(batches)]
     outputs = iter(lanes.run(calls))
     return [[torch.cat(parts) for parts in zip(*(next(outputs) for _ in batches), strict=True)] for batches in plan]

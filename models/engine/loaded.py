@@ -1,4 +1,4 @@
-"""A pack on the device: its networks, and the samples that wait for them."""
+"""A pack on the device: its networks and its unfinished samples."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from models.pack import InvalidPack, Pack
 from models.samplers import FLOW_PREDICTION
 from models.samplers.respacing import alpha_bars
 
-FEW_ROWS = 4  # a lane; of so few, two pictures with a classifier took 19 ms an evaluation in one tick, and 29 in two
+FEW_ROWS = 4  # per lane; two pictures with a classifier took 19 ms an evaluation in one tick, and 29 ms in two
 
 
 class LoadedPack:
-    """A pack, what runs it, and its unfinished samples.
+    """A pack, its runner and its unfinished samples.
 
-    The methods take the engine's lock; `schedule` and `ticks` are read and written with it held.
+    The methods take the engine's lock; `schedule` and `ticks` are read and written only while it is held.
 
     Attributes:
         pack: its folder.
         runner: its networks on the device.
         schedule: its unfinished samples.
-        ticks: under way.
+        ticks: number of its ticks under way.
         is_measured: whether measuring has ended.
     """
 
@@ -83,17 +83,17 @@ class LoadedPack:
 
     @property
     def denoiser(self) -> Denoiser:
-        """What the pack can be conditioned on, and what it draws."""
+        """Its denoiser, which defines its conditioning and picture size."""
         return self.runner.denoiser
 
     @property
     def calibration(self) -> Calibration:
-        """How it runs on this device."""
+        """How the pack runs on this device."""
         return self.runner.calibration
 
     @property
     def classifier_takes_prompt(self) -> bool:
-        """Whether its classifier steers by a prompt."""
+        """Whether its classifier steers towards a prompt."""
         return self.runner.steering is not None and self.runner.steering.takes_prompt
 
     @property
@@ -109,7 +109,7 @@ class LoadedPack:
 
     @property
     def lane_threads(self) -> int:
-        """Threads that compute one of its lanes."""
+        """Threads per lane."""
         return self.runner.lanes.layout.threads
 
     @property
@@ -118,13 +118,13 @@ class LoadedPack:
         return self.ticks < self.lanes and self.schedule.has_rest
 
     def tune(self, calibration: Calibration) -> None:
-        """Run as calibrated from now on; none of its ticks may be under way."""
+        """Apply a calibration; none of the pack's ticks may be under way."""
         runner, schedule, network = self.runner, self.schedule, calibration.denoiser
         lanes, knee_s = calibration.layout.lanes, network.row_seconds(network.knee)
-        of_classifier, classifier_cost = calibration.classifier, 0.0
-        if of_classifier is not None:
-            are_comparable = of_classifier.is_measured and network.is_measured
-            classifier_cost = of_classifier.row_seconds(network.knee) / knee_s if are_comparable else 1.0
+        classifier, classifier_cost = calibration.classifier, 0.0
+        if classifier is not None:
+            are_comparable = classifier.is_measured and network.is_measured
+            classifier_cost = classifier.row_seconds(network.knee) / knee_s if are_comparable else 1.0
         with self._lock:
             runner.calibration = calibration
             runner.max_batch = network.sizes[-1]
@@ -132,40 +132,40 @@ class LoadedPack:
             schedule.classifier_cost = classifier_cost
             schedule.few = max(FEW_ROWS * lanes, network.sizes[0])
             if calibration.is_measured:
-                schedule.tick_s = lanes * knee_s  # row_seconds has every lane busy
+                schedule.tick_s = lanes * knee_s  # row_seconds assumes that every lane is busy
 
     def halve_batches(self, limit: int) -> bool:
-        """Take smaller batches after one of up to `limit` rows found no memory; `False` if none is smaller."""
+        """Halve the batch limit after running out of memory at `limit` rows; `False` if it can't be halved."""
         least = self.calibration.denoiser.sizes[0]
         if limit <= least:
             return False
         with self._lock:
-            if self.runner.max_batch == limit:  # no other lane has halved them meanwhile
+            if self.runner.max_batch == limit:  # no other lane has halved it meanwhile
                 self.runner.max_batch //= 2
                 self.schedule.row_budget = max(least, self.schedule.row_budget // 2)
         return True
 
     def enqueue(self, samples: Collection[Sample]) -> None:
-        """Have samples wait for a tick; those that share a prefix become forks of one."""
+        """Queue samples for a tick; samples that share a prefix become forks of one of them."""
         with self._lock:
             for sample in share_prefixes(samples):
                 self.schedule.enqueue(sample, now=time.monotonic())
             self._lock.notify()
 
     def remove(self, sample: Sample) -> None:
-        """Forget a sample that has had its last tick."""
+        """Remove a sample that has had its last tick."""
         with self._lock:
             self.schedule.remove(sample)
 
     def fork(self, trunk: Sample) -> None:
-        """Queue the trunk's forks, which go on from where it is now."""
+        """Queue the trunk's forks, which continue from its current state."""
         with self._lock:
             for sample in trunk.fork():
                 self.schedule.enqueue(sample, now=time.monotonic())
             self._lock.notify()
 
     def fail(self, sample: Sample, error: SampleFailed) -> None:
-        """Resolve a sample's handle with an error; its forks begin at the start."""
+        """Resolve a sample's handle with an error; its forks start from their first evaluation."""
         self.remove(sample)
         self.enqueue(sample.take_forks())
         sample.fail(error)

@@ -1,4 +1,4 @@
-"""The loop of ticks: whose turn it is, and on which cores."""
+"""The tick loop: which pack runs next, and on how many cores."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from models.engine.schedule import Turns
 from models.engine.tick import Tick
 from models.lanes import OwnLane, Runs, compute_with
 
-MEASURING = ""  # in turns with the packs; no pack has this name
+MEASURING = ""  # takes turns with the packs, like one of them; no pack has this name
 
 
 class Loop:
-    """Shares the device's cores among the ticks of all packs, and measuring, until it is closed or has a fault.
+    """Shares the device's cores between measuring and the ticks of all packs, until it is closed or fails.
 
-    `serve` runs on one thread, ticks there or in a lane, everything else on any thread. One lock is for all that they
-    share: methods that need it held have a name that ends in `_locked`.
+    `serve` runs on one thread, ticks run there or in a lane, and every other method may be called from any thread. One
+    lock guards all shared state: methods that need it held have a name that ends in `_locked`.
 
     Attributes:
-        lock: held to read or write what is shared; notified when there may be something to do.
+        lock: guards the shared state; notified when there may be something to do.
         packs: by name; filled before `serve`.
 
     Args:
-        measurement: what is left to measure.
+        measurement: the measurements still to be taken.
         cores: threads that compute at once.
-        on_death: called on the loop's thread if that, or a lane, has a fault of its own.
+        on_death: called on the loop's thread when that thread, or a lane, fails with an error that no sample caused.
     """
 
     def __init__(self, measurement: Measurement, *, cores: int, on_death: Callable[[BaseException], None]) -> None:
@@ -46,7 +46,7 @@ class Loop:
         self._fault: BaseException | None = None
 
     def enqueue(self, samples: Mapping[str, Collection[Sample]]) -> None:
-        """Have samples wait for their packs' ticks, all or none.
+        """Queue samples for their packs' ticks, all or none.
 
         Raises:
             EngineDied: the loop has ended.
@@ -54,11 +54,11 @@ class Loop:
         with self.lock:
             if self._is_closing:
                 raise EngineDied("the engine is closed")
-            for name, of_pack in samples.items():
-                self.packs[name].enqueue(of_pack)
+            for name, pack_samples in samples.items():
+                self.packs[name].enqueue(pack_samples)
 
     def wake(self) -> None:
-        """Look again whether there is something to do."""
+        """Make the loop check again for something to do."""
         with self.lock:
             self.lock.notify()
 
@@ -72,7 +72,7 @@ class Loop:
             self.lock.notify()
 
     def serve(self) -> None:
-        """Run ticks until the end; the samples that are then unfinished fail with `EngineDied`."""
+        """Run ticks until the end, then fail all unfinished samples with `EngineDied`."""
         error: BaseException = EngineDied("the engine was closed")
         try:
             while (turn := self._next_turn()) is not None:
@@ -87,28 +87,28 @@ class Loop:
         finally:
             self.end()
             self._measurement.stop()
-            for one in self.packs.values():
-                one.runner.lanes.close()
+            for loaded in self.packs.values():
+                loaded.runner.lanes.close()
             with self.lock:
-                unfinished = [sample for one in self.packs.values() for sample in one.schedule.evict_all()]
+                unfinished = [sample for loaded in self.packs.values() for sample in loaded.schedule.evict_all()]
             for sample in unfinished:
                 for orphan in (sample, *sample.take_forks()):
                     orphan.fail(EngineDied(f"the engine stopped: {error}"))
 
     def _next_turn(self) -> str | None:
-        """Whose turn it is, a pack's or `MEASURING`, as soon as it has a lane; `None` at the end."""
+        """Wait for a turn and a free lane for it; the pack's name or `MEASURING`, or `None` at the end."""
         with self.lock:
             if not self._wait_for_locked(lambda: bool(self._ready_locked())):
                 return None
-            busy = [name for name, one in self.packs.items() if not one.schedule.is_idle]
+            busy = [name for name, loaded in self.packs.items() if not loaded.schedule.is_idle]
             turn = self._turns.next(self._ready_locked(), busy=busy + self._measuring())
             cores = self._cores if turn == MEASURING else self._lane_cores(self.packs[turn])
-            # Lanes that become free are kept for a pack that wants many: others would always find one first.
+            # Freed cores are held for a pack that needs many: packs that need few would otherwise starve it.
             has_lane = self._wait_for_locked(lambda: cores <= self._cores - self._cores_in_use)
             return turn if has_lane else None
 
     def _wait_for_locked(self, condition: Callable[[], bool]) -> bool:
-        """Wait; `False` if the loop is closed meanwhile.
+        """Wait for `condition`; `False` if the loop is closed meanwhile.
 
         Raises:
             BaseException: the fault that ended a tick.
@@ -119,10 +119,10 @@ class Loop:
         return not self._is_closing
 
     def _ready_locked(self) -> list[str]:
-        """The names of those that could use a free core."""
+        """The names of the turns that could use a free core."""
         if self._cores_in_use >= self._cores:
             return []
-        return [name for name, one in self.packs.items() if one.wants_tick] + self._measuring()
+        return [name for name, loaded in self.packs.items() if loaded.wants_tick] + self._measuring()
 
     def _measuring(self) -> list[str]:
         return [MEASURING] if self._measurement.wants_turn else []
@@ -137,14 +137,14 @@ class Loop:
             self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
 
     def _dispatch(self, loaded: LoadedPack) -> None:
-        """Start the pack's next tick: in a lane, or here over all of them if nobody else could use the others."""
+        """Start the pack's next tick: in one lane, or here over all lanes if no other tick could use the rest."""
         self._give_up(loaded)
         with self.lock:
             samples = loaded.schedule.take(now=time.monotonic())
             if not samples:
                 return
             left = self._cores - self._lane_cores(loaded)
-            others = any(self._lane_cores(one) <= left and one.schedule.has_rest for one in self.packs.values())
+            others = any(self._lane_cores(other) <= left and other.schedule.has_rest for other in self.packs.values())
             in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
             cores = self._lane_cores(loaded) * (1 if in_lane else loaded.lanes)
             self._cores_in_use += cores
@@ -152,13 +152,13 @@ class Loop:
         if in_lane:
             loaded.runner.lanes.start(partial(self._tick, loaded, samples, OwnLane(), cores))
         else:
-            # As many as a lane has, if the tick might as well be in one: sums over more threads may round otherwise.
+            # As many threads as a lane has, if the tick could have run in one: more may change how sums round.
             compute_with(self._lane_cores(loaded) if loaded.lanes > 1 else 1)
             self._tick(loaded, samples, loaded.runner.lanes, cores)
 
     def _give_up(self, loaded: LoadedPack) -> None:
-        """Fail the samples that nobody waits for any longer."""
-        while given_up := self._given_up(loaded):  # again: their forks may be given up too
+        """Fail the samples that were cancelled or whose deadline has passed."""
+        while given_up := self._given_up(loaded):  # repeated, because their forks may be given up too
             for sample in given_up:
                 error = SampleCancelled("cancelled") if sample.is_cancelled else DeadlineExceeded("not done in time")
                 loaded.fail(sample, error)

@@ -1,4 +1,4 @@
-"""Measuring packs while the engine serves: a step between ticks, in turns with the packs."""
+"""Measures packs while the engine serves, in short steps that take turns with the packs' ticks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _Unmeasured:
 
     Attributes:
         loaded: the pack.
-        key: of its calibration.
-        known: its calibration by an earlier process.
-        probes: what it is measured with, once prompts are encoded for it.
-        steps: of measuring it, once they have begun.
+        key: cache key of its calibration.
+        known: its calibration from an earlier process, or `None`.
+        probes: inputs to measure it with, once its prompts are encoded.
+        steps: the running measurement, or `None` before its first step.
     """
 
     loaded: LoadedPack
@@ -39,10 +39,10 @@ class _Unmeasured:
 
 
 class Measurement:
-    """What is left to measure. Its steps are taken on the engine's thread, with no tick under way.
+    """The packs left to measure. Steps run on the engine's thread, while no tick is under way.
 
     Args:
-        calibrations: what was measured before, and where results go.
+        calibrations: store of earlier and new measurements.
     """
 
     def __init__(self, calibrations: Calibrations) -> None:
@@ -52,14 +52,14 @@ class Measurement:
         self._is_allowed = False
 
     def add(self, loaded: LoadedPack, key: str) -> None:
-        """Have a pack measured, once that is allowed; what another process has found out of it is used."""
+        """Register a pack to be measured once `allow` is called; an earlier process's calibration is reused."""
         self._unmeasured.append(_Unmeasured(loaded, key, self._calibrations.load(key)))
 
     def allow(self, preparing: Executor, wake: Callable[[], None]) -> None:
-        """Begin, once probes are encoded by `preparing`; `wake` is called each time that a step has become possible."""
-        for one in self._unmeasured:
-            one.probes = preparing.submit(one.loaded.networks.probes)
-            one.probes.add_done_callback(lambda _: wake())
+        """Start measuring as soon as `preparing` has encoded probes; `wake` is called when a step becomes possible."""
+        for pack in self._unmeasured:
+            pack.probes = preparing.submit(pack.loaded.networks.probes)
+            pack.probes.add_done_callback(lambda _: wake())
         self._is_allowed = True
         if not self._unmeasured:
             self._over.set()
@@ -71,52 +71,53 @@ class Measurement:
     @property
     def wants_turn(self) -> bool:
         """Whether a step can be taken."""
-        return self._is_allowed and any(one.probes.done() for one in self._unmeasured)
+        return self._is_allowed and any(pack.probes.done() for pack in self._unmeasured)
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until nothing is left, or until `stop`; `False` if the time is up before."""
+        """Wait until nothing is left to measure, or until `stop`; `False` if the timeout passes first."""
         return self._over.wait(timeout)
 
     def stop(self) -> None:
-        """Keep nobody waiting: no further step will be taken."""
+        """Release all waiters: no further step will be taken."""
         self._over.set()
 
     def step(self) -> None:
         """Take one step with the next pack."""
         while not self._unmeasured[0].probes.done():
             self._unmeasured.rotate(-1)
-        one = self._unmeasured[0]
+        pack = self._unmeasured[0]
+        loaded = pack.loaded
         try:
-            if one.steps is None:
-                log.info("measuring %s between requests", one.loaded.name)
-                one.steps = measuring(one.loaded.networks, one.probes.result(), one.loaded.runner.lanes, one.known)
-            calibration, is_last = _next_of(one.steps)
+            if pack.steps is None:
+                log.info("measuring %s between requests", loaded.name)
+                pack.steps = measuring(loaded.networks, pack.probes.result(), loaded.runner.lanes, pack.known)
+            calibration, is_last = _next_of(pack.steps)
             if calibration is not None:
-                one.loaded.tune(calibration)
-                self._unmeasured.rotate(-1)  # soon every pack has some batches to use
+                loaded.tune(calibration)
+                self._unmeasured.rotate(-1)  # so that every pack soon has some batch sizes to use
             if is_last:
-                self._end(one)
+                self._end(pack)
         except torch.AcceleratorError:
             raise
         except Exception:
-            log.exception("measuring %s failed; it goes on as it is", one.loaded.name)
-            self._end(one)
+            log.exception("measuring %s failed; its current calibration stays in use", loaded.name)
+            self._end(pack)
 
-    def _end(self, one: _Unmeasured) -> None:
-        calibration = one.loaded.calibration
-        log.info("measured %s: batches of up to %d rows", one.loaded.name, calibration.denoiser.knee)
-        if one.known is None and calibration.is_measured:  # on a thread of its own: a store may be slow
-            threading.Thread(target=self._calibrations.save, args=(one.key, calibration), daemon=True).start()
-        if one.loaded.networks.device.type != "cpu":
-            free_memory()  # of the largest batches, which no tick may ever need
-        self._unmeasured.remove(one)
-        one.loaded.is_measured = True
+    def _end(self, pack: _Unmeasured) -> None:
+        calibration = pack.loaded.calibration
+        log.info("measured %s: batches of up to %d rows", pack.loaded.name, calibration.denoiser.knee)
+        if pack.known is None and calibration.is_measured:  # on a separate thread, because the store may be slow
+            threading.Thread(target=self._calibrations.save, args=(pack.key, calibration), daemon=True).start()
+        if pack.loaded.networks.device.type != "cpu":
+            free_memory()  # of the largest batches, which ticks may never need
+        self._unmeasured.remove(pack)
+        pack.loaded.is_measured = True
         if not self._unmeasured:
             self._over.set()
 
 
 def _next_of(steps: Generator[Calibration | None, None, Calibration]) -> tuple[Calibration | None, bool]:
-    """What a step has found, and whether it was the last."""
+    """Take a step; returns its result, and whether it was the last."""
     try:
         return next(steps), False
     except StopIteration as end:

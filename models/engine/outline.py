@@ -1,4 +1,4 @@
-"""What drawing would take, without drawing."""
+"""Estimates the cost of drawing, without drawing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.spec import Row
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """The course of pictures that differ in their seeds alone, and its cost.
+    """The course of pictures that differ only in their seeds, and its cost.
 
     Attributes:
         timesteps: the network's, evaluation by evaluation.
@@ -22,8 +22,8 @@ class Outline:
         denoiser_rows: rows of all pictures through the pack's denoiser.
         guide_rows: rows through a second pack's denoiser.
         classifier_rows: rows through the classifier, forward and backward.
-        flop: of all of them, by torch's count: 2 for a multiplication and an addition. `None` where it wasn't counted.
-        seconds: estimate on this device, if it does nothing else; networks alone. `None` where it wasn't measured.
+        flop: of all rows, as torch counts them: 2 per multiply-add. `None` if not counted.
+        seconds: estimated time of the networks on this device when it does nothing else. `None` if not measured.
     """
 
     timesteps: tuple[float, ...]
@@ -37,7 +37,7 @@ class Outline:
 
 
 def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
-    """The outline of so many pictures of one course, which differ in their seeds alone."""
+    """Outline `pictures` pictures of one course, which differ only in their seeds."""
     spec, table, guided = course.spec, course.table, course.guided
     calibration, lanes = runner.calibration, runner.calibration.layout.lanes
     guide = runner.siblings[spec.guidance.guide_pack].calibration if spec.guidance.guide_pack else None
@@ -46,10 +46,10 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
     for position in range(len(table)):
         is_guided = position in guided
         wanted = spec.guidance.rows(active=is_guided)
-        guiding = wanted.count(Row.UNCONDITIONAL) if guide else 0
+        guide_count = wanted.count(Row.UNCONDITIONAL) if guide else 0
         calls: list[tuple[str, NetworkCalibration | None, int]] = [
-            ("denoiser", calibration.denoiser, len(wanted) - guiding),
-            ("guide", guide.denoiser if guide else None, guiding),
+            ("denoiser", calibration.denoiser, len(wanted) - guide_count),
+            ("guide", guide.denoiser if guide else None, guide_count),
             ("classifier", calibration.classifier, int(spec.guidance.wants_classifier(active=is_guided))),
         ]
         for name, network, each in calls:
@@ -61,7 +61,7 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
             flop += count * network.row_flop
             batches = network.batches(count, lanes=lanes, limit=runner.max_batch)
             rounds = math.ceil(len(batches) / lanes)
-            seconds += rounds * lanes * network.row_seconds(batches[0])  # row_seconds has every lane busy
+            seconds += rounds * lanes * network.row_seconds(batches[0])  # row_seconds assumes that every lane is busy
     return Outline(
         timesteps=tuple(table.timestep.tolist()),
         sigmas=tuple((table.sigma / table.alpha).tolist()),

@@ -1,4 +1,4 @@
-"""How the rows of a tick become batches, so that the lanes are done with all networks soonest."""
+"""Splits the rows of a tick into batches so that the lanes finish all networks soonest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Network(Protocol):
-    """What is known of a network, as `models.calibration.NetworkCalibration` has it."""
+    """A network's estimated times; `models.calibration.NetworkCalibration` implements it."""
 
     def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]: ...
 
@@ -16,20 +16,20 @@ class Network(Protocol):
 
 
 Work = Sequence[tuple[Network, int]]
-"""The networks of a tick, in the order in which they start, and the rows of each."""
+"""The networks of a tick, in the order in which they start, with the number of rows of each."""
 Plan = list[list[int]]
-"""Of each network of a tick: the rows of its batches, in the order in which they start."""
+"""For each network of a tick, the rows of its batches in the order in which they start."""
 
 
 def packed(work: Work, *, lanes: int, limit: int) -> Plan:
-    """The quicker, by estimate, of two plans: every network over all lanes, or each in lanes of its own.
+    """The plan with the shorter estimate of two: spread every network over all lanes, or give each separate lanes.
 
-    Of few rows the second is quicker: half a batch takes more than half its time.
+    With few rows the second is quicker: half a batch takes more than half its time.
 
     Args:
-        work: what is to be done.
+        work: the networks and their rows.
         lanes: batches that run at once.
-        limit: rows that a batch may have.
+        limit: most rows that a batch may have.
     """
     over_all = [network.batches(rows, lanes=lanes, limit=limit) for network, rows in work]
     if lanes == 1 or len(work) == 1:
@@ -43,7 +43,10 @@ def packed(work: Work, *, lanes: int, limit: int) -> Plan:
 
 
 def _done_at(work: Work, plan: Plan, lanes: int) -> float:
-    """When the last lane is done, each taking the next batch as soon as it is free, in units that only compare."""
+    """Estimated time when the last lane finishes, if each takes the next batch as soon as it is free.
+
+    Meaningful only in comparison with other plans.
+    """
     free_at = [0.0] * lanes
     for (network, _), batches in zip(work, plan, strict=True):
         for rows in batches:

@@ -1,4 +1,4 @@
-"""A picture while it is drawn: its course, its state, and the handle that its submitter holds."""
+"""A picture being drawn: its course, its state, and the handle that its submitter holds."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from models.spec import Guidance, SampleSpec
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
 Preview = Callable[[int, Image], None]
-"""Called with the evaluations done, and the picture so far."""
+"""Called with the number of evaluations done, and the picture so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a sample's networks are conditioned on, and what it starts from.
+    """The conditioning of a sample's networks, and the picture it starts from.
 
     Attributes:
-        conditional, unconditional: of the denoiser's rows; the unconditional one is the guide's if there is one.
-        condition: what the classifier steers to.
+        conditional, unconditional: conditioning of the denoiser's rows; the unconditional one is for the guide if there
+            is one.
+        condition: the classifier's target.
         init: latent (C,H,W) to start from.
         mask: (C or 1,H,W), 1 where `init` is redrawn.
     """
@@ -41,15 +42,15 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Course:
-    """Everything that decides a picture from its first evaluation to its last, worked out once.
+    """Everything that determines a picture from its first evaluation to its last, computed once.
 
     Attributes:
         spec: what to draw.
         profile: the conventions that `spec.profile` names.
-        table: its sampler, from where the picture begins.
+        table: the sampler's coefficients, starting at the picture's first evaluation.
         guided: the evaluations at which guidance is on.
-        inputs: what its networks are conditioned on.
-        start: (a, s) of the first latent a·init + s·noise; `None` if it is noise alone, of the table's initial scale.
+        inputs: the conditioning of its networks.
+        start: (a, s) of the first latent a·init + s·noise; `None` if it is pure noise of the table's initial scale.
     """
 
     spec: SampleSpec
@@ -60,17 +61,20 @@ class Course:
     start: tuple[float, float] | None = None
 
     def __len__(self) -> int:
-        """Network evaluations in all."""
+        """Total number of network evaluations."""
         return len(self.table)
 
     @property
     def fork_position(self) -> int:
-        """Evaluations that are the same at every scale: those before the guidance interval, except the last."""
+        """Number of leading evaluations that are the same at every scale: those before the guidance interval.
+
+        At least the last evaluation is always left to each sample.
+        """
         return min(self.guided.start, len(self) - 1)
 
     @property
     def prefix(self) -> SampleSpec:
-        """What decides the evaluations before the guidance interval: the spec without its scales."""
+        """The spec without its scales, which determines the evaluations before the guidance interval."""
         full = self.spec.guidance
         unscaled = Guidance(conditional=full.conditional, interval=full.interval, interval_unit=full.interval_unit)
         return replace(self.spec, guidance=unscaled)
@@ -78,9 +82,9 @@ class Course:
 
 @dataclass(eq=False)
 class Promise:
-    """What the engine and the submitter share of one picture: the engine writes it, a `Handle` reads it.
+    """A picture's state shared between engine and submitter: the engine writes it, a `Handle` reads it.
 
-    It holds no tensor, so a caller that keeps its handle keeps no latent.
+    It holds no tensor, so a caller that keeps its handle keeps no latent alive.
     """
 
     evaluations: int
@@ -91,7 +95,7 @@ class Promise:
 
 
 class Handle:
-    """What `Engine.submit` returns: one picture's future."""
+    """The future of one picture, as returned by `Engine.submit`."""
 
     def __init__(self, promise: Promise) -> None:
         self._promise = promise
@@ -104,13 +108,13 @@ class Handle:
         """Wait for the picture.
 
         Raises:
-            SampleFailed: or one of its kinds.
+            SampleFailed: or a subclass.
             TimeoutError: not done within `timeout` seconds.
         """
         return self.future.result(timeout)
 
     def cancel(self) -> None:
-        """Give the picture up: its rows are free when its tick is over."""
+        """Abandon the picture; its rows become free when its current tick ends."""
         self._promise.is_cancelled = True
 
     @property
@@ -124,26 +128,26 @@ class Handle:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations in all."""
+        """Total number of network evaluations."""
         return self._promise.evaluations
 
     @property
     def telemetry(self) -> list[dict[str, float]]:
-        """What guidance did in each evaluation so far, if the spec asks for it."""
+        """Effect of guidance in each evaluation so far, if the spec requests telemetry."""
         return list(self._promise.telemetry)
 
 
 @dataclass(eq=False, kw_only=True)
 class Sample:
-    """One picture on its way.
+    """One picture in progress.
 
     Attributes:
-        course: what decides it.
-        promise: what its submitter sees of it.
+        course: everything that determines the picture.
+        promise: the part of it that its submitter sees.
         deadline: on the engine's clock, in seconds, or `None`.
-        on_preview: whom to show it every `preview_every` evaluations.
-        state: (NUM_COLUMNS, C, H, W), what its sampler looks back on; `None` before its first tick.
-        forks: samples that are the same as this one up to `fork_position`, and start from its state there.
+        on_preview: called every `preview_every` evaluations.
+        state: (NUM_COLUMNS, C, H, W), the latents and predictions its sampler needs; `None` before its first tick.
+        forks: samples that equal this one up to `fork_position`, and continue from its state there.
     """
 
     course: Course
@@ -168,7 +172,7 @@ class Sample:
 
     @property
     def position(self) -> int:
-        """Its place in the coefficient table: the evaluations done."""
+        """Its row in the coefficient table: the number of evaluations done."""
         return self.promise.evaluations_done
 
     @property
@@ -211,20 +215,20 @@ class Sample:
         every = self.course.spec.preview_every
         return self.on_preview is not None and every > 0 and self.position % every == 0
 
-    def advance(self, state: Tensor, observed: dict[str, float] | None = None) -> None:
-        """Take the state after one more evaluation, and what was observed in it."""
+    def advance(self, state: Tensor, telemetry: dict[str, float] | None = None) -> None:
+        """Store the state after one more evaluation, and that evaluation's telemetry."""
         self.state = state
-        if observed is not None:
-            self.promise.telemetry.append(observed)
+        if telemetry is not None:
+            self.promise.telemetry.append(telemetry)
         self.promise.evaluations_done += 1
 
     def take_forks(self) -> list[Sample]:
-        """The forks, which this sample then no longer has."""
+        """Remove and return the forks."""
         forks, self.forks = self.forks, []
         return forks
 
     def fork(self) -> list[Sample]:
-        """The forks, from where this sample is now; it no longer has them."""
+        """Remove and return the forks, moved to this sample's current state."""
         forks = self.take_forks()
         for fork in forks:
             fork.state = self.state
@@ -242,7 +246,7 @@ class Sample:
 
 
 def share_prefixes(samples: Collection[Sample]) -> Iterator[Sample]:
-    """The samples to start; every other one becomes a fork of one that does the same evaluations first."""
+    """Yield the samples to start; make each other one a fork of a sample that shares its first evaluations."""
     first: dict[SampleSpec, Sample] = {}
     for sample in samples:
         trunk = first.setdefault(sample.course.prefix, sample) if sample.course.fork_position else sample

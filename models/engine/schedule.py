@@ -1,4 +1,4 @@
-"""Who runs next: the engine's policy, in plain Python, without a tensor."""
+"""The engine's scheduling policy: which samples run next. Plain Python, without tensors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-PROMOTE_S = 60.0  # a job that has waited so long counts as one priority higher
-SHORT_SHARE = 0.05  # of every tick, for what is done soonest
+PROMOTE_S = 60.0  # each such period of waiting raises a job by one priority level
+SHORT_SHARE = 0.05  # of every tick, reserved for the jobs with the least work left
 
 
 class Waiting(Protocol):
-    """What the schedule has to know of a sample, which it tells from others by identity."""
+    """A sample as the schedule sees it; samples are compared by identity."""
 
     @property
     def priority(self) -> int: ...
 
     @property
     def group(self) -> str:
-        """Samples of one group are one job, and take turns with other jobs."""
+        """Samples of one group form one job, which takes turns with other jobs."""
 
     @property
     def evaluations_left(self) -> int: ...
@@ -30,10 +30,10 @@ class Waiting(Protocol):
 
     @property
     def wants_classifier_now(self) -> bool:
-        """Whether its next evaluation has a row of the classifier."""
+        """Whether its next evaluation includes a classifier row."""
 
     def is_given_up(self, now: float) -> bool:
-        """Whether nobody waits for it any longer at the time `now`."""
+        """Whether it has been cancelled or is overdue at the time `now`."""
 
 
 Sample = TypeVar("Sample", bound=Waiting)
@@ -48,12 +48,12 @@ class _Job(Generic[Sample]):
 
     @property
     def evaluations_left(self) -> int:
-        """Of the sample that has most left."""
+        """Evaluations left of the sample that has the most left."""
         return max(sample.evaluations_left for sample in self.samples)
 
     @property
     def work_left(self) -> int:
-        """Evaluations of all its samples."""
+        """Evaluations left of all its samples together."""
         return sum(sample.evaluations_left for sample in self.samples)
 
     @property
@@ -65,7 +65,7 @@ class _Job(Generic[Sample]):
         return self.priority + int((now - self.since) // PROMOTE_S)
 
     def evaluations_in_all(self, now: float, tick_s: float) -> float:
-        """How long, in ticks, it will have taken if it runs from now on."""
+        """Projected total time in ticks, if it runs from now on."""
         return (now - self.since) / tick_s + self.evaluations_left
 
 
@@ -73,19 +73,19 @@ class _Job(Generic[Sample]):
 class Schedule(Generic[Sample]):
     """The unfinished samples of one pack, and which of them the next tick moves.
 
-    Every tick chooses anew among the samples at rest, those in no other tick, so that a sample that has begun may pause
-    for another: what it needs to go on is its state, which stays with it.
+    Every tick chooses anew among the samples at rest, that is those in no other tick. A sample that has begun may
+    therefore pause for another: all it needs to continue is its state, which it keeps.
 
-    Samples are ordered by projected total time (waited so far and evaluations left), longest first, so that the slowest
-    answers come sooner: long jobs don't pause for short ones, which wait until they are as late. A small share of every
-    tick is for the jobs that are done soonest, so that a short one does not wait behind many long ones.
+    Samples are ordered by projected total time (time waited so far plus evaluations left), longest first, to shorten
+    the slowest answers: long jobs don't pause for short ones, which wait until they are as late. A small share of every
+    tick is reserved for the jobs with the least work left, so that a short one does not wait behind many long ones.
 
     Attributes:
-        row_budget: denoiser rows that one tick may hold, those of the classifier counted by their time.
-        classifier_cost: denoiser rows that take as long as one row of the classifier.
-        lanes: ticks that run side by side, with an even share of the rows each.
-        few: denoiser rows that, while nothing is moving, are done soonest in one tick over all lanes.
-        tick_s: seconds that a full tick takes, roughly.
+        row_budget: denoiser rows that one tick may hold; classifier rows are counted by their time.
+        classifier_cost: denoiser rows that take as long as one classifier row.
+        lanes: ticks that run in parallel, each with an even share of the rows.
+        few: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
+        tick_s: approximate seconds that a full tick takes.
     """
 
     row_budget: int
@@ -95,19 +95,19 @@ class Schedule(Generic[Sample]):
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job[Sample]] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
-    _short_rows: float = 0.0  # that the share for short jobs has left
+    _short_rows: float = 0.0  # what is left of the share for short jobs, in denoiser rows
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
         job = self._jobs.setdefault((sample.priority, sample.group), _Job(now))
         job.samples.append(sample)
 
     def __len__(self) -> int:
-        """Unfinished samples."""
+        """Number of unfinished samples."""
         return len(self._all())
 
     @property
     def is_idle(self) -> bool:
-        """Whether no sample is unfinished and no tick under way."""
+        """Whether there is no unfinished sample and no tick under way."""
         return not self._jobs and not self._moving
 
     @property
@@ -116,20 +116,20 @@ class Schedule(Generic[Sample]):
         return any(sample not in self._moving for job in self._jobs.values() for sample in job.samples)
 
     def take(self, *, now: float) -> list[Sample]:
-        """The samples that move next, at least one where any is at rest; their rows fit the budget.
+        """Choose the samples that move next, at least one if any is at rest; their rows fit the budget.
 
-        They rest again when they are `put_back`.
+        They are moving until `put_back`.
         """
-        everyone = self._all()
-        costs = [self._cost(sample) for sample in everyone]
-        total, rows = sum(costs), sum(sample.rows_now for sample in everyone)
+        unfinished = self._all()
+        costs = [self._cost(sample) for sample in unfinished]
+        total, rows = sum(costs), sum(sample.rows_now for sample in unfinished)
         together = not self._moving and rows <= self.few and total <= self.row_budget
         share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
 
         def fits(cost: float) -> bool:
-            # Two rows must fit even where the budget has shrunk to one: nothing may wait for ever.
+            # The first sample always fits, even one of two rows in a budget that has shrunk to one: none may starve.
             return not chosen or used + cost <= self.row_budget
 
         self._short_rows = min(self._short_rows + SHORT_SHARE * share, max([self.row_budget, *costs]))
@@ -149,23 +149,23 @@ class Schedule(Generic[Sample]):
         self._moving.update(chosen)
         return list(chosen)
 
-    def _at_rest(self, turn: Callable[[_Job[Sample]], tuple[float, float]]) -> Iterator[Sample]:
-        """Samples that no tick is moving, by their jobs' `turn`; of a job, first what is done soonest."""
-        for job in sorted(self._jobs.values(), key=turn):
-            for sample in sorted(job.samples, key=lambda one: one.evaluations_left):
+    def _at_rest(self, order: Callable[[_Job[Sample]], tuple[float, float]]) -> Iterator[Sample]:
+        """Samples that no tick is moving, sorted by their jobs' `order`, then by evaluations left."""
+        for job in sorted(self._jobs.values(), key=order):
+            for sample in sorted(job.samples, key=lambda sample: sample.evaluations_left):
                 if sample not in self._moving:
                     yield sample
 
     def _cost(self, sample: Sample) -> float:
-        """What the sample's next evaluation takes, in denoiser rows."""
+        """Cost of the sample's next evaluation, in denoiser rows."""
         return sample.rows_now + self.classifier_cost * sample.wants_classifier_now
 
     def put_back(self, samples: Collection[Sample]) -> None:
-        """The tick that moved them is over."""
+        """Mark samples as at rest again: the tick that moved them is over."""
         self._moving.difference_update(samples)
 
     def given_up(self, *, now: float) -> list[Sample]:
-        """Cancelled and overdue samples, of those at rest."""
+        """Samples at rest that are cancelled or overdue."""
         return [sample for sample in self._all() if sample not in self._moving and sample.is_given_up(now)]
 
     def remove(self, sample: Sample) -> None:
@@ -175,22 +175,22 @@ class Schedule(Generic[Sample]):
             del self._jobs[key]
 
     def evict_all(self) -> list[Sample]:
-        everyone = self._all()
+        unfinished = self._all()
         self._jobs = {}
-        return everyone
+        return unfinished
 
     def _all(self) -> list[Sample]:
         return [sample for job in self._jobs.values() for sample in job.samples]
 
 
 class Turns:
-    """Whose tick is next, so that busy packs share the device's time evenly: deficit round robin.
+    """Deficit round robin, so that busy packs share the device's time evenly.
 
-    Shreedhar & Varghese 1995, charged after the fact: a tick's cost is known when it is over. A pack that is idle
-    saves nothing up.
+    Shreedhar & Varghese 1995, except that a tick is charged when it is over, since its cost is not known before. An
+    idle pack accumulates no credit.
 
     Args:
-        quantum_s: core seconds that a turn is worth.
+        quantum_s: core seconds that a pack is credited each round.
     """
 
     def __init__(self, quantum_s: float = 0.1) -> None:
@@ -198,7 +198,7 @@ class Turns:
         self._credit_s: dict[str, float] = {}  # in the order of turns
 
     def next(self, ready: Collection[str], *, busy: Collection[str]) -> str:
-        """One of the `ready` names (at least one): those of the `busy` ones that have something at rest."""
+        """Choose one of the `ready` names (at least one): those of the `busy` ones that can start a tick."""
         self._credit_s = {name: credit for name, credit in self._credit_s.items() if name in busy}
         for name in busy:
             self._credit_s.setdefault(name, self._quantum_s)
@@ -211,5 +211,5 @@ class Turns:
             self._credit_s[name] = credit + self._quantum_s  # to the end of the round
 
     def charge(self, name: str, core_seconds: float) -> None:
-        """Take the cost of a tick that `next` allowed."""
+        """Deduct the cost of a tick from the credit of the pack that `next` chose."""
         self._credit_s[name] -= core_seconds

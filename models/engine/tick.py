@@ -1,4 +1,4 @@
-"""A tick: some samples of one pack, moved by one evaluation."""
+"""A tick: moves some samples of one pack by one evaluation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from models.lanes import Result, Runs, let_go
 
 
 class Tick:
-    """Moves samples by one evaluation, and hands out the pictures that are done.
+    """Moves samples by one evaluation, and delivers the pictures that are done.
 
-    An error that one sample causes is its own: what fails for all of them is tried again for each alone.
+    One sample's error does not fail the others: a step that fails for the batch is tried again for each sample alone.
 
     Args:
         loaded: the pack.
-        samples: its samples that move.
-        lanes: what the networks run on.
+        samples: the pack's samples to move.
+        lanes: run the networks.
     """
 
     def __init__(self, loaded: LoadedPack, samples: Sequence[Sample], lanes: Runs) -> None:
@@ -32,10 +32,10 @@ class Tick:
         self._lanes = lanes
 
     def run(self) -> None:
-        """Move them all.
+        """Move all samples.
 
         Raises:
-            BaseException: a fault that is no sample's, such as a lost device.
+            BaseException: an error that no sample caused, such as a lost device.
         """
         self._begin()
         begun = [sample for sample in self._samples if not sample.is_over]
@@ -52,7 +52,7 @@ class Tick:
                     self._runner.start(sample)
 
     def _evaluated(self, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:
-        """What the runner gives; if there is no memory for it, in smaller batches from then on."""
+        """Evaluate the samples; when the device runs out of memory, retry in smaller batches and keep to those."""
         limit = self._runner.max_batch
         try:
             return self._runner.tick(samples, self._lanes)
@@ -63,7 +63,7 @@ class Tick:
         return self._evaluated(samples)
 
     def _settle(self, samples: Sequence[Sample], data: Tensor, are_finite: Sequence[bool]) -> None:
-        """Fork, fail or show the samples that have moved; `data` is what each looks like so far."""
+        """Fork, fail or preview the samples that have moved; `data` holds each sample's current data prediction."""
         for row, sample in enumerate(samples):
             if sample.forks and sample.position == sample.course.fork_position:
                 self._loaded.fork(sample)
@@ -87,7 +87,7 @@ class Tick:
     def _attempted(
         self, samples: Sequence[Sample], attempt: Callable[[Sequence[Sample]], Result]
     ) -> Iterator[tuple[Sequence[Sample], Result]]:
-        """What an attempt gives for all samples, or, after an error, for each alone; those that cause it fail."""
+        """Yield the result of `attempt` for all samples, or, after an error, for each alone; fail those that raise."""
         if not samples:
             return
         try:
@@ -105,7 +105,7 @@ class Tick:
 
     @contextmanager
     def _failing_alone(self, sample: Sample) -> Iterator[None]:
-        """An error in here is the sample's."""
+        """Fail only `sample` on an error inside this context."""
         try:
             yield
         except Exception as error:
