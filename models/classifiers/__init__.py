@@ -1,4 +1,4 @@
-"""Classifiers: noise-aware networks that steer by their gradient, and the judge of clean pictures."""
+"""Classifiers: noise-aware networks that steer by their gradient, and the judge, which classifies clean pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.precision import FLOAT32, Precision
 
 
 def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Steering | None:
-    """The pack's steering network with frozen parameters, or `None` where it has none."""
+    """Load the pack's steering network with frozen parameters; `None` if it has none."""
     steering = _steering(pack, device, precision)
     if steering is not None:
         with_float32_mode(steering, device, gradient=precision)
@@ -31,7 +31,7 @@ def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT
 
 
 def _steering(pack: Pack, device: torch.device, precision: Precision) -> Steering | None:
-    if "classifier_text_encoder" in pack.index:  # by name: transformers takes seconds to import
+    if "classifier_text_encoder" in pack.index:  # resolved by name, because transformers takes seconds to import
         steering: Steering = pkgutil.resolve_name("models.classifiers.prompts:PromptSteering")(pack, device, precision)
         return steering
     network = load_classifier(pack, device, precision)

@@ -1,4 +1,4 @@
-"""What the engine needs of a network that steers by its gradient."""
+"""The interface between the engine and a network that steers by its gradient."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from models.spec import SampleSpec
 
 
 class Steering(Protocol):
-    """A noise-aware network whose gradient pulls pictures towards what is asked.
+    """A noise-aware network whose gradient pulls pictures towards a condition.
 
     Attributes:
-        takes_prompt: whether it is asked by the spec's prompt; else by its label or terms.
-        score_name: what the score is: "probability" or "similarity".
+        takes_prompt: whether the condition is the spec's prompt; otherwise it is its label or terms.
+        score_name: meaning of the score: "probability" or "similarity".
     """
 
     takes_prompt: bool
     score_name: str
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        """What one row is asked, as tensors of sizes that no request changes. Called off the engine's threads.
+        """One row's condition, as tensors whose sizes are the same for all requests. Not called on threads that tick.
 
         Raises:
-            InvalidSpec: the spec asks nothing, or too much.
+            InvalidSpec: the spec has no condition, or too many terms.
         """
 
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(gradient, score) for noised latents `x` (B,C,H,W) at `timesteps` (B,): shapes (B,C,H,W) and (B,).
 
-        Rows do not mix: the gradient of the sum over rows is each row's own gradient.
+        Rows are independent, so the gradient of the sum over rows holds each row's gradient.
         """
 
     def examples(self) -> Sequence[Mapping[str, Tensor]]:
-        """Some conditions that differ, to measure with."""
+        """Some distinct conditions, to measure with."""

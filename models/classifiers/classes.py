@@ -1,4 +1,4 @@
-"""Classifiers of classes: the noise-aware one that guides, by its gradient, and the one that judges clean pictures."""
+"""Class classifiers: a noise-aware one that guides by its gradient, and the judge, which classifies clean pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec, Term
 
 MAX_TERMS = 8
-"""Terms of a classifier condition: every row carries as many, used or not."""
+"""Most terms of a classifier condition; every row is padded to this many."""
 
 
 class AttentionPool(nn.Module):
@@ -39,7 +39,7 @@ class AttentionPool(nn.Module):
         def split(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B,heads,N,C/heads)
 
-        query = self.query(tokens[:, 0])[:, None]  # a matrix: of one picture alone, (1,1,C) would be summed otherwise
+        query = self.query(tokens[:, 0])[:, None]  # as a matrix, because a single (1,1,C) would sum in another order
         pooled = functional.scaled_dot_product_attention(
             split(query), split(self.key(tokens)), split(self.value(tokens))
         )
@@ -47,9 +47,9 @@ class AttentionPool(nn.Module):
 
 
 class NoiseAwareClassifier(ModelMixin, ConfigMixin):
-    """ADM's classifier shape: the UNet's encoder and middle with timestep embedding, then attention pooling.
+    """ADM's classifier architecture: the UNet's encoder and middle with timestep embedding, then attention pooling.
 
-    With a `text_size` it is p(y | xₜ, t, prompt): what a picture shows tells apart classes that noise hides otherwise.
+    With a `text_size` it computes p(y | xₜ, t, prompt): knowing what a picture shows helps tell its class under noise.
     Without `mid_attention` the middle is a single residual block.
     """
 
@@ -110,10 +110,11 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
     def forward(self, x: Tensor, timesteps: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits (B,num_classes) for noised latents `x` (B,C,H,W) at `timesteps` (B,).
 
-        `text` (B,text_size): prompts' vectors of unit length, or zeros for no prompt; with a `text_size` alone.
+        `text` (B,text_size): prompt vectors of unit length, or zeros for no prompt; given exactly if `text_size` is
+        set.
         """
         if (text is None) != (self.text_embedding is None):
-            raise ValueError("text is for a classifier with a text_size, which needs it")
+            raise ValueError("a classifier takes text exactly if it has a text_size")
         x = x.to(self.dtype)
         embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         if text is not None and self.text_embedding is not None:
@@ -126,7 +127,7 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
 
 
 class Judge(ModelMixin, ConfigMixin):
-    """A plain convolutional network on pictures: it never sees the diffusion's noise, latents or timesteps."""
+    """A plain convolutional network on pictures, independent of the diffusion's noise, latents and timesteps."""
 
     @register_to_config
     def __init__(
@@ -159,7 +160,7 @@ class Judge(ModelMixin, ConfigMixin):
 def conditions(terms: Sequence[Term], num_classes: int) -> dict[str, Tensor]:
     """One row's condition as tensors: weights (MAX_TERMS,) and members (MAX_TERMS, num_classes).
 
-    Always of the same size, so that a row's arithmetic does not depend on its neighbours'.
+    The size is fixed, so that a row's arithmetic does not depend on its neighbours' conditions.
 
     Raises:
         InvalidSpec: too many terms.
@@ -167,7 +168,7 @@ def conditions(terms: Sequence[Term], num_classes: int) -> dict[str, Tensor]:
     if len(terms) > MAX_TERMS:
         raise InvalidSpec(f"a classifier condition has at most {MAX_TERMS} terms; this one has {len(terms)}")
     weights = torch.zeros(MAX_TERMS)
-    members = torch.ones(MAX_TERMS, num_classes, dtype=torch.bool)  # of an unused term: log of the sum over all is 0
+    members = torch.ones(MAX_TERMS, num_classes, dtype=torch.bool)  # unused terms: the log of the sum over all is 0
     for number, term in enumerate(terms):
         weights[number] = term.weight
         members[number] = False
@@ -178,15 +179,16 @@ def conditions(terms: Sequence[Term], num_classes: int) -> dict[str, Tensor]:
 def log_probability_gradient(
     classifier: NoiseAwareClassifier | AdmClassifier, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """∇ₓ log p(condition | xₜ, t), shape of `x` (B,C,H,W), and log p itself (B,); each row its own condition.
+    """∇ₓ log p(condition | xₜ, t) (B,C,H,W), and log p (B,); each row has a separate condition.
 
-    Rows do not mix: the gradient of the sum over rows is each row's own gradient. `condition` as `conditions` makes
-    it, stacked: Σ weight · logsumexp of log p(y) over the term's members. With a `text` in it, p(y | xₜ, t, prompt).
+    Rows are independent, so the gradient of the sum over rows holds each row's gradient. `condition` is the stacked
+    output of `conditions`: Σ weight · logsumexp of log p(y) over the term's members. If it has a `text`, p is
+    p(y | xₜ, t, prompt).
     """
     with torch.enable_grad():
-        x = x.detach().clone().requires_grad_(True)  # a view of it goes in: torch's FLOP counter can't hook a leaf
-        told = (condition["text"],) if "text" in condition else ()
-        log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps, *told).float(), dim=-1)
+        x = x.detach().clone().requires_grad_(True)  # the network gets a view: torch's FLOP counter can't hook a leaf
+        text = (condition["text"],) if "text" in condition else ()
+        log_probabilities = functional.log_softmax(classifier(x.view_as(x), timesteps, *text).float(), dim=-1)
         kept = log_probabilities[:, None].masked_fill(~condition["members"], -torch.inf)  # (B,terms,classes)
         chosen = (condition["weights"] * kept.logsumexp(-1)).sum(-1)
         return torch.autograd.grad(chosen.sum(), x)[0], chosen.detach()
@@ -209,7 +211,7 @@ class ClassSteering:
         if spec.guidance.terms:
             return conditions(spec.guidance.terms, self._num_classes)
         if spec.label is None:
-            raise InvalidSpec("the classifier is asked for a label or for terms; the spec has neither")
+            raise InvalidSpec("the classifier needs a label or terms; the spec has neither")
         return conditions([Term(1.0, (spec.label,))], self._num_classes)
 
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -223,7 +225,7 @@ class ClassSteering:
 def load_classifier(
     pack: Pack, device: torch.device, precision: Precision = FLOAT32
 ) -> NoiseAwareClassifier | AdmClassifier | None:
-    """The pack's classifier with frozen parameters, or `None` where it has none."""
+    """Load the pack's classifier with frozen parameters; `None` if it has none."""
     if not pack.has_classifier:
         return None
     network = AdmClassifier if pack.index["classifier"][1] == "AdmClassifier" else NoiseAwareClassifier
@@ -231,5 +233,5 @@ def load_classifier(
 
 
 def load_judge(pack: Pack) -> Judge:
-    """The pack's judge in float32 with frozen parameters, on the CPU."""
+    """Load the pack's judge in float32 with frozen parameters, on the CPU."""
     return load_network(Judge, pack.component("judge"), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Steering that knows the prompt: by likeness to it (CLIP guidance), or to a class of pictures of it."""
+"""Steering by the prompt: towards similarity with it (CLIP guidance), or towards a class given the prompt."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec
 
-LOGIT_SCALE = 100.0  # exp(ln 100), which CLIP's learned temperature is cut off at (Radford et al. 2021, section 2.5)
+LOGIT_SCALE = 100.0  # the maximum that CLIP's learned temperature is clipped to (Radford et al. 2021, section 2.5)
 
 
 class PromptSteering:
     """A noise-aware image tower and a text tower: the gradient of 100 times the cosine of their embeddings.
 
-    CLIP guidance (Nichol et al. 2021, GLIDE, section 3.2). The image tower has the classifier's shape, with the
-    embedding where that has its logits. It sees the noised latent and its timestep, as GLIDE's does; a CLIP of clean
-    pictures would be lost among the noise. The text tower and its tokenizer are the components
+    CLIP guidance (Nichol et al. 2021, GLIDE, section 3.2). The image tower has the classifier's architecture, and
+    outputs an embedding instead of logits. Like GLIDE's, it takes the noised latent and its timestep, because a CLIP
+    trained on clean pictures fails on noise. The text tower and its tokenizer are the components
     `classifier_text_encoder` and `classifier_tokenizer`.
     """
 
@@ -42,7 +42,7 @@ class PromptSteering:
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
         if not spec.prompt:
-            raise InvalidSpec("this model's classifier is asked by a prompt; the spec has none")
+            raise InvalidSpec("this model's classifier needs a prompt; the spec has none")
         return {"embedding": self._embedded(spec.prompt)}
 
     @torch.inference_mode()
@@ -54,9 +54,9 @@ class PromptSteering:
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_(True)
-            seen = functional.normalize(self.network(x.view_as(x), timesteps).float(), dim=-1)
-            # The product of a normal tensor and one made in inference mode would be refused by autograd.
-            similarity = (seen * condition["embedding"].clone()).sum(-1)
+            embedding = functional.normalize(self.network(x.view_as(x), timesteps).float(), dim=-1)
+            # Cloned, because autograd refuses to multiply by a tensor that was created in inference mode.
+            similarity = (embedding * condition["embedding"].clone()).sum(-1)
             return torch.autograd.grad(LOGIT_SCALE * similarity.sum(), x)[0], similarity.detach()
 
     def examples(self) -> Sequence[Mapping[str, Tensor]]:
@@ -64,9 +64,9 @@ class PromptSteering:
 
 
 class PromptedClassSteering(ClassSteering):
-    """A noise-aware classifier that is told the prompt: the gradient of log p(y | xₜ, t, prompt).
+    """A noise-aware classifier conditioned on the prompt: the gradient of log p(y | xₜ, t, prompt).
 
-    By Bayes this is the term that a denoiser of p(x | prompt) lacks to draw p(x | prompt, y).
+    By Bayes' rule this is the term to add to a denoiser of p(x | prompt) to draw from p(x | prompt, y).
     """
 
     def __init__(self, network: NoiseAwareClassifier, pack: Pack) -> None:

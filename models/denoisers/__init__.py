@@ -1,4 +1,4 @@
-"""Denoisers: one small adapter a model family."""
+"""Denoisers: one small adapter per model family."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FAMILIES: Mapping[str, str] = {
     "UNet2DModel": "models.denoisers.unet2d:UNet2DDenoiser",
     "AdmUNet": "models.denoisers.adm:AdmDenoiser",
     "DiTTransformer2DModel": "models.denoisers.dit:DiTDenoiser",
-    "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # what DiT's folders said before diffusers 0.30
+    "Transformer2DModel": "models.denoisers.dit:DiTDenoiser",  # DiT's class name before diffusers 0.30
     "UNet2DConditionModel": "models.denoisers.stable_diffusion:StableDiffusionDenoiser",
     "PromptedPixelPipeline": "models.denoisers.prompted:PromptedPixelDenoiser",
     "FluxTransformer2DModel": "models.denoisers.flux:FluxDenoiser",
     "SD3Transformer2DModel": "models.denoisers.stable_diffusion_3:StableDiffusion3Denoiser",
 }
-"""Adapters by the class of their pipeline or of their network, as `model_index.json` names them. By name, because text
-families bring transformers with them, which takes seconds to import."""
+"""Adapters by the class of their pipeline or network in `model_index.json`. They are given by name and imported when
+needed, because text families import transformers, which takes seconds."""
 
 
 def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT32) -> Denoiser:

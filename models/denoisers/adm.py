@@ -15,7 +15,7 @@ from models.spec import InvalidSpec, SampleSpec
 
 
 class AdmDenoiser:
-    """A class-conditional network has no "no label": unconditional rows need a second pack (`guide_pack`)."""
+    """Class-conditional ADM networks have no null class: unconditional rows need a second pack (`guide_pack`)."""
 
     takes_prompt = False
     sees_mask = False
@@ -33,17 +33,17 @@ class AdmDenoiser:
         self.low_res_size: int | None = config.low_res_size
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        told: dict[str, Tensor] = {}
+        conditioning: dict[str, Tensor] = {}
         if self.has_classes:
             if spec.label is None:
-                raise InvalidSpec("this model draws nothing without a label")
-            told["labels"] = torch.tensor(spec.label)
+                raise InvalidSpec("this model needs a label")
+            conditioning["labels"] = torch.tensor(spec.label)
         if self.low_res_size is not None:
             if spec.init_image is None:
                 raise InvalidSpec("this model enlarges a picture: it needs an init_image")
             picture = torch.from_numpy(spec.init_image.array().copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-            told["low_res"] = functional.interpolate(picture, (self.low_res_size,) * 2, mode="area")[0]
-        return told, told
+            conditioning["low_res"] = functional.interpolate(picture, (self.low_res_size,) * 2, mode="area")[0]
+        return conditioning, conditioning
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the engine needs of a model family."""
+"""The interface between the engine and a model family."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from models.spec import SampleSpec
 
 Conditioning = Mapping[str, Tensor]
-"""What one row is told beside latent and timestep, by name; in a batch the same names, stacked along a first axis."""
+"""A row's inputs other than latent and timestep, by name. In a batch they are stacked along a first axis."""
 
 
 class Denoiser(Protocol):
-    """One model family's adapter: from a spec to the network's input, and from a latent to a picture.
+    """Adapter of one model family: converts a spec to the network's input, and a latent to a picture.
 
     Attributes:
-        latent_shape: (C, H, W) of what the network denoises.
+        latent_shape: (C, H, W) of the latents that the network denoises.
         picture_size: (height, width) in pixels.
         prediction_type: "epsilon", "v_prediction", "sample" or "flow_prediction".
-        num_parameters: of the network that runs in every step.
+        num_parameters: of the network that runs at every step.
         has_null: whether a row can be unconditional.
         takes_prompt: whether rows are conditioned on text.
         has_classes: whether rows are conditioned on a label.
-        sees_mask: whether the network was trained for inpainting: it is told the mask and what lies around it.
+        sees_mask: whether the network was trained for inpainting, and takes the mask and the unmasked picture as input.
         low_res_size: side of the small picture that a super-resolution model enlarges, or `None`.
-        learns_variance: whether the output has as many channels again, for the variance.
+        learns_variance: whether the output has C more channels, for the variance.
     """
 
     latent_shape: tuple[int, int, int]
@@ -41,7 +41,7 @@ class Denoiser(Protocol):
     learns_variance: bool
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        """A conditional and an unconditional row's. May take its time: it is called off the engine's threads.
+        """Conditioning of a conditional and an unconditional row. May be slow: not called on threads that run ticks.
 
         Raises:
             InvalidSpec: the spec lacks what the family needs.
@@ -57,4 +57,4 @@ class Denoiser(Protocol):
         """Float pictures in [-1, 1] to latents, for image-to-image; the inverse of `decode`."""
 
     def encode_mask(self, mask: Tensor) -> Tensor:
-        """A mask (B,1,height,width) in the latents' places (B,C or 1,H,W)."""
+        """Convert a mask (B,1,height,width) to the latents' shape (B,C or 1,H,W)."""

@@ -1,4 +1,4 @@
-"""Diffusion transformers of classes (Peebles & Xie 2023)."""
+"""Class-conditional diffusion transformers (Peebles & Xie 2023)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.spec import SampleSpec
 
 
 class DiTDenoiser(LatentPictures):
-    """The class after the last one is "no label". The variance's channels are left out, as diffusers does."""
+    """The class after the last one means "no label". The variance channels are dropped, as in diffusers."""
 
     takes_prompt = False
     has_classes = True

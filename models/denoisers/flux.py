@@ -1,4 +1,4 @@
-"""Flux.1: a transformer trained on straight paths, over patches of two by two latents (Black Forest Labs 2024)."""
+"""Flux.1: a transformer trained on straight paths, over 2×2 patches of latents (Black Forest Labs 2024)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from models.precision import Precision
 from models.spec import SampleSpec
 
 T5_TOKENS = 512
-DISTILLED_GUIDANCE = 3.5  # what Flux.1-dev is told where its pack says nothing else
+DISTILLED_GUIDANCE = 3.5  # Flux.1-dev's guidance input, unless its pack sets another
 
 
 class FluxDenoiser(LatentPictures):
-    """Prompts as T5's states and CLIP's pooled vector.
+    """Prompts are encoded as T5's states and CLIP's pooled vector.
 
-    A guidance-distilled network is told a scale, the pack's `distilled_guidance`, beside the timestep; a request's
-    guidance is classifier-free guidance on top, with rows of its own.
+    A guidance-distilled network takes a scale, the pack's `distilled_guidance`, as an input like the timestep. A
+    request's guidance is classifier-free guidance on top of it, with separate rows.
     """
 
     takes_prompt = True

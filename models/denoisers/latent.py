@@ -1,4 +1,4 @@
-"""What families with a variational autoencoder share (Rombach et al. 2022)."""
+"""Code shared by families with a variational autoencoder (Rombach et al. 2022)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.pack import Pack
 
 
 class Autoencoder:
-    """Between latents and pixels, in float32 and a picture at a time: half precision overflows in XL's decoder."""
+    """Converts between latents and pixels, one picture at a time and in float32: half precision overflows for XL."""
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
         self.network = load_network(AutoencoderKL, pack.component("vae"), device)
@@ -24,12 +24,12 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
-        return torch.cat([self.network.decode(one[None] / self.scale + self.shift).sample for one in x])
+        return torch.cat([self.network.decode(latent[None] / self.scale + self.shift).sample for latent in x])
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
-        """The latents' means: what image-to-image starts from does not depend on chance."""
-        means = torch.cat([self.network.encode(one[None]).latent_dist.mode() for one in pictures])
+        """Encode to the latents' means, so that image-to-image is deterministic."""
+        means = torch.cat([self.network.encode(picture[None]).latent_dist.mode() for picture in pictures])
         return (means - self.shift) * self.scale
 
     def encode_mask(self, mask: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Autoencoder:
 
 
 class LatentPictures:
-    """Pictures as an autoencoder's latents (channels, side, side)."""
+    """Base of denoisers that work on an autoencoder's latents (channels, side, side)."""
 
     def __init__(self, pack: Pack, device: torch.device, side: int) -> None:
         self.autoencoder = Autoencoder(pack, device)

@@ -1,4 +1,4 @@
-"""What families that denoise pixels share."""
+"""Code shared by families that denoise pixels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional
 
 
 class FoldedPixels:
-    """Pixels whose H and W are folded into channels, `pixel_unshuffle` by `pixel_unshuffle` of them.
+    """Base of denoisers that fold blocks of `pixel_unshuffle` by `pixel_unshuffle` pixels into channels.
 
     Args:
         channels, side: of the latents (channels, side, side).
-        pixel_unshuffle: the factor; 1 for pixels as they are.
+        pixel_unshuffle: the factor; 1 for unfolded pixels.
     """
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:

@@ -1,4 +1,4 @@
-"""Prompted pixels: a UNet told a sentence's vector and a style, each of which may be left out."""
+"""Prompted pixels: a UNet conditioned on a sentence vector and a style, both optional."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from models.spec import SampleSpec
 
 
 def told(text: Tensor, styles: Tensor) -> Tensor:
-    """What the network is told: text and style vectors, one after the other, each of norm √(its text's size).
+    """Concatenate text and style vectors, each scaled to norm √size, so that both weigh equally when training starts.
 
-    `text` (B,size) of unit length, or zeros for no prompt; `styles` (B,num_styles) one-hot, or zeros for none.
-    So both weigh alike at the start of training. Returns (B,size+num_styles).
+    `text` (B,size) has unit length, or is zero for no prompt; `styles` (B,num_styles) is one-hot, or zero for none.
+    Returns (B,size+num_styles).
     """
     scale = float(text.shape[-1]) ** 0.5
     return torch.cat([text, styles], dim=-1) * scale
 
 
 class PromptedPixelDenoiser(FoldedPixels):
-    """Prompt and style enter beside the timestep; a label is the style."""
+    """Prompt and style are added to the timestep embedding; the label is the style."""
 
     takes_prompt = True
     has_classes = True
@@ -45,9 +45,9 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.encoder = pack_encoder(pack)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        return self._told(spec.prompt, spec.label), self._told(spec.negative_prompt, None)
+        return self._conditioning(spec.prompt, spec.label), self._conditioning(spec.negative_prompt, None)
 
-    def _told(self, prompt: str | None, style: int | None) -> Conditioning:
+    def _conditioning(self, prompt: str | None, style: int | None) -> Conditioning:
         text = self.encoder(prompt) if prompt else torch.zeros(self.encoder.size)
         styles = torch.zeros(self.num_styles)
         if style is not None:

@@ -20,10 +20,10 @@ from models.spec import SampleSpec
 
 
 class StableDiffusionDenoiser(LatentPictures):
-    """Prompts as the states of one CLIP text encoder, or of two for XL; without a prompt, those of "".
+    """Prompts are encoded as the states of one CLIP text encoder, or of two for XL; no prompt is encoded as "".
 
-    A UNet trained for inpainting has more channels than latents have: it sees the mask and the latents of the picture
-    with the mask's place grey. Without a picture everything is the mask's place.
+    A UNet trained for inpainting has additional input channels for the mask and for the latents of the picture with the
+    masked area grey. Without a picture everything is masked.
     """
 
     takes_prompt = True
@@ -40,8 +40,8 @@ class StableDiffusionDenoiser(LatentPictures):
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
             raise InvalidPack(
-                f"pack '{pack.name}' has a UNet of {config.in_channels} channels; served are those that take a latent, "
-                "or a latent, a mask and another latent"
+                f"pack '{pack.name}' has a UNet of {config.in_channels} channels; only UNets that take a latent, or a "
+                "latent, a mask and a masked latent, are supported"
             )
         self.sees_mask = extra > 0
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -59,29 +59,29 @@ class StableDiffusionDenoiser(LatentPictures):
         if self.is_xl and self.zeros_empty and spec.negative_prompt is None:
             states, pooled = torch.zeros_like(unconditional["states"]), torch.zeros_like(unconditional["pooled"])
             unconditional = {**unconditional, "states": states, "pooled": pooled}
-        seen = self._around_mask(spec) if self.sees_mask else {}
-        return {**conditional, **seen}, {**unconditional, **seen}
+        inpainting = self._inpainting(spec) if self.sees_mask else {}
+        return {**conditional, **inpainting}, {**unconditional, **inpainting}
 
-    def _around_mask(self, spec: SampleSpec) -> Conditioning:
+    def _inpainting(self, spec: SampleSpec) -> Conditioning:
         if spec.init_image is None or spec.mask is None:
             return self._all_masked
         mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
-        return self._seen(fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1, mask)
+        return self._masked(fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1, mask)
 
     @functools.cached_property
     def _all_masked(self) -> Conditioning:
-        return self._seen(torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size))
+        return self._masked(torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size))
 
-    def _seen(self, picture: Tensor, mask: Tensor) -> Conditioning:
+    def _masked(self, picture: Tensor, mask: Tensor) -> Conditioning:
         return {
             "mask": self.encode_mask(mask[None].to(self.device))[0],
-            "around": self.encode((picture * (1 - mask))[None].to(self.device))[0],
+            "masked_latent": self.encode((picture * (1 - mask))[None].to(self.device))[0],
         }
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:
         outputs = [encoder(prompt) for encoder in self.encoders]
-        # XL takes the states before the last layer, without the final norm, and the second encoder's projection
+        # XL uses the states before the last layer, without the final norm, and the second encoder's projection.
         hidden = [output.hidden_states[-2] if self.is_xl else output.last_hidden_state for output in outputs]
         states = torch.cat(hidden, dim=-1)[0]
         if not self.is_xl:
@@ -98,6 +98,6 @@ class StableDiffusionDenoiser(LatentPictures):
             added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": conditioning["times"]}
         states = conditioning["states"].to(dtype)
         if self.sees_mask:
-            x = torch.cat([x, conditioning["mask"], conditioning["around"]], dim=1)
+            x = torch.cat([x, conditioning["mask"], conditioning["masked_latent"]], dim=1)
         output = self.network(x.to(dtype), timesteps, encoder_hidden_states=states, added_cond_kwargs=added)
         return output.sample.float()

@@ -22,7 +22,7 @@ T5_TOKENS = 256
 
 
 class StableDiffusion3Denoiser(LatentPictures):
-    """Prompts as the states of two CLIP encoders side by side, then those of T5, or zeros where the pack has none."""
+    """Prompts are encoded as the joined states of two CLIP encoders, followed by T5's, or by zeros without T5."""
 
     takes_prompt = True
     has_classes = False
@@ -51,10 +51,10 @@ class StableDiffusion3Denoiser(LatentPictures):
         states = torch.cat([output.hidden_states[-2][0] for output in outputs], dim=-1)
         states = functional.pad(states, (0, width - states.shape[-1]))
         if self.t5 is None:
-            more = states.new_zeros(T5_TOKENS, width)
+            t5_states = states.new_zeros(T5_TOKENS, width)
         else:
-            more = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
-        return {"states": torch.cat([states, more]), "pooled": torch.cat([output[0][0] for output in outputs])}
+            t5_states = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
+        return {"states": torch.cat([states, t5_states]), "pooled": torch.cat([output[0][0] for output in outputs])}
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -1,4 +1,4 @@
-"""What families with prompts share."""
+"""Code shared by families that take prompts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class TextEncoder:
         self.device = device
 
     def __call__(self, prompt: str, *, max_length: int | None = None) -> Any:
-        """The network's output with the states after every layer, for the prompt padded or cut to `max_length`.
+        """Run the network on the prompt, padded or truncated to `max_length` tokens; returns the states of every layer.
 
-        Tokens in all: the tokenizer's own limit, unless told.
+        `max_length` defaults to the tokenizer's limit.
         """
         tokens = self.tokenizer(
             prompt,

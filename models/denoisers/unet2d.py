@@ -15,7 +15,7 @@ from models.spec import SampleSpec
 
 
 class UNet2DDenoiser(FoldedPixels):
-    """The last class is "no label"."""
+    """Class `null_label` of the pack, if set, means "no label"."""
 
     takes_prompt = False
     sees_mask = False

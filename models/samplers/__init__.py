@@ -1,4 +1,4 @@
-"""Samplers as tables of numbers: compiled from diffusers' schedulers, replayed by one update."""
+"""Samplers as tables of coefficients, compiled from diffusers' schedulers and applied by one update."""
 
 from models.samplers.compile import compile_table, max_steps
 from models.samplers.respacing import InvalidRespacing, respaced

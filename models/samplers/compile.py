@@ -1,8 +1,8 @@
-"""Compiling a diffusers scheduler into a `CoefficientTable`, by asking it.
+"""Compiles a diffusers scheduler into a `CoefficientTable` by probing it.
 
-At every step the scheduler is handed one-hot vectors in place of the latent, the model's output and the noise, and
-keeps what it keeps of them. Whatever it answers is then a weighted sum of those vectors, and the weights can be read
-off: no formula is copied, so the table follows the installed scheduler by construction. What lies outside the
+At every step the scheduler gets one-hot vectors instead of the latent, the model's output and the noise, and stores
+what it needs of them. Its result is then a weighted sum of those vectors, from which the weights can be read: no
+formula is copied, so the table follows the installed scheduler by construction. The part of the result outside the
 table's columns is the residual; a scheduler with a residual is refused.
 """
 
@@ -32,7 +32,7 @@ from models.samplers.schedulers import (
 )
 from models.samplers.table import CoefficientTable
 
-# "sample" first: the output then is D, and no cancellation between large numbers blurs the weights
+# "sample" first: the output is then D, so the weights suffer no cancellation between large numbers
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
 
 
@@ -46,7 +46,7 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
     if SAMPLERS[name].path is not Path.PACK or prediction_type == FLOW_PREDICTION:
-        return total  # its levels are not the pack's timesteps
+        return total  # its noise levels are not the pack's timesteps
 
     def repeats(steps: int) -> bool:
         set_timesteps(scheduler, steps)
@@ -54,16 +54,16 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
         return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
 
-    if not repeats(total):  # as of most: a single call, where Python's loops of some take a third of a second
+    if not repeats(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
         return total
     return bisect.bisect_left(range(total), True, lo=1, key=repeats) - 1
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:
-    """Largest number of steps that sampler `name` can take on the pack's noise schedule; 0 where it can't run on it.
+    """Largest number of steps that sampler `name` can take on the pack's noise schedule; 0 if it can't run on it.
 
-    Multistep solvers leave out the last timestep, and in log-SNR a cosine schedule's noisiest ones too; more steps
-    than timesteps would repeat one, and divide by the nothing between them.
+    Multistep solvers skip the last timestep, and in log-SNR also a cosine schedule's noisiest ones. More steps than
+    timesteps would repeat one, and divide by the zero difference between the two.
 
     Raises:
         UnknownSampler: no such name.
@@ -85,24 +85,24 @@ def compile_table(
     overrides: Mapping[str, Any] = MappingProxyType({}),
     prediction_type: str | None = None,
 ) -> CoefficientTable:
-    """Compile sampler `name` for a pack's noise schedule; the same arguments are compiled once.
+    """Compile sampler `name` for a pack's noise schedule. Results are cached.
 
     Args:
         name: a key of `SAMPLERS`.
         pack_config: the pack's scheduler configuration (betas and prediction type).
-        steps: sampling steps, 1..num_train_timesteps. Second-order samplers evaluate the network about twice a step.
+        steps: sampling steps, 1..num_train_timesteps. Second-order samplers evaluate the network about twice per step.
         eta: share of fresh noise, for samplers that take it.
         spacing: one of `SPACINGS`; the sampler's own by default.
         sigmas: a key of `SIGMA_SCHEDULES`; the sampler's own by default.
-        respacing: ADM's timestep string for `ddpm` and `ddim`, as `respaced` reads it; `steps` is then not looked at.
-        begin: steps left out at the noisy end, for image-to-image.
-        overrides: further configuration of the scheduler.
+        respacing: ADM's timestep string for `ddpm` and `ddim`, as `respaced` reads it; `steps` is then ignored.
+        begin: steps skipped at the noisy end, for image-to-image.
+        overrides: additional configuration of the scheduler.
         prediction_type: what the network predicts; the pack's own by default.
 
     Raises:
         UnknownSampler: no such name.
-        NotLinear: the scheduler does something that the table can't express, or has no such option.
-        InvalidRespacing: no such timesteps.
+        NotLinear: the table can't express the scheduler's step, or the scheduler lacks an option.
+        InvalidRespacing: the respacing string is invalid, or not for this sampler or pack.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
@@ -169,7 +169,7 @@ def _compile(
 
 
 def _straight(name: str, pack_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a sampler that the pack's levels are those of straight paths."""
+    """Configure a sampler for a pack that was trained on straight paths."""
     accepted = inspect.signature(getattr(diffusers, SAMPLERS[name].scheduler).__init__).parameters
     if "use_flow_sigmas" not in accepted:
         raise NotLinear(f"sampler '{name}' follows a schedule of betas, and the pack was trained on straight paths")

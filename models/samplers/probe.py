@@ -1,4 +1,4 @@
-"""Asking a scheduler, with one-hot vectors, what it does at each step."""
+"""Probes a scheduler's steps with one-hot vectors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from models.samplers.schedulers import FLOW_PREDICTION, SAMPLERS, NotLinear, Pat
 from models.samplers.table import CARRY, DATA, HISTORY, LATENT, NOISE, NUM_COLUMNS, CoefficientTable
 
 RESIDUAL_TOLERANCE = 1e-6
-_KINDS = 5  # of vectors at a step: latent, output, noise, carried latent, noise of the step before
+_KINDS = 5  # kinds of vectors at a step: latent, output, noise, carried latent, noise of the previous step
 
 
 class _OneHotNoise(TorchFunctionMode):
-    """Answers every random draw in its scope with one given vector; local to the thread, unlike a patched module."""
+    """Replaces every random draw in its scope by a given vector; local to the thread, unlike patching a module."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Levels:
     """The noise levels that a pack was trained on."""
 
     def __init__(self, pack_config: Mapping[str, Any]) -> None:
-        alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules of zero terminal signal end at 0
+        alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules with zero terminal SNR end at 0
         self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # of σ/α, rising with the timestep
 
     def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
         """(input scale, timestep, α, σ) of the pack's level for the latent signal·x₀ + noise·ε.
 
-        It is the level with the same ratio of noise to signal, or the pack's last where that is further.
+        The level has the same noise-to-signal ratio, clipped to the pack's range.
         """
         with np.errstate(divide="ignore"):
             wanted = np.clip(np.log(np.float64(noise) / np.float64(signal)), self.log_ratio[0], self.log_ratio[-1])
@@ -55,19 +55,19 @@ class Levels:
 
 
 class StraightLevels(Levels):
-    """Those of a pack trained on straight paths: (1−σ)x₀ + σε, told as σ·T."""
+    """The noise levels of a pack trained on straight paths, (1−σ)x₀ + σε at timestep σ·T."""
 
     def __init__(self, pack_config: Mapping[str, Any]) -> None:
         self.total = int(pack_config["num_train_timesteps"])
 
     def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
         sigma = noise / (signal + noise)
-        # Not quite 0 at pure noise, where the ratio of σ to α has none to divide by.
+        # α is kept above 0 at pure noise, because σ is divided by it.
         return 1 / (signal + noise), sigma * self.total, max(1 - sigma, 1e-6), sigma
 
 
 def data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: float) -> tuple[float, float]:
-    """(p, q) of D = p·x + q·output, where the network's input input_scale·x is alpha·x₀ + sigma·ε."""
+    """(p, q) of D = p·x + q·output, if the network's input input_scale·x is alpha·x₀ + sigma·ε."""
     match prediction_type:
         case "sample":
             return 0.0, 1.0
@@ -78,14 +78,14 @@ def data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: 
         case "flow_prediction":
             return input_scale, -sigma
     raise NotLinear(
-        f"prediction type '{prediction_type}' is not served; known: epsilon, v_prediction, sample, {FLOW_PREDICTION}"
+        f"prediction type '{prediction_type}' is not supported; known: epsilon, v_prediction, sample, {FLOW_PREDICTION}"
     )
 
 
 class Probe:
     """One pass over a scheduler's steps with one-hot vectors.
 
-    Coordinates of the probe space, at step i: a latent, an output, a noise, a carried latent and the noise before it.
+    Coordinates of the probe space, at step i: a latent, an output, a noise, a carried latent and the previous noise.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class Probe:
         weights = np.zeros((count, 2, NUM_COLUMNS))
         timestep = self.timesteps.double().numpy().copy()
         scale, alpha, sigma = np.ones(count), np.ones(count), np.zeros(count)
-        probed = np.zeros((count, 2))  # (p, q) of what the scheduler was told the outputs are
-        wanted = np.zeros((count, 2))  # (p, q) of what the network's outputs are
+        probed = np.zeros((count, 2))  # (p, q) for the prediction type that the scheduler is configured with
+        wanted = np.zeros((count, 2))  # (p, q) for the network's prediction type
         for i in range(count):
             own_scale = self._input_scale(i)
             if self.kind.path is Path.PACK:
@@ -166,10 +166,10 @@ class Probe:
         """(α, σ) of the network's input at step i."""
         scheduler = self.scheduler
         if hasattr(scheduler, "sigmas") and hasattr(scheduler, "step_index"):
-            if input_scale != 1.0:  # x is x₀ + ratio·ε there, scaled by 1/√(ratio²+1) on its way into the network
+            if input_scale != 1.0:  # the latent is x₀ + ratio·ε, and the network's input is it scaled by 1/√(ratio²+1)
                 return input_scale, (1.0 - input_scale**2) ** 0.5
             if not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
-                raise self._gives_nan(i)  # a level between two far ones that float32 has rounded to nothing
+                raise self._gives_nan(i)  # a level between two distant ones that float32 has rounded to zero
             if scheduler.step_index is None:
                 scheduler._init_step_index(self.timesteps[i])
             alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index].double())
@@ -194,7 +194,7 @@ class Probe:
         return NotLinear(f"sampler '{self.name}' ({self.kind.scheduler}) itself gives NaN at step {i} here")
 
     def _columns(self, answer: Tensor, i: int, probed: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights of the table's columns in `answer`, outputs rewritten as data predictions."""
+        """Weights of the table's columns in `answer`, with outputs rewritten as data predictions."""
         by_step = answer.numpy().reshape(self.positions, _KINDS)
         if not np.isfinite(by_step).all():
             raise self._gives_nan(i)

@@ -1,4 +1,4 @@
-"""ADM's timesteps and its two samplers, in float64 (Dhariwal & Nichol 2021, on Nichol & Dhariwal 2021)."""
+"""ADM's timesteps and two samplers, in float64 (Dhariwal & Nichol 2021, based on Nichol & Dhariwal 2021)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from models.samplers.table import DATA, LATENT, NOISE, NUM_COLUMNS, CoefficientTable
 
 FAST27 = "10,10,3,2,2"
-"""GLIDE's `fast27`: sections of 200, of which the last ends two timesteps early."""
+"""GLIDE's `fast27`: sections of 200 timesteps, the last of which ends two timesteps early."""
 
 
 class InvalidRespacing(ValueError):
-    """No such timesteps; the message says what would be right."""
+    """The respacing string is invalid; the message says what would be valid."""
 
 
 def respaced(text: str, total: int) -> list[int]:
-    """The timesteps, rising, that a respacing string chooses out of `total`.
+    """The timesteps, ascending, that a respacing string chooses out of `total`.
 
-    "250" is one section, "10,15,20" three equal ones with as many timesteps each, ends included; "ddim25" is every
-    so many from 0 up; "fast27" is GLIDE's.
+    "250" chooses 250 from one section; "10,15,20" chooses 10, 15 and 20 from three equal sections, ends included;
+    "ddim25" chooses 25 with a constant stride from 0; "fast27" is GLIDE's.
 
     Raises:
-        InvalidRespacing: not such a string, or more timesteps than there are.
+        InvalidRespacing: the string is invalid, or chooses more timesteps than there are.
     """
     if text == "fast27":
         return [timestep - 2 if timestep == total - 1 else timestep for timestep in respaced(FAST27, total)]
@@ -38,14 +38,14 @@ def respaced(text: str, total: int) -> list[int]:
         possible = sorted({len(range(0, total, every)) for every in range(1, total)}, key=lambda n: abs(n - count))
         raise InvalidRespacing(f"no whole stride gives {count} of {total} timesteps; nearest: ddim{possible[0]}")
     if not all(part.isdecimal() and int(part) for part in text.split(",")):
-        raise InvalidRespacing(f"'{text}' is no respacing; write '250', '10,15,20', 'ddim25' or 'fast27'")
+        raise InvalidRespacing(f"'{text}' is not a respacing; write '250', '10,15,20', 'ddim25' or 'fast27'")
     counts = [int(part) for part in text.split(",")]
     chosen: list[int] = []
     start = 0
     for section, count in enumerate(counts):
         size = total // len(counts) + (section < total % len(counts))
         if size < count:
-            raise InvalidRespacing(f"a section of {size} timesteps has no {count} to choose")
+            raise InvalidRespacing(f"can't choose {count} timesteps from a section of {size}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         at = 0.0
         for _ in range(count):
@@ -56,7 +56,7 @@ def respaced(text: str, total: int) -> list[int]:
 
 
 def alpha_bars(pack_config: Mapping[str, Any]) -> NDArray[np.float64]:
-    """ᾱ of every training timestep (T,), from the definitions and not from diffusers' float32."""
+    """ᾱ of every training timestep (T,), computed from the definitions in float64; diffusers uses float32."""
     total = int(pack_config["num_train_timesteps"])
     if pack_config.get("trained_betas") is not None:
         betas = np.array(pack_config["trained_betas"], dtype=np.float64)
@@ -74,7 +74,7 @@ def alpha_bars(pack_config: Mapping[str, Any]) -> NDArray[np.float64]:
 
                 betas = np.array([min(1 - bar((i + 1) / total) / bar(i / total), 0.999) for i in range(total)])
             case unknown:
-                raise InvalidRespacing(f"beta schedule '{unknown}' has no definition here")
+                raise InvalidRespacing(f"beta schedule '{unknown}' is not supported")
     bars = np.cumprod(1 - betas).astype(np.float64)
     if pack_config.get("rescale_betas_zero_snr"):  # Lin et al. 2023, algorithm 1
         roots = np.sqrt(bars)
@@ -91,7 +91,7 @@ def adm_table(
     factors: Any,
     begin: int = 0,
 ) -> CoefficientTable:
-    """ADM's `ddpm` or `ddim` over the given timesteps (rising).
+    """ADM's `ddpm` or `ddim` over the given timesteps (ascending).
 
     Args:
         name: "ddpm" or "ddim".
@@ -99,7 +99,7 @@ def adm_table(
         timesteps: of the training schedule.
         eta: `ddim`'s share of fresh noise.
         factors: (input_scale, alpha, sigma) → (p, q) of D = p·x + q·output.
-        begin: evaluations left out at the noisy end.
+        begin: evaluations skipped at the noisy end.
     """
     bars = alpha_bars(pack_config)[list(timesteps)]
     before = np.append(1.0, bars[:-1])

@@ -1,4 +1,4 @@
-"""Diffusers' schedulers by our names, on a pack's noise schedule."""
+"""Builds diffusers' schedulers, by our names, on a pack's noise schedule."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class UnknownSampler(ValueError):
 
 
 class NotLinear(ValueError):
-    """The scheduler's step is no weighted sum of the table's columns."""
+    """The scheduler's step is not a weighted sum of the table's columns."""
 
 
 class Path(StrEnum):
-    """The mixtures of picture and noise that a sampler goes through.
+    """The mixtures of picture and noise that a sampler passes through.
 
-    A path of a scheduler's own is not the pack's, but mixes the same two: on it the network is told the timestep (in
-    general a fraction) at which the pack has the same signal-to-noise ratio.
+    On a path other than the pack's, the network gets the timestep, in general fractional, at which the pack has the
+    same signal-to-noise ratio.
     """
 
     PACK = "pack"
@@ -49,9 +49,9 @@ class SamplerKind:
         takes_eta: whether `step` has an `eta`.
         respaces: whether it has a form on ADM's timesteps (models/samplers/respacing.py).
         carried: the attribute in which a predictor-corrector keeps its corrected latent between steps.
-        noised: the attribute in which it keeps the noise of the step before.
-        mixes_outputs: whether it mixes the network's outputs as they are, so that what they predict matters.
-        path: which mixtures of picture and noise it goes through. The pack's own, unless named.
+        noised: the attribute in which it keeps the noise of the previous step.
+        mixes_outputs: whether it mixes the network's raw outputs, so that their prediction type matters.
+        path: the mixtures of picture and noise it passes through; the pack's by default.
     """
 
     scheduler: str
@@ -94,15 +94,15 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "flow_euler": SamplerKind(scheduler="FlowMatchEulerDiscreteScheduler", path=Path.FLOW),
 }
 CFG_PLUS_PLUS_SAMPLERS = ("ddim", "euler")
-"""Those that CFG++ is defined for: one prediction a step, one direction."""
+"""The samplers that CFG++ is defined for: those with one prediction and one direction per step."""
 SIGMA_SCHEDULES = {
     "karras": "use_karras_sigmas",
     "exponential": "use_exponential_sigmas",
     "beta": "use_beta_sigmas",
 }
-"""Where the steps lie on the noise scale: Karras et al. 2022 (ρ = 7), evenly in log σ, or by a beta distribution."""
+"""Spacing of the steps on the noise scale: Karras et al. 2022 (ρ = 7), uniform in log σ, or a beta distribution."""
 SPACINGS = ("leading", "linspace", "trailing")
-"""Which timesteps N steps take: from 0 up, both ends, or from T−1 down (Lin et al. 2023, table 2)."""
+"""Timesteps that N steps use: counted from 0 up, both ends included, or from T−1 down (Lin et al. 2023, table 2)."""
 _FROM_PACK = (
     "num_train_timesteps",
     "beta_start",
@@ -116,7 +116,7 @@ _FROM_PACK = (
     "use_dynamic_shifting",
 )
 FLOW_PREDICTION = "flow_prediction"
-"""What a network trained on straight paths from noise to picture predicts: ε − x₀ (Liu et al. 2022)."""
+"""Prediction type of networks trained on straight paths from noise to picture: ε − x₀ (Liu et al. 2022)."""
 _PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
 
 
@@ -129,11 +129,11 @@ def build_scheduler(
     sigmas: str | None = None,
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """The diffusers scheduler behind `name`, on the pack's noise schedule, without clipping.
+    """Build the diffusers scheduler for `name`, on the pack's noise schedule, without clipping.
 
     Raises:
         UnknownSampler: no such name.
-        NotLinear: the sampler has no such spacing or sigmas.
+        NotLinear: the sampler does not support the spacing or the sigmas.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
@@ -156,29 +156,29 @@ def build_scheduler(
 
 
 def options(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The spacings and the sigma schedules that sampler `name` can be told to use."""
+    """The spacings and the sigma schedules that sampler `name` supports."""
     accepted = inspect.signature(getattr(diffusers, SAMPLERS[name].scheduler).__init__).parameters
     spacings = SPACINGS if "timestep_spacing" in accepted else ()
     return spacings, tuple(schedule for schedule, key in SIGMA_SCHEDULES.items() if key in accepted)
 
 
 def relevant(pack_config: Mapping[str, Any]) -> str:
-    """What schedulers read of a pack's configuration, as JSON."""
+    """The part of a pack's configuration that schedulers read, as JSON."""
     return json.dumps({key: pack_config[key] for key in _FROM_PACK if key in pack_config}, sort_keys=True)
 
 
 def set_timesteps(scheduler: Any, steps: int) -> None:
-    """The scheduler's own `set_timesteps`, for any number of steps it can take."""
+    """Call the scheduler's `set_timesteps` with the arguments it needs for this number of steps."""
     arguments: dict[str, Any] = {}
     if scheduler.config.get("use_dynamic_shifting"):
-        # Where a scheduler is told its shift with every picture, it is told its levels too: even from 1 down to 1/N.
+        # A scheduler that takes a shift for every picture also takes the levels: evenly spaced from 1 down to 1/N.
         arguments = {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": math.log(scheduler.config.shift)}
     elif steps > scheduler.config.get("original_inference_steps", steps):
-        # LCM and TCD pick their steps from an even grid of 50; a longer run needs a finer grid, even as well.
+        # LCM and TCD choose their steps from a uniform grid of 50; more steps need a finer uniform grid.
         total = scheduler.config.num_train_timesteps
         arguments["original_inference_steps"] = next(n for n in range(steps, total + 1) if total % n == 0)
     scheduler.set_timesteps(None if "sigmas" in arguments else steps, **arguments)
     for name, value in vars(scheduler).items():
         if name.startswith("sigmas") and isinstance(value, Tensor):
-            # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between far sigmas.
+            # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between distant sigmas.
             setattr(scheduler, name, value.double())

@@ -1,4 +1,4 @@
-"""The coefficient table: everything a sampler does, as numbers."""
+"""The coefficient table: a sampler as numbers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 HISTORY = 5
-"""Latents and predictions that a step may look back on: PNDM, which takes its second step twice, needs as many."""
+"""Latents and predictions that a step may use. PNDM, which takes its second step twice, needs this many."""
 
 LATENT, DATA, NOISE, CARRY = 0, HISTORY, 2 * HISTORY, 2 * HISTORY + 2
 NUM_COLUMNS = 2 * HISTORY + 3
-"""Columns of the weights: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, the noise before it, and a latent that some
-solvers carry."""
+"""Columns of the weights: x[i], x[i-1] …, D[i], D[i-1] …, fresh noise, the previous noise, and a latent that some
+solvers carry from step to step."""
 
 
 COEFFICIENTS = ("input_scale", "timestep", "data_from_latent", "data_from_output", "alpha", "sigma", "signal_kept")
-"""What an evaluation needs beside the weights, in the order of `CoefficientTable.coefficients`."""
+"""Coefficients of an evaluation other than the weights, in the order of `CoefficientTable.coefficients`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,15 @@ class CoefficientTable:
 
     Attributes:
         weights: (M, 2, NUM_COLUMNS); row 0 gives the next latent, row 1 the next carried latent (all zeros for
-            the solvers that carry none).
-        timestep: (M,), what the network is told; may be fractional.
+            solvers that carry none).
+        timestep: (M,), the network's timestep input; may be fractional.
         input_scale, data_from_latent, data_from_output: (M,).
         alpha, sigma: (M,), the network's input is alpha·x₀ + sigma·noise, alpha² + sigma² = 1, or alpha + sigma = 1 on
             straight paths.
         initial_scale: standard deviation of the first latent.
-        log_variance: (M, 2), least and greatest log variance of an ancestral step, where the network or the classifier
-            has a say in it (Nichol & Dhariwal 2021, eq. 15); or `None`. The column of fresh noise then has weight 1
-            where there is any, and the noise comes with its deviation.
+        log_variance: (M, 2), least and greatest log variance of an ancestral step, if the network or the classifier
+            uses it (Nichol & Dhariwal 2021, eq. 15); else `None`. If set, fresh noise has weight 1 at the steps that
+            add any, and must be scaled by its standard deviation beforehand.
     """
 
     weights: NDArray[np.float64]
@@ -54,7 +54,7 @@ class CoefficientTable:
     log_variance: NDArray[np.float64] | None = None
 
     def level(self, position: int) -> tuple[float, float]:
-        """(a, s) of the latent a·x₀ + s·noise before evaluation `position`; the finished one is (1, 0)."""
+        """(a, s) of the latent a·x₀ + s·noise before evaluation `position`; (1, 0) for the finished latent."""
         if position == len(self):
             return 1.0, 0.0
         scale = self.input_scale[position]
@@ -65,15 +65,15 @@ class CoefficientTable:
 
     @cached_property
     def coefficients(self) -> NDArray[np.float32]:
-        """(M, len(COEFFICIENTS)), what a tick gathers of all its samples at once."""
-        # How much of x₀ in this latent goes on into the next: what CFG++ corrects.
+        """(M, len(COEFFICIENTS)), in one array so that a tick can gather its samples' rows."""
+        # How much of this latent's x₀ is carried into the next latent; CFG++ corrects it.
         signal_kept = self.weights[:, 0, LATENT] * (self.alpha / self.input_scale)
         named = {name: getattr(self, name) for name in COEFFICIENTS[:-1]} | {"signal_kept": signal_kept}
         return np.stack([named[name] for name in COEFFICIENTS], axis=1).astype(np.float32)
 
     @cached_property
     def adds_noise(self) -> NDArray[np.bool_]:
-        """(M,), whether the noise of an evaluation is used in it, or in the next."""
+        """(M,), whether an evaluation's noise is used in it or in the next."""
         uses = (self.weights != 0).any(axis=1)  # (M, NUM_COLUMNS)
         used: NDArray[np.bool_] = uses[:, NOISE]
         used[:-1] |= uses[1:, NOISE + 1]

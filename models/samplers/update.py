@@ -9,17 +9,17 @@ from models.samplers.table import CARRY, DATA, HISTORY, LATENT, NOISE
 
 
 def advance(state: Tensor, data: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
-    """Move every row one evaluation on.
+    """Advance every row by one evaluation.
 
-    The sum is written out as separate multiplications and additions because those are bitwise the same for a row
-    in any batch; a matrix product picks its kernel by the batch's size.
+    The sum is written as separate multiplications and additions because these are bitwise the same for a row in any
+    batch; a matrix product's kernel depends on the batch size.
 
     Args:
         state: (R, NUM_COLUMNS, C, H, W), columns as in `CoefficientTable`; the data and noise of this evaluation
             are not in it yet.
         data: (R, C, H, W), this evaluation's guided data prediction.
         noise: (R, C, H, W); rows that add none may hold zeros.
-        weights: (R, 2, NUM_COLUMNS), each row's own.
+        weights: (R, 2, NUM_COLUMNS).
 
     Returns:
         The next state, shape of `state`.

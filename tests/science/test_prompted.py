@@ -184,7 +184,7 @@ def test_a_classifier_starts_as_the_encoder_of_its_denoiser() -> None:
 def test_what_the_classifier_asks_of_a_pack_and_of_a_request(folder: Path, tmp_path: Path) -> None:
     steering = load_steering(open_pack(str(folder)), CPU)
     assert steering is not None
-    with pytest.raises(InvalidSpec, match="a label or for terms"):
+    with pytest.raises(InvalidSpec, match="a label or terms"):
         steering.condition(SampleSpec(pack="small", prompt="a cat"))
     x, timesteps = torch.zeros(1, 12, 16, 16), torch.zeros(1)
     with pytest.raises(ValueError, match="text_size"):
