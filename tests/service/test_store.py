@@ -11,6 +11,7 @@ import redis
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
 from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
 from cynosure.resolving import resolve, result_key
+from jobs.gateway import Store
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
@@ -361,3 +362,16 @@ async def test_who_waits_looks_again_when_the_subscription_was_cut(
             await asyncio.wait_for(event.wait(), 10)  # as it begins to listen, and then as it does again
             event.clear()
             raw.client_kill_filter(_type="pubsub")
+
+
+async def test_all_of_a_gateways_calls_share_one_pool(store_settings: StoreSettings, raw: redis.Redis) -> None:
+    async with Store.connect(store_settings) as opened:
+        await asyncio.gather(
+            opened.jobs.ping(),
+            opened.fleet.cards(),
+            opened.batches.running(),
+            opened.listing.page(ANONYMOUS, status=None, cursor=None, limit=1),
+            opened.api_keys.caller_of("nobody"),
+        )
+        names = {client["name"] for client in raw.client_list()}
+    assert {name for name in names if name.startswith("cynosure")} == {"cynosure-gateway", "cynosure-events"}
