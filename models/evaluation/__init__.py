@@ -1,1 +1,1 @@
-"""How good the pictures are, by a judge that has nothing to do with guidance."""
+"""Measures picture quality with a judge that is independent of guidance."""

@@ -1,4 +1,4 @@
-"""`python -m models.evaluation PACK`: how well a pack draws what it is asked for."""
+"""`python -m models.evaluation PACK`: measure how well a pack follows its requests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def main() -> None:
     """Measure a pack with a judge trained on clean pictures."""
     parser = argparse.ArgumentParser(prog="cynosure evaluate", description=main.__doc__)
     parser.add_argument("pack", nargs="?", default="fashion")
-    parser.add_argument("--count", type=int, help="pictures a setting (500), or prompts of known names (126)")
-    parser.add_argument("--only", default="", help="settings whose name contains this")
-    parser.add_argument("--sheets", type=Path, help="folder for what a pack of prompts draws, as sheets to look at")
+    parser.add_argument("--count", type=int, help="pictures per setting (500), or prompts of known names (126)")
+    parser.add_argument("--only", default="", help="only settings whose name contains this")
+    parser.add_argument("--sheets", type=Path, help="write contact sheets of a prompted pack's pictures to this folder")
     arguments = parser.parse_args()
     pack = open_pack(arguments.pack)
     if pack.family != PROMPTED_PIXELS:
         if arguments.sheets:
-            parser.error(f"argument --sheets: '{pack.name}' draws classes; `cynosure demo` has a sheet of those")
+            parser.error(f"argument --sheets: '{pack.name}' draws classes; use `cynosure demo` for a sheet of those")
         lines = classes.measured(pack, count=arguments.count or 500, only=arguments.only)
     elif arguments.sheets:
         return prompts.save_sheets(pack, arguments.sheets)

@@ -1,4 +1,4 @@
-"""A pack of classes: how many pictures are recognised, and how far they are from real ones."""
+"""Evaluates a class-conditional pack: recognition by the judge, and Fréchet distance to real pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS: Mapping[str, Guidance] = {
 
 
 def draw(engine: Engine, pack: str, guidance: Guidance, *, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """`count` pictures (N,1,H,W), the classes in turn, with their labels (N,)."""
+    """Draw `count` pictures (N,1,H,W), cycling through the classes; returns them and their labels (N,)."""
     labels = [index % num_classes for index in range(count)]
     specs = [
         SampleSpec(pack=pack, label=label, guidance=guidance, steps=50, seed=0, image_index=index)
@@ -38,7 +38,7 @@ def draw(engine: Engine, pack: str, guidance: Guidance, *, count: int, num_class
 
 
 def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
-    """The lines of a table with a row for each setting whose name contains `only`, of `count` pictures each."""
+    """Yield a table's lines: a row for each setting whose name contains `only`, measured on `count` pictures."""
     judge = load_judge(pack)
     reference = load_file(pack.component("judge") / "reference.safetensors")
     (mean, other_mean), (covariance, other_covariance) = reference["mean"], reference["covariance"]

@@ -1,4 +1,4 @@
-"""What is measured: recognition and Fréchet distance."""
+"""Measures: recognition and Fréchet distance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.classifiers import Judge
 
 @torch.inference_mode()
 def recognised(judge: Judge, pictures: Tensor, labels: Tensor) -> float:
-    """Share of `uint8` pictures (N,C,H,W) whose class the judge names as in `labels` (N,)."""
+    """Share of `uint8` pictures (N,C,H,W) that the judge classifies as in `labels` (N,)."""
     return float((judge(pictures).argmax(1) == labels).float().mean())
 
 

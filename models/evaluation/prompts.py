@@ -1,4 +1,4 @@
-"""A pack of prompts and styles: which known thing a picture is nearest to, and which style a judge sees in it."""
+"""Evaluates a prompted pack: the known thing that a picture is nearest to, and the style that the judge sees in it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _PER_SHEET, _COLUMNS, _SIDE, _CAPTION = 40, 8, 96, 30
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Every real picture of the pack's things; training had all but the held-out pairs of thing and style.
+    """All real pictures of the pack's things; training used all but the held-out (thing, style) pairs.
 
     Attributes:
         pictures: `uint8` (things, styles, 3, H, W).
         names: of the things.
         held_out: (thing, style) of the pictures that training lacked.
-        other_words: prompts that training lacked, with the names of the things that would be right.
-        style_recognised: share of the pictures whose style the judge, which never saw them, names.
+        other_words: prompts that training lacked, with the names of the things that match them.
+        style_recognised: share of the pictures whose style the judge, which was not trained on them, recognises.
     """
 
     pictures: Tensor
@@ -46,14 +46,14 @@ class Reference:
 
     @classmethod
     def of(cls, pack: Pack) -> Reference:
-        with safe_open(pack.component("judge") / "reference.safetensors", "pt") as kept:
-            about = kept.metadata()
+        with safe_open(pack.component("judge") / "reference.safetensors", "pt") as file:
+            metadata = file.metadata()
             return cls(
-                pictures=kept.get_tensor("pictures"),
-                names=tuple(json.loads(about["names"])),
-                held_out=tuple((thing, style) for thing, style in kept.get_tensor("held_out").tolist()),
-                other_words={prompt: tuple(names) for prompt, names in json.loads(about["other_words"]).items()},
-                style_recognised=float(kept.get_tensor("recognised")),
+                pictures=file.get_tensor("pictures"),
+                names=tuple(json.loads(metadata["names"])),
+                held_out=tuple((thing, style) for thing, style in file.get_tensor("held_out").tolist()),
+                other_words={prompt: tuple(names) for prompt, names in json.loads(metadata["other_words"]).items()},
+                style_recognised=float(file.get_tensor("recognised")),
             )
 
     @property
@@ -61,27 +61,27 @@ class Reference:
         return self.pictures.shape[1]
 
     def nearest(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """The real pictures nearest to `uint8` ones (N,3,H,W): rows (N,) of all of them, and distances (N,)."""
+        """The real picture nearest to each `uint8` picture (N,3,H,W): row numbers (N,), and distances (N,)."""
         distances, rows = _distances(pictures, self.pictures.flatten(0, 1)).min(1)
         return rows, distances
 
     def across_styles(self) -> float:
-        """Share of the real pictures whose nearest one of another style shows the same thing."""
-        every = self.pictures.flatten(0, 1)
-        row = torch.arange(len(every))
+        """Share of the real pictures whose nearest real picture in another style shows the same thing."""
+        pictures = self.pictures.flatten(0, 1)
+        row = torch.arange(len(pictures))
         thing, style = row // self.num_styles, row % self.num_styles
-        distances = _distances(every, every).masked_fill(style[:, None] == style, torch.inf)
+        distances = _distances(pictures, pictures).masked_fill(style[:, None] == style, torch.inf)
         return float((thing[distances.argmin(1)] == thing).float().mean())
 
     def apart(self) -> Tensor:
         """Distance (things·styles,) of every real picture to the nearest other one."""
-        every = self.pictures.flatten(0, 1)
-        return _distances(every, every).fill_diagonal_(torch.inf).amin(1)
+        pictures = self.pictures.flatten(0, 1)
+        return _distances(pictures, pictures).fill_diagonal_(torch.inf).amin(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt, the style that is asked for, and the names of the things that would be right."""
+    """A prompt, the requested style, and the names of the things that match the prompt."""
 
     prompt: str
     style: int
@@ -89,14 +89,14 @@ class Question:
 
 
 def questions(reference: Reference, *, count: int) -> dict[str, list[Question]]:
-    """`count` names in styles that training had, all words that it lacked, and all pairs that it lacked."""
+    """Questions by kind: `count` trained (name, style) pairs, all words training lacked, and all held-out pairs."""
     names, styles = reference.names, range(reference.num_styles)
     trained = [
         (thing, style) for thing in range(len(names)) for style in styles if (thing, style) not in reference.held_out
     ]
-    few = trained[:: max(1, len(trained) // count)][:count]
+    chosen = trained[:: max(1, len(trained) // count)][:count]
     return {
-        "names": [Question(prompt=names[thing], style=style, right=(names[thing],)) for thing, style in few],
+        "names": [Question(prompt=names[thing], style=style, right=(names[thing],)) for thing, style in chosen],
         "other words": [
             Question(prompt=prompt, style=number % len(styles), right=right)
             for number, (prompt, right) in enumerate(reference.other_words.items())
@@ -109,11 +109,11 @@ def questions(reference: Reference, *, count: int) -> dict[str, list[Question]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How questions are asked.
+    """How questions become requests.
 
     Attributes:
-        guidance: where it has a classifier's scale, the classifier is asked for the style.
-        told: whether the denoiser is told the style.
+        guidance: if it has a classifier scale, the classifier steers to the style.
+        told: whether the denoiser is conditioned on the style.
     """
 
     guidance: Guidance
@@ -121,7 +121,7 @@ class Setting:
 
 
 def specs_of(pack: Pack, asked: Sequence[Question], setting: Setting) -> list[SampleSpec]:
-    """A picture for each question, by the pack's default sampler and steps, all of seed 0."""
+    """A spec for each question, with the pack's default sampler and steps, and seed 0."""
     return [
         SampleSpec(
             pack=pack.name,
@@ -138,74 +138,77 @@ def specs_of(pack: Pack, asked: Sequence[Question], setting: Setting) -> list[Sa
 
 
 def draw(engine: Engine, pack: Pack, asked: Sequence[Question], setting: Setting) -> Tensor:
-    """`uint8` pictures (N,3,H,W) of `specs_of`."""
+    """Draw the pictures of `specs_of`, `uint8` (N,3,H,W)."""
     pictures = engine.generate(specs_of(pack, asked, setting))
     return torch.stack([torch.from_numpy(picture) for picture in pictures]).permute(0, 3, 1, 2)
 
 
 def found(reference: Reference, pictures: Tensor, asked: Sequence[Question]) -> float:
-    """Share of the pictures (N,3,H,W) whose nearest real one shows what its question asked for."""
+    """Share of the pictures (N,3,H,W) whose nearest real picture matches the question."""
     rows, _ = reference.nearest(pictures)
     shown = [reference.names[row // reference.num_styles] for row in rows.tolist()]
     return sum(name in question.right for name, question in zip(shown, asked, strict=True)) / len(asked)
 
 
 def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
-    """The lines of a table with a row for each setting whose name contains `only`, then how near real pictures are."""
+    """Yield a table's lines: a row for each setting whose name contains `only`, then distances to real pictures."""
     judge, reference = load_judge(pack), Reference.of(pack)
-    asked = questions(reference, count=count)
-    every = [question for part in asked.values() for question in part]
-    styles = torch.tensor([question.style for question in every])
-    yield f"{'setting':<36} " + " ".join(f"{part:>12}" for part in (*asked, "style"))
+    by_kind = questions(reference, count=count)
+    flat = [question for kind in by_kind.values() for question in kind]
+    styles = torch.tensor([question.style for question in flat])
+    yield f"{'setting':<36} " + " ".join(f"{kind:>12}" for kind in (*by_kind, "style"))
     yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
-    sizes = [len(part) for part in asked.values()]
-    usual = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
+    sizes = [len(kind) for kind in by_kind.values()]
+    default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     with Engine([str(pack.folder)]) as engine:
-        as_usual = draw(engine, pack, every, usual)
+        by_default = draw(engine, pack, flat, default)
         for name, setting in _settings(pack).items():
             if only not in name:
                 continue
-            pictures = as_usual if setting == usual else draw(engine, pack, every, setting)
-            shares = [found(reference, *pair) for pair in zip(pictures.split(sizes), asked.values(), strict=True)]
+            pictures = by_default if setting == default else draw(engine, pack, flat, setting)
+            shares = [found(reference, *pair) for pair in zip(pictures.split(sizes), by_kind.values(), strict=True)]
             shares.append(recognised(judge, pictures, styles))
             yield f"{name:<36} " + " ".join(f"{share:>12.1%}" for share in shares)
     yield f"\n{'distance to the nearest real picture':<36} {'median':>12} {'90 % under':>12}"
     yield _of_distances("real pictures, another one", reference.apart())
-    for part, pictures in zip(asked, as_usual.split(sizes), strict=True):
-        yield _of_distances(part, reference.nearest(pictures)[1])
+    for kind, pictures in zip(by_kind, by_default.split(sizes), strict=True):
+        yield _of_distances(kind, reference.nearest(pictures)[1])
 
 
 def save_sheets(pack: Pack, folder: Path) -> None:
-    """Draw 40 prompts, the first half evenly out of the known names, the second out of the words that training lacked.
+    """Draw 40 prompts: half sampled evenly from the known names, half from the words that training lacked.
 
-    `NAME.png` has them, and `NAME-nearest.png` each beside the real picture that is nearest to it.
+    `NAME.png` shows them, and `NAME-nearest.png` shows each next to the nearest real picture.
     """
     reference = Reference.of(pack)
     half = _PER_SHEET // 2
-    asked = questions(reference, count=half)
-    some = asked["other words"][:: len(asked["other words"]) // half][:half]
-    other = [replace(question, style=number % reference.num_styles) for number, question in enumerate(some)]
-    usual = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
+    by_kind = questions(reference, count=half)
+    other_words = by_kind["other words"][:: len(by_kind["other words"]) // half][:half]
+    other = [replace(question, style=number % reference.num_styles) for number, question in enumerate(other_words)]
+    asked = [*by_kind["names"], *other]
+    default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     folder.mkdir(parents=True, exist_ok=True)
     with Engine([str(pack.folder)]) as engine:
-        pictures = draw(engine, pack, [*asked["names"], *other], usual)
-    captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in [*asked["names"], *other]]
+        pictures = draw(engine, pack, asked, default)
+    captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in asked]
     _sheet(pictures, captions).save(folder / f"{pack.name}.png")
     rows, distances = reference.nearest(pictures)
-    every = reference.pictures.flatten(0, 1)
-    beside = torch.stack([pictures, every[rows]], 1).flatten(0, 1)
+    real = reference.pictures.flatten(0, 1)
+    pairs = torch.stack([pictures, real[rows]], 1).flatten(0, 1)
     nearest = [f"nearest: {distance:.0f}" for distance in distances.tolist()]
     captions = list(itertools.chain.from_iterable(zip(captions, nearest, strict=True)))
-    _sheet(beside, captions).save(folder / f"{pack.name}-nearest.png")
+    _sheet(pairs, captions).save(folder / f"{pack.name}-nearest.png")
 
 
 def _settings(pack: Pack) -> Mapping[str, Setting]:
-    told = {f"prompt and style, w={scale:g}": Setting(guidance=Guidance(free_scale=scale)) for scale in FREE_SCALES}
+    conditioned = {
+        f"prompt and style, w={scale:g}": Setting(guidance=Guidance(free_scale=scale)) for scale in FREE_SCALES
+    }
     if not pack.has_classifier:
-        return told
-    usual = Guidance(free_scale=pack.defaults["guidance_scale"])
-    alone = {"prompt alone": Setting(guidance=usual, told=False)}
-    guidances = {scale: replace(usual, classifier_scale=scale) for scale in CLASSIFIER_SCALES}
+        return conditioned
+    default = Guidance(free_scale=pack.defaults["guidance_scale"])
+    alone = {"prompt alone": Setting(guidance=default, told=False)}
+    guidances = {scale: replace(default, classifier_scale=scale) for scale in CLASSIFIER_SCALES}
     steered = {
         f"prompt, style by classifier s={scale:g}": Setting(guidance=guidance, told=False)
         for scale, guidance in guidances.items()
@@ -213,12 +216,12 @@ def _settings(pack: Pack) -> Mapping[str, Setting]:
     both = {
         f"prompt, style both ways, s={scale:g}": Setting(guidance=guidance) for scale, guidance in guidances.items()
     }
-    return told | alone | steered | both
+    return conditioned | alone | steered | both
 
 
 def _distances(pictures: Tensor, others: Tensor) -> Tensor:
-    """Root mean square difference (N,M) in grey levels, of averages over 2×2 pixels: a shift is not all there is."""
-    left, right = (functional.avg_pool2d(some.float(), 2).flatten(1) for some in (pictures, others))
+    """Root mean square difference (N,M) in grey levels, of averages over 2×2 pixels to tolerate small shifts."""
+    left, right = (functional.avg_pool2d(each.float(), 2).flatten(1) for each in (pictures, others))
     return torch.cdist(left, right) / left.shape[1] ** 0.5
 
 
@@ -227,7 +230,7 @@ def _of_distances(name: str, distances: Tensor) -> str:
 
 
 def _sheet(pictures: Tensor, captions: Sequence[str]) -> Image.Image:
-    """`uint8` pictures (N,3,H,W), enlarged without smoothing, each over its caption."""
+    """Contact sheet of `uint8` pictures (N,3,H,W), enlarged without smoothing, each above its caption."""
     lines = -(-len(pictures) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * (_SIDE + 8), lines * (_SIDE + _CAPTION)), "white")
     pen = ImageDraw.Draw(sheet)

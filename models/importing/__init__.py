@@ -1,1 +1,1 @@
-"""Packs from other systems' checkpoints."""
+"""Converts other systems' checkpoints to packs."""

@@ -1,4 +1,4 @@
-"""`python -m models.importing`: a pack from published ADM checkpoints."""
+"""`python -m models.importing`: convert published ADM checkpoints to a pack."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from models.importing.adm import PRESETS, Unfit, import_adm
 
 
 def main() -> None:
-    """Turn a published ADM checkpoint, and its classifier, into a pack that `cynosure up --models OUT` serves."""
+    """Convert a published ADM checkpoint, and its classifier, to a pack that `cynosure up --models OUT` serves."""
     parser = argparse.ArgumentParser(prog="cynosure import-adm", description=main.__doc__)
     parser.add_argument("diffusion", type=Path, help="the diffusion model's .pt")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--classifier", type=Path, help="the noise-aware classifier's .pt")
-    parser.add_argument("--preset", required=True, choices=PRESETS, help="which published configuration it is")
-    parser.add_argument("--labels", type=Path, help="class names, a line each; numbers by default")
+    parser.add_argument("--preset", required=True, choices=PRESETS, help="the checkpoint's published configuration")
+    parser.add_argument("--labels", type=Path, help="file of class names, one per line; numbers by default")
     arguments = parser.parse_args()
     labels = arguments.labels.read_text().splitlines() if arguments.labels else None
     try:

@@ -1,7 +1,6 @@
-"""Published ADM checkpoints, turned into packs.
+"""Converts published ADM checkpoints to packs.
 
-Checkpoints are read with `weights_only=True`, so nothing in the file is run, and must fit the preset to the last
-parameter.
+Checkpoints are read with `weights_only=True`, so no code in the file is run, and must match the preset exactly.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Preset:
     """A published configuration (README of guided-diffusion, "Training models" and "Sampling").
 
     Attributes:
-        unet, classifier: arguments of the networks; no classifier was published for some.
-        beta_schedule: in diffusers' names.
-        defaults: what a pack of it is served with.
+        unet, classifier: arguments of the networks; for some, no classifier was published.
+        beta_schedule: its name in diffusers.
+        defaults: serving defaults of the pack.
     """
 
     unet: Mapping[str, Any]
@@ -37,13 +36,13 @@ class Preset:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _deep(size: int, **more: Any) -> dict[str, Any]:
+def _deep(size: int, **overrides: Any) -> dict[str, Any]:
     mults = {128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4), 512: (0.5, 1, 1, 2, 2, 4, 4)}
     shared = {"image_size": size, "model_channels": 256, "num_res_blocks": 2, "channel_mult": mults[size]}
-    return shared | more
+    return shared | overrides
 
 
-def _judge(size: int, depth: int = 2) -> dict[str, Any]:
+def _classifier(size: int, depth: int = 2) -> dict[str, Any]:
     mults = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4), 512: (0.5, 1, 1, 2, 2, 4, 4)}
     return {"image_size": size, "num_res_blocks": depth, "channel_mult": mults[size]}
 
@@ -51,20 +50,20 @@ def _judge(size: int, depth: int = 2) -> dict[str, Any]:
 PRESETS: Mapping[str, Preset] = {
     "imagenet64": Preset(
         unet={"image_size": 64, "legacy_attention": False},
-        classifier=_judge(64, depth=4),
+        classifier=_classifier(64, depth=4),
         beta_schedule="squaredcos_cap_v2",
         defaults={"classifier_scale": 1.0},
     ),
     "imagenet128": Preset(
         unet=_deep(128, num_heads=4, num_head_channels=None),
-        classifier=_judge(128),
+        classifier=_classifier(128),
         defaults={"classifier_scale": 0.5},
     ),
-    "imagenet256": Preset(unet=_deep(256), classifier=_judge(256), defaults={"classifier_scale": 1.0}),
+    "imagenet256": Preset(unet=_deep(256), classifier=_classifier(256), defaults={"classifier_scale": 1.0}),
     "imagenet256-uncond": Preset(
-        unet=_deep(256, num_classes=None), classifier=_judge(256), defaults={"classifier_scale": 10.0}
+        unet=_deep(256, num_classes=None), classifier=_classifier(256), defaults={"classifier_scale": 10.0}
     ),
-    "imagenet512": Preset(unet=_deep(512), classifier=_judge(512), defaults={"classifier_scale": 4.0}),
+    "imagenet512": Preset(unet=_deep(512), classifier=_classifier(512), defaults={"classifier_scale": 4.0}),
     "imagenet64-256": Preset(
         unet=_deep(256, model_channels=192, num_heads=4, num_head_channels=None, low_res_size=64),
     ),
@@ -82,14 +81,14 @@ PRESETS: Mapping[str, Preset] = {
 
 
 class Unfit(ValueError):
-    """A checkpoint that can't be read, or is not what the preset says."""
+    """A checkpoint that can't be read, or does not match the preset."""
 
 
 def load_checkpoint(network: ModelMixin, path: Path) -> None:
     """Fill `network` from a published checkpoint.
 
     Raises:
-        Unfit: no such file, not a file of tensors alone, or one with other parameters.
+        Unfit: the file is missing, holds more than tensors, or has other parameters.
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

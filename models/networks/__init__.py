@@ -1,6 +1,6 @@
 """Networks that diffusers has no class for.
 
-The sentence encoder is imported from its own module, for transformers takes seconds.
+The sentence encoder is not re-exported here, because importing transformers takes seconds.
 """
 
 from models.networks.adm import AdmClassifier, AdmUNet

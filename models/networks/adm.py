@@ -1,8 +1,8 @@
 """ADM's networks (Dhariwal & Nichol 2021): UNet, super-resolution UNet and noise-aware classifier.
 
-Parameters have the names of the published checkpoints, so that these load strictly, as they are. `channel_mult` may be
-a fraction (the 512 network starts with 0.5), and the two orders in which q, k and v lie in a projection are both there:
-"legacy" checkpoints keep them together head by head, newer ones keep all heads' q, then k, then v.
+Parameters have the names of the published checkpoints, which therefore load strictly and unchanged. `channel_mult` may
+be a fraction (the 512 network starts with 0.5). Both orders of q, k and v in a projection are supported: "legacy"
+checkpoints store them head by head, newer ones store all heads' q, then k, then v.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
 
 
 def _attend(qkv: Tensor, heads: int, *, legacy: bool) -> Tensor:
-    """Attention over positions: `qkv` (B,3C,N) to (B,C,N)."""
+    """Attention over positions: `qkv` (B,3C,N) → (B,C,N)."""
     batch, channels, length = qkv.shape
     width = channels // (3 * heads)
     if legacy:
@@ -35,8 +35,8 @@ def _attend(qkv: Tensor, heads: int, *, legacy: bool) -> Tensor:
     else:
         q, k, v = qkv.view(batch, 3, heads, width, length).unbind(1)
     q, k, v = (part.transpose(-1, -2) for part in (q, k, v))
-    found = functional.scaled_dot_product_attention(q, k, v)  # (B,heads,N,C)
-    return found.transpose(-1, -2).reshape(batch, heads * width, length)
+    attended = functional.scaled_dot_product_attention(q, k, v)  # (B,heads,N,C)
+    return attended.transpose(-1, -2).reshape(batch, heads * width, length)
 
 
 class AttentionBlock(nn.Module):
@@ -55,7 +55,7 @@ class AttentionBlock(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around the timestep embedding; `resample` halves or doubles the sides between them."""
+    """Two convolutions, with the timestep embedding added between them; `resample` halves or doubles the sides."""
 
     def __init__(
         self, channels: int, out_channels: int, embedding: int, *, scale_shift: bool, resample: str | None = None
@@ -69,7 +69,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             nn.GroupNorm(GROUPS, out_channels),
             nn.SiLU(),
-            nn.Identity(),  # dropout's place in the published numbering
+            nn.Identity(),  # stands for dropout, to keep the published numbering
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -109,7 +109,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, then a convolution."""
+    """Nearest-neighbour upsampling, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Upsample(nn.Module):
 
 
 class _Stage(nn.ModuleList):
-    """Layers in a row, of which residual blocks are told the time."""
+    """Layers in sequence; residual blocks also get the timestep embedding."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(layers)
@@ -132,7 +132,7 @@ class _Stage(nn.ModuleList):
 
 
 class _Encoder(ModelMixin, ConfigMixin):
-    """What UNet and classifier share: timestep embedding, encoder and middle."""
+    """Base of UNet and classifier: timestep embedding, encoder and middle."""
 
     def _build(
         self,
@@ -162,7 +162,7 @@ class _Encoder(ModelMixin, ConfigMixin):
         )
         channels, side = self.widths[0], image_size
         self.input_blocks = nn.ModuleList([_Stage(nn.Conv2d(in_channels, channels, 3, padding=1))])
-        self.skipped = [channels]  # widths of what the decoder is handed
+        self.skipped = [channels]  # widths of the skip connections
         for level, width in enumerate(self.widths):
             for _ in range(num_res_blocks):
                 self.input_blocks.append(_Stage(*self._layers(channels, width, side)))
@@ -188,25 +188,25 @@ class _Encoder(ModelMixin, ConfigMixin):
         attention = [self._attention(width)] if side in self.attention_sides else []
         return [self._residual(channels, width), *attention]
 
-    def _resampling(self, channels: int, way: str) -> nn.Module:
+    def _resampling(self, channels: int, direction: str) -> nn.Module:
         if self.resblock_updown:
-            return self._residual(channels, channels, resample=way)
-        return Downsample(channels) if way == "down" else Upsample(channels)
+            return self._residual(channels, channels, resample=direction)
+        return Downsample(channels) if direction == "down" else Upsample(channels)
 
     def embed(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         return self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
 
 
 class AdmUNet(_Encoder):
-    """ADM's UNet; with `low_res_size` its super-resolution form, which is handed a small picture beside the latent.
+    """ADM's UNet; with `low_res_size` its super-resolution form, which also takes a small picture as input.
 
     Args:
         image_size: side of the pictures.
-        channel_mult: of `model_channels`, level by level.
-        attention_resolutions: sides at which there is attention.
+        channel_mult: multiples of `model_channels`, level by level.
+        attention_resolutions: sides of the feature maps that have attention.
         num_classes: of the label embedding, or `None` for an unconditional network.
-        learn_sigma: whether the output has as many channels again, for the variance (Nichol & Dhariwal 2021, eq. 15).
-        legacy_attention: the order of q, k and v in a projection.
+        learn_sigma: whether the output has C more channels, for the variance (Nichol & Dhariwal 2021, eq. 15).
+        legacy_attention: whether q, k and v are in the legacy order.
         low_res_size: side of the small picture.
     """
 
@@ -263,7 +263,7 @@ class AdmUNet(_Encoder):
     def forward(
         self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None, low_res: Tensor | None = None
     ) -> Tensor:
-        """ε, and the variance's channels where learnt: (B,C or 2C,H,W), for `x` (B,C,H,W) at `timesteps` (B,).
+        """ε, and the variance's channels if learnt: (B,C or 2C,H,W), for `x` (B,C,H,W) at `timesteps` (B,).
 
         Args:
             x: noised pictures.
@@ -276,18 +276,18 @@ class AdmUNet(_Encoder):
         embedding = self.embed(timesteps, x.dtype)
         if labels is not None:
             embedding = embedding + self.label_emb(labels)
-        handed: list[Tensor] = []
+        skips: list[Tensor] = []
         for block in self.input_blocks:
             x = block(x, embedding)
-            handed.append(x)
+            skips.append(x)
         x = self.middle_block(x, embedding)
         for block in self.output_blocks:
-            x = block(torch.cat([x, handed.pop()], dim=1), embedding)
+            x = block(torch.cat([x, skips.pop()], dim=1), embedding)
         return self.out(x)
 
 
 class AttentionPool2d(nn.Module):
-    """A mean token attends to all positions (Radford et al. 2021); q, k and v always lie in the newer order."""
+    """A mean token attends to all positions (Radford et al. 2021); q, k and v are always in the newer order."""
 
     def __init__(self, side: int, channels: int, *, head_channels: int, num_outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Prompts as sentence vectors, by an encoder that a Python package ships (Reimers & Gurevych 2019; MiniLM-L6)."""
+"""Encodes prompts as sentence vectors, with an encoder from a Python package (Reimers & Gurevych 2019; MiniLM-L6)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from models.loading import load_network
 from models.pack import InvalidPack, Pack
 
 CAPTIONS_FILE = "captions.safetensors"
-"""Holds `vectors` (N,size): those of the captions that a pack's network has learnt."""
+"""Holds `vectors` (N,size): the captions that a pack's network was trained on."""
 
 MAX_TOKENS = 64
-KNOWN_TEMPERATURE = 0.03  # of cosines: a caption that is nearer by 0.1 weighs 28 times as much
+KNOWN_TEMPERATURE = 0.03  # for cosine similarities: a caption nearer by 0.1 weighs 28 times as much
 KNOWN_SHARE = 0.7
 
 
 def encoder_folder(reference: Mapping[str, str]) -> Path:
-    """Where the package that a pack names has the encoder, its weights' SHA-256 checked.
+    """Find the encoder's folder in the Python package that a pack names, and check the SHA-256 of its weights.
 
     `reference` is the pack's `text_encoder_package`: `package` (an importable name), `folder` in it, `sha256` of
-    `model.safetensors`. The package is found, never imported.
+    `model.safetensors`. The package is located but never imported.
 
     Raises:
-        InvalidPack: the package is not installed, or its weights are others than the pack was trained with.
+        InvalidPack: the package is not installed, or its weights differ from those the pack was trained with.
     """
     package = reference["package"]
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise InvalidPack(f"the pack's text encoder is the Python package '{package}': install cynosure[worker]")
-    folder = Path(found.submodule_search_locations[0]) / reference["folder"]
+    folder = Path(spec.submodule_search_locations[0]) / reference["folder"]
     with (folder / "model.safetensors").open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()
     if digest != reference["sha256"]:
@@ -52,26 +52,26 @@ def encoder_folder(reference: Mapping[str, str]) -> Path:
 
 
 def pooled(states: Tensor, mask: Tensor) -> Tensor:
-    """Sentences' vectors (N,size), of unit length, from their tokens' states (N,T,size) and mask (N,T)."""
+    """Sentence vectors (N,size) of unit length: the mean of token states (N,T,size) under a mask (N,T)."""
     return functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
 
 
 def towards_known(vector: Tensor, known: Tensor) -> Tensor:
-    """A sentence's vector (size,) moved towards captions that a network has learnt, `known` (N,size); all unit length.
+    """Move a sentence vector (size,) towards the captions that a network was trained on, `known` (N,size).
 
-    Words that no caption has lie beside all of them, where a small network has learnt nothing. So most of what it is
-    told is the mean of the nearest captions, as where pictures are retrieved for a prompt (Sheynin et al. 2022,
-    kNN-Diffusion). A caption itself stays nearly where it is.
+    All have unit length. Words that occur in no caption lie outside the training data, where a small network has learnt
+    nothing. So the result is mostly the mean of the nearest captions, similar to retrieval in kNN-Diffusion (Sheynin et
+    al. 2022). A caption itself hardly moves.
     """
     mean = torch.softmax(known @ vector / KNOWN_TEMPERATURE, 0) @ known
     return functional.normalize(torch.lerp(vector, functional.normalize(mean, dim=0), KNOWN_SHARE), dim=0)
 
 
 class SentenceEncoder:
-    """The mean of the last layer's token states, at unit length: near for sentences that mean nearly the same.
+    """Encodes sentences as the normalized mean of the last layer's token states; similar meanings give near vectors.
 
     Args:
-        known: float32 (N,size), captions that prompts are moved towards; none, and they stay where they are.
+        known: float32 (N,size), captions that prompts are moved towards; `None` to leave prompts unchanged.
     """
 
     def __init__(self, folder: Path, device: torch.device, known: Tensor | None = None) -> None:
@@ -81,11 +81,11 @@ class SentenceEncoder:
         self.known = known
         self.size = int(self.network.config.hidden_size)
         self._encoded = functools.lru_cache(maxsize=1024)(self._encode_alone)
-        # One thread for all callers: a fast tokenizer can't be shared, and a prompt is too short to divide among cores.
+        # One thread for all callers: a fast tokenizer can't be shared, and a prompt is too short for several cores.
         self._thread = ThreadPoolExecutor(1, "encoder", initializer=compute_with, initargs=(1,))
 
     def __call__(self, prompt: str) -> Tensor:
-        """One prompt's vector, float32 (size,). Encoded alone and unpadded: the same whatever else is asked for."""
+        """One prompt's vector, float32 (size,). Encoded alone and unpadded, so it does not depend on other prompts."""
         return self._encoded(prompt)
 
     def _encode_alone(self, prompt: str) -> Tensor:
@@ -98,7 +98,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def states(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The last layer's token states (N,T,size) and the mask (N,T) of those that are not padding."""
+        """The last layer's token states (N,T,size), and a mask (N,T) that is 0 for padding."""
         tokens = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         ).to(self.device)
@@ -106,24 +106,24 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def batch(self, prompts: Sequence[str]) -> Tensor:
-        """Vectors (N,size) of many prompts at once, for training: padding may move the last bits."""
+        """Vectors (N,size) of many prompts at once, for training: padding may change the last bits."""
         return pooled(*self.states(prompts))
 
 
 def pack_encoder(pack: Pack) -> SentenceEncoder:
-    """The pack's sentence encoder, with the captions that it knows.
+    """Load the pack's sentence encoder, with the captions that its network was trained on.
 
     Raises:
-        InvalidPack: it names none, or has no captions; and as `encoder_folder`.
+        InvalidPack: the pack names no encoder or has no captions; or as for `encoder_folder`.
     """
     package, captions = pack.index.get("text_encoder_package"), pack.folder / CAPTIONS_FILE
     if not package or not captions.is_file():
-        raise InvalidPack(f"'{pack.name}' is told prompts: it needs a text_encoder_package and {CAPTIONS_FILE}")
+        raise InvalidPack(f"'{pack.name}' takes prompts: it needs a text_encoder_package and {CAPTIONS_FILE}")
     return _encoder(tuple(package.items()), captions)
 
 
 @functools.lru_cache(maxsize=4)
 def _encoder(package: tuple[tuple[str, str], ...], captions: Path) -> SentenceEncoder:
-    """One for all networks and number formats that a pack is tried in: its weights take long to check and to load."""
+    """Cached, because checking and loading the weights is slow, and networks and number formats share the encoder."""
     known = load_file(captions)["vectors"].float()
     return SentenceEncoder(encoder_folder(dict(package)), torch.device("cpu"), known)

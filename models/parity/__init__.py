@@ -1,5 +1,5 @@
-"""Parity: what the reference systems compute, stored, and how far from it this machine is.
+"""Parity: compares this machine's results with stored results of the reference systems.
 
-`golden/` holds tensors that the published ADM, GLIDE and DPM-Solver code computed with random weights at small sizes
-(`reference.py` made them); `cases.py` computes the same here.
+`golden/` holds tensors that `reference.py` computed with the published ADM, GLIDE and DPM-Solver code, with random
+weights at small sizes; `cases.py` computes the same with our code.
 """

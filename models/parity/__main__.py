@@ -14,9 +14,9 @@ from models.parity.cases import cases
 
 
 def main() -> None:
-    """Print how a pack runs here, and how far it is from the reference systems; exit with 1 if that is too far."""
+    """Print a pack's calibration and the differences from the reference systems; exit with 1 if one is too large."""
     parser = argparse.ArgumentParser(prog="cynosure selftest", description=main.__doc__)
-    parser.add_argument("--markdown", action="store_true", help="as the table of docs/parity.md")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/parity.md")
     as_table = parser.parse_args().markdown
     if not as_table:
         pack, device = open_pack("fashion"), torch.device("cpu")
@@ -33,7 +33,7 @@ def main() -> None:
         else:
             print(f"{'ok  ' if fits else 'FAIL'}  {error:8.1e}  ({case.tolerance:.0e})  {case.reference}: {case.name}")
     if failed:
-        sys.exit(f"{failed} differ by more than is allowed")
+        sys.exit(f"{failed} results differ by more than is allowed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parity cases: each computes here what a reference system computed, and says how far apart the two are."""
+"""The parity cases: each computes a reference system's result with our code, and returns the difference."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Case:
 
     Attributes:
         name: what is compared.
-        reference: whose result it is.
-        tolerance: largest difference allowed: absolute, and relative where results are larger than 1.
-        measure: the difference here.
+        reference: the reference system.
+        tolerance: largest difference allowed: absolute, but relative if results exceed 1.
+        measure: computes the difference.
     """
 
     name: str
@@ -61,9 +61,9 @@ class Case:
     measure: Callable[[], float]
 
 
-def _far(mine: Tensor, golden: Tensor) -> float:
+def _difference(result: Tensor, golden: Tensor) -> float:
     scale = max(1.0, float(golden.abs().max()))
-    return float((mine.double() - golden.double()).abs().max()) / scale
+    return float((result.double() - golden.double()).abs().max()) / scale
 
 
 def _golden(file: str, key: str) -> Tensor:
@@ -82,23 +82,23 @@ def _unet(name: str) -> float:
             None if config["num_classes"] is None else labels,
             inputs(len(TIMESTEPS), 3, side, side, draw=1) if side else None,
         )
-    return _far(output, _golden("networks", f"unet.{name}"))
+    return _difference(output, _golden("networks", f"unet.{name}"))
 
 
-def _classifier(what: str) -> float:
+def _classifier(quantity: str) -> float:
     network = stand_ins.filled(AdmClassifier(**stand_ins.classifier_config())).requires_grad_(False)
     x, timesteps = inputs(len(TIMESTEPS), 3, 32, 32), torch.tensor(TIMESTEPS)
-    if what == "logits":
+    if quantity == "logits":
         with torch.no_grad():
-            return _far(network(x, timesteps), _golden("networks", "classifier.logits"))
+            return _difference(network(x, timesteps), _golden("networks", "classifier.logits"))
     rows = [conditions([Term(1.0, (number % NUM_CLASSES,))], NUM_CLASSES) for number in range(len(TIMESTEPS))]
     gradient, _ = log_probability_gradient(network, x, timesteps, stacked(rows, torch.device("cpu")))
-    return _far(gradient, _golden("networks", "classifier.gradient"))
+    return _difference(gradient, _golden("networks", "classifier.gradient"))
 
 
 def _respacing(text: str) -> float:
-    mine, golden = torch.tensor(respaced(text, 1000)), _golden("loops", f"respacing.{text}")
-    return 0.0 if torch.equal(mine, golden) else 1.0
+    result, golden = torch.tensor(respaced(text, 1000)), _golden("loops", f"respacing.{text}")
+    return 0.0 if torch.equal(result, golden) else 1.0
 
 
 def _possible_strides() -> float:
@@ -147,8 +147,8 @@ class _StandIn:
     encode = encode_mask = decode
 
 
-def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
-    """Finished latents (2,*SHAPE) of a spec for each label, by the engine's own tick."""
+def trajectory(*, learns_variance: bool, **spec_fields: Any) -> Tensor:
+    """Draw a spec for each label with the engine's tick; returns the finished latents (2,*SHAPE)."""
     classifier: Any = TinyClassifier().requires_grad_(False)
     classifier.config = SimpleNamespace(num_classes=NUM_CLASSES)
     runner = Runner(
@@ -161,7 +161,7 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
     )
     samples = []
     for row, label in enumerate(LABELS):
-        spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **what)
+        spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **spec_fields)
         sample = Sample.on(runner.course(spec, runner.prepare(spec)))
         runner.start(sample)
         samples.append(sample)
@@ -171,17 +171,17 @@ def trajectory(*, learns_variance: bool, **what: Any) -> Tensor:
     return torch.stack([sample.state[0] for sample in samples if sample.state is not None])
 
 
-def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **what: Any) -> Callable[[], float]:
-    return lambda: _far(trajectory(learns_variance=learns_variance, **what), _golden(file, key))
+def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **spec_fields: Any) -> Callable[[], float]:
+    return lambda: _difference(trajectory(learns_variance=learns_variance, **spec_fields), _golden(file, key))
 
 
 def _thresholding() -> float:
-    mine = torch.stack([thresholded(row, 0.995) for row in 2 * inputs(4, *SHAPE)])
-    return _far(mine, _golden("dpm_solver", "limited"))
+    result = torch.stack([thresholded(row, 0.995) for row in 2 * inputs(4, *SHAPE)])
+    return _difference(result, _golden("dpm_solver", "limited"))
 
 
 def cases() -> Iterator[Case]:
-    """All of them, in the order of docs/parity.md."""
+    """All cases, in the order of docs/parity.md."""
     yield from _network_cases()
     yield from _adm_cases()
     yield from _dpm_solver_cases()
@@ -256,7 +256,7 @@ def _dpm_solver_cases() -> Iterator[Case]:
             tolerance=2e-5,
             measure=_loop(f"singlestep.{order}.{steps}", sampler="dpm_single", steps=steps, **solver),
         )
-    for name, key, more in (
+    for name, key, options in (
         ("dynamic thresholding, 0.995", "thresholded", {"dynamic_threshold": 0.995}),
         ("classifier scale 2", "classifier", {"guidance": Guidance(classifier_scale=2.0)}),
         ("classifier-free scale 3", "classifier_free", {"guidance": Guidance(free_scale=3.0)}),
@@ -265,7 +265,7 @@ def _dpm_solver_cases() -> Iterator[Case]:
             name=f"DPM-Solver++ 2M, 27 steps, {name}",
             reference=DPM_SOLVER,
             tolerance=2e-5,
-            measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **more),
+            measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **options),
         )
     yield Case(
         name="DPM-Solver of order 1, classifier scale 2, to noise 0: ADM's DDIM over 28 steps, unclipped",

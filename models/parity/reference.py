@@ -1,11 +1,11 @@
-"""`python -m models.parity.reference`: make the golden tensors again, by running the published code.
+"""`python -m models.parity.reference`: regenerate the golden tensors by running the published code.
 
     git clone https://github.com/openai/guided-diffusion
     git clone https://github.com/LuChengTHU/dpm-solver
     git clone https://github.com/openai/glide-text2im
     python -m models.parity.reference --guided-diffusion guided-diffusion --dpm-solver dpm-solver --glide glide-text2im
 
-Nothing of it is copied here: it is imported from where it lies, and only tensors are kept.
+The published code is imported from these folders, not copied; only tensors are stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from models.parity.stand_ins import LABELS, NUM_CLASSES, SHAPE, TIMESTEPS, TinyC
 
 
 class _GivenNoise(torch.overrides.TorchFunctionMode):
-    """Answers `randn_like` with the next of the given draws."""
+    """Replaces `randn_like` by the next seeded draw."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _GivenNoise(torch.overrides.TorchFunctionMode):
 
 def networks(unet: Any) -> dict[str, Tensor]:
     """Outputs of the published UNet and classifier."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     timesteps, labels = torch.tensor(TIMESTEPS), torch.arange(len(TIMESTEPS)) % NUM_CLASSES
     x = inputs(len(TIMESTEPS), 3, 32, 32)
     for name in stand_ins.UNETS:
@@ -55,11 +55,11 @@ def networks(unet: Any) -> dict[str, Tensor]:
             num_classes=config["num_classes"],
             use_new_attention_order=not config.get("legacy_attention", True),
         )
-        told: dict[str, Any] = {} if config["num_classes"] is None else {"y": labels}
+        conditioning: dict[str, Any] = {} if config["num_classes"] is None else {"y": labels}
         if low_res:
-            told["low_res"] = inputs(len(TIMESTEPS), 3, low_res, low_res, draw=1)
+            conditioning["low_res"] = inputs(len(TIMESTEPS), 3, low_res, low_res, draw=1)
         with torch.no_grad():
-            found[f"unet.{name}"] = stand_ins.filled(network)(x, timesteps, **told)
+            outputs[f"unet.{name}"] = stand_ins.filled(network)(x, timesteps, **conditioning)
     config = stand_ins.classifier_config()
     classifier = stand_ins.filled(
         unet.EncoderUNetModel(**_shared(config), in_channels=3, out_channels=NUM_CLASSES, pool="attention")
@@ -67,9 +67,9 @@ def networks(unet: Any) -> dict[str, Tensor]:
     point = x.clone().requires_grad_(True)
     logits = classifier(point, timesteps)
     chosen = functional.log_softmax(logits, dim=-1)[range(len(labels)), labels]
-    found["classifier.logits"] = logits.detach()
-    found["classifier.gradient"] = torch.autograd.grad(chosen.sum(), point)[0]
-    return found
+    outputs["classifier.logits"] = logits.detach()
+    outputs["classifier.gradient"] = torch.autograd.grad(chosen.sum(), point)[0]
+    return outputs
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
@@ -87,17 +87,17 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def loops(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Tensor]:
-    """ADM's ancestral and implicit sampling, guided and not; its schedules and respacings."""
+    """ADM's ancestral and implicit sampling, with and without guidance; its schedules and respacings."""
     return _schedules(diffusion, respace, glide_respace) | _trajectories(diffusion, respace)
 
 
 def _schedules(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for name in ("linear", "cosine"):
-        found[f"betas.{name}"] = torch.from_numpy(diffusion.get_named_beta_schedule(name, 1000))
+        outputs[f"betas.{name}"] = torch.from_numpy(diffusion.get_named_beta_schedule(name, 1000))
     for text in RESPACINGS:
         chooser = glide_respace if text == "fast27" else respace
-        found[f"respacing.{text}"] = torch.tensor(sorted(chooser.space_timesteps(1000, text)))
+        outputs[f"respacing.{text}"] = torch.tensor(sorted(chooser.space_timesteps(1000, text)))
     possible = []
     for count in range(1, 1001):
         try:
@@ -105,12 +105,12 @@ def _schedules(diffusion: Any, respace: Any, glide_respace: Any) -> dict[str, Te
             possible.append(count)
         except ValueError:
             continue
-    found["respacing.possible"] = torch.tensor(possible)
-    return found
+    outputs["respacing.possible"] = torch.tensor(possible)
+    return outputs
 
 
 def _trajectories(diffusion: Any, respace: Any) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     labels, classifier = torch.tensor(LABELS), TinyClassifier()
 
     def network(x: Tensor, timesteps: Tensor, **_: Any) -> Tensor:
@@ -139,30 +139,30 @@ def _trajectories(diffusion: Any, respace: Any) -> dict[str, Tensor]:
         guided = {"cond_fn": gradient(scale)} if scale else {}
         for clip in (True, False):
             with _GivenNoise():
-                found[f"ddpm.{scale}.{clip}"] = process("50").p_sample_loop(
+                outputs[f"ddpm.{scale}.{clip}"] = process("50").p_sample_loop(
                     network, (2, *SHAPE), clip_denoised=clip, **shared, **guided
                 )
         for eta in ETAS:
             with _GivenNoise():
-                found[f"ddim.{scale}.{eta}"] = process("ddim25").ddim_sample_loop(
+                outputs[f"ddim.{scale}.{eta}"] = process("ddim25").ddim_sample_loop(
                     network, (2, *SHAPE), clip_denoised=True, eta=eta, **shared, **guided
                 )
     scale = 3.0
 
     def guided_network(x: Tensor, timesteps: Tensor, **_: Any) -> Tensor:
-        told, untold = labels, torch.full_like(labels, NUM_CLASSES)
-        conditional, unconditional = (stand_ins.epsilon(x, timesteps, y) for y in (told, untold))
+        null_labels = torch.full_like(labels, NUM_CLASSES)
+        conditional, unconditional = (stand_ins.epsilon(x, timesteps, y) for y in (labels, null_labels))
         mixed = unconditional + scale * (conditional - unconditional)  # the variance stays the conditional row's
         return torch.cat([mixed, stand_ins.variance_share(x, timesteps)], dim=1)
 
     with _GivenNoise():
-        found["glide"] = process("50").p_sample_loop(guided_network, (2, *SHAPE), clip_denoised=True, **shared)
-    return found
+        outputs["glide"] = process("50").p_sample_loop(guided_network, (2, *SHAPE), clip_denoised=True, **shared)
+    return outputs
 
 
 def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
-    """DPM-Solver++ in its own code."""
-    found: dict[str, Tensor] = {}
+    """Trajectories of the published DPM-Solver++ code."""
+    outputs: dict[str, Tensor] = {}
     labels, classifier = torch.tensor(LABELS), TinyClassifier()
     betas = torch.from_numpy(diffusion.get_named_beta_schedule("linear", 1000))
     schedule = dpm.NoiseScheduleVP("discrete", betas=betas, dtype=torch.float64)
@@ -178,18 +178,20 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
         return log_probabilities[range(len(labels)), labels]
 
     def solve(
-        wrapped: Any, *, steps: int, order: int, method: str, denoise_to_zero: bool = False, **more: Any
+        wrapped: Any, *, steps: int, order: int, method: str, denoise_to_zero: bool = False, **options: Any
     ) -> Tensor:
-        solver = dpm.DPM_Solver(wrapped, schedule, algorithm_type="dpmsolver++", **more)
-        how = {"method": method, "skip_type": "time_uniform", "denoise_to_zero": denoise_to_zero}
-        return solver.sample(x, steps=steps, order=order, **how)
+        solver = dpm.DPM_Solver(wrapped, schedule, algorithm_type="dpmsolver++", **options)
+        arguments = {"method": method, "skip_type": "time_uniform", "denoise_to_zero": denoise_to_zero}
+        return solver.sample(x, steps=steps, order=order, **arguments)
 
     plain = dpm.model_wrapper(network, schedule)
     for order, steps in MULTISTEP:
-        found[f"multistep.{order}.{steps}"] = solve(plain, steps=steps, order=order, method="multistep")
+        outputs[f"multistep.{order}.{steps}"] = solve(plain, steps=steps, order=order, method="multistep")
     for order, steps in SINGLESTEP:
-        found[f"singlestep.{order}.{steps}"] = solve(plain, steps=steps, order=order, method="singlestep")
-    found["thresholded"] = solve(plain, steps=27, order=2, method="multistep", correcting_x0_fn="dynamic_thresholding")
+        outputs[f"singlestep.{order}.{steps}"] = solve(plain, steps=steps, order=order, method="singlestep")
+    outputs["thresholded"] = solve(
+        plain, steps=27, order=2, method="multistep", correcting_x0_fn="dynamic_thresholding"
+    )
     steered = dpm.model_wrapper(
         network,
         schedule,
@@ -198,10 +200,10 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
         guidance_scale=2.0,
         classifier_fn=chosen,
     )
-    found["classifier"] = solve(steered, steps=27, order=2, method="multistep")
-    found["first_order"] = solve(steered, steps=27, order=1, method="multistep", denoise_to_zero=True)
+    outputs["classifier"] = solve(steered, steps=27, order=2, method="multistep")
+    outputs["first_order"] = solve(steered, steps=27, order=1, method="multistep", denoise_to_zero=True)
     limiter = dpm.DPM_Solver(plain, schedule, algorithm_type="dpmsolver++", correcting_x0_fn="dynamic_thresholding")
-    found["limited"] = limiter.dynamic_thresholding_fn(2 * inputs(4, *SHAPE), None)
+    outputs["limited"] = limiter.dynamic_thresholding_fn(2 * inputs(4, *SHAPE), None)
     free = dpm.model_wrapper(
         network,
         schedule,
@@ -210,8 +212,8 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
         unconditional_condition=torch.full_like(labels, NUM_CLASSES),
         guidance_scale=3.0,
     )
-    found["classifier_free"] = solve(free, steps=27, order=2, method="multistep")
-    return found
+    outputs["classifier_free"] = solve(free, steps=27, order=2, method="multistep")
+    return outputs
 
 
 def _module(path: Path, name: str) -> Any:
@@ -224,7 +226,7 @@ def _module(path: Path, name: str) -> Any:
 
 
 def main() -> None:
-    """Run the published code and keep its tensors."""
+    """Run the published code and store its tensors."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     for name in ("guided-diffusion", "dpm-solver", "glide"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="folder of its repository")
@@ -236,12 +238,12 @@ def main() -> None:
     sys.path.insert(0, str(arguments.glide))
     glide_respace = importlib.import_module("glide_text2im.respace")
     dpm = _module(arguments.dpm_solver / "dpm_solver_pytorch.py", "dpm_solver_pytorch")
-    made = {
+    outputs = {
         "networks": networks(unet),
         "loops": loops(diffusion, respace, glide_respace),
         "dpm_solver": dpm_solver(dpm, diffusion),
     }
-    for name, tensors in made.items():
+    for name, tensors in outputs.items():
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, GOLDEN / f"{name}.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Networks and inputs that both sides can make from a seed, so that only results need to be stored."""
+"""Networks and inputs that both systems generate from a seed, so that only results need to be stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNETS: dict[str, dict[str, Any]] = {
     "no classes": {"num_classes": None},
     "convolutions resample": {"resblock_updown": False, "use_scale_shift_norm": False},
 }
-"""Small forms of the published configurations, by what is special about them."""
+"""Small forms of the published configurations, named by the feature they test."""
 _SMALL = {
     "image_size": 32,
     "model_channels": 64,
@@ -48,7 +48,7 @@ def classifier_config() -> dict[str, Any]:
 
 
 def filled(network: Network) -> Network:
-    """`network` with seeded random weights in every parameter: zeros and small values would hide an order's bug."""
+    """Fill every parameter of `network` with seeded random values; zeros or small values would hide ordering bugs."""
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for name, parameter in sorted(network.named_parameters()):
@@ -66,14 +66,14 @@ def inputs(*shape: int, draw: int = 0) -> Tensor:
 
 
 def step_noise(draw: int) -> Tensor:
-    """(2, *SHAPE): noise of one step for both rows, as the engine draws it; draw 0 is where they start."""
+    """(2, *SHAPE): one step's noise for both rows, as the engine draws it; draw 0 is the initial noise."""
     return torch.stack([draw_noise(SEED, row, draw, SHAPE) for row in range(len(LABELS))])
 
 
 def epsilon(x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-    """A noise prediction: smooth, nonlinear, of moderate size; label `NUM_CLASSES` is "none"."""
-    told = (0.001 * timesteps + 0.1 * labels)[:, None, None, None]
-    return torch.tanh(0.7 * x + told) - 0.2 * x.roll(1, dims=-1).clamp(-3, 3)
+    """A smooth, nonlinear noise prediction of moderate size; label `NUM_CLASSES` means "no label"."""
+    offset = (0.001 * timesteps + 0.1 * labels)[:, None, None, None]
+    return torch.tanh(0.7 * x + offset) - 0.2 * x.roll(1, dims=-1).clamp(-3, 3)
 
 
 def variance_share(x: Tensor, timesteps: Tensor) -> Tensor:

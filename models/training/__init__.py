@@ -1,1 +1,1 @@
-"""Training bundled packs from their data."""
+"""Trains the bundled packs."""

@@ -1,4 +1,4 @@
-"""`python -m models.training PACK`: train a pack from its data, or go on where an earlier run stopped."""
+"""`python -m models.training PACK`: train a pack from its data, or resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from models.training.recipes import RECIPES
 
 
 def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
-    """Draw the recipe's samples from the pack as it is now, a row of the grid for each of its rows."""
-    pack = str(folder.resolve())  # by its path: a bundled pack may have the folder's name
-    # The weights change: measuring never pays.
+    """Draw the recipe's sample rows with the pack's current weights, and save them as a grid."""
+    pack = str(folder.resolve())  # by path, because a bundled pack may have the folder's name
+    # The weights change at every checkpoint, so measuring would never pay off.
     with Engine([pack], precision="float32", calibrate=fixed_calibration) as engine:
         [(name, loaded)] = engine.packs.items()
         height, width = loaded.denoiser.picture_size
@@ -40,15 +40,15 @@ def save_sample_grid(folder: Path, recipe: PixelRecipe, path: Path) -> None:
 
 
 def start_from(network: nn.Module, weights: Path) -> None:
-    """Give `network` a pack's weights to go on from, where there is no checkpoint."""
+    """Initialize `network` with a pack's weights; a checkpoint, if there is one, replaces them."""
     network.load_state_dict(load_file(weights / "diffusion_pytorch_model.safetensors"))
 
 
 def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
-    """Train what `arguments` ask for.
+    """Train the networks that `arguments` select.
 
     Raises:
-        MissingData: the training pictures are not there; the message says how to get them.
+        MissingData: the training pictures are missing; the message says how to get them.
     """
     folder: Path = arguments.out or Path("out/train") / arguments.pack
     data_folder: Path = arguments.data or recipe.data_folder
@@ -65,11 +65,11 @@ def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
     if arguments.only in (None, "diffusion"):
         config = dataclasses.replace(recipe.diffusion, **override)
         data = recipe.pictures(data_folder)
-        drawing = recipe.diffusion_task(data)
+        task = recipe.diffusion_task(data)
         if arguments.init_from:
-            start_from(drawing.network, open_pack(arguments.init_from).component("unet"))
+            start_from(task.network, open_pack(arguments.init_from).component("unet"))
         train(
-            drawing,
+            task,
             data,
             config,
             folder,
@@ -89,18 +89,18 @@ def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Train the pack's denoiser and its noise-aware classifier into a folder that can be served at any time."""
+    """Train a pack's denoiser, noise-aware classifier and judge into a folder that can be served at any time."""
     parser = argparse.ArgumentParser(prog="cynosure train", description=main.__doc__)
     parser.add_argument("pack", choices=sorted(RECIPES))
     parser.add_argument("-o", "--out", type=Path, help="pack folder; out/train/PACK by default")
     parser.add_argument("--data", type=Path, help="folder of the training pictures")
-    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train one network alone")
-    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's, for a quick try")
-    parser.add_argument("--init-from", help="pack whose denoiser to go on from, where the folder has no checkpoint")
+    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train only this network")
+    parser.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's, for a quick try")
+    parser.add_argument("--init-from", help="pack whose denoiser to start from, if the folder has no checkpoint")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
     arguments = parser.parse_args()
     if arguments.init_from and arguments.only not in (None, "diffusion"):
-        parser.error(f"argument --init-from: it is the denoiser's, and --only {arguments.only} trains none")
+        parser.error(f"argument --init-from: it is for the denoiser, and --only {arguments.only} does not train it")
     try:
         run(RECIPES[arguments.pack], arguments)
     except MissingData as error:

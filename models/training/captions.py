@@ -1,4 +1,4 @@
-"""What the emoji pack's pictures are called while it learns, and what is kept from it to be asked later."""
+"""Captions that the emoji pack is trained with, and the prompts and pictures held out from training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from models.training.data import save_whole
 from models.training.emoji import STYLES, Concept
 
 CHOICES = 32
-"""Rows of the caption table that a concept draws from: how often one occurs there is its weight."""
+"""Caption rows per concept; a caption's weight is the number of its rows."""
 _HELD_OUT = Path(__file__).with_name("emoji_held_out.txt")
 _PAIR_STRIDE = 12  # one concept in twelve lacks one style
 
 
 def held_out_prompts() -> dict[str, tuple[str, ...]]:
-    """Prompts that no training caption contains, with the names of the emoji that answer them."""
+    """Prompts that no training caption contains, with the names of the emoji that match them."""
     prompts = {}
     for line in _HELD_OUT.read_text().splitlines():
         if not line.startswith("#"):
@@ -35,31 +35,31 @@ def held_out_prompts() -> dict[str, tuple[str, ...]]:
 
 
 def held_out_pairs(count: int) -> list[tuple[int, int]]:
-    """(concept, style) pairs whose picture is never trained on: the other two styles of that concept are."""
+    """(concept, style) pairs whose picture is never trained on, though the concept's other two styles are."""
     return [(concept, number % len(STYLES)) for number, concept in enumerate(range(5, count, _PAIR_STRIDE))]
 
 
 def trained_pairs(count: int) -> list[tuple[int, int]]:
-    """Every (concept, style) pair but the held-out ones."""
+    """All (concept, style) pairs except the held-out ones."""
     held_out = set(held_out_pairs(count))
     return [pair for pair in itertools.product(range(count), range(len(STYLES))) if pair not in held_out]
 
 
 def captions_of(concept: Concept, common: Counter[str]) -> list[str]:
-    """The concept's plain captions, the first ones the surest: name, our words, then keywords that few concepts share.
+    """The concept's captions without style, most reliable first: name, our words, keywords that few concepts share.
 
-    `common` counts in how many concepts a keyword occurs. What `held_out_prompts` asks later is left out.
+    `common` counts the concepts in which a keyword occurs. Captions that contain a held-out prompt are left out.
     """
     held_out = {_folded(prompt) for prompt in held_out_prompts()}
-    sure = [concept.name, *concept.words]
-    more = [word for word in concept.keywords if common[word] <= 2 and word.isascii() and len(word) > 2]
-    captions = dict.fromkeys(_folded(text) for text in (*sure, *more))
+    reliable = [concept.name, *concept.words]
+    rare = [word for word in concept.keywords if common[word] <= 2 and word.isascii() and len(word) > 2]
+    captions = dict.fromkeys(_folded(text) for text in (*reliable, *rare))
     return [text for text in captions if not any(f" {prompt} " in f" {text} " for prompt in held_out)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """Every caption as a vector, and which of them belong to what.
+    """Every caption as a vector, and the captions of each concept and style.
 
     Attributes:
         vectors: float32 (T, size), unit length.
@@ -72,12 +72,12 @@ class Captions:
     styled: Tensor
 
     def learnt(self) -> Tensor:
-        """(N, size): each vector once that a picture may be told by, but for those that name a style."""
+        """(N, size): the distinct vectors of all captions that name no style."""
         return self.vectors[self.plain.unique()]
 
 
 def encode_captions(concepts: Sequence[Concept], encoder: SentenceEncoder, folder: Path) -> Captions:
-    """Every caption through the text encoder; kept in `folder`, for texts and encoder don't change while training."""
+    """Encode every caption, cached in `folder`."""
     common = Counter(word for concept in concepts for word in set(concept.keywords))
     plain = [list(_weighted(captions_of(concept, common))) for concept in concepts]
     styled = [
@@ -87,15 +87,15 @@ def encode_captions(concepts: Sequence[Concept], encoder: SentenceEncoder, folde
     for text in _flat((plain, styled)):
         rows.setdefault(text, len(rows))
     digest = hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]
-    kept = folder / f"captions-{digest}.safetensors"
-    if not kept.exists():
+    cached = folder / f"captions-{digest}.safetensors"
+    if not cached.exists():
         texts = list(rows)
         vectors = torch.cat([encoder.batch(texts[start : start + 256]) for start in range(0, len(texts), 256)])
-        save_whole({"vectors": vectors}, kept)
+        save_whole({"vectors": vectors}, cached)
     return Captions(
-        vectors=load_file(kept)["vectors"],
+        vectors=load_file(cached)["vectors"],
         plain=torch.tensor([[rows[text] for text in texts] for texts in plain]),
-        styled=torch.tensor([[[rows[text] for text in texts] for texts in one] for one in styled]),
+        styled=torch.tensor([[[rows[text] for text in texts] for texts in by_style] for by_style in styled]),
     )
 
 
@@ -104,10 +104,10 @@ def _folded(text: str) -> str:
 
 
 def _weighted(texts: Sequence[str]) -> Iterator[str]:
-    """CHOICES captions: the first two texts have two thirds of them; one in four is "a …", one in four "… emoji"."""
-    sure, more = texts[:2], texts[2:] or texts[:2]
+    """CHOICES captions, two thirds of them from the first two texts; one in four is "a …", one in four "… emoji"."""
+    first, rest = texts[:2], texts[2:] or texts[:2]
     for number in range(CHOICES):
-        pool = more if number % 3 == 2 else sure
+        pool = rest if number % 3 == 2 else first
         text = pool[(number // 3) % len(pool)]
         yield (text, f"a {text}", text, f"{text} emoji")[number % 4]
 
@@ -117,8 +117,8 @@ def _in_style(text: str, style: str, number: int) -> str:
 
 
 def _flat(texts: Iterable[object]) -> Iterator[str]:
-    for one in texts:
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, Iterable):
-            yield from _flat(one)
+    for item in texts:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Iterable):
+            yield from _flat(item)

@@ -1,4 +1,4 @@
-"""Learning p(y | xₜ, t): the noise-aware classifier's loss."""
+"""Trains p(y | xₜ, t): the noise-aware classifier's loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.training.loop import save_half
 
 @dataclass
 class ClassifierTask:
-    """Tell the class of noised, pixel-unshuffled pictures at every noise level the sampler visits."""
+    """Classify noised, pixel-unshuffled pictures at every noise level of the schedule."""
 
     network: NoiseAwareClassifier
     scheduler: DDPMScheduler
@@ -34,5 +34,5 @@ class ClassifierTask:
         return functional.cross_entropy(logits.float(), batch.labels)
 
     def save(self, folder: Path) -> None:
-        """Write `classifier/`, the weights in half precision."""
+        """Write `classifier/`, with weights in half precision."""
         save_half(self.network, folder / "classifier")

@@ -1,4 +1,4 @@
-"""Training pictures: reading them from disk and handing them out in a reproducible order."""
+"""Training pictures: reads them from disk and batches them in a reproducible order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FASHION_LABELS = (
 
 
 class MissingData(FileNotFoundError):
-    """The data set is not where it was looked for; the message says how to get it."""
+    """The data set is missing; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LabelledImages:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def batches(self, batch_size: int, *, seed: int, first_step: int = 0) -> Iterator[Self]:
-        """Endless shuffled batches; starting at `first_step` gives what an unbroken run would get there."""
+        """Endless shuffled batches; starting at `first_step` continues an earlier run's order."""
         steps_per_epoch = len(self) // batch_size
         step = first_step
         while True:
@@ -64,7 +64,7 @@ class LabelledImages:
 
 
 def save_whole(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that is there whole or not at all, whenever the process ends."""
+    """Write a safetensors file atomically: it is complete or absent, even if the process is killed."""
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     os.replace(partial, path)
@@ -76,7 +76,7 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def mirrored(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Pictures (N,C,H,W), a share of them with left and right exchanged."""
+    """Flip a random `share` of the pictures (N,C,H,W) horizontally."""
     chosen = torch.rand(len(images), generator=generator) < share
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 

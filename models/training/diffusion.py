@@ -1,4 +1,4 @@
-"""Learning to denoise: the loss of a class-conditional diffusion model with a null class."""
+"""Trains a denoiser: the loss of a class-conditional diffusion model with a null class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.training.loop import save_half
 def spread_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
     """Timesteps of one batch, spread evenly from one random offset (Kingma et al. 2021, appendix I.1).
 
-    Each is uniform over 0..num_train_timesteps-1 by itself; together they cover the range, which lowers the
+    Each timestep alone is uniform over 0..num_train_timesteps-1; together they cover the range, which lowers the
     variance of the loss. Returns `int64`, shape (count,).
     """
     offset = torch.rand((), generator=generator)
@@ -27,11 +27,11 @@ def spread_timesteps(count: int, num_train_timesteps: int, generator: torch.Gene
 
 
 class Noised(NamedTuple):
-    """A batch on its way to noise.
+    """A noised batch.
 
     Attributes:
-        x_0, noise, x_t: the pictures pixel-unshuffled, what is added to them, and their mixture: (B,C·f²,H/f,W/f).
-        timesteps: how far: (B,).
+        x_0, noise, x_t: the pixel-unshuffled pictures, the noise, and their mixture: (B,C·f²,H/f,W/f).
+        timesteps: (B,), the noise levels.
     """
 
     x_0: Tensor
@@ -41,7 +41,7 @@ class Noised(NamedTuple):
 
 
 def noised(images: Tensor, scheduler: DDPMScheduler, *, pixel_unshuffle: int, generator: torch.Generator) -> Noised:
-    """`uint8` pictures (B,C,H,W) at timesteps spread over the whole schedule."""
+    """Add noise to `uint8` pictures (B,C,H,W), at timesteps spread over the whole schedule."""
     x_0 = functional.pixel_unshuffle(to_unit_range(images), pixel_unshuffle)
     noise = torch.randn(x_0.shape, generator=generator)
     timesteps = spread_timesteps(len(images), scheduler.config.num_train_timesteps, generator)
@@ -50,7 +50,7 @@ def noised(images: Tensor, scheduler: DDPMScheduler, *, pixel_unshuffle: int, ge
 
 @dataclass
 class DiffusionTask:
-    """Predict `prediction_type` of noised, pixel-unshuffled pictures, the label dropped now and then.
+    """Predict `prediction_type` of noised, pixel-unshuffled pictures, with random label dropout.
 
     Attributes:
         network: class-conditional UNet whose class `null_label` means "no label".
@@ -81,6 +81,6 @@ class DiffusionTask:
         return functional.mse_loss(output.float(), target)
 
     def save(self, folder: Path) -> None:
-        """Write `unet/` and `scheduler/` in diffusers' layout, the weights in half precision."""
+        """Write `unet/` and `scheduler/` in diffusers' layout, with weights in half precision."""
         save_half(self.network, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")

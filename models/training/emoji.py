@@ -1,4 +1,4 @@
-"""The emoji pack's pictures: drawn from three open sets that the npm registry has, and told by open metadata."""
+"""The emoji pack's pictures, drawn from three open sets on the npm registry, with captions from open metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.training.data import MissingData, save_whole
 
 STYLES = ("noto", "fluent", "twemoji")
 PICTURE_SIDE = 32
-_MARGIN = 1  # white, so that a shift by a pixel loses nothing
+_MARGIN = 1  # white, so that a shift by one pixel cuts nothing off
 _CONCEPTS = Path(__file__).with_name("emoji_concepts.txt")
 _SETS = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -41,8 +41,8 @@ class Concept:
     Attributes:
         emoji: the character.
         name: its Unicode name.
-        words: everyday words for it, from the list beside this module.
-        keywords: emojilib's, as they come.
+        words: everyday words for it, from `emoji_concepts.txt`.
+        keywords: emojilib's keywords, unfiltered.
     """
 
     emoji: str
@@ -52,7 +52,7 @@ class Concept:
 
 
 def fetch_packages(folder: Path) -> None:
-    """Have every package unpacked in `folder`, by `npm pack` for those that are not there.
+    """Fetch missing packages with `npm pack` and unpack them in `folder`.
 
     Raises:
         MissingData: npm is not installed, or can't reach its registry.
@@ -83,36 +83,36 @@ def fetch_packages(folder: Path) -> None:
 
 
 def read_concepts(folder: Path) -> list[Concept]:
-    """What is drawn, in the order of `emoji_concepts.txt`, from packages that `fetch_packages` has put in `folder`."""
-    about = _About.of(folder)
-    by_name = {str(data["name"]): emoji for emoji, data in about.names.items()}
+    """Read the concepts, in the order of `emoji_concepts.txt`, from the packages in `folder`."""
+    metadata = _Metadata.of(folder)
+    by_name = {str(data["name"]): emoji for emoji, data in metadata.names.items()}
     concepts = []
     for line in _CONCEPTS.read_text().splitlines():
         if not line.startswith("#"):
             name, _, words = line.partition(":")
-            concepts.append(about.concept(by_name[name.strip()], [word.strip() for word in words.split(",")]))
+            concepts.append(metadata.concept(by_name[name.strip()], [word.strip() for word in words.split(",")]))
     return concepts
 
 
 def other_concepts(concepts: Sequence[Concept], folder: Path) -> list[Concept]:
-    """Every emoji that all sets have, but for flags and for `concepts`: more of each style to learn from."""
-    about = _About.of(folder)
+    """All emoji that every set has, except flags and `concepts`: more examples of each style."""
+    metadata = _Metadata.of(folder)
     drawn = {concept.emoji for concept in concepts}
     sets = [_read_set(_unpacked(folder, package)) for package in _SETS.values()]
     return [
-        about.concept(emoji)
-        for emoji, data in about.names.items()
-        if emoji not in drawn and data["group"] != "Flags" and all(emoji in one for one in sets)
+        metadata.concept(emoji)
+        for emoji, data in metadata.names.items()
+        if emoji not in drawn and data["group"] != "Flags" and all(emoji in emoji_set for emoji_set in sets)
     ]
 
 
 @dataclass(frozen=True)
-class _About:
+class _Metadata:
     names: Mapping[str, Any]
     keywords: Mapping[str, Sequence[str]]
 
     @classmethod
-    def of(cls, folder: Path) -> _About:
+    def of(cls, folder: Path) -> _Metadata:
         return cls(
             names=json.loads((_unpacked(folder, _NAMES) / "data-by-emoji.json").read_text()),
             keywords=json.loads((_unpacked(folder, _KEYWORDS) / "dist" / "emoji-en-US.json").read_text()),
@@ -128,19 +128,19 @@ class _About:
 
 
 def draw_pictures(concepts: Sequence[Concept], folder: Path) -> Tensor:
-    """Each in every style on white, `uint8` (concepts, styles, 3, 32, 32); drawn once, then read back.
+    """Draw each concept in every style on white, `uint8` (concepts, styles, 3, 32, 32); cached in `folder`.
 
     Raises:
         MissingData: CairoSVG is not installed.
     """
     emoji = [concept.emoji for concept in concepts]
-    what = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, emoji])
-    drawn = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors"
-    if not drawn.exists():
+    key = json.dumps([_SETS, PICTURE_SIDE, _MARGIN, emoji])
+    cached = folder / f"pictures-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    if not cached.exists():
         sets = [_read_set(_unpacked(folder, _SETS[style])) for style in STYLES]
-        pictures = np.stack([[_rasterised(*one[character]) for one in sets] for character in emoji])
-        save_whole({"pictures": torch.from_numpy(pictures)}, drawn)
-    return load_file(drawn)["pictures"]
+        pictures = np.stack([[_rasterised(*emoji_set[character]) for emoji_set in sets] for character in emoji])
+        save_whole({"pictures": torch.from_numpy(pictures)}, cached)
+    return load_file(cached)["pictures"]
 
 
 def _unpacked(folder: Path, package: str) -> Path:
@@ -148,24 +148,24 @@ def _unpacked(folder: Path, package: str) -> Path:
 
 
 def _read_set(folder: Path) -> Mapping[str, tuple[str, int]]:
-    """SVG bodies with the side of their square, by emoji; ‘️’ (variation selector 16) or not is the same."""
+    """SVG bodies with the side of their square, by emoji, both with and without variation selector 16."""
     icons: dict[str, Any] = json.loads((folder / "icons.json").read_text())
     characters: dict[str, str] = json.loads((folder / "chars.json").read_text())
     side = int(icons["width"])
-    found: dict[str, tuple[str, int]] = {}
+    bodies: dict[str, tuple[str, int]] = {}
     for codes, name in characters.items():
         icon = icons["icons"].get(icons["aliases"].get(name, {}).get("parent", name))
         if icon is not None and int(icon.get("width", side)) == side:
             emoji = "".join(chr(int(code, 16)) for code in codes.split("-"))
             for spelling in (emoji, emoji + "\ufe0f", emoji.replace("\ufe0f", "")):
-                found.setdefault(spelling, (icon["body"], side))
-    return found
+                bodies.setdefault(spelling, (icon["body"], side))
+    return bodies
 
 
 def _rasterised(body: str, side: int) -> np.ndarray:
-    """`uint8` (3,32,32), drawn at four times the size and averaged down: CairoSVG's own small drawing is coarse."""
+    """`uint8` (3,32,32), drawn at four times the size and averaged, because CairoSVG draws small sizes coarsely."""
     try:
-        from cairosvg import svg2png  # of the extra [train], and it needs the system's libcairo
+        from cairosvg import svg2png  # in the extra [train]; needs the system's libcairo
     except (ImportError, OSError) as error:
         raise MissingData(
             "Drawing SVG needs CairoSVG (pip install 'cynosure[train]') and libcairo "

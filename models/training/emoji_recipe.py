@@ -1,4 +1,4 @@
-"""What is trained for the emoji pack, and how."""
+"""The emoji pack's training recipe."""
 
 from __future__ import annotations
 
@@ -51,32 +51,32 @@ UNET: Mapping[str, Any] = {
 class EmojiRecipe(PixelRecipe):
     """Everyday emoji of three sets, by prompt and style; the classifier's classes are the styles.
 
-    Packages, drawn pictures and encoded captions are kept in the data folder.
+    Packages, drawn pictures and encoded captions are cached in the data folder.
     """
 
     pipeline = PROMPTED_PIXELS
     network = UNet2DConditionModel
 
     def pictures(self, folder: Path) -> PromptedImages:
-        """Every concept in every style, but for the held-out pairs."""
+        """Every concept in every style, except the held-out pairs."""
         fetch_packages(folder)
         concepts = read_concepts(folder)
         return _captioned(concepts, trained_pairs(len(concepts)), folder)
 
     def judge_pictures(self, folder: Path) -> LabelledImages:
-        """Emoji that the pack does not draw: what it draws, and was trained on, the judge has never seen."""
+        """Emoji that the pack does not draw, so that the judge has not seen the concepts it evaluates."""
         fetch_packages(folder)
         pictures = draw_pictures(other_concepts(read_concepts(folder), folder), folder)
         return LabelledImages(pictures.flatten(0, 1), torch.arange(len(STYLES)).repeat(len(pictures)))
 
     def classifier_pictures(self, folder: Path) -> PromptedImages:
-        """The training pictures, twice for they are what is steered, and emoji that the pack does not draw."""
+        """The training pictures, with double weight because these are steered, and emoji the pack does not draw."""
         fetch_packages(folder)
         drawn = read_concepts(folder)
         others = other_concepts(drawn, folder)
         trained = trained_pairs(len(drawn))
-        more = itertools.product(range(len(drawn), len(drawn) + len(others)), range(len(STYLES)))
-        return _captioned([*drawn, *others], [*trained, *trained, *more], folder)
+        other_pairs = itertools.product(range(len(drawn), len(drawn) + len(others)), range(len(STYLES)))
+        return _captioned([*drawn, *others], [*trained, *trained, *other_pairs], folder)
 
     def diffusion_task(self, data: LabelledImages) -> PromptedTask:
         assert isinstance(data, PromptedImages)
@@ -89,7 +89,7 @@ class EmojiRecipe(PixelRecipe):
         )
 
     def classifier_task(self, data: LabelledImages, folder: Path) -> StyleTask:
-        """As of every recipe.
+        """Create a classifier that starts from the denoiser's encoder, and its loss.
 
         Raises:
             MissingData: the folder has no denoiser.
@@ -97,7 +97,7 @@ class EmojiRecipe(PixelRecipe):
         assert isinstance(data, PromptedImages)
         if not (folder / "unet").is_dir():
             raise MissingData(
-                f"the classifier starts from the denoiser, and {folder}/unet is not there: train it first"
+                f"the classifier starts from the denoiser, and {folder}/unet does not exist: train it first"
             )
         torch.manual_seed(self.classifying.seed)
         network = NoiseAwareClassifier(**self.classifier)
@@ -128,7 +128,7 @@ class EmojiRecipe(PixelRecipe):
         return {"text_encoder_package": ENCODER}
 
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
-        """Some prompts without a style, then in each."""
+        """A row of prompts without a style, then one in each style."""
         return [
             [
                 SampleSpec(pack=pack, prompt=prompt, label=style, steps=20, guidance=Guidance(free_scale=2.5))
@@ -141,8 +141,8 @@ class EmojiRecipe(PixelRecipe):
 def _captioned(concepts: Sequence[Concept], pairs: Sequence[tuple[int, int]], folder: Path) -> PromptedImages:
     pictures = draw_pictures(concepts, folder)
     captions = encode_captions(concepts, SentenceEncoder(encoder_folder(ENCODER), torch.device("cpu")), folder)
-    of, styles = torch.tensor(pairs).unbind(1)
-    return PromptedImages(pictures[of, styles], styles, of, captions)
+    numbers, styles = torch.tensor(pairs).unbind(1)
+    return PromptedImages(pictures[numbers, styles], styles, numbers, captions)
 
 
 EMOJI = EmojiRecipe(
@@ -154,7 +154,7 @@ EMOJI = EmojiRecipe(
         "sample_size": 16,
         "in_channels": 12,
         "num_classes": len(STYLES),
-        "block_out_channels": UNET["block_out_channels"],  # the denoiser's encoder is where it starts from
+        "block_out_channels": UNET["block_out_channels"],  # it starts from the denoiser's encoder
         "down_block_types": UNET["down_block_types"],
         "text_size": TEXT_SIZE,
         "mid_attention": False,

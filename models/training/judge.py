@@ -1,4 +1,4 @@
-"""The judge, a classifier of clean pictures that has no part in drawing, and what evaluation compares with."""
+"""The judge, a classifier of clean pictures used only for evaluation, and the reference data it compares with."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from models.training.loop import save_half
 
 @dataclass
 class JudgeTask:
-    """Tell the class of clean pictures, shifted by up to two pixels.
+    """Classify clean pictures, shifted by up to two pixels.
 
     Attributes:
-        wears: whether pictures are mirrored and `worn` too.
+        wears: whether pictures are also mirrored and degraded by `worn`.
     """
 
     network: Judge
@@ -37,14 +37,14 @@ class JudgeTask:
         return functional.cross_entropy(self.network(pictures), batch.labels)
 
     def save(self, folder: Path) -> None:
-        """Write `judge/`, the weights in half precision."""
+        """Write `judge/`, with weights in half precision."""
         save_half(self.network, folder / "judge")
 
 
 def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """`uint8` pictures (N,3,H,W) as a denoiser may leave them, float: blurred, paler or stronger, with noise and blots.
+    """Degrade `uint8` pictures (N,3,H,W) as a denoiser may: blur, lower or higher saturation, noise and blots. Float.
 
-    So a judge that learnt from real pictures looks at what one can see, and not for perfect edges and plain areas.
+    This keeps a judge trained on real pictures from relying on perfect edges and uniform areas.
     """
     clean = pictures.float()
 
@@ -56,27 +56,27 @@ def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
     grey = blurred.mean(1, keepdim=True)
     coloured = torch.lerp(grey, blurred, between(0.85, 1.2))
     noise = torch.randn(clean.shape, generator=generator) * between(0.0, 10.0)
-    few = torch.randn((len(clean), 3, clean.shape[2] // 4, clean.shape[3] // 4), generator=generator)
-    blots = functional.interpolate(few, scale_factor=4, mode="bilinear") * between(0.0, 12.0)
+    coarse = torch.randn((len(clean), 3, clean.shape[2] // 4, clean.shape[3] // 4), generator=generator)
+    blots = functional.interpolate(coarse, scale_factor=4, mode="bilinear") * between(0.0, 12.0)
     return (coloured + noise + blots).clamp(0, 255)
 
 
 @torch.inference_mode()
 def save_reference(judge: Judge, test: LabelledImages, folder: Path) -> None:
-    """Write what evaluation compares with: the judge's features of the real test pictures, half by half.
+    """Write the reference for evaluation: statistics of the judge's features of the real test pictures.
 
     `judge/reference.safetensors` holds `mean` (2, F) and `covariance` (2, F, F) of two random halves, and
-    `recognised`, the share of the test pictures that the judge names rightly.
+    `recognised`, the share of the test pictures that the judge classifies correctly.
     """
     judge.eval()
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     halves = [judge.features(test.images[part]).double() for part in order.chunk(2)]
-    right = (judge(test.images).argmax(1) == test.labels).double().mean()
+    accuracy = (judge(test.images).argmax(1) == test.labels).double().mean()
     save_file(
         {
             "mean": torch.stack([half.mean(0) for half in halves]),
             "covariance": torch.stack([half.T.cov() for half in halves]),
-            "recognised": right.reshape(1),
+            "recognised": accuracy.reshape(1),
         },
         folder / "judge" / "reference.safetensors",
     )
@@ -92,17 +92,17 @@ def save_pictures(
     other_words: Mapping[str, Sequence[str]],
     folder: Path,
 ) -> None:
-    """Write what evaluation of prompts compares with: every real picture, `uint8` (things, styles, 3, H, W).
+    """Write the reference for evaluating prompts: all real pictures, `uint8` (things, styles, 3, H, W).
 
     `judge/reference.safetensors` holds `pictures`, `held_out` (K, 2) and `recognised`, the share of the pictures whose
-    style the judge names rightly; as JSON in its metadata the things' `names`, and
-    `other_words`, prompts that training lacked with the names that would be right.
+    style the judge classifies correctly. Its metadata holds, as JSON, the things' `names` and `other_words`: prompts
+    that training lacked, with the names of the things that match them.
     """
     judge.eval()
     styles = torch.arange(pictures.shape[1]).repeat(len(pictures))
-    right = (judge(pictures.flatten(0, 1)).argmax(1) == styles).double().mean()
+    accuracy = (judge(pictures.flatten(0, 1)).argmax(1) == styles).double().mean()
     save_file(
-        {"pictures": pictures, "held_out": torch.tensor(held_out), "recognised": right.reshape(1)},
+        {"pictures": pictures, "held_out": torch.tensor(held_out), "recognised": accuracy.reshape(1)},
         folder / "judge" / "reference.safetensors",
         metadata={"names": json.dumps(names), "other_words": json.dumps(other_words)},
     )

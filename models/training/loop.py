@@ -1,4 +1,4 @@
-"""The training loop that every network here shares: it knows steps, not what is learned."""
+"""The training loop shared by all networks, independent of the task."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from models.training.data import LabelledImages
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long and how fast one network learns.
+    """Hyperparameters of one training run.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch_size: pictures a step.
+        steps: total optimiser steps.
+        batch_size: pictures per step.
         learning_rate: AdamW's peak rate.
-        warmup_steps: linear rise from zero.
-        decay_fraction: last share of the steps, in which the rate falls linearly to zero. Before it the rate
-            is constant, so a run can be lengthened without changing what it has done so far.
-        ema_decay: ceiling of the weights' moving average.
+        warmup_steps: steps in which the rate rises linearly from zero.
+        decay_fraction: final share of the steps in which the rate falls linearly to zero. The rate is constant before,
+            so a run can be extended without changing its earlier steps.
+        ema_decay: maximum decay of the weights' moving average.
         seed: of the weights, the order of pictures and the noise.
         log_every, checkpoint_every: in steps.
     """
@@ -54,14 +54,14 @@ class LoopConfig:
 
 
 def save_half(network: ModelMixin, folder: Path) -> None:
-    """Write a network in diffusers' layout, its weights in half precision; the network itself stays as it is."""
+    """Write a network in diffusers' layout with weights in half precision, without changing the network."""
     half: Any = type(network).from_config(network.config)
     half.load_state_dict(network.state_dict())
     half.half().save_pretrained(folder)
 
 
 class Task(Protocol):
-    """What is learned: a network and its loss."""
+    """A network and its loss."""
 
     @property
     def network(self) -> nn.Module: ...
@@ -70,7 +70,7 @@ class Task(Protocol):
         """Mean loss of one batch; every random draw comes from `generator`."""
 
     def save(self, folder: Path) -> None:
-        """Write the network with the weights it holds now (the loop swaps in the averaged ones)."""
+        """Write the network with its current weights; the loop swaps in the averaged ones first."""
 
 
 def train(
@@ -86,8 +86,8 @@ def train(
     """Train `task` to `config.steps`, resuming from the checkpoint in `folder` if there is one.
 
     Writes to `folder/training/`: `{name}.checkpoint.pt` (weights, optimiser, averages, step, random state) and
-    `{name}.loss.jsonl`. At each checkpoint the averaged weights are saved through `task.save(folder)` and
-    `on_checkpoint(step)` is called while they are in place.
+    `{name}.loss.jsonl`. At each checkpoint the averaged weights are saved by `task.save(folder)`, and
+    `on_checkpoint(step)` is called while they are in use.
     """
     run_folder = folder / "training"
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def train(
 
 
 class _Run:
-    """A task while it is trained: everything that a checkpoint holds, restored from one if there is one."""
+    """The state of a training run, restored from its checkpoint if there is one."""
 
     def __init__(self, task: Task, config: LoopConfig, checkpoint: Path, *, compile_network: bool) -> None:
         self._task = task
@@ -164,11 +164,11 @@ class _Run:
         }
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self._checkpoint)  # a kill while writing leaves the checkpoint before it
+        os.replace(partial, self._checkpoint)  # if killed while writing, the previous checkpoint remains
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network with its averaged weights, for inference."""
+        """Use the averaged weights, for inference, inside this context."""
         self._averages.store(self._network.parameters())
         self._averages.copy_to(self._network.parameters())
         self._network.eval()
@@ -183,6 +183,6 @@ class _Run:
         self._averages.load_state_dict(checkpoint["averages"])
         self._generator.set_state(checkpoint["generator"])
         self.step = checkpoint["step"]
-        # The rates are a function of the step alone: rebuilt, not restored, so `steps` may have grown since.
+        # Rates depend only on the step: they are recomputed, not restored, because `steps` may have been raised.
         self._rates = LambdaLR(self._optimizer, config.rate_factor, last_epoch=self.step - 1)
         self._optimizer.param_groups[0]["lr"] = config.learning_rate * config.rate_factor(self.step)

@@ -1,4 +1,4 @@
-"""Learning to draw what a prompt says, and to tell its style: the emoji pack's losses, its pictures and captions."""
+"""Trains the emoji pack: losses of the prompted denoiser and the style classifier, and their captioned pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PromptedImages(LabelledImages):
 
     Attributes:
         concepts: `int64`, shape (N,).
-        captions: what each concept is called, by its number.
+        captions: captions by concept number.
     """
 
     concepts: Tensor
@@ -39,7 +39,7 @@ class PromptedImages(LabelledImages):
 
 
 def shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """`uint8` pictures (N,C,H,W), a share of them moved by a pixel in some direction; their margin wraps around."""
+    """Shift a random `share` of the `uint8` pictures (N,C,H,W) by up to one pixel each way; the margin wraps around."""
     moved = images.clone()
     chosen = torch.rand(len(images), generator=generator) < share
     directions = torch.randint(-1, 2, (len(images), 2), generator=generator)
@@ -49,9 +49,9 @@ def shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def blurred(text: Tensor, deviation: float, dropout: float, generator: torch.Generator) -> Tensor:
-    """Captions' vectors (N,size) of unit length, moved by noise so that words near them are learnt too.
+    """Add noise to captions' unit vectors (N,size), so that words near them are learnt too.
 
-    `deviation` of the noise is a share of the vectors' length; a share `dropout` of them becomes zero.
+    The noise's `deviation` is relative to the vectors' length; a random share `dropout` of the vectors becomes zero.
     """
     size = text.shape[-1]
     noise = deviation / size**0.5 * torch.randn(text.shape, generator=generator)
@@ -61,18 +61,18 @@ def blurred(text: Tensor, deviation: float, dropout: float, generator: torch.Gen
 
 @dataclass
 class PromptedTask:
-    """Predict v of noised pictures from a caption and a style, each dropped by itself now and then.
+    """Predict v of noised pictures from a caption and a style, each randomly and independently dropped.
 
     Attributes:
-        network: UNet whose class embedding takes what `told` makes.
+        network: UNet whose class embedding takes the output of `told`.
         scheduler: the noise schedule, of prediction type "v_prediction".
         captions: every caption's vector.
-        text_dropout, style_dropout: probability of training a picture without its caption, without its style.
+        text_dropout, style_dropout: probability of training a picture without its caption or style, respectively.
         styled_share: share of captions that name the style.
-        text_noise: as `blurred` has it.
-        weight_cap: the loss is min(SNR+1, cap)/(SNR+1) times that of v: what is almost free of noise counts less
-            (after Hang et al. 2023, who also cap where noise is strong; there colour and shape are decided).
-        shift_share: share of the pictures that are moved by a pixel.
+        text_noise: `deviation` of `blurred`.
+        weight_cap: the loss of v is weighted by min(SNR+1, cap)/(SNR+1), so that pictures with little noise count less
+            (after Hang et al. 2023, who also cap strong noise; not done here, because it decides colour and shape).
+        shift_share: share of the pictures that are shifted.
     """
 
     network: UNet2DConditionModel
@@ -95,12 +95,12 @@ class PromptedTask:
         )
         target = self.scheduler.get_velocity(x_0, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
-            output = self.network(x_t, timesteps, None, class_labels=self._told(batch, generator)).sample
+            output = self.network(x_t, timesteps, None, class_labels=self._conditioning(batch, generator)).sample
         alpha_bar = self.scheduler.alphas_cumprod[timesteps]
         weight = (self.weight_cap * (1 - alpha_bar)).clamp(max=1.0)  # 1/(SNR+1) = 1 − ᾱ
         return (weight * (output.float() - target).square().mean((1, 2, 3))).mean()
 
-    def _told(self, batch: PromptedImages, generator: torch.Generator) -> Tensor:
+    def _conditioning(self, batch: PromptedImages, generator: torch.Generator) -> Tensor:
         count = len(batch)
 
         def chance(share: float) -> Tensor:
@@ -127,14 +127,14 @@ class PromptedTask:
 
 @dataclass
 class StyleTask(ClassifierTask):
-    """Tell the style of noised pictures from what they show: p(style | xₜ, t, prompt).
+    """Classify the style of noised pictures given their caption: p(style | xₜ, t, prompt).
 
     Attributes:
-        captions: every caption's vector. None is told that names the style.
-        text_dropout, text_noise: as `blurred` has them.
-        shift_share, mirror_share: shares of the pictures that are moved by a pixel, that are mirrored.
-        attack_radius: largest step, in the L2 norm of xₜ, against what the classifier knows. With it the gradient
-            points to what one can see of a style, and not to noise that only fools (Kawar et al. 2022).
+        captions: every caption's vector; only captions that name no style are used.
+        text_dropout, text_noise: `dropout` and `deviation` of `blurred`.
+        shift_share, mirror_share: shares of the pictures that are shifted and mirrored, respectively.
+        attack_radius: largest adversarial step, in the L2 norm of xₜ. Adversarial training makes the gradient point to
+            visible features of a style instead of noise that only fools the classifier (Kawar et al. 2022).
     """
 
     captions: Captions
@@ -145,7 +145,7 @@ class StyleTask(ClassifierTask):
     attack_radius: float = 3.0
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
-        """Cross-entropy under attack, mean over the batch."""
+        """Cross-entropy of adversarially perturbed pictures, mean over the batch."""
         assert isinstance(batch, PromptedImages)
         images = mirrored(shifted(batch.images, self.shift_share, generator), self.mirror_share, generator)
         _, _, timesteps, x_t = noised(images, self.scheduler, pixel_unshuffle=self.pixel_unshuffle, generator=generator)
@@ -164,7 +164,7 @@ class StyleTask(ClassifierTask):
 
 
 def start_from_denoiser(classifier: NoiseAwareClassifier, denoiser: UNet2DConditionModel) -> None:
-    """Give a classifier the encoder of a denoiser that is told `told`: it knows already what pictures show in noise."""
+    """Initialize a classifier with the encoder of a `PromptedTask` denoiser, which already sees through noise."""
     weights = {
         name.replace("class_embedding", "text_embedding"): value for name, value in denoiser.state_dict().items()
     }

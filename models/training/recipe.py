@@ -1,4 +1,4 @@
-"""What decides a pack of pixels: its data, its networks, and how long each learns."""
+"""The training recipe of a pixel-space pack: its data, networks and training runs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PixelRecipe(ABC):
         prediction_type: what the denoiser predicts.
         unet, classifier: constructor arguments of the networks.
         diffusion, classifying, judging: the three training runs.
-        serving: the pack's defaults, as `model_index.json` keeps them.
-        data_folder: where the training pictures are, or are put.
-        judge_wears: as `JudgeTask` has it.
+        serving: the pack's serving defaults, for `model_index.json`.
+        data_folder: default folder of the training pictures.
+        judge_wears: `wears` of `JudgeTask`.
     """
 
     pipeline: ClassVar[str]
@@ -51,46 +51,46 @@ class PixelRecipe(ABC):
 
     @abstractmethod
     def pictures(self, folder: Path) -> LabelledImages:
-        """The training pictures in a folder, fetched into it where that can be done.
+        """Load the training pictures from a folder, after fetching them if the recipe can.
 
         Raises:
-            MissingData: they are not there; the message says how to get them.
+            MissingData: they are missing; the message says how to get them.
         """
 
     def classifier_pictures(self, folder: Path) -> LabelledImages:
-        """What the noise-aware classifier learns from; as `pictures`."""
+        """Load the noise-aware classifier's training pictures; errors are those of `pictures`."""
         return self.pictures(folder)
 
     def judge_pictures(self, folder: Path) -> LabelledImages:
-        """What the judge learns from; as `pictures`."""
+        """Load the judge's training pictures; errors are those of `pictures`."""
         return self.pictures(folder)
 
     @abstractmethod
     def diffusion_task(self, data: LabelledImages) -> Task:
-        """A fresh denoiser and its loss."""
+        """Create a new denoiser and its loss."""
 
     @abstractmethod
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
-        """What is drawn at every checkpoint, row by row."""
+        """Specs of the pictures drawn at every checkpoint, row by row."""
 
     @abstractmethod
     def save_reference(self, data_folder: Path, folder: Path) -> None:
-        """Write `judge/reference.safetensors` into the pack's folder: what evaluation compares with.
+        """Write evaluation's reference, `judge/reference.safetensors`, to the pack's folder.
 
         Raises:
-            MissingData: as `pictures`.
+            MissingData: as for `pictures`.
         """
 
     @property
     @abstractmethod
     def particulars(self) -> Mapping[str, Any]:
-        """What `model_index.json` says of this kind of pack alone."""
+        """Entries of `model_index.json` that only this kind of pack has."""
 
     def scheduler(self) -> DDPMScheduler:
         return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=self.prediction_type, clip_sample=True)
 
     def classifier_task(self, data: LabelledImages, folder: Path) -> ClassifierTask:
-        """A fresh classifier and its loss, for a pack in `folder` that has its denoiser."""
+        """Create a new classifier and its loss, for a pack in `folder` whose denoiser is trained."""
         torch.manual_seed(self.classifying.seed)
         return ClassifierTask(
             network=NoiseAwareClassifier(**self.classifier),

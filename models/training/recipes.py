@@ -1,4 +1,4 @@
-"""What can be trained, and how: the numbers behind a pack's weights."""
+"""The training recipes, with the hyperparameters behind the packs' weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.training.recipe import PixelRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRecipe(PixelRecipe):
-    """A pack of classes.
+    """Recipe of a class-conditional pack.
 
     Attributes:
         label_dropout: share of pictures trained without their label.
@@ -58,7 +58,7 @@ class ClassRecipe(PixelRecipe):
         return {"null_label": len(self.labels)}
 
     def sample_rows(self, pack: str) -> Sequence[Sequence[SampleSpec]]:
-        """Every class without and with classifier-free guidance."""
+        """A row of all classes without classifier-free guidance, and one with."""
         return [
             [
                 SampleSpec(pack=pack, label=label, guidance=guidance, steps=25, seed=0)
