@@ -1,4 +1,4 @@
-"""(b), what the networks alone could draw, and what share of the device's matrix products that is."""
+"""(b), the offline bound: the rate of the networks alone, and its share of the device's matrix-product peak."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from models.precision import Precision
 
 OFFLINE_S = 4.0
 SIDES = {"cpu": (512, 768, 1024), "cuda": (2048, 4096, 8192)}
-PRODUCTS = {"cpu": 1, "cuda": 10}  # before a GPU is waited for
+PRODUCTS = {"cpu": 1, "cuda": 10}  # per synchronization with the device
 
 
 @dataclass
 class _Timed:
-    """A network in its best batch.
+    """A network at its best batch size.
 
     Attributes:
-        evaluate: what comes of that batch.
-        rows: in it.
-        row_flop: floating-point operations of a row.
-        row_s: seconds a row with every lane busy, measurement by measurement.
+        evaluate: runs such a batch.
+        rows: its rows.
+        row_flop: floating-point operations per row.
+        row_s: seconds per row with every lane busy, one entry per measurement.
     """
 
     evaluate: Callable[[], Tensor]
@@ -55,34 +55,34 @@ class _Timed:
 
 
 class OfflineBound:
-    """The networks called in their best batches on every lane, nothing else; measured again at every load.
+    """Only the networks, in their best batches on every lane; measured again at every load.
 
-    Those are the denoiser, the classifier, and an autoencoder's decoder; a prompt's encoder is not counted.
+    The networks are the denoiser, the classifier and an autoencoder's decoder, but not a prompt's encoder.
 
     Attributes:
         precision: the denoiser's.
-        peak: FLOP/s of the device's matrix products in that number format, whatever a contender computes in.
+        peak: FLOP/s of the device's matrix products in that number format, even if a contender uses another.
     """
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
-        found = calibrated(pack, device)
-        self.precision = found.denoiser.precision
-        self._lanes = Lanes(found.layout)
+        calibration = calibrated(pack, device)
+        self.precision = calibration.denoiser.precision
+        self._lanes = Lanes(calibration.layout)
         self.peak = product_flop_per_s(self._lanes, device, self.precision)
-        self._denoiser = load_denoiser(pack, device, self.precision)  # kept: its methods don't keep it
-        self._steering = load_steering(pack, device, found.classifier.precision) if found.classifier else None
+        self._denoiser = load_denoiser(pack, device, self.precision)  # kept: its methods hold it weakly
+        classifier = calibration.classifier
+        self._steering = load_steering(pack, device, classifier.precision) if classifier else None
 
-        def timed(network: Network, calibration: NetworkCalibration, told: Conditioning) -> _Timed:
+        def timed(network: Network, calibration: NetworkCalibration, conditioning: Conditioning) -> _Timed:
             rows = min(calibration.measured, key=lambda size: size.row_ms).rows
             x = torch.randn(rows, *self._denoiser.latent_shape, device=device)
-            batch = (x, x.new_full((rows,), 500.0), stacked([told] * rows, device))
+            batch = (x, x.new_full((rows,), 500.0), stacked([conditioning] * rows, device))
             return _Timed(lambda: network(*batch)[0], rows, calibration.row_flop)
 
-        told = example_conditionings(self._denoiser, pack)[0]
-        self._timed = {"denoiser": timed(only(self._denoiser.forward), found.denoiser, told)}
-        if self._steering is not None and found.classifier is not None:
-            told = self._steering.examples()[0]
-            self._timed["classifier"] = timed(self._steering.gradient, found.classifier, told)
+        conditioning = example_conditionings(self._denoiser, pack)[0]
+        self._timed = {"denoiser": timed(only(self._denoiser.forward), calibration.denoiser, conditioning)}
+        if self._steering is not None and classifier is not None:
+            self._timed["classifier"] = timed(self._steering.gradient, classifier, self._steering.examples()[0])
         if pack.has("vae"):
             latent = torch.randn(1, *self._denoiser.latent_shape, device=device)
             decode = partial(self._denoiser.decode, latent)
@@ -97,28 +97,28 @@ class OfflineBound:
                 self._lanes.run(calls)
                 rounds += 1
             network.row_s.append((time.perf_counter() - started) / rounds / (network.rows * len(calls)))
-        torch.cuda.empty_cache()  # what torch keeps for itself the contenders would lack
+        torch.cuda.empty_cache()  # memory that torch caches would be missing for the contenders
 
     def seconds(self, parts: Iterable[tuple[Asked, float]]) -> float:
-        """Time that the rows of these shares of requests take, at the mean of the last two measurements."""
+        """Time for the rows of these shares of requests, at the mean of the last two measurements."""
         return sum(rows * network.latest_row_s for network, rows in self._rows(parts))
 
     def share_of_peak(self, parts: Iterable[tuple[Asked, float]], seconds: float) -> float:
-        """Operations of these shares of requests, of those that the device's matrix products are in that time."""
+        """FLOP of these shares of requests, relative to the device's peak FLOP in `seconds`."""
         return sum(rows * network.row_flop for network, rows in self._rows(parts)) / (seconds * self.peak)
 
     def _rows(self, parts: Iterable[tuple[Asked, float]]) -> list[tuple[_Timed, float]]:
-        of_parts = list(parts)
+        shares = list(parts)
         rows = {
-            "denoiser": sum(share * asked.denoiser_rows for asked, share in of_parts),
-            "classifier": sum(share * asked.classifier_rows for asked, share in of_parts),
-            "decoder": sum(share * asked.count for asked, share in of_parts),
+            "denoiser": sum(share * asked.denoiser_rows for asked, share in shares),
+            "classifier": sum(share * asked.classifier_rows for asked, share in shares),
+            "decoder": sum(share * asked.count for asked, share in shares),
         }
         return [(network, rows[name]) for name, network in self._timed.items()]
 
 
 class _Products:
-    """Products of square matrices."""
+    """Multiplies square matrices."""
 
     def __init__(self, side: int, device: torch.device, precision: Precision) -> None:
         self.square = torch.randn(side, side, device=device).to(precision.torch_dtype)
@@ -132,7 +132,7 @@ class _Products:
 
 
 def product_flop_per_s(lanes: Lanes, device: torch.device, precision: Precision) -> float:
-    """FLOP/s of products of square matrices, of the side that is quickest, with every lane busy."""
+    """FLOP/s of products of square matrices of the fastest size, with every lane busy."""
 
     def seconds_a_flop(products: _Products) -> float:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Each contender as processes with an address; all but the one under test stand still, by SIGSTOP, or are not there."""
+"""Each contender as processes with an address; those not under test are paused by SIGSTOP, or not running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START_TIMEOUT_S = 900.0  # compiled kernels take a while
 
 
 class Contender:
-    """A system under test; on a GPU, whose memory it would keep standing still, it starts anew for every turn."""
+    """A system under test. On a GPU it is restarted for every turn, because a paused one would keep its memory."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Contender:
         wait_until(lambda: is_ready(self.url, self.health), seconds=START_TIMEOUT_S, what=f"{self.name} is ready")
 
     def members(self) -> list[psutil.Process]:
-        """All processes, children included."""
-        found: list[psutil.Process] = []
+        """All processes, including children."""
+        members: list[psutil.Process] = []
         for process in self.processes:
             if psutil.pid_exists(process.pid):
                 parent = psutil.Process(process.pid)
-                found += [parent, *parent.children(recursive=True)]
-        return found
+                members += [parent, *parent.children(recursive=True)]
+        return members
 
     def signal(self, number: signal.Signals) -> None:
         for member in self.members():
@@ -75,12 +75,12 @@ class Contender:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let this one run; it stands still, or is not there, before and after."""
+        """Run this contender inside the context; outside it is paused or stopped."""
         if not self.processes:
             self.start()
         self.signal(signal.SIGCONT)
         try:
-            self.wait_ready()  # a worker that stood still for minutes has to register again
+            self.wait_ready()  # a worker that was paused for minutes has to register again
             yield
         finally:
             if self.device.type == "cpu":
@@ -109,19 +109,20 @@ class Contender:
         return spent
 
     def peak_mib(self) -> float:
-        """Largest resident memory so far, all processes together."""
-        peaks = [re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text()) for one in self.members()]
+        """Sum of all processes' peak resident memory so far."""
+        statuses = [Path(f"/proc/{member.pid}/status").read_text() for member in self.members()]
+        peaks = [re.search(r"VmHWM:\s+(\d+) kB", status) for status in statuses]
         return sum(int(peak.group(1)) for peak in peaks if peak) / 1024
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
-        """Send one request and read its pictures; returns how many came."""
+        """Send one request and read its pictures; returns their number."""
         answer = await client.post(f"{self.url}/draw", json=asked.as_json())
         answer.raise_for_status()
         return len(answer.json())
 
 
 class Cynosure(Contender):
-    """The gateway and one worker."""
+    """Cynosure's gateway and one worker."""
 
     def __init__(
         self, redis_url: str, pack: Pack, device: torch.device, *, name: str = "cynosure", compiling: bool = False
@@ -152,9 +153,9 @@ class Cynosure(Contender):
 
 
 def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callable[[], Contender]]:
-    """What starts (c), (d) and (e), in the number format of the rule; (c) and (e) in float32 too.
+    """Functions that start contenders (c), (d) and (e), in the number format by rule; (c) and (e) in float32 too.
 
-    Their classifier runs in float32 on a CPU, in which a row alone takes least.
+    On a CPU their classifier runs in float32, the fastest format for a single row.
     """
     ports = [str(free_port()) for _ in range(5)]
     shared = {"CYNOSURE_BENCH_PACK": str(pack.folder), "CYNOSURE_BENCH_DEVICE": str(device)}

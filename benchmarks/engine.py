@@ -1,4 +1,4 @@
-"""`python -m benchmarks.engine`: the mixed stream through the engine alone, and its share of the offline bound."""
+"""`python -m benchmarks.engine`: run the mixed stream through the engine alone, as a share of the offline bound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP_S = 15.0
 
 
 def specs_of(asked: Asked, pack: Pack) -> list[SampleSpec]:
-    """One spec a picture."""
+    """One spec per picture."""
     scale = asked.scale or 0.0
     guidance = {
         "none": Guidance(),
@@ -46,36 +46,36 @@ def specs_of(asked: Asked, pack: Pack) -> list[SampleSpec]:
 
 
 def load(engine: Engine, pack: Pack, stream: Iterator[Asked], *, clients: int, seconds: float) -> Measured:
-    """A window of so many seconds, the load as full before and after."""
+    """Measure a window of `seconds`, with the same load before and after it."""
     start = time.monotonic() + WARM_UP_S
     result = Measured("engine", f"{clients} clients", start, start + seconds)
-    taking, of_window = threading.Lock(), 0
+    lock, unfinished = threading.Lock(), 0  # requests that were sent before the window's end
 
     def client() -> None:
-        nonlocal of_window
+        nonlocal unfinished
         while True:
-            with taking:
+            with lock:
                 counts = time.monotonic() < result.end
-                if not counts and not of_window:
+                if not counts and not unfinished:
                     return
-                of_window += counts
+                unfinished += counts
                 asked = next(stream)
             sent = time.monotonic()
             try:
                 engine.generate(specs_of(asked, pack))
             finally:
-                with taking:
-                    of_window -= counts
+                with lock:
+                    unfinished -= counts
             result.answered.append(Answered(asked, sent, time.monotonic()))
 
     with ThreadPoolExecutor(clients) as pool:
-        for done in [pool.submit(client) for _ in range(clients)]:
-            done.result()
+        for future in [pool.submit(client) for _ in range(clients)]:
+            future.result()
     return result
 
 
 def main() -> None:
-    """Print a line: pictures a second, shares of the offline bound and of the peak, median and 95th percentile."""
+    """Print pictures per second, shares of the offline bound and of the peak, and the p50 and p95 latencies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60.0)

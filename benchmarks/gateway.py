@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gateway`: the gateway without workers: submits and polls a second, Redis bytes a queued job."""
+"""`python -m benchmarks.gateway`: the gateway without workers: submits and polls per second, Redis bytes per job."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def per_second(call: Callable[[httpx.AsyncClient], Awaitable[httpx.Respons
     left = iter(range(count))
     async with httpx.AsyncClient(timeout=60) as http:
 
-        async def one() -> None:
+        async def client() -> None:
             for _ in left:
                 (await call(http)).raise_for_status()
 
         started = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+        await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
         return count / (time.perf_counter() - started)
 
 
@@ -46,11 +46,11 @@ async def queue_jobs(settings: StoreSettings, request: ResolvedRequest, count: i
     async with JobStore.connect(settings) as store:
         left, submission = iter(range(count)), Submission.of(request)
 
-        async def one() -> None:
+        async def submit() -> None:
             for _ in left:
                 await store.accept(new_job_id(), submission, owner=ANONYMOUS, evaluations=50)
 
-        await asyncio.gather(*(one() for _ in range(16)))
+        await asyncio.gather(*(submit() for _ in range(16)))
 
 
 def main() -> None:
@@ -88,11 +88,11 @@ def main() -> None:
         finally:
             gateway.close()
             server.stop()
-    found = {"submits_per_s": submits, "polls_per_s": polls, "redis_bytes_per_queued_job": per_job}
+    results = {"submits_per_s": submits, "polls_per_s": polls, "redis_bytes_per_queued_job": per_job}
     print(f"submits/s {submits:.0f}   polls/s {polls:.0f}   ({CONNECTIONS} connections, the client on the same cores)")
-    print(f"Redis bytes a queued job, {arguments.queued} queued: {per_job:.0f}")
+    print(f"Redis bytes per queued job, {arguments.queued} queued: {per_job:.0f}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "gateway.json").write_text(json.dumps(found, indent=1))
+    (arguments.out / "gateway.json").write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.layers`: the CPU's layers against torch's, in the denoisers of both packs and by themselves."""
+"""`python -m benchmarks.layers`: our CPU layers against torch's, in the denoisers of both packs and in isolation."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
-    """Every call's time, and how many times the last one's goes into the first one's, which is torch's."""
-    ms = list(in_turns({who: partial(milliseconds, call) for who, call in calls.items()}).values())
+    """Print every call's time, and the speed-up of the last call over the first, which is torch's."""
+    ms = list(in_turns({name: partial(milliseconds, call) for name, call in calls.items()}).values())
     print(f"{what:<58} {' '.join(f'{each:>9.2f}' for each in ms)} {ms[0] / ms[-1]:>7.2f}x", flush=True)
 
 
 def batch_of(denoiser: Denoiser, pack: Pack, rows: int) -> tuple[Tensor, Tensor, Conditioning]:
-    """So many rows that differ, halfway to the picture."""
-    told = example_conditionings(denoiser, pack)
-    conditioning = stacked([told[row % len(told)] for row in range(rows)], CPU)
+    """A batch of `rows` distinct rows at timestep 500."""
+    examples = example_conditionings(denoiser, pack)
+    conditioning = stacked([examples[row % len(examples)] for row in range(rows)], CPU)
     return torch.randn(rows, *denoiser.latent_shape), torch.full((rows,), 500.0), conditioning
 
 
 def denoiser_rows(precision: Precision) -> None:
-    """A line for each pack and batch size."""
+    """Print a line for each pack and batch size."""
     for name in ("fashion", "emoji"):
         pack = open_pack(name)
         denoisers: dict[str, Denoiser] = {}
@@ -57,26 +57,26 @@ def denoiser_rows(precision: Precision) -> None:
         denoisers["ours"] = load_denoiser(pack, CPU, precision)
         for rows in (1, 2, 8, 32):
             batch = batch_of(denoisers["ours"], pack, rows)
-            calls = {who: partial(denoiser.forward, *batch) for who, denoiser in denoisers.items()}
+            calls = {variant: partial(denoiser.forward, *batch) for variant, denoiser in denoisers.items()}
             print_row(f"{name}, {precision}, {rows} row{'s' * (rows > 1)}", calls)
 
 
 def layer_rows(precision: Precision) -> None:
-    """A line for each kind of layer, on maps as `fashion` has them, channels last."""
+    """Print a line for each kind of layer, on maps of the sizes that `fashion` has, channels last."""
     layers = {
         "convolution, 3x3": nn.Conv2d(96, 96, 3, padding=1),
         "group normalization, 32 groups": nn.GroupNorm(32, 96),
     }
-    for what, layer in layers.items():
+    for name, layer in layers.items():
         plain = nn.Sequential(layer).to(precision.torch_dtype).eval().requires_grad_(False)
         ours = with_cpu_layers(copy.deepcopy(plain))
         x = torch.randn(8, 96, 14, 14, dtype=precision.torch_dtype).to(memory_format=torch.channels_last)
         calls = {"torch": partial(plain, x), "ours": partial(ours, x)}
-        print_row(f"{what}, {precision}, 8 x 96 x 14 x 14", calls)
+        print_row(f"{name}, {precision}, 8 x 96 x 14 x 14", calls)
 
 
 def profile(precision: Precision) -> None:
-    """The operators that most of an evaluation's time goes into, and how near convolutions are to a matrix product."""
+    """Print the operators with most of an evaluation's time, and the FLOP/s of convolutions and a matrix product."""
     pack = open_pack("fashion")
     denoiser = load_denoiser(pack, CPU, precision)
     rows = 12
@@ -101,9 +101,9 @@ def profile(precision: Precision) -> None:
 
 
 def main() -> None:
-    """Print milliseconds on one thread: with torch's layers, with ours but for group normalization, with ours."""
+    """Print milliseconds on one thread: with torch's layers, with ours except group normalization, with all of ours."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
-    parser.add_argument("--bfloat16", action="store_true", help="for machines that have it")
+    parser.add_argument("--bfloat16", action="store_true", help="use bfloat16, if the machine supports it")
     precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
     compute_with(1)
     print(f"{'denoiser':<58} {'torch':>9} {'but norm':>9} {'ours':>9}")

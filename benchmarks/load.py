@@ -1,4 +1,4 @@
-"""Sending a stream: so many clients at once (closed loop), or so many requests a second (open loop)."""
+"""Sends a stream of requests: with a number of clients (closed loop), or at a rate (open loop)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class Answered:
-    """One request that got its pictures; times in seconds on one clock, to the last byte of the last picture."""
+    """An answered request; times in seconds on a monotonic clock, `done` at the last byte of the last picture."""
 
     asked: Asked
     sent: float
@@ -29,11 +29,12 @@ class Answered:
 
 @dataclass
 class Measured:
-    """What came of one load between `start` and `end`.
+    """The result of one load between `start` and `end`.
 
-    Where the load is as full before and after, a request that was under way at either end counts by the share of its
-    time that lies between: were those alone counted that finish there, a few long ones would make another pace of it
-    by a moment's difference. In an open loop requests may pile up, and their time is not their work: there those count.
+    If the load is equally high before and after (`is_steady`), a request that overlaps either end counts by the share
+    of its time inside the window: if only requests that end inside counted, a few long ones ending a moment earlier or
+    later would change the rate. In an open loop requests may pile up, so their time is not proportional to their work:
+    there the requests that end inside the window count.
     """
 
     contender: str
@@ -49,11 +50,8 @@ class Measured:
     def parts(self) -> list[tuple[Asked, float]]:
         """Every request, and the share of it that counts for the window."""
         if not self.is_steady:
-            return [(one.asked, float(self._ends_inside(one))) for one in self.answered]
-        return [
-            (one.asked, max(0.0, min(one.done, self.end) - max(one.sent, self.start)) / (one.done - one.sent))
-            for one in self.answered
-        ]
+            return [(request.asked, float(self._ends_inside(request))) for request in self.answered]
+        return [(request.asked, self._share_inside(request)) for request in self.answered]
 
     @property
     def pictures_per_s(self) -> float:
@@ -61,14 +59,18 @@ class Measured:
 
     @property
     def latencies(self) -> list[float]:
-        """Of the requests that were finished in the window."""
-        return [one.done - one.sent for one in self.answered if self._ends_inside(one)]
+        """Latencies of the requests that ended in the window."""
+        return [request.done - request.sent for request in self.answered if self._ends_inside(request)]
 
-    def _ends_inside(self, one: Answered) -> bool:
-        return self.start <= one.done < self.end
+    def _ends_inside(self, request: Answered) -> bool:
+        return self.start <= request.done < self.end
+
+    def _share_inside(self, request: Answered) -> float:
+        inside = max(0.0, min(request.done, self.end) - max(request.sent, self.start))
+        return inside / (request.done - request.sent)
 
     def quantile(self, share: float) -> float:
-        """Of the latencies; not a number where nobody was answered in the window."""
+        """Quantile of the latencies; NaN if no request ended in the window."""
         return float(np.quantile(self.latencies or [np.nan], share))
 
 
@@ -76,35 +78,35 @@ async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, res
     sent = time.monotonic()
     count = await contender.draw(http, asked)
     if count != asked.count:
-        raise RuntimeError(f"{contender.name} gave {count} pictures for {asked}")
+        raise RuntimeError(f"{contender.name} returned {count} pictures for {asked}")
     result.answered.append(Answered(asked, sent, time.monotonic()))
 
 
 async def closed_loop(
     contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up_s: float, window_s: float
 ) -> Measured:
-    """`clients` of them, each sending its next request when it has its last one's pictures.
+    """Run `clients` clients, each of which sends its next request when it has the pictures of its last one.
 
-    They go on until everything that was sent before the window's end is there.
+    They go on until every request sent before the window's end is answered.
     """
     start = time.monotonic() + warm_up_s
     result = Measured(contender.name, f"{clients} clients", start, start + window_s)
-    of_window = 0
+    unfinished = 0  # requests that were sent before the window's end
 
-    async def one(http: httpx.AsyncClient) -> None:
-        nonlocal of_window
-        while (counts := time.monotonic() < result.end) or of_window:
-            of_window += counts
+    async def client(http: httpx.AsyncClient) -> None:
+        nonlocal unfinished
+        while (counts := time.monotonic() < result.end) or unfinished:
+            unfinished += counts
             await _send(contender, http, next(stream), result)
-            of_window -= counts
+            unfinished -= counts
 
-    return await _measured(contender, result, clients, lambda http: [one(http) for _ in range(clients)])
+    return await _measured(contender, result, clients, lambda http: [client(http) for _ in range(clients)])
 
 
 async def open_loop(
     contender: Contender, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
 ) -> Measured:
-    """Requests that arrive at random (Poisson) times, whether or not earlier ones are done."""
+    """Send requests at random (Poisson) times, whether or not earlier ones are answered."""
     begin = time.monotonic()
     start = begin + warm_up_s
     result = Measured(contender.name, f"{requests_per_s:.1f} requests/s", start, start + window_s, is_steady=False)
@@ -114,7 +116,7 @@ async def open_loop(
     while (at := at + dice.expovariate(requests_per_s)) < result.end:
         arrivals.append(at)
 
-    async def one(http: httpx.AsyncClient, at: float, asked: Asked) -> None:
+    async def send_at(http: httpx.AsyncClient, at: float, asked: Asked) -> None:
         await asyncio.sleep(at - time.monotonic())
         await _send(contender, http, asked, result)
 
@@ -122,7 +124,7 @@ async def open_loop(
         contender,
         result,
         len(arrivals),
-        lambda http: [one(http, at, asked) for at, asked in zip(arrivals, stream, strict=False)],
+        lambda http: [send_at(http, at, asked) for at, asked in zip(arrivals, stream, strict=False)],
     )
 
 

@@ -1,6 +1,6 @@
-"""What the benchmarks draw with: packs, and networks of published sizes with random weights.
+"""Packs for the benchmarks, including networks of published sizes with random weights.
 
-How quick a network is does not depend on what it has learnt.
+A network's speed does not depend on its weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LETTERS = string.ascii_lowercase
 
 
 def random_adm(folder: Path, preset: Preset) -> None:
-    """ADM's networks, of a published configuration or a smaller one."""
+    """Write a pack of ADM networks with random weights, in a published configuration or a smaller one."""
     with tempfile.TemporaryDirectory() as checkpoints:
         unet, classifier = (Path(checkpoints, name) for name in ("unet.pt", "classifier.pt"))
         torch.save(AdmUNet(**preset.unet).state_dict(), unet)
@@ -36,7 +36,7 @@ def random_adm(folder: Path, preset: Preset) -> None:
 
 
 def letters_tokenizer(max_length: int) -> CLIPTokenizer:
-    """CLIP's tokenizer, but that every letter is a token, as words are in the published one, and nothing else is."""
+    """CLIP's tokenizer with a vocabulary of single letters instead of words."""
     words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     with tempfile.TemporaryDirectory() as vocabulary:
         Path(vocabulary, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
@@ -47,7 +47,7 @@ def letters_tokenizer(max_length: int) -> CLIPTokenizer:
 def random_stable_diffusion(
     folder: Path, *, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig
 ) -> None:
-    """A folder of Stable Diffusion 1 with such a tokenizer, whose vocabulary `text` must have room for."""
+    """Write a Stable Diffusion 1 folder with `letters_tokenizer`; `text` must have room for its vocabulary."""
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
@@ -70,7 +70,7 @@ def _adm_256(folder: Path) -> None:
 
 
 def _stable_diffusion_15(folder: Path) -> None:
-    """Rombach et al. 2022, as its version 1.5 is configured: 860M parameters on latents (4, 64, 64)."""
+    """Rombach et al. 2022, in the configuration of version 1.5: 860M parameters on latents (4, 64, 64)."""
     random_stable_diffusion(
         folder,
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
@@ -95,11 +95,11 @@ def _stable_diffusion_15(folder: Path) -> None:
 
 
 PUBLISHED: Mapping[str, Callable[[Path], None]] = {"adm-256": _adm_256, "sd-1.5": _stable_diffusion_15}
-"""What writes a pack of such a size."""
+"""Functions that write a pack of a published size, by name."""
 
 
 def benchmark_pack(name: str) -> Pack:
-    """A pack by its name or folder; one of `PUBLISHED` is written first, to `FOLDER`, where it is not there yet."""
+    """Open a pack by name or folder; one of `PUBLISHED` is first written to `FOLDER` if it does not exist."""
     if name not in PUBLISHED:
         return open_pack(name)
     folder = FOLDER / name
@@ -113,6 +113,6 @@ def benchmark_pack(name: str) -> Pack:
 
 
 def add_pack_options(parser: ArgumentParser) -> None:
-    """What to draw with, and where."""
+    """Add the options for the pack and the device."""
     parser.add_argument("--pack", default="fashion", help=f"name or folder, or random {' or '.join(PUBLISHED)}")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="torch device")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plot`: out/bench/serving.json as out/bench/serving.png."""
+"""`python -m benchmarks.plot`: plot out/bench/serving.json to out/bench/serving.png."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def main() -> None:
     results = [result for result in json.loads((FOLDER / "serving.json").read_text()) if "clients" in result["load"]]
     figure, (rates, latencies) = plt.subplots(1, 2, figsize=(11, 4))
     for contender in dict.fromkeys(result["contender"] for result in results):
-        mine = [result for result in results if result["contender"] == contender]
-        clients = [int(result["load"].split()[0]) for result in mine]
-        rates.plot(clients, [result["pictures_per_s"] for result in mine], marker="o", label=contender)
-        latencies.plot(clients, [result["p95_s"] for result in mine], marker="o", label=contender)
-    # The bound for the mix that Cynosure finished in its window.
+        rows = [result for result in results if result["contender"] == contender]
+        clients = [int(row["load"].split()[0]) for row in rows]
+        rates.plot(clients, [row["pictures_per_s"] for row in rows], marker="o", label=contender)
+        latencies.plot(clients, [row["p95_s"] for row in rows], marker="o", label=contender)
+    # The bound for the mix of requests that Cynosure finished in its window.
     bounds = {
         int(result["load"].split()[0]): result["pictures_per_s"] / result["share_of_bound"]
         for result in results

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.png`: time and size of PNG encoders on pictures of this service's kinds."""
+"""`python -m benchmarks.png`: time and size of PNG encoders on this service's kinds of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENCODERS: dict[str, Callable[[Picture], bytes]] = {
 
 
 def pictures() -> dict[str, Picture]:
-    """A bundled pack's picture, and larger colour ones made of 64 of them: smooth as pictures are."""
+    """A bundled pack's picture, and larger colour pictures built from 64 of them, as smooth as natural ones."""
     with Engine(["fashion"]) as engine:
         drawn = engine.generate(
             [

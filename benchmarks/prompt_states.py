@@ -1,7 +1,7 @@
-"""`python -m benchmarks.prompt_states`: a prompt as one vector, or as its tokens' states through cross-attention.
+"""`python -m benchmarks.prompt_states`: compare prompts as one vector with token states through cross-attention.
 
-Two small denoisers learn the emoji pack's pictures for `--steps` each, and are asked what the pack is. `--only` tries
-one of them, so that the quicker can be given the other's time.
+Two small denoisers are trained on the emoji pack's pictures for `--steps` each, and evaluated as the pack is. `--only`
+selects one of them, so that the faster one can be trained for as long as the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.training.diffusion import noised
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 
-TOKENS = 16  # of a prompt; the longest caption has fewer
+TOKENS = 16  # per prompt; the longest caption has fewer
 DROPOUT = 0.1
 FREE_SCALE = 2.5
 POOLED: Mapping[str, Any] = {**UNET, "block_out_channels": (64, 96, 192)}
@@ -42,7 +42,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {"vector": POOLED, "tokens": BY_TOKE
 
 @dataclass
 class Texts:
-    """Texts as both variants are told of them.
+    """Texts, encoded for both variants.
 
     Attributes:
         vectors: (T, size), of unit length.
@@ -65,7 +65,7 @@ class Texts:
         return Texts(self.vectors[rows], self.states[rows], self.mask[rows])
 
     def without(self, dropped: Tensor) -> Texts:
-        """Nothing said where `dropped` (T,): a zero vector, or one empty token."""
+        """Drop the texts where `dropped` (T,) is true: a zero vector, and one empty token."""
         mask = self.mask.masked_fill(dropped[:, None], 0.0)
         mask[dropped, 0] = 1.0
         return Texts(
@@ -75,7 +75,7 @@ class Texts:
 
 @dataclass
 class Variant:
-    """One way to tell a denoiser its prompt."""
+    """A denoiser with one way of conditioning on the prompt."""
 
     config: Mapping[str, Any]
     network: UNet2DConditionModel = field(init=False)
@@ -99,7 +99,7 @@ class Variant:
 
 
 def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, steps: int, batch: int) -> float:
-    """Train on `uint8` pictures (concepts, styles, 3, H, W) but the held-out pairs; the mean loss of the last tenth."""
+    """Train on `uint8` pictures (concepts, styles, 3, H, W) except held-out pairs; returns the final mean loss."""
     scheduler = EMOJI.scheduler()
     trained = torch.tensor(trained_pairs(len(pictures)))
     optimizer = torch.optim.AdamW(variant.network.parameters(), lr=6e-4, betas=(0.9, 0.99), fused=True)
@@ -109,10 +109,10 @@ def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, step
     losses = []
     for _ in range(steps):
         chosen = trained[torch.randint(len(trained), (batch,), generator=generator)]
-        heard = [
+        drawn = [
             captions[row][torch.randint(len(captions[row].mask), (1,), generator=generator)] for row in chosen[:, 0]
         ]
-        texts = Texts(*(torch.cat([getattr(one, name) for one in heard]) for name in ("vectors", "states", "mask")))
+        texts = Texts(*(torch.cat([getattr(text, name) for text in drawn]) for name in ("vectors", "states", "mask")))
         texts = texts.without(torch.rand(batch, generator=generator) < DROPOUT)
         styles = functional.one_hot(chosen[:, 1], len(STYLES)).float()
         styles = styles.masked_fill((torch.rand(batch, generator=generator) < DROPOUT)[:, None], 0.0)
@@ -135,18 +135,18 @@ def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, step
 
 @torch.inference_mode()
 def draw(variant: Variant, asked: Sequence[Question], encoder: SentenceEncoder) -> Tensor:
-    """One `uint8` picture (N,3,H,W) a question: 25 steps of DDIM, classifier-free."""
+    """Draw one `uint8` picture (N,3,H,W) per question: 25 steps of DDIM with classifier-free guidance."""
     variant.network.eval()
     scheduler = DDIMScheduler.from_config(EMOJI.scheduler().config, timestep_spacing="trailing")
     scheduler.set_timesteps(25)
     texts = Texts.of([question.prompt for question in asked], encoder)
-    nothing = texts.without(torch.ones(len(asked), dtype=torch.bool))
+    empty = texts.without(torch.ones(len(asked), dtype=torch.bool))
     styles = functional.one_hot(torch.tensor([question.style for question in asked]), len(STYLES)).float()
     shape = (len(asked), UNET["in_channels"], UNET["sample_size"], UNET["sample_size"])
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     for timestep in scheduler.timesteps:
         at = timestep.expand(len(asked))
-        conditional, unconditional = variant(x, at, texts, styles), variant(x, at, nothing, torch.zeros_like(styles))
+        conditional, unconditional = variant(x, at, texts, styles), variant(x, at, empty, torch.zeros_like(styles))
         x = scheduler.step(unconditional + FREE_SCALE * (conditional - unconditional), timestep, x).prev_sample
     pictures = functional.pixel_shuffle(x, EMOJI.pixel_unshuffle)
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -172,19 +172,19 @@ def main() -> None:
         other_words=held_out_prompts(),
         style_recognised=0.0,
     )
-    asked = questions(reference, count=126)
-    every = [question for part in asked.values() for question in part]
-    print(
-        f"{'prompt as':<10} {'M parameters':>12} {'s/step':>7} {'loss':>7} " + " ".join(f"{part:>12}" for part in asked)
-    )
+    by_kind = questions(reference, count=126)
+    flat = [question for kind in by_kind.values() for question in kind]
+    kinds = " ".join(f"{kind:>12}" for kind in by_kind)
+    print(f"{'prompt as':<10} {'M parameters':>12} {'s/step':>7} {'loss':>7} {kinds}")
     for name in arguments.only:
         variant, started = Variant(VARIANTS[name]), time.perf_counter()
         loss = learn(variant, pictures, captions, steps=arguments.steps, batch=arguments.batch)
         step_s = (time.perf_counter() - started) / arguments.steps
-        by_part = draw(variant, every, encoder).split([len(part) for part in asked.values()])
-        shares = [found(reference, *pair) for pair in zip(by_part, asked.values(), strict=True)]
+        pictures_by_kind = draw(variant, flat, encoder).split([len(kind) for kind in by_kind.values()])
+        shares = [found(reference, *pair) for pair in zip(pictures_by_kind, by_kind.values(), strict=True)]
         millions = sum(parameter.numel() for parameter in variant.network.parameters()) / 1e6
-        print(f"{name:<10} {millions:>12.1f} {step_s:>7.3f} {loss:>7.4f} " + " ".join(f"{s:>12.1%}" for s in shares))
+        columns = " ".join(f"{share:>12.1%}" for share in shares)
+        print(f"{name:<10} {millions:>12.1f} {step_s:>7.3f} {loss:>7.4f} {columns}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serving`: the mixed stream through every contender, side by side in one run."""
+"""`python -m benchmarks.serving`: run the mixed stream through every contender, in turns within one run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of
 
 LOADS = (1, 8, 32, 128)  # clients
-WARM_UP_S, WINDOW_S = 10.0, 50.0  # at least; half a second and a second a client
+WARM_UP_S, WINDOW_S = 10.0, 50.0  # minimum; half a second and a second per client
 
 
 @contextmanager
 def turn(contender: Contender, pack: Pack) -> Iterator[None]:
-    """Let the contender run, when what it loads late is loaded."""
+    """Run the contender inside the context, after warming it up on its first turn."""
     with contender.running():
         if not contender.is_warm:
             asyncio.run(closed_loop(contender, mixed_stream(pack, seed=0), 2, warm_up_s=0, window_s=2))
@@ -49,7 +49,7 @@ def turn(contender: Contender, pack: Pack) -> Iterator[None]:
 
 
 async def short_among_long(contender: Contender, pack: Pack) -> float:
-    """Seconds that a 4-step request takes while 16 jobs of 100 steps are on their way."""
+    """Seconds that a 4-step request takes while 16 jobs of 100 steps are running."""
     long = [plain(pack, number, steps=100, count=2) for number in range(16)]
     short = plain(pack, 97, steps=4)
     async with httpx.AsyncClient(timeout=3600) as http:
@@ -59,13 +59,13 @@ async def short_among_long(contender: Contender, pack: Pack) -> float:
         await contender.draw(http, short)
         seconds = time.perf_counter() - started
         if all(task.done() for task in running):
-            raise RuntimeError("the long jobs were done before the short one: nothing was measured")
+            raise RuntimeError("the long jobs ended before the short one: nothing was measured")
         await asyncio.gather(*running)
     return seconds
 
 
 def png_seconds(pack: Pack, device: torch.device) -> float:
-    """What encoding one picture of the pack takes, its metadata included."""
+    """Seconds to encode one of the pack's pictures as PNG, metadata included."""
     asked = plain(pack, 7, steps=4)
     with Engine([str(pack.folder)], device=str(device)) as engine:
         card = card_of(engine.packs[pack.name])
@@ -79,7 +79,7 @@ def png_seconds(pack: Pack, device: torch.device) -> float:
 
 @dataclass
 class Table:
-    """The printed lines, and the same as JSON."""
+    """The results, printed as a table and stored as JSON."""
 
     out: Path
     png_s: float
@@ -122,23 +122,23 @@ class Table:
         (self.out / "serving.json").write_text(json.dumps(self.rows, indent=1))
 
     def ratios(self) -> None:
-        """Cynosure's pictures a second and p95 over each peer's, load by load."""
+        """Print Cynosure's pictures per second and p95 relative to each peer's, load by load."""
         loads = dict.fromkeys(row["load"] for row in self.rows)
         for load in loads:
-            here = {row["contender"]: row for row in self.rows if row["load"] == load and "p95_s" in row}
-            if "cynosure" not in here:
+            by_contender = {row["contender"]: row for row in self.rows if row["load"] == load and "p95_s" in row}
+            if "cynosure" not in by_contender:
                 continue
-            ours = here.pop("cynosure")
-            for name, row in here.items():
+            ours = by_contender.pop("cynosure")
+            for name, row in by_contender.items():
                 more = ours["pictures_per_s"] / row["pictures_per_s"]
                 p95 = ours["p95_s"] / row["p95_s"]
                 print(f"  {load:<16} against {name:<27} {more:>5.2f}x pictures/s, {p95:>5.2f}x p95")
 
     def growth(self) -> None:
-        """Each contender with the most clients against itself with the fewest; other clients ask for another mix."""
+        """Print each contender's change from the fewest to the most clients, whose mixes of requests differ."""
         for name in dict.fromkeys(row["contender"] for row in self.rows):
-            mine = [row for row in self.rows if row["contender"] == name and row["load"].endswith(" clients")]
-            fewest, most = mine[0], mine[-1]
+            rows = [row for row in self.rows if row["contender"] == name and row["load"].endswith(" clients")]
+            fewest, most = rows[0], rows[-1]
             more = most["pictures_per_s"] / fewest["pictures_per_s"]
             p95 = most["p95_s"] / fewest["p95_s"]
             of_bound = f"{fewest['share_of_bound']:.2f} to {most['share_of_bound']:.2f}"
@@ -146,7 +146,7 @@ class Table:
 
 
 def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table, bound: OfflineBound, pack: Pack) -> None:
-    """Every load through every contender, in turn."""
+    """Measure every load with every contender in turn."""
     bound.measure()
     table.head()
 
@@ -156,9 +156,9 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table, bou
     def measured(load: Callable[[Contender], Coroutine[Any, Any, Measured]]) -> None:
         for contender in contenders:
             with turn(contender, pack):
-                found = asyncio.run(load(contender))
+                result = asyncio.run(load(contender))
             bound.measure()
-            table.add(found, bound)
+            table.add(result, bound)
 
     for clients in loads:
         measured(
@@ -173,7 +173,7 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table, bou
     if len(loads) > 1:
         print(f"\nFrom {loads[0]} to {loads[-1]} clients:")
         table.growth()
-    print("\na 4-step request while 16 jobs of 100 steps, two pictures each, are on their way")
+    print("\na 4-step request while 16 jobs of 100 steps, two pictures each, are running")
     for contender in contenders:
         with turn(contender, pack):
             seconds = asyncio.run(short_among_long(contender, pack))
@@ -185,7 +185,7 @@ def main() -> None:
     """Print the table and write out/bench/serving.json."""
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
     parser.add_argument("--clients", type=int, nargs="*", default=LOADS)
-    parser.add_argument("--only", nargs="+", help="the contenders with these names; all of them where left out")
+    parser.add_argument("--only", nargs="+", help="only the contenders with these names")
     add_pack_options(parser)
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
@@ -195,9 +195,9 @@ def main() -> None:
         calibrated(pack, device, compiled=True)  # minutes, the first time
     bound = OfflineBound(pack, device)
     print(f"{pack.name} on {device_name(device)}, {bound.precision}")
-    print(f"peak, in products of matrices: {bound.peak / 1e9:,.0f} GFLOP/s\n")
+    print(f"peak of matrix products: {bound.peak / 1e9:,.0f} GFLOP/s\n")
     table = Table(arguments.out, png_seconds(pack, device))
-    torch.cuda.empty_cache()  # what torch keeps for itself the contenders would lack
+    torch.cuda.empty_cache()  # memory that torch caches would be missing for the contenders
     with tempfile.TemporaryDirectory(prefix="cynosure-bench-") as data:
         store = ValkeyServer(port=free_port(), data_dir=Path(data), persist=True, appendonly="yes")
         store.start()
@@ -214,7 +214,7 @@ def main() -> None:
                 if arguments.only is None or name in arguments.only:
                     contenders.append(start())
                     with turn(contenders[-1], pack):
-                        pass  # the next ones start while it stands still
+                        pass  # wait until it is ready and paused before starting the next one
             run(contenders, arguments.clients, table, bound, pack)
         finally:
             for contender in contenders:

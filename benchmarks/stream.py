@@ -1,6 +1,6 @@
-"""The stream of requests that every contender is given: the same, in the same order.
+"""The stream of requests: every contender gets the same requests in the same order.
 
-For packs that draw from a label or a prompt alone, without a picture to start from.
+It works for packs that draw from a label or a prompt, without an initial picture.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 from models.pack import Pack
 
 STEPS = {4: 3, 8: 2, 20: 3, 50: 1, 100: 1}
-PICTURES = {1: 8, 2: 4, 4: 2, 8: 1}  # twice as many pictures, half as often
+PICTURES = {1: 8, 2: 4, 4: 2, 8: 1}  # requests for twice as many pictures are half as frequent
 SAMPLERS = ("ddim", "ddpm", "euler", "dpmpp_2m")
-CLASSIFIER_SAMPLERS = ("ddim", "ddpm")  # the peers' plain loop knows σ²/α at integer timesteps alone
+CLASSIFIER_SAMPLERS = ("ddim", "ddpm")  # the peers' plain loop has σ²/α only at integer timesteps
 SCALES = {"none": (None,), "classifier_free": (2.0, 3.0, 5.0), "classifier": (2.0, 5.0, 10.0)}
 NUM_SUBJECTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One request, in nobody's format; about a label, or a prompt."""
+    """One request, with a label or a prompt, independent of the contenders' formats."""
 
     mode: str
     scale: float | None
@@ -47,8 +47,8 @@ class Asked:
         return asdict(self)
 
     def body(self) -> dict[str, Any]:
-        """What `POST /generate` takes."""
-        asked = {
+        """The body of `POST /generate`."""
+        fields = {
             "class_label": self.label,
             "prompt": self.prompt,
             "guidance_mode": self.mode,
@@ -59,11 +59,11 @@ class Asked:
             "seed": self.seed,
             "use_cache": False,
         }
-        return {name: value for name, value in asked.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def subject(pack: Pack, number: int) -> dict[str, Any]:
-    """What a request is about: one of the pack's labels, or a prompt where it has none."""
+    """A request's subject: one of the pack's labels, or a prompt if it has no labels."""
     return (
         {"label": number % len(pack.labels)} if pack.labels else {"prompt": f"picture {string.ascii_lowercase[number]}"}
     )
@@ -76,7 +76,7 @@ def plain(pack: Pack, number: int, *, steps: int, count: int = 1) -> Asked:
 
 
 def modes_of(pack: Pack) -> dict[str, int]:
-    """Guidance modes that the pack has, by how often the stream has them."""
+    """Guidance modes that the pack supports, with their weights in the stream."""
     has_null = pack.family != "AdmUNet"
     return (
         {"none": 1} | ({"classifier_free": 2} if has_null else {}) | ({"classifier": 1} if pack.has_classifier else {})
@@ -84,7 +84,7 @@ def modes_of(pack: Pack) -> dict[str, int]:
 
 
 def mixed_stream(pack: Pack, *, seed: int) -> Iterator[Asked]:
-    """Requests without end, of mixed modes, samplers, 4 to 100 steps and 1 to 8 pictures."""
+    """Endless requests of mixed modes and samplers, with 4 to 100 steps and 1 to 8 pictures."""
     modes = modes_of(pack)
     dice = random.Random(seed)
 

@@ -1,1 +1,1 @@
-"""Breaking a real Cynosure on purpose, and counting what was accepted against what came out."""
+"""Chaos tests: break a real Cynosure on purpose, and compare the accepted jobs with the results."""

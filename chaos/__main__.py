@@ -13,15 +13,18 @@ from chaos.trial import Scale
 
 
 def main() -> None:
-    """Break a real Cynosure in every way there is, and count what was accepted against what came out."""
+    """Break a real Cynosure in every scenario, and compare the accepted jobs with the results."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=main.__doc__)
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the jobs and blows")
-    parser.add_argument("--seed", type=int, default=0, help="of what is posted, and when the blows fall")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"one of {', '.join(SCENARIOS)}; all by default"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of jobs and faults")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the posted jobs and the times of the faults")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenarios) - SCENARIOS.keys():
         parser.error(f"no scenario {', '.join(sorted(unknown))}; known: {', '.join(SCENARIOS)}")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no house is left standing
+    # Exit through the context managers, so that all processes are stopped.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     results: list[Result] = []
     for name in arguments.scenarios or SCENARIOS:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Scenario 8: requests in bad faith, while jobs in good faith run."""
+"""Scenario 8: hostile requests while ordinary jobs run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MAX_GROWTH_MB = 64.0
 
 async def _tokens(settings: StoreSettings) -> tuple[str, str]:
     async with KeyRing.connect(settings) as ring:
-        made = [await ring.create("besieged", (Scope.SUBMIT, Scope.READ), days=1) for _ in range(2)]
-    return made[0][1], made[1][1]
+        created = [await ring.create("besieged", (Scope.SUBMIT, Scope.READ), days=1) for _ in range(2)]
+    return created[0][1], created[1][1]
 
 
 def besieged(count: int, number: int, models: str = "fashion") -> Result:
-    """Send `count` hostile requests, drawn from `number`: no 5xx, no death, no growth, and nobody gets in."""
+    """Send `count` hostile requests, seeded by `number`: no 5xx, crash, memory growth or unauthorized success."""
     result = Result(name="8 hostile requests")
     with House(
         models=models, settings={"CYNOSURE_GATEWAY_AUTH": "required", "CYNOSURE_GATEWAY_MAX_WAIT_S": "1"}
@@ -41,27 +41,27 @@ def besieged(count: int, number: int, models: str = "fashion") -> Result:
         with Client(house.urls[0], api_key=token) as client, Client(house.urls[0], api_key=other) as stranger:
             good = [GenerateRequest(class_label=1, steps=5, seed=seed, use_cache=False) for seed in range(GOOD)]
             jobs = [stranger.submit(request) for request in good]
-            mine = client.submit(good[0])
+            own = client.submit(good[0])
             tally = attack(
-                house.urls[0], token, [mine.id], [job.id for job in jobs], count=count, number=number, each=watch
+                house.urls[0], token, [own.id], [job.id for job in jobs], count=count, number=number, each=watch
             )
             ended = [stranger.wait(job.id) for job in jobs]
             again = [stranger.wait(stranger.submit(request).id) for request in good]
         result.accepted = len(jobs)
-        result.finished_once = sum(_hashes(one) == _hashes(two) for one, two in zip(ended, again, strict=True))
+        result.finished_once = sum(_hashes(job) == _hashes(repeat) for job, repeat in zip(ended, again, strict=True))
         result.lost = result.accepted - result.finished_once
         result.faults, result.answers = tally.faults, tally.answers
         grown = {name: process.resident_mb - warm[name] for name, process in processes.items()}
         result.faults += [f"{name} died" for name, process in processes.items() if not process.is_alive]
-        result.faults += [f"{name} was started anew" for name, pid in pids.items() if processes[name].pid != pid]
+        result.faults += [f"{name} was restarted" for name, pid in pids.items() if processes[name].pid != pid]
         result.faults += [
             f"{name} grew by {grown[name]:.0f} MB" for name in ("gateway", "worker") if grown[name] > MAX_GROWTH_MB
         ]
         result.endless = len(house.endless_keys())
         result.rows = house.rows_left()
-        told = ", ".join(f"{status}: {times}" for status, times in sorted(tally.answers.items()))
+        answers = ", ".join(f"{status}: {times}" for status, times in sorted(tally.answers.items()))
         memory = ", ".join(f"{name} {warm[name]:.0f}{grown[name]:+.0f}" for name in grown)
-        result.note = f"{tally.sent} sent; {told}; MB resident: {memory}"
+        result.note = f"{tally.sent} sent; {answers}; MB resident: {memory}"
     return result
 
 

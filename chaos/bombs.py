@@ -1,4 +1,4 @@
-"""Pictures that lie, blow up, or are none, by name; each is made when it is first asked for."""
+"""Malicious pictures by name: false headers, decompression bombs, other formats. Each is created on first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says it is so large, with a few bytes of pixels; base64."""
+    """A base64 PNG whose header claims this size, with only a few bytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -63,5 +63,5 @@ BOMBS = tuple(_MAKERS)
 
 @functools.cache
 def bomb(name: str) -> str:
-    """One of `BOMBS`, as a field of JSON holds it."""
+    """One of `BOMBS`, base64-encoded for a JSON field."""
     return _MAKERS[name]().decode()

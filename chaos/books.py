@@ -1,4 +1,4 @@
-"""What came of it all."""
+"""Compares the accepted jobs with their results, and tabulates the scenarios."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Result:
 
     Attributes:
         accepted: jobs that were answered with 2xx.
-        finished_once: of those, jobs that ended as they should, seen the same at the end as when they finished.
-        lost: of those, jobs that nobody knows, or that ended as they should not have.
-        duplicated: records that no client was told of, jobs that succeeded twice, or changed after they had finished.
-        stuck: of those, jobs that did not end.
+        finished_once: accepted jobs that ended as expected, and did not change after they finished.
+        lost: accepted jobs that no gateway knows, or that ended unexpectedly.
+        duplicated: records that no answer reported, and jobs that succeeded twice or changed after they finished.
+        stuck: accepted jobs that did not end.
         endless: keys without an expiry.
         rows: samples left in the engines.
-        faults: answers that were neither success nor honest refusal.
-        answers: how often each status was answered, where that is counted.
-        recovery_s: the longest time from a blow until all that it hit went on.
-        note: what else is worth saying.
+        faults: answers that were neither success nor a proper refusal.
+        answers: number of answers by status, if counted.
+        recovery_s: the longest time from a fault until the affected jobs went on.
+        note: further remarks.
     """
 
     name: str
@@ -47,23 +47,23 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether what is promised was kept."""
+        """Whether the guarantees held."""
         broken = (self.lost, self.duplicated, self.stuck, self.endless, self.rows, len(self.faults))
         return bool(self.skipped) or (self.accepted == self.finished_once > 0 and not any(broken))
 
 
 def close_books(result: Result, house: House, traffic: Traffic, *, expected_to_fail: Set[str] = frozenset()) -> None:
-    """Compare what was accepted with what there is; stops the house's workers."""
+    """Fill in `result` by checking every accepted job in the store; stops the house's workers."""
     result.accepted, result.faults = len(traffic.accepted), traffic.faults
     for job_id in traffic.accepted:
-        first, now = traffic.finished.get(job_id), traffic.look(job_id)
-        if now is None:
+        first, current = traffic.finished.get(job_id), traffic.look(job_id)
+        if current is None:
             result.lost += 1
         elif first is None:
             result.stuck += 1
-        elif first != now or _successes(now) > 1:
+        elif first != current or _successes(current) > 1:
             result.duplicated += 1
-        elif not _is_as_it_should(traffic, now, "failed" if job_id in expected_to_fail else "succeeded"):
+        elif not _is_as_expected(traffic, current, "failed" if job_id in expected_to_fail else "succeeded"):
             result.lost += 1
         else:
             result.finished_once += 1
@@ -80,37 +80,37 @@ def _successes(job: dict[str, object]) -> int:
     return sum(attempt["outcome"] == "succeeded" for attempt in attempts)
 
 
-def _is_as_it_should(traffic: Traffic, job: dict[str, Any], status: str) -> bool:
-    return job["status"] == status and all(_is_whole(traffic, image) for image in job["images"])
+def _is_as_expected(traffic: Traffic, job: dict[str, Any], status: str) -> bool:
+    return job["status"] == status and all(_is_intact(traffic, image) for image in job["images"])
 
 
-def _is_whole(traffic: Traffic, image: dict[str, str]) -> bool:
+def _is_intact(traffic: Traffic, image: dict[str, str]) -> bool:
     png = traffic.picture(image["url"])
     return png is not None and hashlib.sha256(png).hexdigest() == image["sha256"]
 
 
 def table(results: list[Result]) -> str:
-    """All results as Markdown."""
+    """All results as a Markdown table."""
     lines = [
         "| scenario | accepted | finished once | lost | duplicated | stuck | endless keys | rows left | faulty answers "
         "| recovery |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in results:
-        if one.skipped:
-            lines.append(f"| {one.name} | skipped: {one.skipped} | | | | | | | | |")
+    for result in results:
+        if result.skipped:
+            lines.append(f"| {result.name} | skipped: {result.skipped} | | | | | | | | |")
             continue
-        recovery = "" if math.isnan(one.recovery_s) else f"{one.recovery_s:.1f} s"
+        recovery = "" if math.isnan(result.recovery_s) else f"{result.recovery_s:.1f} s"
         cells = (
-            one.accepted,
-            one.finished_once,
-            one.lost,
-            one.duplicated,
-            one.stuck,
-            one.endless,
-            one.rows,
-            len(one.faults),
+            result.accepted,
+            result.finished_once,
+            result.lost,
+            result.duplicated,
+            result.stuck,
+            result.endless,
+            result.rows,
+            len(result.faults),
             recovery,
         )
-        lines.append(f"| {one.name} | {' | '.join(str(cell) for cell in cells)} |")
+        lines.append(f"| {result.name} | {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Requests that nobody in good faith would send: types, sizes, Unicode, bombs, wrong keys, other people's ids."""
+"""Hostile requests: wrong types, sizes, Unicode, decompression bombs, wrong keys, other owners' ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY = 200_000
 
 @dataclass
 class Tally:
-    """What came of an attack; `faults` should stay empty."""
+    """The result of an attack; `faults` should stay empty."""
 
     sent: int = 0
     answers: Counter[int] = field(default_factory=Counter)
@@ -33,7 +33,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Attack:
-    """One request. `may_pass` where an answer of 2xx would be no fault."""
+    """One request. With `may_pass`, an answer of 2xx is no fault."""
 
     method: str
     path: str
@@ -44,7 +44,7 @@ class Attack:
 
 bombs = st.sampled_from(BOMBS).map(bomb)
 texts = st.one_of(
-    st.text(st.characters(codec=None), max_size=60),  # lone surrogates too
+    st.text(st.characters(codec=None), max_size=60),  # including lone surrogates
     st.sampled_from(
         ["\0", "\ud800", "\u202e\u0000", "𝕏" * 300, "a" * 100_000, "../../etc/passwd", "{{7*7}}", "' OR 1=1--"]
     ),
@@ -138,10 +138,18 @@ def _paths(known: list[str]) -> st.SearchStrategy[str]:
         texts.map(lambda text: quote(text.encode("utf-8", "replace")[:500], safe="")),
     )
     tails = ("", "/events", "/sheet.png", "/images/0.png", "/images/-1.png", "/images/" + "9" * 400 + ".png")
-    more = ("/images/0.exe", "/images/0.png?quality=-5", "/retry", "/vary", "/results", "/images.zip", "/%2e%2e/models")
+    others = (
+        "/images/0.exe",
+        "/images/0.png?quality=-5",
+        "/retry",
+        "/vary",
+        "/results",
+        "/images.zip",
+        "/%2e%2e/models",
+    )
     return st.one_of(
         st.tuples(
-            st.sampled_from(("/jobs/", "/batches/", "/models/", "/v1/models/")), ids, st.sampled_from(tails + more)
+            st.sampled_from(("/jobs/", "/batches/", "/models/", "/v1/models/")), ids, st.sampled_from(tails + others)
         ).map("".join),
         st.sampled_from(
             ("/jobs?limit=-1", "/jobs?limit=99999", "/jobs?cursor=%00%ff", "/jobs?status=x", "//", "/jobs//")
@@ -171,7 +179,7 @@ def _tokens(token: str) -> st.SearchStrategy[bytes]:
 
 
 def attacks(token: str, known: list[str], strangers: list[str]) -> st.SearchStrategy[Attack]:
-    """Every kind of attack: by the owner of `token`, whose jobs are `known`, on others', which are `strangers`."""
+    """All kinds of attack, by the owner of `token` and of the jobs `known`, including on others' jobs, `strangers`."""
     own = {"Authorization": b"Bearer " + token.encode()}
 
     def posted(path: str, body: bytes, kind: bytes, headers: dict[str, bytes]) -> Attack:
@@ -201,7 +209,7 @@ def attacks(token: str, known: list[str], strangers: list[str]) -> st.SearchStra
     )
     unknown = st.builds(
         lambda path, bad, method: Attack(method, path, {"Authorization": bad} if bad else {}, b"{}", may_pass=False),
-        st.one_of(posts, st.sampled_from([f"/jobs/{one}" for one in known]), st.just(f"/models?api_key={token}")),
+        st.one_of(posts, st.sampled_from([f"/jobs/{job_id}" for job_id in known]), st.just(f"/models?api_key={token}")),
         _tokens(token),
         st.sampled_from(("GET", "POST", "DELETE")),
     )
@@ -223,10 +231,10 @@ BROKEN = (
 
 
 def break_protocol(url: str, tally: Tally) -> None:
-    """Bytes that are no HTTP: the connection may be closed, or the answer is no 5xx but 505."""
-    place = urlsplit(url)
+    """Send bytes that are not HTTP: the connection may be closed, but no 5xx except 505 may be answered."""
+    address = urlsplit(url)
     for sent in BROKEN:
-        with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
             try:
                 connection.sendall(sent)
                 connection.shutdown(socket.SHUT_WR)
@@ -248,10 +256,10 @@ def attack(
     number: int,
     each: Callable[[int], None],
 ) -> Tally:
-    """Send `count` attacks, drawn from `number`; calls `each` with how many were sent.
+    """Send `count` attacks, generated from the seed `number`; calls `each` with the number sent so far.
 
-    What is accepted is cancelled at once. An answer of 5xx is a fault, and so is one of 2xx to whoever has no right.
-    A job that failed by its numbers is none: that is told with 500 and `job_failed` to whoever waits for its picture.
+    Accepted jobs are cancelled immediately. An answer of 5xx is a fault, and so is 2xx to a client without permission.
+    A 500 with `job_failed` is no fault: it reports a failed job, such as one with NaN, to the client waiting for it.
     """
     tally = Tally()
     client = httpx.Client(base_url=url, timeout=60)
@@ -266,7 +274,7 @@ def attack(
         suppress_health_check=list(HealthCheck),
     )
     @given(attacks(token, known, strangers))
-    def one(sent: Attack) -> None:
+    def send_one(sent: Attack) -> None:
         tally.sent += 1
         each(tally.sent)
         try:
@@ -276,25 +284,25 @@ def attack(
             text = b"" if "event-stream" in answer.headers.get("content-type", "") else answer.read()
             answer.close()
         except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError):
-            return  # the client itself refuses to say such a thing
+            return  # the client itself refuses to send it
         except httpx.TransportError as error:
-            # A server that refuses a body before all of it came may close; it must not be gone.
+            # A server may refuse a body and close the connection early, but it must still be up.
             if client.get("/healthz").status_code != 200:
                 tally.faults.append(f"{sent.method} {sent.path[:80]}: {error!r}")
             return
         tally.answers[answer.status_code] += 1
-        asked = f"{sent.method} {sent.path[:80]} {sent.body[:200]!r} {list(sent.headers)}"
-        shown = f"{asked}: {answer.status_code} {text[:200]!r}"
+        request_text = f"{sent.method} {sent.path[:80]} {sent.body[:200]!r} {list(sent.headers)}"
+        exchange = f"{request_text}: {answer.status_code} {text[:200]!r}"
         if answer.status_code >= 500 and b"job_failed" not in text:
-            tally.faults.append(shown)
+            tally.faults.append(exchange)
         if answer.is_success and not sent.may_pass:
-            tally.faults.append(f"let in: {shown}")
-        if answer.status_code == 202 and (place := answer.headers.get("Location")):
-            client.delete(place, headers=own)
+            tally.faults.append(f"let in: {exchange}")
+        if answer.status_code == 202 and (location := answer.headers.get("Location")):
+            client.delete(location, headers=own)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", HypothesisWarning)  # about the length of what is drawn here
-        one()
+        warnings.simplefilter("ignore", HypothesisWarning)  # it warns about large examples, which are intended
+        send_one()
     break_protocol(url, tally)
     client.close()
     return tally

@@ -1,4 +1,4 @@
-"""A whole Cynosure of real processes, each of which can be killed, paused and started again."""
+"""A complete Cynosure deployment of real processes, each of which can be killed, paused and restarted."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class House:
     """Store, gateways and workers; use it as a context manager.
 
     Args:
-        gateways: how many.
-        workers: how many.
-        models: what they load.
-        port: of the store; a free one by default.
-        through: port that the workers reach the store by: a proxy's, say.
-        store_options: of Valkey, beside the usual ones.
-        store_environment: for the store alone.
+        gateways: number of gateways.
+        workers: number of workers.
+        models: models that the workers load.
+        port: the store's port; a free one by default.
+        through: port through which the workers reach the store, such as a proxy's.
+        store_options: additional options of Valkey.
+        store_environment: additional environment of the store only.
         data: folder of the append-only file.
-        settings: more environment for all.
+        settings: additional environment of all processes.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class House:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def is_up(self, worker: Process) -> bool:
-        """Whether the worker has its models loaded. A registration outlives its worker by some seconds."""
+        """Whether the worker has loaded its models. A registration outlives its worker by some seconds."""
         names: Any = self.client.zrange(f"{PREFIX}:workers", 0, -1)
         return worker.is_alive and any(f"-{worker.pid}-" in name.decode() for name in names)
 
@@ -139,12 +139,12 @@ class House:
         return sum(int(self.client.zcard(key)) for key in keys)
 
     def start_store(self) -> None:
-        """Start it, also again from its append-only file, and wait until it answers."""
+        """Start the store, from its append-only file if there is one, and wait until it answers."""
         self.store.start()
         wait_until(self._store_answers, seconds=START_S, what="the store answers")
 
     def wait_for_worker(self, worker: Process) -> None:
-        """Wait until it is up."""
+        """Wait until the worker is up."""
         wait_until(lambda: self.is_up(worker), seconds=START_S, what=f"{worker.name} is up")
 
     def _wait_for_workers(self) -> None:
@@ -167,7 +167,7 @@ class House:
             return False
 
     def tend(self) -> None:
-        """From now on start whatever has died, as a supervisor does, but for the store."""
+        """From now on restart gateways and workers that have died, as a supervisor does."""
         self._tender.start()
 
     def stop_tending(self) -> None:
@@ -182,12 +182,12 @@ class House:
                     process.start()
 
     def job_fields(self, job_id: str, *names: str) -> list[str]:
-        """Of its record; empty where there is none."""
-        found: Any = self.client.hmget(f"{PREFIX}:job:{job_id}", list(names))
-        return [(value or b"").decode() for value in found]
+        """Fields of the job's record; empty strings for missing ones."""
+        values: Any = self.client.hmget(f"{PREFIX}:job:{job_id}", list(names))
+        return [(value or b"").decode() for value in values]
 
     def held_by(self, worker: Process) -> dict[str, int]:
-        """Running jobs of a worker, with the attempt."""
+        """The worker's running jobs, with their attempt numbers."""
         held = {}
         running: Any = self.client.zrange(f"{PREFIX}:leases", 0, -1)
         for raw in running:
@@ -197,13 +197,13 @@ class House:
         return held
 
     def endless_keys(self) -> list[str]:
-        """Keys without an expiry, but for those that are meant to be: leases go entry by entry, bells are kombu's."""
-        kept = (f"{PREFIX}:leases", f"{PREFIX}:bell:")
+        """Keys without an expiry, except intended ones: lease entries are removed one by one, bells are kombu's."""
+        intended = (f"{PREFIX}:leases", f"{PREFIX}:bell:")
         names = [raw.decode() for raw in self.client.scan_iter(f"{PREFIX}:*", count=1000)]
-        return [name for name in names if not name.startswith(kept) and self.client.ttl(name) == -1]
+        return [name for name in names if not name.startswith(intended) and self.client.ttl(name) == -1]
 
     def rows_left(self) -> int:
-        """Stop the workers in good order; samples that were left in their engines."""
+        """Stop the workers with SIGTERM; returns the number of samples left in their engines."""
         self._wait_for_workers()
         self.stop_tending()
         for worker in self.workers:

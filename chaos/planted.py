@@ -1,7 +1,7 @@
-"""`python -m chaos.planted`: a worker like any other, but for what is planted in it.
+"""`python -m chaos.planted`: a worker with planted faults.
 
-It dies of the job whose seed is CHAOS_POISON_SEED, as a fault in a kernel would kill it, and says on leaving in good
-order whether anything was left in its engine.
+The job with seed CHAOS_POISON_SEED kills its process, as a crash in a kernel would. On a regular exit it writes to
+CHAOS_LEFT_FILE how many samples are left in its engine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _poisoned(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sa
     return specs_of(job_id, request, card)
 
 
-class TellingEngine(Engine):
-    """Counts what is left when it closes."""
+class CountingEngine(Engine):
+    """Records how many samples are left when it closes."""
 
     def close(self) -> None:
         samples = sum(len(loaded.schedule) for loaded in self.packs.values())
@@ -38,5 +38,5 @@ class TellingEngine(Engine):
 
 if __name__ == "__main__":
     vars(host)["specs_of"] = _poisoned
-    vars(program)["Engine"] = TellingEngine
+    vars(program)["Engine"] = CountingEngine
     program.main()

@@ -1,4 +1,4 @@
-"""A network that can be broken: a TCP proxy that drops, delays, halves bytes and goes silent."""
+"""A TCP proxy that simulates network faults: it resets, delays, truncates, and swallows bytes silently."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CHUNK = 65_536
 
 @dataclass
 class Weather:
-    """What the network does to bytes.
+    """The network's faults.
 
     Attributes:
-        delay_s: for every chunk.
-        cut: share of chunks of which half is passed on, and then the connection is reset.
-        silent: bytes are swallowed, and no connection is closed: a cable that was pulled.
-        closed: nobody answers at the address.
+        delay_s: delay of every chunk.
+        cut: share of chunks of which only half is forwarded before the connection is reset.
+        silent: bytes are swallowed but no connection is closed, as when a cable is pulled.
+        closed: new connections are aborted.
     """
 
     delay_s: float = 0.0
@@ -30,16 +30,16 @@ class Weather:
 
 
 class Proxy:
-    """Between `port` here and the store; change its `weather` at any time. Runs on a thread of its own.
+    """Forwards `port` to the store, on a separate thread; `weather` may be changed at any time.
 
     Args:
-        target_port: of the store.
-        seed: of where connections are cut.
-        tls: with a certificate, TLS ends here: the store behind has none.
+        target_port: the store's port.
+        seed: decides where connections are cut.
+        tls: if given, the proxy terminates TLS; the connection to the store stays plain.
 
     Attributes:
-        connections: how many were taken.
-        resets: how many were reset.
+        connections: number of accepted connections.
+        resets: number of reset connections.
     """
 
     def __init__(self, target_port: int, *, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -64,7 +64,7 @@ class Proxy:
         self.close()
 
     def reset_all(self) -> None:
-        """Reset every connection there is."""
+        """Reset all open connections."""
         self._loop.call_soon_threadsafe(lambda: self._reset(set(self._writers)))
 
     def close(self) -> None:
@@ -97,8 +97,8 @@ class Proxy:
                 await asyncio.gather(self._pump(reader, far_writer, pair), self._pump(far_reader, writer, pair))
             finally:
                 self._writers -= pair
-                for one in pair:
-                    one.transport.abort()
+                for each in pair:
+                    each.transport.abort()
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]

@@ -1,4 +1,4 @@
-"""The scenarios, by name. Each ends with its books closed."""
+"""The scenarios by name. Each ends by checking all accepted jobs (`chaos.books`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scenario = Callable[[Scale], Result]
 
 
 def workers_killed(scale: Scale) -> Result:
-    """1. SIGKILL of a worker at random moments, two workers, mixed jobs."""
+    """1. A worker killed with SIGKILL at random moments; two workers, mixed jobs."""
     kills = scale.of(20)
     with trial("1 worker killed", House(workers=2, models=scale.models), scale, tended=True) as run:
         house, traffic = run.house, run.traffic
@@ -43,7 +43,7 @@ def workers_killed(scale: Scale) -> Result:
 
 
 def store_killed(scale: Scale) -> Result:
-    """2. SIGKILL of the store in mid-load, and its restart from the append-only file."""
+    """2. The store killed with SIGKILL under load, and restarted from its append-only file."""
     kills = scale.of(5)
     with trial("2 Redis killed", House(models=scale.models), scale) as run:
         traffic = run.traffic
@@ -56,7 +56,7 @@ def store_killed(scale: Scale) -> Result:
 
 
 def gateway_killed(scale: Scale) -> Result:
-    """3. The gateway killed between accept and bell, and after the bell."""
+    """3. The gateway killed between accepting a job and ringing the workers' doorbell, and after it."""
     with trial("3 gateway killed", House(models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         [gateway] = house.gateways
@@ -65,7 +65,7 @@ def gateway_killed(scale: Scale) -> Result:
                 time.sleep(traffic.random.uniform(0.0, 0.3))
                 gateway.kill()
                 gateway.start()
-            # Between accept and bell: the records are there, and nobody was told.
+            # Between accept and bell: the records exist, but no worker was notified.
             house.workers[0].signal(signal.SIGSTOP)
             traffic.post_all(traffic.mixed(4, steps=(5, 20)))
             gateway.kill()
@@ -79,7 +79,7 @@ def gateway_killed(scale: Scale) -> Result:
 
 
 def worker_paused(scale: Scale) -> Result:
-    """4. A worker stopped for longer than its lease, then resumed."""
+    """4. A worker paused for longer than its lease, then resumed."""
     with trial("4 worker paused", House(workers=2, models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         for number in range(scale.of(4)):
@@ -92,7 +92,7 @@ def worker_paused(scale: Scale) -> Result:
 
 
 def network_cut(scale: Scale) -> Result:
-    """5. Between worker and store: bytes delayed, halved, connections reset, everything silent."""
+    """5. Between worker and store, bytes delayed, truncated and swallowed, and connections reset."""
     weathers = (
         Weather(cut=0.05),
         Weather(delay_s=0.2),
@@ -143,16 +143,16 @@ def poison(scale: Scale) -> Result:
 
 
 def _post_while_full(run: Trial, relieve: Callable[[], object]) -> None:
-    """Post to a store that takes nothing until that is said, and for two leases more; then relieve it."""
+    """Post to a store that refuses writes until 503s are answered, wait for two leases, then call `relieve`."""
     traffic = run.traffic
     with traffic.posting(traffic.mixed(10, steps=(5, 20))):
-        wait_until(lambda: traffic.refusals[503] > 3, seconds=60, what="that the store is full is said")
+        wait_until(lambda: traffic.refusals[503] > 3, seconds=60, what="the full store is reported")
         time.sleep(2 * LEASE_S)
         relieve()
         started = time.monotonic()
     traffic.wait_all()
     run.recovery.append(time.monotonic() - started)
-    run.result.note = f"{traffic.refusals[503]} honest 503s"
+    run.result.note = f"{traffic.refusals[503]} 503s with Retry-After"
 
 
 def memory_full(scale: Scale) -> Result:
@@ -166,7 +166,7 @@ def memory_full(scale: Scale) -> Result:
 
 
 def disk_full(scale: Scale) -> Result:
-    """7b. No room for the append-only file."""
+    """7b. No disk space for the append-only file."""
     name = "7b disk full"
     with tempfile.TemporaryDirectory(prefix="cynosure-disk-") as disk:
         mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", disk], capture_output=True, text=True)
@@ -179,7 +179,7 @@ def disk_full(scale: Scale) -> Result:
                 ballast = Path(disk) / "ballast"
                 _fill(ballast)
                 _post_while_full(run, ballast.unlink)
-                house.store.kill()  # and what is read from the disk again is whole
+                house.store.kill()  # the append-only file must still be readable after the restart
                 house.start_store()
         finally:
             subprocess.run(["umount", "-l", disk], check=False)
@@ -229,7 +229,7 @@ def _wait_for_step(house: House, before: int) -> None:
 
 
 def rolling_restart(scale: Scale) -> Result:
-    """10. Gateways and workers restarted one after the other, under load."""
+    """10. Gateways and workers restarted one after the other under load."""
     with trial("10 rolling restart", House(gateways=2, workers=2, models=scale.models), scale) as run:
         house, traffic = run.house, run.traffic
         with traffic.posting(traffic.mixed(scale.of(200, least=30), steps=(5, 40))):
@@ -238,16 +238,16 @@ def rolling_restart(scale: Scale) -> Result:
                     time.sleep(1.0)
                     code = process.stop()
                     if code not in (0, -signal.SIGTERM):
-                        traffic.faults.append(f"{process.name} ended with {code}")
+                        traffic.faults.append(f"{process.name} exited with {code}")
                     process.start()
                     if process in house.workers:
                         house.wait_for_worker(process)
-    run.result.note = f"{traffic.broken_connections} broken connections went to the other gateway"
+    run.result.note = f"{traffic.broken_connections} broken connections were retried at the other gateway"
     return run.result
 
 
 def everything_at_once(scale: Scale) -> Result:
-    """The short form: one house, one load, a blow of most kinds."""
+    """The short form: one deployment, one load, most kinds of faults."""
     house = House(
         workers=2,
         models=scale.models,

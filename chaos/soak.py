@@ -1,4 +1,4 @@
-"""`python -m chaos.soak`: steady load for a long time; memory must stay where it is."""
+"""`python -m chaos.soak`: steady load for a long time; memory must not grow."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from chaos.traffic import FINAL, Traffic, mixed_job
 LOAD = 0.8
 MAX_GROWTH = 0.05
 SAMPLE_S = 5.0
-POLL_S = 0.5  # asked more often, a gateway takes the cores that the worker needs
-CROWD, CROWD_S, CROWD_POLL_S = 96, 40.0, 1.0  # more clients than a worker has threads, so that all of them have begun
+POLL_S = 0.5  # more frequent polling would take cores from the worker
+CROWD, CROWD_S, CROWD_POLL_S = 96, 40.0, 1.0  # more clients than a worker has threads, so that all threads have started
 STEPS = (4, 12)
-KEPT_S = 60  # results, so that the store reaches its steady state while one watches
+KEPT_S = 60  # lifetime of results: short, so that the store reaches a steady state before sampling begins
 WARM_UP_S = 2.5 * KEPT_S
-PATIENCE_S = 2.0 * KEPT_S  # until a job is accepted, and from there until it ends: its record lasts no longer
+PATIENCE_S = 2.0 * KEPT_S  # to be accepted, and again to end: unfinished records live no longer
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """The last fifth over the first one, in medians; 0 is flat."""
+        """Median of the last fifth of the samples relative to that of the first fifth; 0 is flat."""
         fifth = max(1, len(self.samples) // 5)
         return median(self.samples[-fifth:]) / median(self.samples[:fifth]) - 1
 
 
 def capacity(traffic: Traffic) -> float:
-    """Jobs a second where more wait than are taken, until the last of them is done."""
+    """Jobs per second with a full queue, measured until the last job is done."""
     started = time.monotonic()
 
     def client() -> None:
@@ -59,7 +59,7 @@ def _follow(traffic: Traffic, *, poll_s: float = POLL_S) -> float | None:
     """Post a job and wait for its end; one that doesn't end in time stays unfinished in `traffic`.
 
     Returns:
-        Seconds that it took over those that it said at first; `None` where it said none, or did not end.
+        Seconds taken divided by its first `eta_seconds`; `None` if it had none, or did not end.
 
     Raises:
         TimeoutError: it was not accepted in time.
@@ -70,7 +70,7 @@ def _follow(traffic: Traffic, *, poll_s: float = POLL_S) -> float | None:
     while time.monotonic() < until:
         job = traffic.look(job_id)
         if job is not None and job["status"] in FINAL:
-            traffic.finished[job_id] = {"status": job["status"]}  # no more of it: there are tens of thousands
+            traffic.finished[job_id] = {"status": job["status"]}  # only the status: there are tens of thousands
             return (time.monotonic() - started) / eta_s if eta_s else None
         if job is not None and eta_s is None:
             started, eta_s = time.monotonic(), job["eta_seconds"]
@@ -83,10 +83,10 @@ def _note_errors(traffic: Traffic, futures: Iterable[Future[Any]]) -> None:
 
 
 def load(traffic: Traffic, rate: float, seconds: float) -> list[float]:
-    """Post at `rate` a second, whatever comes back.
+    """Post `rate` jobs per second, regardless of how many are unfinished.
 
     Returns:
-        For each job that ended, the time that it took over the `eta_seconds` that it said at first.
+        For each job that ended, the time taken divided by its first `eta_seconds`.
     """
     started = time.monotonic()
     followed = []
@@ -95,12 +95,12 @@ def load(traffic: Traffic, rate: float, seconds: float) -> list[float]:
             time.sleep(max(0.0, started + number / rate - time.monotonic()))
             followed.append(pool.submit(_follow, traffic))
     _note_errors(traffic, followed)
-    return [ratio for one in followed if not one.exception() and (ratio := one.result())]
+    return [ratio for future in followed if not future.exception() and (ratio := future.result())]
 
 
 @contextmanager
 def watching(house: House, *, after_s: float) -> Iterator[dict[str, Memory]]:
-    """Memory by process, sampled while the body runs, from so long after its start."""
+    """Memory by process, sampled while the body runs, beginning `after_s` seconds after its start."""
     watched = {"gateway": house.gateways[0], "worker": house.workers[0], "Redis": house.store}
     memory = {name: Memory() for name in watched}
     stop = threading.Event()
@@ -122,7 +122,7 @@ def watching(house: House, *, after_s: float) -> Iterator[dict[str, Memory]]:
 
 
 def books_of(traffic: Traffic) -> Result:
-    """What was accepted against how it ended, as it was seen: records are long gone by the end."""
+    """Compare the accepted jobs with the ends seen while polling: most records have expired by now."""
     ends = [job["status"] for job in traffic.finished.values()]
     return Result(
         name="9 soak",
@@ -135,7 +135,7 @@ def books_of(traffic: Traffic) -> Result:
 
 
 def main() -> None:
-    """Load a house to 80 % of what it can do, and say by how much its processes grow."""
+    """Load a deployment to 80 % of its capacity, and report by how much its processes grow."""
     parser = argparse.ArgumentParser(prog="python -m chaos.soak", description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     seconds: float = 60 * parser.parse_args().minutes
@@ -156,12 +156,12 @@ def main() -> None:
         print(fault, file=sys.stderr)
     print(table([result]))
     print("\n| process | resident at first | at last | growth |\n|---|---|---|---|")
-    for name, one in memory.items():
-        print(f"| {name} | {one.samples[0]:.0f} MB | {one.samples[-1]:.0f} MB | {one.growth:+.1%} |")
+    for name, usage in memory.items():
+        print(f"| {name} | {usage.samples[0]:.0f} MB | {usage.samples[-1]:.0f} MB | {usage.growth:+.1%} |")
     if ratios:
         close = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
         print(f"\nTime taken over eta_seconds: median {median(ratios):.2f}; within a factor of two: {close:.0%}")
-    sys.exit(not result.holds or any(one.growth > MAX_GROWTH for one in memory.values()))
+    sys.exit(not result.holds or any(usage.growth > MAX_GROWTH for usage in memory.values()))
 
 
 if __name__ == "__main__":

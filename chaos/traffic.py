@@ -1,4 +1,4 @@
-"""Clients that post jobs through thick and thin, and keep the books."""
+"""Clients that post jobs, retrying through faults, and record every job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENCE_S = 600.0
 
 
 def mixed_job(random_: random.Random, *, steps: tuple[int, int], images: int = 2) -> dict[str, Any]:
-    """A request of any mode, sampler, length and priority, whose picture is determined by it."""
+    """A request with random mode, sampler, length, priority and seed."""
     return {
         "class_label": random_.randrange(10),
         "seed": random_.randrange(2**40),
@@ -45,8 +45,8 @@ def mixed_job(random_: random.Random, *, steps: tuple[int, int], images: int = 2
 class Traffic:
     """Posts jobs and follows them; use it as a context manager.
 
-    Each job has an `Idempotency-Key` of its own and is posted until it is accepted. An answer that is neither
-    success nor an honest refusal (429, 503 with Retry-After) is a fault.
+    Each job has a unique `Idempotency-Key` and is posted until it is accepted. An answer that is neither success nor a
+    proper refusal (429 or 503, with Retry-After) is a fault.
     """
 
     def __init__(self, urls: Sequence[str], *, seed: int) -> None:
@@ -67,27 +67,27 @@ class Traffic:
         self._http.close()
 
     def mixed(self, count: int, *, steps: tuple[int, int], images: int = 2) -> list[dict[str, Any]]:
-        """So many of `mixed_job`."""
+        """`count` jobs of `mixed_job`."""
         return [mixed_job(self.random, steps=steps, images=images) for _ in range(count)]
 
     @contextmanager
     def posting(self, jobs: Sequence[dict[str, Any]]) -> Iterator[None]:
-        """Post them in the background, for as long as the body takes, and wait until the last is accepted."""
+        """Post jobs in the background while the body runs; on exit, wait until all are accepted."""
         with ThreadPoolExecutor(1) as poster:
             posted = poster.submit(self.post_all, jobs, threads=4, patience_s=PATIENCE_S)
             yield
         posted.result()
 
     def post_all(self, jobs: Sequence[dict[str, Any]], *, threads: int = 8, patience_s: float = 120) -> list[str]:
-        """Post them side by side; ids in the order of `jobs`."""
+        """Post jobs in parallel; returns their ids in the order of `jobs`."""
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda job: self.post(job, patience_s=patience_s), jobs))
 
     def post(self, job: dict[str, Any], *, patience_s: float = 120) -> str:
-        """Post until it is accepted; its id.
+        """Post a job until it is accepted; returns its id.
 
         Raises:
-            TimeoutError: it was not, in time.
+            TimeoutError: it was not accepted in time.
         """
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         until = time.monotonic() + patience_s
@@ -102,7 +102,7 @@ class Traffic:
         raise TimeoutError(f"not accepted within {patience_s:g} s")
 
     def wait_all(self, *, patience_s: float = PATIENCE_S) -> None:
-        """Look until all are final, or the time is up; a job that was seen final is not looked at again."""
+        """Poll until all jobs are final, or the time is up; a job seen final is not polled again."""
         until = time.monotonic() + patience_s
         while (left := self.accepted.keys() - self.finished.keys()) and time.monotonic() < until:
             for job_id in left:
@@ -112,12 +112,12 @@ class Traffic:
             time.sleep(0.2)
 
     def look(self, job_id: str) -> dict[str, Any] | None:
-        """The job, or `None` where nobody says."""
+        """The job, or `None` if no gateway returns it."""
         answer = self._exchange("GET", f"/jobs/{job_id}")
         if answer is None or answer.status_code != 200:
             return None
-        found: dict[str, Any] = answer.json()
-        return found
+        job: dict[str, Any] = answer.json()
+        return job
 
     def picture(self, url: str) -> bytes | None:
         answer = self._exchange("GET", url)

@@ -1,4 +1,4 @@
-"""What the scenarios share: a house, traffic on it, and the books at the end."""
+"""Common frame of the scenarios: a deployment, traffic on it, and the check of all jobs at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.traffic import Traffic
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of it: `make chaos` at 1, shorter below."""
+    """Size of a scenario: `make chaos` runs at factor 1; smaller factors are shorter."""
 
     factor: float = 1.0
     seed: int = 0
@@ -29,9 +29,9 @@ class Trial:
     """One scenario under way.
 
     Attributes:
-        recovery: seconds from each blow until all that it hit went on.
-        expected_to_fail: jobs that should.
-        result: has its figures once the trial is over.
+        recovery: seconds from each fault until the affected jobs went on.
+        expected_to_fail: ids of jobs that should fail.
+        result: filled in when the trial ends.
     """
 
     house: House
@@ -43,13 +43,13 @@ class Trial:
 
 @contextmanager
 def trial(name: str, house: House, scale: Scale, *, tended: bool = False) -> Iterator[Trial]:
-    """Open the house for the body; then wait for all that was accepted, and close the books.
+    """Start the house for the body; then wait for all accepted jobs, and check them.
 
     Args:
-        name: of the result.
-        house: one that is not open yet.
-        scale: whose seed is the traffic's.
-        tended: start whatever has died, as a supervisor does.
+        name: name of the result.
+        house: a house that is not started yet.
+        scale: its seed is used for the traffic.
+        tended: restart gateways and workers that have died, as a supervisor does.
     """
     with house, Traffic(house.urls, seed=scale.seed) as traffic:
         if tended:

@@ -1,1 +1,1 @@
-"""Whole processes under test: where they listen, what they see, and when they are ready."""
+"""Runs whole processes under test: ports, environments and readiness."""

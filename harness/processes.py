@@ -1,4 +1,4 @@
-"""Processes of their own: where they listen, what they see, and when they are ready."""
+"""Starts and stops processes; finds free ports, cleans environments, and waits for readiness."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ START_S = 120.0
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A TCP port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment without any of our own variables, so that a developer's settings change nothing."""
+    """The environment without Cynosure's and Redis's variables, so that a developer's settings have no effect."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_"))} | extra
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = START_S, what: str) -> float:
-    """Seconds until `condition` held.
+    """Wait until `condition` holds; returns the seconds waited.
 
     Raises:
         TimeoutError: it did not hold in time.
@@ -42,7 +42,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = START_S, what:
 
 
 def is_ready(url: str, path: str = "/readyz") -> bool:
-    """Whether a server says so; of a gateway, that it has its store and a worker."""
+    """Whether a server reports that it is ready; a gateway needs its store and a worker for that."""
     try:
         return httpx.get(url + path, timeout=5).status_code == 200
     except httpx.TransportError:
@@ -50,7 +50,7 @@ def is_ready(url: str, path: str = "/readyz") -> bool:
 
 
 def wait_until_ready(url: str) -> None:
-    """Wait for a gateway and its worker.
+    """Wait until a gateway, with its worker, is ready.
 
     Raises:
         TimeoutError: it was not ready in time.
@@ -59,7 +59,7 @@ def wait_until_ready(url: str) -> None:
 
 
 class Process:
-    """One process and its log; `start` it again at will."""
+    """A process and its log. It can be started again after it has ended."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
@@ -98,7 +98,7 @@ class Process:
             self.process.wait()
 
     def stop(self, seconds: float = 40.0) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and wait; returns the exit code."""
         assert self.process is not None
         self.signal(signal.SIGTERM)
         return self.process.wait(seconds)

@@ -1,1 +1,1 @@
-"""What a user would write instead: the same weights behind a lock, behind LitServe, and behind plain Celery."""
+"""The alternatives a user would write: the same weights behind a lock, behind LitServe, and behind plain Celery."""

@@ -1,4 +1,4 @@
-"""The plain diffusers loop that all peers share: one batch of alike requests, from noise to PNG."""
+"""The plain diffusers loop that all peers share: one batch of similar requests, from noise to PNG."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEDULERS = {
 
 
 class PeerSettings(BaseSettings):
-    """What a peer draws, from the environment (`CYNOSURE_BENCH_…`)."""
+    """A peer's settings, from the environment (`CYNOSURE_BENCH_…`)."""
 
     model_config = SettingsConfigDict(env_prefix="CYNOSURE_BENCH_", frozen=True)
 
@@ -41,32 +41,32 @@ class PeerSettings(BaseSettings):
 
 
 class PlainPipeline:
-    """A pack drawn by the loop of diffusers' examples, with networks loaded as Cynosure's are."""
+    """Draws a pack with the loop of diffusers' examples; networks are loaded as in Cynosure."""
 
     def __init__(self) -> None:
         settings = PeerSettings()
         self.pack, self.device = open_pack(settings.pack), torch.device(settings.device)
-        precision = of_classifier = FLOAT32
+        precision = classifier_precision = FLOAT32
         if not settings.float32:
             precision = rules.precisions(self.device)[0]
             if self.device.type != "cpu":
-                of_classifier = rules.precisions(self.device, by_gradient=True)[0]
+                classifier_precision = rules.precisions(self.device, by_gradient=True)[0]
         self.denoiser = load_denoiser(self.pack, self.device, precision)
-        self.steering = load_steering(self.pack, self.device, of_classifier)
+        self.steering = load_steering(self.pack, self.device, classifier_precision)
 
     def scheduler(self, asked: Asked) -> Any:
-        kept = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
-        config = {name: value for name, value in self.pack.scheduler_config.items() if name in kept}
+        relevant = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
+        config = {name: value for name, value in self.pack.scheduler_config.items() if name in relevant}
         if asked.sampler == "dpmpp_2m":
             config["lambda_min_clipped"] = -5.1
         if asked.sampler in ("ddim", "ddpm"):
-            config["clip_sample"] = not self.pack.has("vae")  # latents go beyond [-1, 1]
+            config["clip_sample"] = not self.pack.has("vae")  # an autoencoder's latents exceed [-1, 1]
         scheduler = SCHEDULERS[asked.sampler](prediction_type=self.denoiser.prediction_type, **config)
         scheduler.set_timesteps(asked.steps, device=self.device)
         return scheduler
 
     def draw(self, alike: Sequence[Asked]) -> list[list[str]]:
-        """Base64 PNGs of each request; all must have the same mode, sampler and steps."""
+        """Draw requests of the same mode, sampler and steps in one batch; returns each request's base64 PNGs."""
         first = alike[0]
         scheduler = self.scheduler(first)
         rows = [asked for asked in alike for _ in range(asked.count)]
@@ -78,25 +78,27 @@ class PlainPipeline:
         x = torch.stack([torch.randn(self.denoiser.latent_shape, generator=generator) for generator in generators])
         x = x.to(self.device) * scheduler.init_noise_sigma
         guided = first.mode == "classifier_free"
-        told = stacked([*conditional, *unconditional] if guided else conditional, self.device)
-        asked_of_classifier = None
+        conditioning = stacked([*conditional, *unconditional] if guided else conditional, self.device)
+        condition = None
         if first.mode == "classifier" and self.steering is not None:
-            asked_of_classifier = stacked([self.steering.condition(spec) for spec in specs], self.device)
+            condition = stacked([self.steering.condition(spec) for spec in specs], self.device)
         for timestep in scheduler.timesteps:
-            seen = scheduler.scale_model_input(x, timestep)
-            output = self._predict(seen, timestep, told, scales, guided=guided)
-            if asked_of_classifier is not None:
-                output = self._steered(output, seen, timestep, asked_of_classifier, scales, scheduler)
+            scaled = scheduler.scale_model_input(x, timestep)
+            output = self._predict(scaled, timestep, conditioning, scales, guided=guided)
+            if condition is not None:
+                output = self._steered(output, scaled, timestep, condition, scales, scheduler)
             x = scheduler.step(output, timestep, x).prev_sample
         pictures = self.denoiser.decode(x).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
         encoded = iter([_png(picture) for picture in pictures.permute(0, 2, 3, 1).squeeze(3).cpu().numpy()])
         return [[next(encoded) for _ in range(asked.count)] for asked in alike]
 
-    def _predict(self, x: Tensor, timestep: Tensor, told: Conditioning, scales: Tensor, *, guided: bool) -> Tensor:
-        """What the network predicts; `guided` classifier-free, it is told twice as many rows."""
+    def _predict(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, scales: Tensor, *, guided: bool
+    ) -> Tensor:
+        """The network's prediction; with classifier-free guidance (`guided`) `conditioning` has twice as many rows."""
         rows = torch.cat([x, x]) if guided else x
-        output = self.denoiser.forward(rows, timestep.float().expand(len(rows)), told)
-        output = output[:, : x.shape[1]]  # without the variance, where that is learnt
+        output = self.denoiser.forward(rows, timestep.float().expand(len(rows)), conditioning)
+        output = output[:, : x.shape[1]]  # drops a learnt variance
         if not guided:
             return output
         conditional, unconditional = output.chunk(2)
@@ -105,7 +107,7 @@ class PlainPipeline:
     def _steered(
         self, output: Tensor, x: Tensor, timestep: Tensor, condition: Conditioning, scales: Tensor, scheduler: Any
     ) -> Tensor:
-        """The prediction, moved by the classifier's gradient."""
+        """Add the classifier's gradient to the prediction."""
         assert self.steering is not None
         alpha_bar = scheduler.alphas_cumprod[int(timestep)]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

@@ -1,4 +1,4 @@
-"""The same loop in LitServe: dynamic batching of whole requests; those that are alike share a batch."""
+"""The same loop in LitServe: dynamic batching of whole requests; requests that can share a batch do."""
 
 import sys
 from collections.abc import Sequence

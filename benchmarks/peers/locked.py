@@ -1,4 +1,4 @@
-"""diffusers in FastAPI behind a lock: one request at a time, on a thread that does nothing else."""
+"""diffusers in FastAPI behind a lock: one request at a time, on a dedicated thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers.drawing import PlainPipeline
 from benchmarks.stream import Asked
 
 app = FastAPI()
-# The lock is a pool of one thread: FastAPI's own threads taking turns at a lock would each start an OpenMP pool.
+# The lock is a pool of one thread: with a real lock, each of FastAPI's threads would start an OpenMP pool.
 drawing = ThreadPoolExecutor(1)
 pipeline = drawing.submit(PlainPipeline)
 

@@ -1,4 +1,4 @@
-"""One Celery task a request, no batching: the recipe of many tutorials. `tasks.py PORT` is its FastAPI front."""
+"""One Celery task per request, without batching, as in many tutorials. `tasks.py PORT` runs its FastAPI front end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ queue.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_start
 
 @functools.cache
 def pipeline() -> PlainPipeline:
-    torch.set_num_threads(1)  # a process a core: two beat one of two threads here
+    torch.set_num_threads(1)  # one process per core: two processes are faster here than one with two threads
     return PlainPipeline()
 
 
@@ -36,7 +36,7 @@ def draw(body: dict[str, Any]) -> list[str]:
 
 
 app = FastAPI()
-# FastAPI has forty threads of its own, and needs one for every answer too: beyond forty clients none would get through.
+# Waiting on FastAPI's forty threads would block it with more than forty clients, since it needs one for every answer.
 waiting = ThreadPoolExecutor(256)
 
 
