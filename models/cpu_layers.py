@@ -26,7 +26,7 @@ VECTOR = 8
 """Channels that torch normalizes at once, if a group has that many."""
 WHOLE = 64
 """torch's loops process a multiple of this many numbers in whole vectors: two of AVX-512 at a time, with a margin."""
-_CBWR_ALL, _CBWR_STRICT = -1, 0x10000  # of MKL's mkl_types.h
+_CBWR_ALL, _CBWR_STRICT = -1, 0x10000  # from MKL's mkl_types.h
 BY_CHANNEL = range(128, 1024)
 """Map sizes that torch normalizes group by group; smaller maps take no time, larger ones go by channel too."""
 

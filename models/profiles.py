@@ -28,7 +28,7 @@ class Rounding(StrEnum):
 
 
 class StrengthRule(StrEnum):
-    """What `strength` means for image-to-image."""
+    """Meaning of `strength` in image-to-image."""
 
     DIFFUSERS = "diffusers"  # the last int(N·strength) steps, from the noise level of the first of them
     SD = "sd"  # the same steps, from the noise level of the step before them

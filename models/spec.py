@@ -1,7 +1,7 @@
-"""What to draw, as plain values: no tensor, no device, no request format.
+"""Specifications of pictures as plain values, independent of tensors, devices and request formats.
 
-A `SampleSpec` is one picture. `Guidance` says how it is steered, in terms that any sampler can apply, so pictures of
-different modes, samplers and lengths share one batch.
+A `SampleSpec` is one picture. `Guidance` describes how it is steered, in terms that any sampler can apply, so pictures
+of different modes, samplers and lengths share one batch.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class LoadedPack:
 
     @property
     def calibration(self) -> Calibration:
-        """How the pack runs on this device."""
+        """The pack's calibration on this device."""
         return self.runner.calibration
 
     @property

@@ -109,7 +109,7 @@ class Measurement:
         if pack.known is None and calibration.is_measured:  # on a separate thread, because the store may be slow
             threading.Thread(target=self._calibrations.save, args=(pack.key, calibration), daemon=True).start()
         if pack.loaded.networks.device.type != "cpu":
-            free_memory()  # of the largest batches, which ticks may never need
+            free_memory()  # held by the largest batches, which ticks may never need
         self._unmeasured.remove(pack)
         pack.loaded.is_measured = True
         if not self._unmeasured:

@@ -95,7 +95,7 @@ class Schedule(Generic[Sample]):
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job[Sample]] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
-    _short_rows: float = 0.0  # what is left of the share for short jobs, in denoiser rows
+    _short_rows: float = 0.0  # denoiser rows left of the share for short jobs
 
     def enqueue(self, sample: Sample, *, now: float) -> None:
         job = self._jobs.setdefault((sample.priority, sample.group), _Job(now))

@@ -39,7 +39,7 @@ class Levels:
 
     def __init__(self, pack_config: Mapping[str, Any]) -> None:
         alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules with zero terminal SNR end at 0
-        self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # of σ/α, rising with the timestep
+        self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # log σ/α, rising with the timestep
 
     def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
         """(input scale, timestep, α, σ) of the pack's level for the latent signal·x₀ + noise·ε.
