@@ -1,4 +1,4 @@
-"""Batches: thousands of requests that are kept until there is room for them, and become jobs one after another."""
+"""Batches: thousands of requests that are stored until the queue has room, then turned into jobs one by one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DIGEST_LENGTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request of a batch, decided.
+    """One request of a batch, with everything decided.
 
     Attributes:
-        digest: SHA-256 of what the client sent.
-        cached_as: the key that a result for it is kept under, if it may be.
+        digest: SHA-256 of the line as the client sent it.
+        cached_as: the key of its result in the result cache; `None` if it is not cached.
     """
 
     digest: str
@@ -37,23 +37,23 @@ class Line:
     cached_as: str | None
 
     def encoded(self) -> str:
-        rest = {
+        fields = {
             "custom_id": self.custom_id,
             "cached_as": self.cached_as,
             "request": self.request.model_dump(mode="json"),
         }
-        return self.digest + json.dumps(rest)
+        return self.digest + json.dumps(fields)
 
     @classmethod
     def decoded(cls, raw: bytes) -> Line:
-        rest = json.loads(raw[_DIGEST_LENGTH:])
-        request = ResolvedRequest.model_validate(rest["request"])
-        return cls(raw[:_DIGEST_LENGTH].decode(), rest["custom_id"], request, rest["cached_as"])
+        fields = json.loads(raw[_DIGEST_LENGTH:])
+        request = ResolvedRequest.model_validate(fields["request"])
+        return cls(raw[:_DIGEST_LENGTH].decode(), fields["custom_id"], request, fields["cached_as"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
-    """A batch as Redis holds it, with what its open jobs do now."""
+    """A batch as Redis holds it, with the number of its open jobs in each state."""
 
     id: str
     owner: str
@@ -71,7 +71,7 @@ class BatchRecord:
 
 
 class Batches(StoreClient):
-    """The store of batches. Every method raises `StoreUnavailable` where Redis is away."""
+    """The store of batches. Every method raises `StoreUnavailable` if Redis is away."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
@@ -79,7 +79,7 @@ class Batches(StoreClient):
         self._run = {name: client.register_script(script(f"batch_{name}")) for name in _SCRIPTS}
 
     async def open(self, batch_id: str, owner: str, upload: str, idempotency_key: str | None) -> str:
-        """A batch to receive lines: a new one, or the one that the key made before; returns its id."""
+        """Open a batch to receive lines, or reopen the one that the idempotency key made before; returns its id."""
         batch = self._keys.batch(batch_id)
         key = self._keys.batch_key(owner, idempotency_key) if idempotency_key else batch
         args: list[Any] = [batch_id, owner, upload, self._ttl_s, self._keys.batch("")]
@@ -88,13 +88,13 @@ class Batches(StoreClient):
         return opened.decode()
 
     async def digests(self, batch_id: str, first: int, count: int) -> list[str]:
-        """Digests of the lines from `first` (from 0) on, as far as they have arrived."""
+        """Digests of up to `count` lines from index `first` on, as far as they have arrived."""
         async with answering():
             raw: Any = await self._client.lrange(self._keys.batch_lines(batch_id), first, first + count - 1)
         return [line[:_DIGEST_LENGTH].decode() for line in raw]
 
     async def stage(self, batch_id: str, upload: str, kept: int, lines: Sequence[Line]) -> None:
-        """Put `lines` after the first `kept` ones; whatever else stood there goes.
+        """Keep the first `kept` lines and replace all after them by `lines`.
 
         Raises:
             BatchSuperseded: another upload has taken over, or the batch was started or cancelled.
@@ -105,7 +105,7 @@ class Batches(StoreClient):
             _refuse(await self._run["stage"](keys=keys, args=[upload, kept, self._ttl_s, *encoded]), batch_id)
 
     async def start(self, batch_id: str, upload: str) -> None:
-        """All lines have arrived: draw them.
+        """Start the batch: all of its lines have arrived.
 
         Raises:
             BatchSuperseded: as `stage`.
@@ -116,17 +116,17 @@ class Batches(StoreClient):
             _refuse(await self._accepting(self._run["start"], keys=keys, args=args), batch_id)
 
     async def look(self, batch_id: str, viewer: str) -> BatchRecord:
-        """The batch as it is now, for an owner or `EVERYONE`.
+        """The batch as it is now, if `viewer` (an owner or `EVERYONE`) may see it.
 
         Raises:
-            BatchNotFound: there is none, or it is another's.
+            BatchNotFound: there is none, or it belongs to another owner.
         """
         keys = [self._keys.batch(batch_id), self._keys.batch_open(batch_id), self._keys.batches]
         async with answering():
             flat, queued, running = await self._run["look"](keys=keys, args=[batch_id, self._keys.job("")])
         text = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
         if "owner" not in text or not may_see(viewer, text["owner"]):
-            raise BatchNotFound(f"No batch '{batch_id}' here, or it is no longer kept.")
+            raise BatchNotFound(f"There is no batch '{batch_id}', or it is no longer kept.")
         ended = {name: int(text.get(name, 0)) for name in ("succeeded", "failed", "cancelled", "expired")}
         return BatchRecord(
             id=batch_id,
@@ -141,13 +141,13 @@ class Batches(StoreClient):
         )
 
     async def lines(self, batch_id: str, first: int, count: int) -> list[Line]:
-        """Lines from `first` (from 0) on."""
+        """Up to `count` lines from index `first` on."""
         async with answering():
             raw: Any = await self._client.lrange(self._keys.batch_lines(batch_id), first, first + count - 1)
         return [Line.decoded(line) for line in raw]
 
     async def fed(self, batch_id: str, line: int, job_id: str) -> bool:
-        """Note that the line (from 0) has become a job; `False` where the batch wants no more."""
+        """Record that the line of this index has become a job; `False` if the batch takes no more jobs."""
         keys = [
             self._keys.batch(batch_id),
             self._keys.batch_jobs(batch_id),
@@ -160,7 +160,7 @@ class Batches(StoreClient):
         return bool(answer in (b"ok", b"before"))
 
     async def jobs(self, batch_id: str, first: int, count: int) -> list[tuple[str, JobRecord | None]]:
-        """Jobs of the lines from `first` (from 0) on that have one; `None` for a record that is no longer kept."""
+        """Jobs of up to `count` lines from index `first` on, as far as there are any; `None` for an expired record."""
         async with answering():
             raw: Any = await self._client.lrange(self._keys.batch_jobs(batch_id), first, first + count - 1)
             ids = [job_id.decode() for job_id in raw]
@@ -174,25 +174,25 @@ class Batches(StoreClient):
         ]
 
     async def cancel(self, batch_id: str) -> list[str]:
-        """End the batch; returns its jobs that are to be cancelled."""
+        """Cancel the batch; returns the ids of its open jobs, which the caller must cancel."""
         keys = [self._keys.batch(batch_id), self._keys.batch_open(batch_id), self._keys.batches]
         async with answering():
             raw: Any = await self._run["cancel"](keys=keys, args=[batch_id])
         return [job_id.decode() for job_id in raw]
 
     async def running(self) -> list[str]:
-        """Batches that want feeding, the oldest first."""
+        """Ids of the running batches, oldest first."""
         async with answering():
             raw: Any = await self._client.zrange(self._keys.batches, 0, -1)
         return [batch_id.decode() for batch_id in raw]
 
     async def forget(self, batch_id: str) -> None:
-        """Take a batch that is no longer kept from those that want feeding."""
+        """Remove a batch that is no longer kept from the running ones."""
         async with answering():
             await self._client.zrem(self._keys.batches, batch_id)
 
     async def try_lock(self, batch_id: str, *, ttl_s: float) -> bool:
-        """Whether this gateway is the one to feed the batch now."""
+        """Try to become the one gateway that feeds the batch; `True` if this call took the lock."""
         async with answering():
             lock = self._keys.batch_lock(batch_id)
             return bool(await self._client.set(lock, "1", nx=True, px=int(ttl_s * 1000)))
@@ -204,6 +204,6 @@ class Batches(StoreClient):
 
 def _refuse(answer: bytes, batch_id: str) -> None:
     if answer == b"gone":
-        raise BatchNotFound(f"No batch '{batch_id}' here, or it is no longer kept.")
+        raise BatchNotFound(f"There is no batch '{batch_id}', or it is no longer kept.")
     if answer == b"superseded":
         raise BatchSuperseded("Another upload with this Idempotency-Key has taken over, or the batch was cancelled.")

@@ -1,4 +1,4 @@
-"""Which workers live, and what the models they hold can do."""
+"""The live workers, and the model cards that they publish."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CALIBRATION_TTL_S = 30 * 86_400
 
 
 class FleetRegistry:
-    """A worker's side: publish several times in a `REGISTRATION_S`, withdraw on leaving."""
+    """The worker's side: publish several times per `REGISTRATION_S`, and withdraw before leaving."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client = connect(settings, "cynosure-fleet")
@@ -36,18 +36,18 @@ class FleetRegistry:
             pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
             pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
             pipe.zremrangebyscore(self._keys.workers, "-inf", now)
-            # Further ahead than any can be: the store's clock was put back. Who lives says so again soon.
+            # Ends too far ahead: the store's clock was set back. Live workers register again within seconds.
             pipe.zremrangebyscore(self._keys.workers, now + 2 * REGISTRATION_S, "+inf")
             pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
             pipe.execute()
 
     def calibration(self, key: str) -> bytes | None:
-        """What a worker of this deployment measured under `key`, if one did."""
+        """The calibration that a worker of this deployment stored under `key`, if any."""
         raw: Any = self._client.getex(self._keys.calibration(key), ex=_CALIBRATION_TTL_S)
         return raw if raw is None else bytes(raw)
 
-    def keep_calibration(self, key: str, found: bytes) -> None:
-        self._client.set(self._keys.calibration(key), found, ex=_CALIBRATION_TTL_S)
+    def keep_calibration(self, key: str, calibration: bytes) -> None:
+        self._client.set(self._keys.calibration(key), calibration, ex=_CALIBRATION_TTL_S)
 
     def withdraw(self, worker: str) -> None:
         with self._client.pipeline() as pipe:
@@ -73,7 +73,7 @@ class Fleet(StoreClient):
         """
         cards = await self.cards()
         if name not in cards:
-            raise ModelNotFound(f"No model '{name}' here; known: {', '.join(cards) or 'none yet'}.")
+            raise ModelNotFound(f"No worker serves a model '{name}'; models: {', '.join(cards) or 'none yet'}.")
         return cards[name]
 
     async def cards(self) -> dict[str, ModelCard]:
@@ -91,7 +91,7 @@ class Fleet(StoreClient):
         cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
         self._cards = {}
         for card in sorted(cards, key=lambda card: card.name):
-            other = self._cards.get(card.name, card)  # of another worker: what is promised, both must keep
+            other = self._cards.get(card.name, card)  # another worker's: promise only what both can keep
             both = {
                 "measured": card.measured and other.measured,
                 "reproducible": card.reproducible and other.reproducible,

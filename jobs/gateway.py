@@ -1,4 +1,4 @@
-"""All that a gateway needs of the store, over two pools of connections."""
+"""The parts of the store that a gateway needs, over two connection pools."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from jobs.settings import StoreSettings
 from jobs.store.connection import connected
 from jobs.webhooks import Webhooks
 
-ANSWER_S = 30.0  # more than a plan is waited for
+ANSWER_S = 30.0  # longer than any caller waits for a plan
 
 
 @dataclass(frozen=True)
 class Store:
-    """The parts of the store, by what they keep.
+    """The parts of the store that a gateway needs.
 
     Attributes:
-        jobs: records, pictures, outlooks.
-        listing: owners' jobs, by page.
-        news: says when a job has moved.
+        jobs: records, pictures, places in the queue.
+        listing: each owner's jobs, by page.
+        news: wakes those who wait for a job.
         plans: questions that a worker answers.
         fleet: the workers' model cards.
-        api_keys: who calls.
-        allowance: what a caller may still have today.
-        batches, webhooks: theirs.
+        api_keys: API keys and the callers they identify.
+        allowance: rate limits and daily quotas.
+        batches: uploads of many requests.
+        webhooks: deliveries of jobs' ends.
     """
 
     jobs: JobStore
@@ -49,7 +50,7 @@ class Store:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Store]:
-        """Open the connections: one pool for calls, one for those that block."""
+        """Open the connections: one pool for short calls, one for calls that block."""
         async with (
             connected(settings, "cynosure-gateway") as client,
             connected(settings, "cynosure-gateway-plans", timeout_s=ANSWER_S) as waiting,

@@ -1,6 +1,6 @@
-"""Questions about a request that only a worker can answer, put and answered through Redis.
+"""Questions about a request that only a worker can answer, asked and answered through Redis.
 
-They are not jobs: nobody keeps them, and one that no worker takes in time is forgotten.
+They are not jobs: they leave no record, and a question that no worker takes in time is dropped.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
 
 @dataclass(frozen=True)
 class Inquiry:
-    """A request to plan, and where the answer goes."""
+    """A request to plan; `id` names the list that receives the answer."""
 
     id: str
     request: ResolvedRequest
 
 
 class Inquiries(StoreClient):
-    """The gateway's side."""
+    """The gateway's side: ask, and wait for the answer."""
 
-    timeout_s = 30.0  # more than an answer is waited for
+    timeout_s = 30.0  # longer than any caller waits for an answer
 
     async def plan(self, request: ResolvedRequest, *, timeout_s: float) -> Plan:
-        """What drawing `request` would take.
+        """Ask a worker what drawing `request` would take.
 
         Raises:
             InvalidRequest: it can't be drawn.
-            CynosureError: the worker failed at it.
-            NoWorker: none answered in time.
-            StoreFull, StoreUnavailable: Redis is at its limit, or away.
+            CynosureError: the worker failed to plan it.
+            NoWorker: no worker answered in time.
+            StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
         """
         inquiry_id, queue = secrets.token_hex(8), self._keys.inquiries(request.model)
         question = json.dumps({"id": inquiry_id, "request": request.model_dump(mode="json")})
@@ -53,21 +53,21 @@ class Inquiries(StoreClient):
                 pipe.rpush(queue, question)
                 pipe.expire(queue, _KEPT_S)
                 await pipe.execute()
-            found: Any = await self._client.blpop([self._keys.inquiry(inquiry_id)], timeout=timeout_s)
-            if found is None:
+            popped: Any = await self._client.blpop([self._keys.inquiry(inquiry_id)], timeout=timeout_s)
+            if popped is None:
                 await self._client.lrem(queue, 1, question)
-        if found is None:
+        if popped is None:
             raise NoWorker(f"No worker of '{request.model}' answered in {timeout_s:g} s; try again.", retry_after_s=5)
-        answer = _ANSWER.validate_json(found[1])
+        answer = _ANSWER.validate_json(popped[1])
         if not isinstance(answer, JobError):
             return answer
         if answer.code == InvalidRequest.code:
             raise InvalidRequest(answer.message)
-        raise CynosureError("The worker failed at the plan; its log says more.")
+        raise CynosureError("The worker failed to plan this request; its log has the cause.")
 
 
 class InquiryDesk:
-    """A worker's side."""
+    """The worker's side: take questions, and answer them."""
 
     def __init__(self, settings: StoreSettings, models: Sequence[str]) -> None:
         self._client = connect(settings, "cynosure-inquiries")
@@ -75,15 +75,15 @@ class InquiryDesk:
         self._queues = [self._keys.inquiries(model) for model in models]
 
     def take(self, *, timeout_s: float) -> Inquiry | None:
-        """The next question, or `None` where there is none within the time."""
-        found: Any = self._client.blpop(self._queues, timeout=timeout_s)
-        if found is None:
+        """The next question, or `None` if there is none in time."""
+        popped: Any = self._client.blpop(self._queues, timeout=timeout_s)
+        if popped is None:
             return None
-        question = json.loads(found[1])
+        question = json.loads(popped[1])
         return Inquiry(question["id"], ResolvedRequest.model_validate(question["request"]))
 
     def answer(self, inquiry: Inquiry, plan: Plan | JobError) -> None:
-        """Send the answer to whoever asked."""
+        """Send the answer to the gateway that asked."""
         key = self._keys.inquiry(inquiry.id)
         with self._client.pipeline() as pipe:
             pipe.rpush(key, plan.model_dump_json())

@@ -1,4 +1,4 @@
-"""Where the record lives and how long it is kept."""
+"""Settings of the job store: its address, its limits and how long it keeps records."""
 
 from __future__ import annotations
 
@@ -24,45 +24,47 @@ class StoreSettings(BaseSettings):
     redis_password: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_PASSWORD", "redis_password"),
-        description="Instead of one in the address; a user goes there: redis://USER@HOST.",
+        description="Password, instead of one in the address. A user name goes into the address: redis://USER@HOST.",
     )
     redis_password_file: Path | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_PASSWORD_FILE", "redis_password_file"),
-        description="A file that holds the password, as container secrets are.",
+        description="A file that holds the password, such as a container secret.",
     )
     redis_ca_file: Path | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_CA_FILE", "redis_ca_file"),
-        description="Certificates to trust over rediss://; the system's where not set.",
+        description="Certificates to trust over rediss://; by default the system's.",
     )
-    key_prefix: str = Field("cynosure", description="First part of every key.")
+    key_prefix: str = Field("cynosure", description="Prefix of every key.")
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds a finished job and its pictures are kept.")
     unfinished_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds an unfinished job is kept.")
     tombstone_ttl_s: int = Field(
-        7 * 86_400, ge=1, description="Seconds for which an id is known beyond the other two, to say that it expired."
+        7 * 86_400,
+        ge=1,
+        description="Seconds for which the id of a job is remembered after the other two, to report that it expired.",
     )
-    lease_s: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its jobs.")
+    lease_s: float = Field(15.0, gt=0, description="Seconds without a heartbeat after which a worker loses its jobs.")
     max_attempts: int = Field(
-        8, ge=1, description="Attempts that may be lost to a fault before a job fails as attempts_exhausted."
+        8, ge=1, description="Attempts lost to a fault before a job fails with attempts_exhausted."
     )
     max_queued: int = Field(10_000, ge=1, description="Jobs that may wait per model.")
     max_queued_per_key: int = Field(2_000, ge=1, description="Jobs that may wait per API key, over all models.")
-    priority_ageing_s: float = Field(
-        60.0, ge=0, description="Seconds of waiting that count as much as the next higher priority."
+    priority_ageing_s: float = Field(60.0, ge=0, description="Seconds of waiting that raise a job by one priority.")
+    durability: Literal["relaxed", "fsync"] = Field(
+        "relaxed", description="fsync: a 202 waits until the store has synced to disk."
     )
-    durability: Literal["relaxed", "fsync"] = Field("relaxed", description="fsync: a 202 waits for the disk.")
 
     @model_validator(mode="after")
     def _one_password(self) -> StoreSettings:
         given = [urlsplit(self.redis_url).password, self.redis_password, self.redis_password_file]
-        if sum(one is not None for one in given) > 1:
-            raise ValueError("give one of a password in REDIS_URL, REDIS_PASSWORD and REDIS_PASSWORD_FILE")
+        if sum(password is not None for password in given) > 1:
+            raise ValueError("give the password in only one of REDIS_URL, REDIS_PASSWORD and REDIS_PASSWORD_FILE")
         return self
 
     @property
     def password(self) -> str | None:
-        """What `REDIS_PASSWORD` or the file says, or `None`: then what the address says holds, if anything."""
+        """The password from `REDIS_PASSWORD` or the file; `None` if only the address may have one."""
         if self.redis_password_file is not None:
             return self.redis_password_file.read_text().strip()
         return self.redis_password.get_secret_value() if self.redis_password is not None else None
@@ -73,11 +75,11 @@ class StoreSettings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The same server as kombu spells it. It holds the password: it must not be shown."""
+        """The address of the same server in kombu's form. It contains the password: never show it."""
         if self.redis_url.startswith("unix://"):
             return "redis+socket://" + self.redis_url[len("unix://") :]
         if self.password is None:
             return self.redis_url
         parts = urlsplit(self.redis_url)
-        place = parts.netloc.rpartition("@")[2]
-        return parts._replace(netloc=f"{quote(parts.username or '')}:{quote(self.password, safe='')}@{place}").geturl()
+        host = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{quote(parts.username or '')}:{quote(self.password, safe='')}@{host}").geturl()

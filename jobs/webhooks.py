@@ -1,4 +1,4 @@
-"""Webhooks: whom to tell of a job's end, what, and what came of it. Kept in Redis, so that a restart loses none."""
+"""Webhooks: deliveries of jobs' ends, and the outcome of each. Kept in Redis, so that a restart loses none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jobs.store.connection import StoreClient
 from jobs.store.scripts import script
 
 _SCRIPTS = ("settle", "take", "note", "replay")
-BESIDE_S = 60.0
-"""For an attempt, beside the call itself: what is to be said is read, and what came of it is noted."""
+MARGIN_S = 60.0
+"""Added to the time of the call itself: to read the job before it and to record the outcome after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Delivery:
 
 
 class Webhooks(StoreClient):
-    """The store of deliveries. Every method raises `StoreUnavailable` where Redis is away."""
+    """The store of deliveries. Every method raises `StoreUnavailable` if Redis is away."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
@@ -46,33 +46,33 @@ class Webhooks(StoreClient):
         self._run = {name: client.register_script(script(f"webhook_{name}")) for name in _SCRIPTS}
 
     async def settle(self) -> int:
-        """Find the jobs that have ended; returns how many deliveries are due."""
+        """Make the webhooks of jobs that have ended due; returns the number of deliveries that are due now."""
         keys = [self._keys.watched, self._keys.webhooks_due]
         async with answering():
             return int(await self._run["settle"](keys=keys, args=[self._keys.job(""), self._ttl_s]))
 
     async def take(self, count: int, *, call_s: float) -> list[str]:
-        """Jobs whose delivery is due; each is this caller's for as long as a call of `call_s` seconds may take."""
-        lease_ms = int(1000 * (call_s + BESIDE_S))
+        """Lease up to `count` due deliveries, each for one attempt of at most `call_s` seconds; returns job ids."""
+        lease_ms = int(1000 * (call_s + MARGIN_S))
         async with answering():
             raw: Any = await self._run["take"](keys=[self._keys.webhooks_due], args=[count, lease_ms])
         return [job_id.decode() for job_id in raw]
 
     async def get(self, job_id: str, viewer: str) -> Delivery:
-        """The delivery, for an owner or `EVERYONE`.
+        """The delivery, if `viewer` (an owner or `EVERYONE`) may see it.
 
         Raises:
-            WebhookNotFound: the job has none, has not ended, or is another's.
+            WebhookNotFound: the job has none, has not ended, or belongs to another owner.
         """
         async with answering():
             fields: Any = await self._client.hgetall(self._keys.webhook(job_id))
         delivery = _decoded(job_id, fields) if fields else None
         if delivery is None or not may_see(viewer, delivery.owner):
-            raise WebhookNotFound(f"Job '{job_id}' has told no webhook: it had none, or has not ended.")
+            raise WebhookNotFound(f"Job '{job_id}' has called no webhook: it has none, or has not ended.")
         return delivery
 
     async def begin(self, job_id: str, owner: str, url: str, body: str) -> None:
-        """Note what is to be sent; a delivery that was begun before stays as it is."""
+        """Record what to send; a delivery that was begun before stays as it is."""
         key = self._keys.webhook(job_id)
         async with answering(), self._client.pipeline() as pipe:
             for field, value in {"owner": owner, "url": url, "body": body, "status": "pending", "attempts": 0}.items():
@@ -83,10 +83,10 @@ class Webhooks(StoreClient):
     async def note(
         self, job_id: str, status: DeliveryStatus, *, http_status: int | None, error: str, again_s: float = 0.0
     ) -> None:
-        """Note what came of an attempt, and when the next is due where there is one."""
+        """Record the outcome of an attempt, and when the next one is due, if any."""
         keys = [self._keys.webhook(job_id), self._keys.webhooks_due]
-        told = "" if http_status is None else http_status
-        args: list[Any] = [job_id, status.value, told, error, int(again_s * 1000), self._ttl_s]
+        status_text = "" if http_status is None else http_status
+        args: list[Any] = [job_id, status.value, status_text, error, int(again_s * 1000), self._ttl_s]
         async with answering():
             await self._run["note"](keys=keys, args=args)
 
@@ -96,7 +96,7 @@ class Webhooks(StoreClient):
             await self._client.zrem(self._keys.webhooks_due, job_id)
 
     async def replay(self, job_id: str) -> None:
-        """Tell it again, now, with all attempts."""
+        """Deliver it again, now, with a fresh set of attempts."""
         keys = [self._keys.webhook(job_id), self._keys.webhooks_due]
         async with answering():
             await self._run["replay"](keys=keys, args=[job_id, self._ttl_s])

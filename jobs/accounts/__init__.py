@@ -1,1 +1,1 @@
-"""Who may do how much: API keys and allowances."""
+"""Accounts: API keys, rate limits and quotas."""

@@ -1,4 +1,4 @@
-"""How much of the service one key may use: requests a second, pictures and network evaluations a day."""
+"""Limits of an API key: requests per second, and pictures and network evaluations per day."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of one key; `None` where there is none.
+    """The limits of one key; `None` means no limit.
 
     Attributes:
-        requests_per_s: steady rate; a bucket of `burst` tokens fills at it.
+        requests_per_s: the rate at which a bucket of `burst` tokens refills.
         burst: requests that may come at once.
-        pictures_per_day: accepted pictures in a day of UTC.
-        evaluations_per_day: accepted evaluations of the network (steps × pictures) in a day of UTC.
+        pictures_per_day: pictures accepted per UTC day.
+        evaluations_per_day: network evaluations (steps × pictures) accepted per UTC day.
     """
 
     requests_per_s: float | None = None
@@ -47,7 +47,7 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A request let through; `left` more may follow at once, and one more `reset_s` from now."""
+    """A token taken from the bucket; `left` requests more may follow at once, and the next token comes in `reset_s`."""
 
     limits: Limits
     left: int
@@ -55,7 +55,7 @@ class Taken:
 
     @property
     def headers(self) -> dict[str, str]:
-        """As in draft-ietf-httpapi-ratelimit-headers-10: the bucket and how long it takes to fill, what is left."""
+        """Headers of draft-ietf-httpapi-ratelimit-headers-10: size and fill time of the bucket, and tokens left."""
         rate = self.limits.requests_per_s or 1.0
         window_s = max(1, math.ceil(self.limits.burst / rate))
         return {
@@ -65,24 +65,24 @@ class Taken:
 
 
 class Bill:
-    """What a job was counted as; it is taken off again unless it `stands`."""
+    """A job's charge against the quotas; it is refunded unless it `stands`."""
 
     def __init__(self) -> None:
         self.stands = False
 
 
 class Allowance(StoreClient):
-    """Counts in Redis, so that all gateways count as one. Raises `StoreUnavailable` where it is away."""
+    """Counts in Redis, which all gateways share. Every method raises `StoreUnavailable` if it is away."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._take, self._charge = (client.register_script(script(name)) for name in ("take", "charge"))
 
     async def take(self, owner: str, limits: Limits) -> Taken | None:
-        """Count a request of `owner`; `None` where it has no limit.
+        """Count a request of `owner`; `None` if it has no rate limit.
 
         Raises:
-            RateLimited: too many came.
+            RateLimited: the bucket is empty.
         """
         if limits.requests_per_s is None:
             return None
@@ -93,17 +93,17 @@ class Allowance(StoreClient):
         reset_s = math.ceil(wait_ms / 1000)
         if not taken:
             raise RateLimited(
-                f"This key may make {limits.requests_per_s:g} requests a second, {limits.burst} at once.",
+                f"This key may make {limits.requests_per_s:g} requests a second, and {limits.burst} at once.",
                 retry_after_s=max(1, reset_s),
             )
         return Taken(limits, left, reset_s)
 
     @asynccontextmanager
     async def charged(self, owner: str, limits: Limits, pictures: int, evaluations: int) -> AsyncIterator[Bill]:
-        """Count a job onto the owner's day, and take it off again unless the bill stands at the end.
+        """Charge a job to the owner's quotas of the day, and refund it unless the bill stands at the end.
 
         Raises:
-            QuotaExceeded: the day has less left than the job takes.
+            QuotaExceeded: a quota has less left than the job needs.
         """
         bill, day = Bill(), datetime.now(UTC)
         if not limits.has_quota:
@@ -128,9 +128,9 @@ class Allowance(StoreClient):
                 args=[pictures, evaluations, _text(limits.pictures_per_day), _text(limits.evaluations_per_day)],
             )
         if answer != b"charged":
-            asked = pictures if answer == b"pictures" else evaluations
+            needed = pictures if answer == b"pictures" else evaluations
             raise QuotaExceeded(
-                f"This key has {left} {answer.decode()} left today (UTC), and the request takes {asked}.",
+                f"This key has {left} {answer.decode()} left today (UTC), and the request needs {needed}.",
                 retry_after_s=_DAY_S - int(day.timestamp()) % _DAY_S,
             )
 

@@ -1,4 +1,4 @@
-"""API keys: who may do what. Secrets are shown once and kept as digests alone."""
+"""API keys and their scopes. A secret is shown once; only its digest is stored."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from jobs.store.connection import StoreClient
 from jobs.store.scripts import script
 
 _TOKEN = re.compile(r"cyn_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_REMEMBERED_S = 1.0  # so a revocation reaches every gateway within a second, and a busy key costs no round trip
+_REMEMBERED_S = 1.0  # a revocation reaches every gateway within a second, and a busy key costs no round trip
 _MAX_REMEMBERED = 1024
-_KEPT_AFTER_EXPIRY_S = 30 * 86_400  # so that `cynosure keys list` can still say what a key was
+_KEPT_AFTER_EXPIRY_S = 30 * 86_400  # `cynosure keys list` still shows an expired key
 _NO_DIGEST = "0" * 64
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of a key."""
 
-    SUBMIT = "submit"  # post jobs and cancel one's own
-    READ = "read"  # look at models, and at one's own jobs and pictures
-    ADMIN = "admin"  # both, for the jobs of every owner
+    SUBMIT = "submit"  # post jobs and cancel the owner's
+    READ = "read"  # look at models, and at the owner's jobs and pictures
+    ADMIN = "admin"  # both, for every owner's jobs
 
 
 class NoSuchKey(LookupError):
-    """No key of that id, or one that is revoked."""
+    """There is no key of that id, or it is revoked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,13 @@ class ApiKey:
         return self.revoked_ms is not None
 
     def is_valid(self, now_ms: float) -> bool:
-        """Whether it is neither revoked nor expired at a time of the Redis server's clock."""
+        """Whether it is neither revoked nor expired at `now_ms`, on the Redis server's clock."""
         return not self.is_revoked and now_ms < self.expires_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: `owner` is written on the jobs it posts."""
+    """The maker of a request; its jobs are stored under `owner`."""
 
     owner: str
     scopes: frozenset[Scope]
@@ -77,12 +77,12 @@ class Caller:
 
     @property
     def sees(self) -> str:
-        """Whose jobs it may see: its own, or everyone's."""
+        """The owner whose jobs it may see, or `EVERYONE`."""
         return EVERYONE if Scope.ADMIN in self.scopes else self.owner
 
 
 NOBODY = Caller(ANONYMOUS, frozenset({Scope.SUBMIT, Scope.READ}))
-"""Whoever calls where a deployment asks for no key."""
+"""Every caller of a deployment that requires no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Remembered:
 
 
 def _digest(secret: str) -> str:
-    """SHA-256, and no slow hash: a secret has 256 random bits, so there is no dictionary to run through."""
+    """SHA-256, not a slow hash: a secret has 256 random bits, so a dictionary attack is hopeless."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -111,7 +111,7 @@ def _key_of(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:
 
 
 def _fits(secret: str, fields: Mapping[bytes, bytes], now_ms: int) -> bool:
-    """Whether `secret` is the key's, or the one before it within its overlap. Takes the same time either way."""
+    """Whether `secret` is the current one, or the previous one within its overlap. Compares in constant time."""
     digest = _digest(secret).encode()
     is_current = hmac.compare_digest(digest, fields.get(b"digest", _NO_DIGEST.encode()))
     is_previous = hmac.compare_digest(digest, fields.get(b"previous_digest", _NO_DIGEST.encode()))
@@ -120,7 +120,7 @@ def _fits(secret: str, fields: Mapping[bytes, bytes], now_ms: int) -> bool:
 
 
 class KeyRing(StoreClient):
-    """The keys of one deployment. Every method raises `StoreUnavailable` where Redis is away."""
+    """The keys of one deployment. Every method raises `StoreUnavailable` if Redis is away."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
@@ -132,15 +132,15 @@ class KeyRing(StoreClient):
         self._looked_at = float("-inf")
 
     async def verify(self, token: str) -> ApiKey:
-        """The key that `token` is the secret of.
+        """The key that `token` proves.
 
         Raises:
-            Unauthenticated: there is none, or it has expired or been revoked; which of these is not told.
+            Unauthenticated: the key is unknown, expired or revoked; the message does not say which.
         """
-        found = _TOKEN.fullmatch(token)
-        if found is None:
-            raise Unauthenticated("This is no API key of Cynosure: one looks like cyn_ID_SECRET.")
-        key_id, secret = found.groups()
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            raise Unauthenticated("This is not a Cynosure API key, which looks like cyn_ID_SECRET.")
+        key_id, secret = match.groups()
         known = await self._known(key_id)
         if not _fits(secret, known.fields, known.server_ms):
             raise Unauthenticated("This API key is unknown, expired or revoked.")
@@ -151,7 +151,7 @@ class KeyRing(StoreClient):
         return key
 
     async def caller_of(self, owner: str) -> Caller | None:
-        """Who an owner is and what it may, for work that goes on without it; `None` where its key is valid no more."""
+        """The owner as a caller, for work that goes on after its request; `None` if its key is no longer valid."""
         if owner == ANONYMOUS:
             return NOBODY
         known = await self._known(owner)
@@ -161,7 +161,7 @@ class KeyRing(StoreClient):
         return Caller(key.id, key.scopes, key.limits) if key.is_valid(known.server_ms) else None
 
     async def has_keys(self) -> bool:
-        """Whether a key was ever made here, at most a second ago; once true, it stays so."""
+        """Whether the deployment has any key. An answer of no is at most a second old; yes is final."""
         if not self._has_keys and time.monotonic() - self._looked_at >= _REMEMBERED_S:
             async with answering():
                 self._has_keys = bool(await self._client.exists(self._keys.api_keys))
@@ -171,7 +171,7 @@ class KeyRing(StoreClient):
     async def create(
         self, name: str, scopes: Iterable[Scope], *, days: int, limits: Limits = UNLIMITED
     ) -> tuple[ApiKey, str]:
-        """A new key, and its token, which nothing can show again."""
+        """Create a key; returns it with its token, which cannot be shown again."""
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         async with answering():
             await self._create(
@@ -190,21 +190,21 @@ class KeyRing(StoreClient):
         return _key_of(key_id, fields), f"cyn_{key_id}_{secret}"
 
     async def all(self) -> list[ApiKey]:
-        """Every key, oldest first, the expired and revoked of the last month too."""
+        """Every key, oldest first; an expired or revoked one is listed until 30 days after its expiry."""
         async with answering():
             ids: list[Any] = list(await self._client.zrange(self._keys.api_keys, 0, -1))
             async with self._client.pipeline(transaction=False) as pipe:
                 for raw in ids:
                     pipe.hgetall(self._keys.api_key(raw.decode()))
-                found = await pipe.execute()
-        keys = [_key_of(raw.decode(), fields) for raw, fields in zip(ids, found, strict=True) if fields]
+                hashes = await pipe.execute()
+        keys = [_key_of(raw.decode(), fields) for raw, fields in zip(ids, hashes, strict=True) if fields]
         return sorted(keys, key=lambda key: key.created_ms)
 
     async def rotate(self, key_id: str, *, overlap_s: int) -> str:
-        """A new token for the key; the old one goes on for `overlap_s`.
+        """Give the key a new token; the old one stays valid for `overlap_s`.
 
         Raises:
-            NoSuchKey: there is none of that id, or it is revoked.
+            NoSuchKey: there is no key of that id, or it is revoked.
         """
         secret = secrets.token_urlsafe(32)
         async with answering():
@@ -214,14 +214,14 @@ class KeyRing(StoreClient):
         return f"cyn_{key_id}_{secret}"
 
     async def revoke(self, key_id: str) -> None:
-        """End the key, within a second everywhere.
+        """Revoke the key; every gateway refuses it within a second.
 
         Raises:
-            NoSuchKey: there is none of that id.
+            NoSuchKey: there is no key of that id.
         """
         async with answering():
             if await self._revoke(keys=[self._keys.api_key(key_id)]) != b"revoked":
-                raise NoSuchKey(f"No key '{key_id}'.")
+                raise NoSuchKey(f"There is no key '{key_id}'.")
 
     async def _known(self, key_id: str) -> _Remembered:
         remembered = self._remembered.get(key_id)

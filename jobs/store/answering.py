@@ -1,4 +1,4 @@
-"""One way to say that the store is away, or full."""
+"""Redis errors as the errors that clients get: the store is unavailable, or full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis.exceptions import OutOfMemoryError
 
 from cynosure.errors import StoreFull, StoreUnavailable
 
-RETRY_FULL_S = 30  # until results expire, or somebody looks
+RETRY_FULL_S = 30  # until results expire, or an operator steps in
 
 
 @asynccontextmanager
@@ -19,7 +19,7 @@ async def answering() -> AsyncIterator[None]:
     try:
         yield
     except OutOfMemoryError as error:
-        detail = "The job store is at its memory limit: what was accepted goes on, but nothing more fits."
+        detail = "The job store is at its memory limit: accepted jobs go on, but new ones do not fit."
         raise StoreFull(detail, retry_after_s=RETRY_FULL_S) from error
     except redis.RedisError as error:
         detail = "The job store does not answer; try again, with an Idempotency-Key."

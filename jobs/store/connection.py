@@ -1,4 +1,4 @@
-"""Connections to the store that survive its restarts, its moves and broken networks."""
+"""Connections to the store that survive its restarts, its moves to another address and broken networks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cynosure.errors import StoreUnavailable
 from jobs.settings import StoreSettings
 from jobs.store.keyspace import Keys
 
-TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving takes a second
-# Of a call whose connection broke: 3 s of pauses at most. Every script is harmless when it is run twice; those that
-# count say what for them that costs.
+TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving may take a second
+# Retries of a call whose connection broke, with at most 3 s of pauses in all. Every script may run twice; the headers
+# of those that count something say what that costs.
 RETRIES = 6
-CONNECTIONS = 100  # of a client: calls that wait for the disk, or for an answer, keep theirs meanwhile
+CONNECTIONS = 100  # per client; a call that waits for the disk or for an answer occupies one
 FSYNC_TIMEOUT_MS = int(800 * TIMEOUT_S)
-"""Less than the connection's own patience: that the disk did not confirm is an answer, which must arrive."""
+"""Shorter than the connection's own timeout, because "not confirmed" is an answer that must arrive."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
 
 def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
-    """A client for threads, which the store shows by `name`; `timeout_s` is more than any of its calls may block.
+    """A client for threads. The store lists it by `name`; `timeout_s` is longer than any of its calls may block.
 
-    The address is looked up anew for every connection, so the store may move behind its name. Of more calls at once
-    than `CONNECTIONS` some wait for others, as long as one of them may take.
+    The host name is resolved again for every connection, so the store may move behind it. If `CONNECTIONS` calls are
+    under way, a further one waits for a connection, for `timeout_s` at most.
     """
     retry = redis.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
@@ -38,7 +38,7 @@ def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S)
 
 
 def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
-    """A client for coroutines; otherwise as `connect`."""
+    """The same as `connect`, for coroutines."""
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
     pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
@@ -58,7 +58,7 @@ async def connected(
 
 
 class StoreClient:
-    """A part of the store, for coroutines; parts may share a client.
+    """A part of the store, for coroutines. Parts may share a client.
 
     Attributes:
         timeout_s: longer than any of its calls may block.
@@ -74,18 +74,18 @@ class StoreClient:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: StoreSettings) -> AsyncIterator[Self]:
-        """One of its own, where nothing else of the store is needed."""
+        """A part with a client of its own, for programs that need no other part."""
         async with connected(settings, "cynosure", timeout_s=cls.timeout_s) as client:
             yield cls(client, settings)
 
     async def _accepting(self, script: AsyncScript, *, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        """What a script answers that accepts something: with durability `fsync`, once the disk has what it wrote.
+        """Run a script that accepts something; with durability `fsync`, return once its writes are on disk.
 
-        WAITAOF waits for the writes of its own connection alone: where that breaks, both calls are made again on
-        another. So the script writes something also where it finds that it ran before.
+        WAITAOF only waits for writes of its own connection. If that connection breaks, both calls are repeated on
+        another one, so the script must write something even when it finds that it has already run.
 
         Raises:
-            StoreUnavailable: the disk does not have it, or not in time. It may be accepted all the same.
+            StoreUnavailable: the disk did not confirm, or not in time. The writes may stand all the same.
         """
         if self._settings.durability != "fsync":
             return await script(keys=keys, args=args)
@@ -96,9 +96,9 @@ class StoreClient:
         if isinstance(answer, redis.RedisError):
             raise answer
         if isinstance(confirmed, redis.ResponseError):
-            needs = "it needs `appendonly yes`."
+            remedy = "set `appendonly yes` in its configuration."
             raise StoreUnavailable(
-                f"CYNOSURE_DURABILITY is fsync, and the job store can't do that ({confirmed}): {needs}"
+                f"CYNOSURE_DURABILITY is fsync, and the job store can't do that ({confirmed}): {remedy}"
             ) from confirmed
         if confirmed[0] < 1:
             detail = "The job store's disk did not confirm in time; try again, with an Idempotency-Key."
@@ -123,6 +123,6 @@ def _options(settings: StoreSettings, name: str, timeout_s: float) -> dict[str, 
 
 
 def tls_options(settings: StoreSettings) -> dict[str, Any]:
-    """What both this client and kombu's ask of the store's certificate: that it is valid, and for this very name."""
+    """TLS options of this client and kombu's: the store's certificate must be valid, and issued for its host name."""
     options: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
     return options | ({"ssl_ca_certs": str(settings.redis_ca_file)} if settings.redis_ca_file else {})

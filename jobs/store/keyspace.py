@@ -1,4 +1,4 @@
-"""Names of the keys, in one place."""
+"""The names of all Redis keys."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from dataclasses import dataclass
 from cynosure.contract import Priority
 
 PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
-"""In the order in which they are served."""
+"""Highest first."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Every key of one deployment.
+    """The keys of one deployment.
 
     | key | type | what |
     |---|---|---|
     | `{p}:job:ID` | hash | the record |
     | `{p}:job:ID:images` | hash | picture bytes by index |
-    | `{p}:job:ID:inputs` | hash | the pictures that its request held, base64 by field; the record has their digests |
-    | `{p}:job:ID:events` | stream | what happened to it: status, progress, previews; the last ones |
+    | `{p}:job:ID:inputs` | hash | the pictures of its request, base64 by field; the record has their digests |
+    | `{p}:job:ID:events` | stream | its latest events: status, progress, previews |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
     | `{p}:batch:ID` | hash | a batch: owner, status, counts |
-    | `{p}:batch:ID:lines` | list | its requests, decided, in order |
-    | `{p}:batch:ID:jobs` | list | their jobs, as far as they have become any |
-    | `{p}:batch:ID:open` | set | those of the jobs that have not ended |
+    | `{p}:batch:ID:lines` | list | its requests in order, with everything decided |
+    | `{p}:batch:ID:jobs` | list | ids of the jobs made from its lines so far, in order |
+    | `{p}:batch:ID:open` | set | ids of its jobs that have not ended |
     | `{p}:batch:ID:feeder` | string | lock |
     | `{p}:batch-key:OWNER:KEY` | string | id of the batch that an idempotency key made |
-    | `{p}:batches` | sorted set | ids of batches that want feeding by time of acceptance |
-    | `{p}:job:ID:webhook` | hash | what is told to the job's webhook, and what came of it |
-    | `{p}:webhooks:due` | sorted set | jobs whose webhook is to be told by the time of the next attempt |
-    | `{p}:webhooks:watched` | sorted set | jobs whose end is to be told to a webhook |
-    | `{p}:job:ID:known` | string | its owner; outlives the record, so that an expired job is told from an unknown one |
+    | `{p}:batches` | sorted set | ids of running batches by time of acceptance |
+    | `{p}:job:ID:webhook` | hash | delivery to the job's webhook: what is sent, and the outcome |
+    | `{p}:webhooks:due` | sorted set | ids of jobs with a pending delivery, by the time of its next attempt |
+    | `{p}:webhooks:watched` | sorted set | ids of jobs whose end will call a webhook |
+    | `{p}:job:ID:known` | string | its owner; outlives the record, to tell an expired job from an unknown one |
     | `{p}:queue:MODEL:PRIORITY` | sorted set | queued ids by time of acceptance |
-    | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn |
-    | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by where the turn of their next job is |
-    | `{p}:owners:MODEL:PRIORITY:taken` | sorted set | owners by where the last of their jobs ends that was taken |
-    | `{p}:owners:MODEL:PRIORITY:waiting:OWNER` | sorted set | the owner's queued ids there |
-    | `{p}:delayed:MODEL` | sorted set | queued ids that were put off, by the time they are due |
-    | `{p}:suspects:MODEL` | sorted set | queued ids whose workers were lost twice: they run apart |
-    | `{p}:quarantine:MODEL` | string | the worker that empties itself for a suspect |
-    | `{p}:pace:MODEL` | hash | how fast jobs are done, and the clock of each priority's turns |
+    | `{p}:turns:MODEL:PRIORITY` | sorted set | the same ids by their turn (start tag) |
+    | `{p}:owners:MODEL:PRIORITY` | sorted set | owners by the earliest turn of their next job |
+    | `{p}:owners:MODEL:PRIORITY:taken` | sorted set | owners by the virtual finish time of their last started job |
+    | `{p}:owners:MODEL:PRIORITY:waiting:OWNER` | sorted set | the owner's queued ids of this model and priority |
+    | `{p}:delayed:MODEL` | sorted set | queued ids in back-off, by the time they are due |
+    | `{p}:suspects:MODEL` | sorted set | queued ids that have lost two workers: they run apart from others |
+    | `{p}:quarantine:MODEL` | string | name of the worker that empties itself for a suspect |
+    | `{p}:pace:MODEL` | hash | throughput, and the virtual clock of each priority |
     | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |
-    | `{p}:claim:TOKEN` | string | id that a call has claimed, for a lease: its repetition gets the same one |
-    | `{p}:leases` | sorted set | running ids by the end of their lease |
-    | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint |
-    | `{p}:result:OWNER:HASH` | string | id of a finished job that answers every request of that owner and hash |
+    | `{p}:claim:TOKEN` | string | id that a call has claimed, kept for one lease: a repeated call gets the same job |
+    | `{p}:leases` | sorted set | running ids by the expiry of their lease |
+    | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint of the job that the key made |
+    | `{p}:result:OWNER:HASH` | string | id of the finished job that answers requests of that owner and hash |
     | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
     | `{p}:bucket:OWNER` | hash | tokens of its rate limit |
-    | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted in that day |
-    | `{p}:charge:TOKEN` | string | that a call has charged a day: its repetition does not |
-    | `{p}:api-keys` | sorted set | ids of API keys by the time they are forgotten |
-    | `{p}:calibration:HASH` | string | how a pack runs on a kind of device, as the first worker there measured it |
-    | `{p}:inquiries:MODEL` | list | questions that any worker of the model may answer |
-    | `{p}:inquiry:ID` | list | the answer to one |
+    | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted on that day |
+    | `{p}:charge:TOKEN` | string | marks that a call has charged a quota: a repeated call does not |
+    | `{p}:api-keys` | sorted set | ids of API keys by the time at which they are deleted |
+    | `{p}:calibration:HASH` | string | calibration of a pack on a kind of device, measured by the first worker there |
+    | `{p}:inquiries:MODEL` | list | questions that any worker of the model may take |
+    | `{p}:inquiry:ID` | list | the answer to that question |
     | `{p}:finished` | channel | ids as they finish |
     | `{p}:moved` | channel | ids as events are added |
     | `{p}:reaper` | string | lock |
-    | `{p}:workers` | sorted set | worker names by the end of their registration |
+    | `{p}:workers` | sorted set | worker names by the expiry of their registration |
     | `{p}:worker:NAME` | string | the worker's model cards |
     """
 
@@ -118,7 +118,7 @@ class Keys:
         return f"{self.prefix}:queue:{model}:{priority}"
 
     def queues(self, model: str) -> list[str]:
-        """All of a model's, highest priority first."""
+        """All queues of a model, highest priority first."""
         return [self.queue(model, priority) for priority in PRIORITIES]
 
     def turns(self, model: str, priority: Priority) -> str:
@@ -146,7 +146,7 @@ class Keys:
         return f"{self.prefix}:claim:{token}"
 
     def places(self, model: str) -> list[str]:
-        """Wherever a waiting job of the model may be, and its pace: the first keys of every script of the queue."""
+        """Every place where a waiting job of the model may be, and its pace: the first keys of every queue script."""
         return [
             *self.queues(model),
             *(self.turns(model, priority) for priority in PRIORITIES),

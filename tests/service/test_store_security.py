@@ -91,7 +91,7 @@ def test_no_repr_text_or_error_holds_the_password(tmp_path: Path, caplog: pytest
             redis.Redis.from_url(settings.broker_url).ping()
         told = (repr(settings), str(settings), str(refusal), repr(unreachable.value), caplog.text)
         assert not any("s3cretpw" in text for text in told)
-    with pytest.raises(ValidationError, match="give one of"):
+    with pytest.raises(ValidationError, match="only one of"):
         StoreSettings(redis_url="redis://:a@127.0.0.1/0", redis_password="b")
 
 

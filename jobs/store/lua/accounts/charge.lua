@@ -1,8 +1,8 @@
--- pictures and evaluations onto an owner's day, all or nothing
--- KEYS  1 pictures of the day  2 evaluations of the day  3 this call, by its token
--- ARGV  1 pictures  2 evaluations  3 pictures a day ('' for no limit)  4 evaluations a day ('' for no limit)
--- returns {'charged' | 'pictures' | 'evaluations', left}
--- This very call again, by a client whose connection broke before the answer.
+-- charge pictures and evaluations to an owner's quotas of the day, both or neither
+-- KEYS  1 pictures of the day  2 evaluations of the day  3 token of this call
+-- ARGV  1 pictures  2 evaluations  3 limit of pictures ('' for none)  4 limit of evaluations ('' for none)
+-- returns {'charged', 0}, or the exhausted quota and what is left of it: {'pictures' | 'evaluations', left}
+-- A repeated call: the client lost its connection before the answer.
 if redis.call('EXISTS', KEYS[3]) == 1 then return {'charged', 0} end
 local names = {'pictures', 'evaluations'}
 for i = 1, 2 do

@@ -1,6 +1,6 @@
 -- (nothing) → an API key
 -- KEYS  1 key  2 index of keys
--- ARGV  1 id  2 name  3 scopes  4 digest of the secret  5 lifetime s  6 seconds for which an expired key is still listed
+-- ARGV  1 id  2 name  3 scopes  4 digest of the secret  5 lifetime s  6 seconds for which it is listed after its expiry
 --       7 limits
 -- returns expiry ms
 local time = redis.call('TIME')

@@ -1,10 +1,10 @@
--- an API key's secret → a new one; the old one goes on for the overlap
+-- an API key's secret → a new one; the old one stays valid for the overlap
 -- KEYS  1 key
 -- ARGV  1 digest of the new secret  2 overlap ms
 -- returns rotated | revoked | gone
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
 if redis.call('HEXISTS', KEYS[1], 'revoked_ms') == 1 then return 'revoked' end
--- This very call again, by a client whose connection broke before the answer.
+-- A repeated call: the client lost its connection before the answer.
 if redis.call('HGET', KEYS[1], 'digest') == ARGV[1] then return 'rotated' end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

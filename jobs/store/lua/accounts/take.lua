@@ -1,5 +1,5 @@
--- a token out of an owner's bucket, which fills steadily and holds a burst
--- Run twice, where an answer was lost, it takes two: nobody loses more by it than that.
+-- take a token from an owner's bucket, which refills steadily and holds a burst
+-- Not idempotent: repeated after a lost answer, it takes a second token. That is all that the owner loses.
 -- KEYS  1 bucket
 -- ARGV  1 tokens a second  2 burst
 -- returns {1 | 0, whole tokens left, ms until the next one}

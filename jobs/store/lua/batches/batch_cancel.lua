@@ -1,7 +1,7 @@
--- receiving | running | cancelled → cancelled; again, for a caller who cancelled only some of its jobs
+-- receiving | running | cancelled → cancelled; may be repeated by a caller that has cancelled only some of its jobs
 -- KEYS  1 batch  2 its jobs that have not ended  3 running batches
 -- ARGV  1 id
--- returns the jobs that are to be cancelled
+-- returns ids of the jobs that the caller must cancel
 local status = redis.call('HGET', KEYS[1], 'status')
 if status == 'receiving' or status == 'running' then
   redis.call('HSET', KEYS[1], 'status', 'cancelled')

@@ -1,7 +1,7 @@
 -- (nothing) → receiving, or an earlier batch of the same idempotency key
--- KEYS  1 batch  2 idempotency key (or the batch again: none)
+-- KEYS  1 batch  2 idempotency key (the batch again if there is none)
 -- ARGV  1 id  2 owner  3 token of this upload, which takes over from earlier ones  4 ttl s
---       5 what a batch's key starts with
+--       5 prefix of a batch's key
 -- returns the batch's id
 if KEYS[2] ~= KEYS[1] then
   local earlier = redis.call('GET', KEYS[2])

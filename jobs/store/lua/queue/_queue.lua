@@ -1,15 +1,15 @@
--- What the scripts of the queue share; the store puts it in front of each of them.
--- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 where each owner's next turn is
---       10 put off until later  11 suspects  12 pace
--- Further keys follow from an id that is found: {p}job:ID, and from its record: {p}waiting:OWNER; and from 7-9, with
--- :taken or :waiting:OWNER behind. A deployment's keys live in one Redis.
--- ARGV  1 what every key starts with  2 unfinished ttl s
+-- Shared by the queue scripts; the store prepends it to each of them.
+-- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 each owner's next turn
+--       10 in back-off  11 suspects  12 pace
+-- Further keys are derived: {p}job:ID from an id in a queue, {p}waiting:OWNER from its record, and 7-9 with the suffix
+-- :taken or :waiting:OWNER. All keys of a deployment live in one Redis.
+-- ARGV  1 prefix of every key  2 unfinished ttl s
 --
 -- Turns are start tags (Goyal, Vin & Cheng 1996, start-time fair queueing): an owner's next job starts where the cost
--- (evaluations) of its last one ended, or at the queue's clock, which is the tag of the job that was taken last. The
--- clock moves by 1/1024 with every arrival, so that of two newcomers the first stays first.
+-- (evaluations) of its previous one ended, or at the queue's virtual clock, if that is later. The clock is the tag of
+-- the last job that was started; each arrival advances it by 1/1024, so that of two new owners the first goes first.
 local LEVEL = {high = 1, normal = 2, low = 3}
--- A job that was lost so often is run among a few of its like, and one that was lost once more, alone.
+-- A job with FEW_AFTER failures shares its worker with at most FEW suspects; one with ALONE_AFTER runs alone.
 local FEW_AFTER, FEW, ALONE_AFTER = 2, 8, 3
 local prefix, unfinished_ttl = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -26,11 +26,11 @@ local function turn_of(level, owner, work)
   return turn
 end
 
--- An owner's waiting jobs of this model and priority.
+-- The set of an owner's waiting jobs of this model and priority.
 local function waiting_here(level, owner) return KEYS[6 + level] .. ':waiting:' .. owner end
 
--- A waiting job takes its place, which the record tells: its own turn, or apart where it has been lost twice, or where
--- it is not due before a later time.
+-- Put a waiting job where its record says: in back-off if it is due later, among the suspects if it has failed
+-- FEW_AFTER times, and otherwise at its turn.
 local function enter(id, due)
   local job = redis.call('HMGET', job_key(id), 'priority', 'created_us', 'turn', 'failures', 'owner')
   if not job[1] then return end
@@ -39,7 +39,7 @@ local function enter(id, due)
   if due then
     redis.call('ZADD', KEYS[10], due, id)
   elseif tonumber(job[4] or '0') >= FEW_AFTER then
-    -- Those that may share come first; the number only orders.
+    -- Suspects that may share a worker come first; the score has no other meaning.
     redis.call('ZADD', KEYS[11], tonumber(job[4]) >= ALONE_AFTER and job[2] + 1e16 or job[2], id)
   else
     redis.call('ZADD', KEYS[level], job[2], id)
@@ -52,7 +52,7 @@ local function enter(id, due)
   end
 end
 
--- A job that waits no longer leaves every place that it may have.
+-- Remove a job that no longer waits from every place where it may be.
 local function leave(id)
   for level = 1, 3 do
     redis.call('ZREM', KEYS[level], id)
@@ -70,17 +70,17 @@ end
 -- Virtual finish time of the owner's last *started* job: service received, not merely requested.
 local function taken_until(level) return KEYS[6 + level] .. ':taken' end
 
--- How many jobs a worker may hold with this one among them; 0 for any number.
-local function company_of(id)
+-- Most jobs that a worker may hold, this one included; 0 for an ordinary job: no limit.
+local function most_held_with(id)
   local failures = tonumber(redis.call('HGET', job_key(id), 'failures') or '0')
   return failures >= ALONE_AFTER and 1 or failures >= FEW_AFTER and FEW or 0
 end
 
--- How an attempt ended, for the job's history: error is JSON or ''.
+-- Record the end of an attempt in the job's history; error is JSON or ''.
 local function end_attempt(id, attempt, outcome, error)
   local field = 'attempt:' .. attempt
-  local began = redis.call('HGET', job_key(id), field)
-  if not began then return end
-  redis.call('HSET', job_key(id), field, string.sub(began, 1, -2) .. ',"ended_ms":' .. string.format('%.0f', now)
+  local entry = redis.call('HGET', job_key(id), field)
+  if not entry then return end
+  redis.call('HSET', job_key(id), field, string.sub(entry, 1, -2) .. ',"ended_ms":' .. string.format('%.0f', now)
     .. ',"outcome":"' .. outcome .. '"' .. (error ~= '' and ',"error":' .. error or '') .. '}')
 end

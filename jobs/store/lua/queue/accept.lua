@@ -1,9 +1,9 @@
--- (nothing) → queued, or → succeeded where an earlier job has drawn the same
+-- (nothing) → queued, or → succeeded if an earlier job of the owner has drawn the same
 -- KEYS  13 job  14 known  15 images  16 inputs  17 the owner's waiting jobs  18 the owner's jobs
---       19 jobs watched for webhooks  then, as ARGV 14 and 15 say, idempotency and result
+--       19 jobs watched for webhooks  then, if ARGV 14 and 15 are 1, idempotency key and result
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
 --       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
---       15 1 if an earlier result may answer  16… the pictures that the request held: field, base64
+--       15 1 if an earlier result may answer  16… pictures of the request: field, base64
 -- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
 local id, owner = ARGV[3], ARGV[11]
 local idempotency = ARGV[14] == '1' and KEYS[20]
@@ -12,26 +12,26 @@ if idempotency then
   local before = redis.call('GET', idempotency)
   if before then
     local cut = string.find(before, ' ', 1, true)
-    -- A write, as in every repetition: WAITAOF waits for those of its own connection, and the first call's has broken.
+    -- A repeated call must write too: WAITAOF only sees writes of its own connection, and the first call's has broken.
     redis.call('EXPIRE', idempotency, unfinished_ttl)
     local first = string.sub(before, 1, cut - 1)
     if string.sub(before, cut + 1) ~= ARGV[6] then return {'conflict', first} end
     return {first == id and 'accepted' or 'replayed', first}
   end
 end
--- This very call again, by a client whose connection broke before the answer.
+-- A repeated call: the client lost its connection before the answer.
 if redis.call('EXISTS', KEYS[13]) == 1 then
   redis.call('EXPIRE', KEYS[14], ARGV[9])
   return {redis.call('HEXISTS', KEYS[13], 'cached') == 1 and 'cached' or 'accepted', id}
 end
 
--- The pictures that it is drawn from, beside the record, which every poll reads.
+-- The request's pictures have a key of their own, because every poll reads the whole record.
 local function keep_inputs(ttl)
   for i = 16, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', KEYS[16], ttl)
 end
 
--- Found by its owner, and watched where its end is to be told, for as long as there may be a record.
+-- List the job under its owner, and watch it if its end will call a webhook, for as long as a record may exist.
 local function index()
   local ttl = unfinished_ttl + ARGV[10]
   redis.call('ZADD', KEYS[18], now, id)
@@ -46,11 +46,11 @@ end
 local earlier = result and redis.call('GET', result)
 if earlier then
   local key = job_key(earlier)
-  local found = redis.call('HMGET', key, 'status', 'image_hashes', 'reproducible')
-  if found[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[15]) == 1 then
+  local job = redis.call('HMGET', key, 'status', 'image_hashes', 'reproducible')
+  if job[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[15]) == 1 then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
-      'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', found[2],
-      'reproducible', found[3] or '', 'cached', 1, 'owner', owner)
+      'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', job[2],
+      'reproducible', job[3] or '', 'cached', 1, 'owner', owner)
     redis.call('EXPIRE', KEYS[13], ARGV[10])
     redis.call('EXPIRE', KEYS[15], ARGV[10])
     keep_inputs(ARGV[10])

@@ -8,15 +8,17 @@ if not status then return 'gone' end
 if status ~= 'queued' and status ~= 'running' then return 'final' end
 leave(id)
 if status == 'running' then end_attempt(id, redis.call('HGET', key, 'attempt'), 'cancelled', '') end
--- Work that was cancelled before it began costs no turn: an owner of none that waits goes on after what it has had.
+-- An owner that cancels its whole queue is reset to the finish tag of its last started job: cancelled work is not
+-- charged.
 if status == 'queued' then
   local job = redis.call('HMGET', key, 'owner', 'priority')
   local owner, level = job[1], LEVEL[job[2]]
   local here = waiting_here(level, owner)
   redis.call('ZREMRANGEBYSCORE', here, '-inf', now_us - unfinished_ttl * 1000000)
   if redis.call('EXISTS', here) == 0 then
-    local had = redis.call('ZSCORE', taken_until(level), owner)
-    if had then redis.call('ZADD', KEYS[6 + level], 'XX', had, owner) else redis.call('ZREM', KEYS[6 + level], owner) end
+    local finish = redis.call('ZSCORE', taken_until(level), owner)
+    local owners = KEYS[6 + level]
+    if finish then redis.call('ZADD', owners, 'XX', finish, owner) else redis.call('ZREM', owners, owner) end
   end
 end
 redis.call('HSET', key, 'status', 'cancelled', 'finished_ms', now)

@@ -1,25 +1,25 @@
 -- queued → running: the model's next job
--- KEYS  13 leases  14 events' channel  15 quarantine  16 this call, by its token
--- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that are worth a priority
---       8 attempts kept in the history  9 events kept  10 1 where the worker holds suspects
--- returns {'claimed', id, attempt, request, owner, how many jobs the worker may hold then or 0}
---       | {'wait'} where the worker should empty itself for a suspect | {'nothing'}
+-- KEYS  13 leases  14 events' channel  15 quarantine  16 token of this call
+-- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that raise a job by one priority
+--       8 attempts kept in the history  9 events kept  10 1 if the worker holds suspects
+-- returns {'claimed', id, attempt, request, owner, most jobs that the worker may hold with it (0 for no limit)}
+--       | {'wait'} if the worker should empty itself for a suspect | {'nothing'}
 --
--- Which priority: the one whose oldest job is the oldest, each step down counted as so much later. Which job of it: the
--- one whose turn it is. Suspects, jobs whose workers were lost twice, run among a few of their like and then alone, so
--- that no other pays for them.
+-- The priority is the one whose oldest job arrived first, after adding ARGV 7 for each step below high. Within it, the
+-- job with the lowest turn goes first. Suspects (jobs that have lost two workers) share a worker with a few other
+-- suspects, and after one more loss run alone, so a job that kills its worker takes no ordinary job down with it.
 local held = tonumber(ARGV[5])
 
 local function answer(id)
   local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner')
-  return {'claimed', id, tonumber(job[1]), job[2], job[3], company_of(id)}
+  return {'claimed', id, tonumber(job[1]), job[2], job[3], most_held_with(id)}
 end
 
--- This very call again, by a worker whose connection broke before the answer.
+-- A repeated call: the worker lost its connection before the answer.
 local before = redis.call('GET', KEYS[16])
 if before then
-  local found = redis.call('HMGET', job_key(before), 'status', 'token')
-  if found[1] == 'running' and found[2] == ARGV[4] then return answer(before) end
+  local job = redis.call('HMGET', job_key(before), 'status', 'token')
+  if job[1] == 'running' and job[2] == ARGV[4] then return answer(before) end
 end
 
 local function take(id)
@@ -42,7 +42,7 @@ local function take(id)
   return answer(id)
 end
 
--- The first of a sorted set that still has a record; those that outlived theirs go.
+-- The first id of a sorted set whose job is still queued; ids before it are stale and are removed.
 local function first_of(key)
   while true do
     local id = redis.call('ZRANGE', key, 0, 0)[1]
@@ -59,7 +59,7 @@ end
 
 local suspect = first_of(KEYS[11])
 if ARGV[10] == '1' then
-  if suspect and held < company_of(suspect) then return take(suspect) end
+  if suspect and held < most_held_with(suspect) then return take(suspect) end
   return {'nothing'}
 end
 if suspect then

@@ -1,12 +1,12 @@
 -- running → succeeded | failed
 -- KEYS  13 images  14 known  15 leases  16 result  17 events  18 finished channel
--- ARGV  3 id  4 attempt  5 new status  6 error ('' where none)  7 image hashes  8 result ttl s  9 known ttl s
---       10 reproducible  11 sheet ('' where none)  12 telemetry ('' where none)  13… picture bytes
+-- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
+--       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13… picture bytes
 -- returns moved | stale | gone
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
 if not job[1] then return 'gone' end
--- This very call again, by a worker whose connection broke before the answer.
+-- A repeated call: the worker lost its connection before the answer.
 if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return 'moved' end
 if job[1] ~= 'running' or job[2] ~= ARGV[4] then return 'stale' end
 redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
@@ -25,12 +25,12 @@ redis.call('EXPIRE', KEYS[14], ARGV[9])
 redis.call('ZREM', KEYS[15], id)
 redis.call('PUBLISH', KEYS[18], id)
 if ARGV[5] ~= 'succeeded' then return 'moved' end
--- The model's pace: jobs, evaluations and time in jobs, over the time in which any ran; older than a minute fades.
--- A job that failed is none of it: how many of its evaluations were done is not known.
+-- The model's pace: jobs, evaluations and summed run times, over the time in which any job ran. Old work decays by a
+-- factor of e per minute of that time. Failed jobs do not count: the number of their evaluations is not known.
 local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms')
 for i = 1, 5 do pace[i] = tonumber(pace[i] or '0') end
 local busy = math.max(0, now - math.max(pace[5], tonumber(job[3])))
-local ran = math.max(0, now - tonumber(job[3]))  -- a clock that was put back makes it negative
+local ran = math.max(0, now - tonumber(job[3]))  -- negative if the clock was set back
 local fade = math.exp(-busy / 60000)
 redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade + tonumber(job[4]),
   'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now)

@@ -1,4 +1,4 @@
--- running → running; at the memory limit too, or else a job would be lost to a full store
+-- running → running; also at the memory limit, so that a full store costs no leases
 -- KEYS  1 job  2 leases
 -- ARGV  1 id  2 attempt  3 step  4 lease ms  5 steps
 -- returns ok | stale | cancelled | gone

@@ -1,8 +1,8 @@
--- running → queued, or → failed where its attempts are used up
+-- running → queued, or → failed if its attempts are used up
 -- KEYS  13 known  14 leases  15 events  16 finished channel  17 events' channel
--- ARGV  3 id  4 attempt of the holder who gives it back, or '' for the reaper: then only a lease that ran out
---       5 outcome of the attempt: handed_back | lost | faulted  6 why, as JSON ('' where in good order)
---       7 ms to put it off for  8 max failures  9 error where they are used up  10 result ttl s  11 known ttl s
+-- ARGV  3 id  4 attempt of the holder that gives it back, or '' for the reaper, which needs an expired lease
+--       5 outcome of the attempt: handed_back | lost | faulted  6 cause as JSON ('' if in good order)
+--       7 back-off ms  8 max failures  9 error if they are used up  10 result ttl s  11 known ttl s
 --       12 events kept
 -- returns queued | failed | kept
 local id, key = ARGV[3], job_key(ARGV[3])
@@ -19,7 +19,7 @@ elseif attempt ~= ARGV[4] then
 end
 redis.call('ZREM', KEYS[14], id)
 end_attempt(id, attempt, ARGV[5], ARGV[6])
--- A job that is handed back in good order has not failed: the attempt is not held against it.
+-- Handing a job back in good order is no failure, so the attempt does not count.
 local failures = ARGV[5] == 'handed_back' and 0 or redis.call('HINCRBY', key, 'failures', 1)
 if failures >= tonumber(ARGV[8]) then
   redis.call('HSET', key, 'status', 'failed', 'error', ARGV[9], 'finished_ms', now)

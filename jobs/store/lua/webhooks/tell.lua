@@ -1,7 +1,8 @@
--- adds to the events of a running job; nothing where it is not the holder who tells, or has told this before
+-- append a held job's news to its events; nothing if the claim is stale, or news of this number is already written
 -- KEYS  1 job  2 events
--- ARGV  1 id  2 attempt  3 number of the telling  4 channel  5 unfinished ttl s  6 events kept
+-- ARGV  1 id  2 attempt  3 sequence number of the news  4 channel  5 unfinished ttl s  6 events kept
 --       7… name and data of each event
+-- The record's field 'told' holds the sequence number of the last news written.
 -- returns told | stale
 local job = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'told')
 if job[1] ~= 'running' or job[2] ~= ARGV[2] then return 'stale' end

@@ -1,9 +1,9 @@
--- pending → delivered | failed | pending: what came of an attempt
--- Run twice, where an answer was lost, it counts two attempts, and one fewer is made.
+-- pending → delivered | failed | pending: record the outcome of an attempt
+-- Not idempotent: repeated after a lost answer, it counts two attempts, so one fewer is made.
 -- KEYS  1 delivery  2 due
--- ARGV  1 id  2 new status  3 HTTP status ('' where there was none)  4 error ('' where none)
+-- ARGV  1 id  2 new status  3 HTTP status ('' if none)  4 error ('' if none)
 --       5 ms until the next attempt  6 ttl s
--- returns how many attempts there were
+-- returns the number of attempts so far
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'http_status', ARGV[3], 'error', ARGV[4], 'attempted_ms', now)

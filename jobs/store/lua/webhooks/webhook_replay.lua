@@ -1,7 +1,7 @@
--- delivered | failed → pending: tell it again, now
+-- delivered | failed → pending: deliver it again, now
 -- KEYS  1 delivery  2 due
 -- ARGV  1 id  2 ttl s
--- returns 1 | 0 where there is no such delivery
+-- returns 1 | 0 if there is no such delivery
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'status', 'pending', 'attempts', 0)

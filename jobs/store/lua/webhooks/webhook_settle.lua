@@ -1,7 +1,7 @@
--- watched → due: jobs that have ended since the last look
+-- watched → due: jobs that have ended since the last call
 -- KEYS  1 watched  2 due
--- ARGV  1 what a job's key starts with  2 ttl s
--- returns how many are due now
+-- ARGV  1 prefix of a job's key  2 ttl s
+-- returns the number of deliveries that are due now
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do

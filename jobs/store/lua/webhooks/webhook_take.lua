@@ -1,6 +1,6 @@
--- due → due later: whoever takes a delivery has so long to note what came of it; then it is anybody's again
+-- due → due later: lease deliveries to the caller, which must record their outcome before the lease ends
 -- KEYS  1 due
--- ARGV  1 how many  2 lease ms
+-- ARGV  1 most deliveries  2 lease ms
 -- returns ids
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
