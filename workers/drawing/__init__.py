@@ -1,1 +1,1 @@
-"""What a worker draws: requests as specs, pictures as PNG, and what drawing would take."""
+"""Translation between the contract and the engine: requests to specs, pictures to PNG, outlines to plans."""

@@ -1,4 +1,4 @@
-"""Calibrations that the workers of a deployment share."""
+"""Calibrations shared by the workers of a deployment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class SharedCalibrations:
-    """Kept in the user's cache folder and in the store, so that a new worker need not measure what another did.
+    """Kept in the user's cache folder and in the store, so that a new worker need not measure again.
 
-    This only saves time: what is measured changes no bytes, so an unreachable store is not an error.
+    This only saves time: a calibration changes no bytes of a picture, so an unreachable store is not an error.
     """
 
     def __init__(self, fleet: FleetRegistry) -> None:
@@ -30,12 +30,12 @@ class SharedCalibrations:
             raw = self._fleet.calibration(key)
             return Calibration.from_json(raw) if raw is not None else None
         except (RedisError, ValidationError) as error:
-            log.warning("no calibration from the store: %s", error)
+            log.warning("could not read a calibration from the store: %s", error)
             return None
 
-    def save(self, key: str, found: Calibration) -> None:
-        self._files.save(key, found)
+    def save(self, key: str, calibration: Calibration) -> None:
+        self._files.save(key, calibration)
         try:
-            self._fleet.keep_calibration(key, found.to_json())
+            self._fleet.keep_calibration(key, calibration.to_json())
         except RedisError as error:
-            log.warning("the store keeps no calibration: %s", error)
+            log.warning("could not keep a calibration in the store: %s", error)

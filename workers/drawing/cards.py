@@ -1,4 +1,4 @@
-"""A loaded pack's card: what the gateway needs to know of it to check requests."""
+"""The model card of a loaded pack, by which the gateway checks requests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from models.engine import LoadedPack
 from models.profiles import PROFILES
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
 
-MUST_CLIP_BELOW = 1e-6  # last ᾱ of a schedule that ends in noise alone: a linear one ends at 4e-5
+MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
 
 def card_of(loaded: LoadedPack) -> ModelCard:
-    """What the gateway may promise of this pack."""
+    """The card of this pack: all that the gateway may promise of it."""
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
     height, width = denoiser.picture_size
     modes, bases = _modes_and_bases(loaded)
@@ -20,7 +20,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
     samplers = tuple(name for name, limit in limits.items() if limit)
     profile = str(defaults.get("profile", "cynosure"))
     is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
-    clipping = tuple(name for name, one in PROFILES.items() if one.clips and is_pixel_model)
+    clipping = tuple(name for name, candidate in PROFILES.items() if candidate.clips and is_pixel_model)
     return ModelCard(
         name=pack.name,
         title=defaults.get("title", pack.name),
@@ -62,7 +62,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
 
 
 def _modes_and_bases(loaded: LoadedPack) -> tuple[tuple[GuidanceMode, ...], tuple[ClassifierBase, ...]]:
-    """The guidance modes of a pack, and what the classifier may steer."""
+    """The guidance modes of a pack, and the predictions that its classifier may steer."""
     denoiser = loaded.denoiser
     is_conditional = denoiser.has_classes or denoiser.takes_prompt
     modes, bases = [GuidanceMode.NONE], []

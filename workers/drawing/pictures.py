@@ -1,4 +1,4 @@
-"""Finished pictures as PNG: with their request inside, as previews, on contact sheets."""
+"""Pictures as PNG: results with their request inside, previews, and contact sheets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHEET_MARGIN, SHEET_HEADER, SHEET_MIN_CELL = 150, 20, 56
 def png_of(
     picture: Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None = None
 ) -> bytes:
-    """PNG bytes with the request inside; nothing in them depends on when, where or under which id they were made."""
+    """PNG bytes with the request inside. They do not depend on the time, the worker or the job's id."""
     return png_bytes(_pillow(picture), request, index, card, guide)
 
 

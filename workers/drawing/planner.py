@@ -1,4 +1,4 @@
-"""Answers what a request would take. A thread of its own, so that a worker full of jobs answers too."""
+"""Answering plans: the cost of a request before it is drawn. On its own thread, so that a busy worker answers too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTEN_S = 1.0
 
 
 class Planner(BackgroundThread):
-    """Takes a question after the other."""
+    """Takes one question after another, and answers it."""
 
     def __init__(self, engine: Engine, cards: dict[str, ModelCard], desk: InquiryDesk) -> None:
         super().__init__("planner")
@@ -40,35 +40,39 @@ class Planner(BackgroundThread):
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
             return JobError(code=InvalidRequest.code, message=str(error))
         except Exception as error:
-            log.exception("a plan failed")
+            log.exception("planning a request failed")
             return JobError(code=CynosureError.code, message=f"{type(error).__name__}: {error}")
 
 
-def plan_of(request: ResolvedRequest, found: Outline) -> Plan:
-    """The outline in the contract's terms."""
+def plan_of(request: ResolvedRequest, outline: Outline) -> Plan:
+    """The engine's outline in the contract's terms."""
     return Plan(
         request=request,
-        timesteps=found.timesteps,
-        sigmas=found.sigmas,
-        guided_evaluations=len(found.guided) if request.guidance_mode is not GuidanceMode.NONE else 0,
-        rows=NetworkCalls(denoiser=found.denoiser_rows, guide_model=found.guide_rows, classifier=found.classifier_rows),
-        flop=found.flop,
-        seconds=found.seconds,
-        warnings=tuple(warnings_of(request, found)),
+        timesteps=outline.timesteps,
+        sigmas=outline.sigmas,
+        guided_evaluations=len(outline.guided) if request.guidance_mode is not GuidanceMode.NONE else 0,
+        rows=NetworkCalls(
+            denoiser=outline.denoiser_rows, guide_model=outline.guide_rows, classifier=outline.classifier_rows
+        ),
+        flop=outline.flop,
+        seconds=outline.seconds,
+        warnings=tuple(warnings_of(request, outline)),
     )
 
 
-def warnings_of(request: ResolvedRequest, found: Outline) -> list[str]:
-    """What in the request is legal and probably not meant."""
-    said = []
+def warnings_of(request: ResolvedRequest, outline: Outline) -> list[str]:
+    """Warnings about settings that are legal but probably not intended."""
+    warnings = []
     is_guided = request.guidance_mode is not GuidanceMode.NONE
-    if is_guided and not found.guided:
-        said.append("guidance_interval holds no evaluation: nothing is guided.")
+    if is_guided and not outline.guided:
+        warnings.append("No evaluation lies in guidance_interval: nothing is guided.")
     if request.guidance_mode is GuidanceMode.CLASSIFIER_FREE and request.guidance_scale == 1.0:
-        said.append("guidance_scale 1 is plain conditional sampling: the same as guidance_mode 'none' with the label.")
+        warnings.append(
+            "guidance_scale 1 is plain conditional sampling: the same as guidance_mode 'none' with the label."
+        )
     uses_classifier = request.guidance_mode in (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
-    if uses_classifier and not found.classifier_rows:
-        said.append("The classifier is never asked: its scale is 0, or the interval is empty.")
-    if request.init_image is not None and len(found.timesteps) < request.steps:
-        said.append(f"strength leaves {len(found.timesteps)} evaluations of {request.steps} steps.")
-    return said
+    if uses_classifier and not outline.classifier_rows:
+        warnings.append("The classifier is never evaluated: its scale is 0, or no evaluation lies in the interval.")
+    if request.init_image is not None and len(outline.timesteps) < request.steps:
+        warnings.append(f"strength leaves {len(outline.timesteps)} evaluations of {request.steps} steps.")
+    return warnings

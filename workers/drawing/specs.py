@@ -1,4 +1,4 @@
-"""Requests as specs: the only place that knows both."""
+"""Requests as specs: the only module that knows both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cynosure.pictures import decoded, opened
 from cynosure.resolving import cells_of
 from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 
-DEFAULT_STRENGTH = 0.8  # as diffusers has it
+DEFAULT_STRENGTH = 0.8  # diffusers' default
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
 
 
@@ -49,7 +49,7 @@ def guidance_of(request: ResolvedRequest, card: ModelCard) -> Guidance:
 
 
 def terms_of(condition: ClassifierCondition | None, card: ModelCard) -> tuple[Term, ...]:
-    """A classifier condition (resolved: labels by index) as terms."""
+    """A resolved classifier condition, whose labels are indices, as terms."""
     if condition is None:
         return ()
     terms = [Term(weight, (int(label),)) for label, weight in condition.labels.items()]
@@ -61,7 +61,7 @@ def terms_of(condition: ClassifierCondition | None, card: ModelCard) -> tuple[Te
 
 
 def pixels_of(encoded: str | None, field: str) -> Pixels | None:
-    """A picture of the request, decoded; transparent parts are white."""
+    """A picture of the request, decoded onto a white background."""
     if encoded is None:
         return None
     picture = opened(encoded, field)
@@ -71,7 +71,7 @@ def pixels_of(encoded: str | None, field: str) -> Pixels | None:
 
 
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
-    """One spec a picture.
+    """One spec per picture.
 
     Raises:
         InvalidRequest: a picture of the request can't be decoded.
