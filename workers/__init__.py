@@ -1,1 +1,1 @@
-"""Execution: Celery says which model has work, the engine draws, the record is written."""
+"""Workers: claim jobs when Celery says that a model has work, draw them on the engine and write the record."""

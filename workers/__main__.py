@@ -1,4 +1,4 @@
-"""`python -m workers`: load the packs, publish what they can do, and serve until told to stop."""
+"""`python -m workers`: load the packs, publish their model cards, and serve until a signal stops the worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.celery_app import build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
 from workers.host import EngineHost
-from workers.insistence import Insistence
+from workers.retrying import Retrying
 from workers.settings import WorkerSettings
 from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain
@@ -35,11 +35,11 @@ from workers.upkeep.watchdog import Watchdog
 
 log = logging.getLogger("workers")
 
-STORE_PATIENCE_S = 24 * 3600.0  # of a worker that starts before its store
+STORE_TIMEOUT_S = 24 * 3600.0  # a worker may start before its store
 
 
 def _stop_self() -> None:
-    """Drain, as after a SIGTERM: jobs go back, and a supervisor starts the worker anew."""
+    """Drain as after a SIGTERM: jobs go back to the queue, and a supervisor restarts the worker."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -63,20 +63,22 @@ def _settings() -> WorkerSettings:
     parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
     parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
     parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
-    parser.add_argument("--precision", choices=PRECISIONS, help="number format of the networks; by default by rule")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="number format of the networks; by default chosen for the device"
+    )
     return WorkerSettings(**{key: value for key, value in vars(parser.parse_args()).items() if value is not None})
 
 
 def main() -> None:
-    """Run one worker in the foreground. SIGTERM drains it; what is unfinished after the grace goes back."""
+    """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
     settings, store_settings = _settings(), StoreSettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     warnings.filterwarnings("ignore", module="diffusers")
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # Celery's, about root: nothing is unpickled here
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
 
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
-    Insistence(patience_s=STORE_PATIENCE_S).on(store.ping)
+    Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
     engine = _engine(settings, fleet)
     host = EngineHost(
         engine,
@@ -92,7 +94,7 @@ def main() -> None:
     registration = Registration(fleet, host.claims, name, host.published)
     helpers = (
         registration,
-        Reaper(store, doorbell, models, interval_s=settings.reap_every_s, mercy_s=store_settings.lease_s),
+        Reaper(store, doorbell, models, interval_s=settings.reap_every_s, grace_after_outage_s=store_settings.lease_s),
         Planner(engine, host.cards, InquiryDesk(store_settings, models)),
         Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
         host.leases,
@@ -100,11 +102,11 @@ def main() -> None:
     )
     drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     drain.listen()
-    Insistence(patience_s=STORE_PATIENCE_S).on(registration.publish)
+    Retrying(timeout_s=STORE_TIMEOUT_S).call(registration.publish)
     for helper in helpers:
         helper.start()
     log.info("worker %s serves %s", name, ", ".join(models))
-    engine.measure()  # not before: loading would take longer
+    engine.measure()  # only now: measuring would delay the start
     try:
         celery.Worker(
             pool="threads",

@@ -1,4 +1,4 @@
-"""Threads that attend to a worker beside its engine."""
+"""Threads that serve a worker alongside its engine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 
 PAUSE_S = 1.0  # after a fault
-STOP_S = 2.0  # to wait for a thread's end: the store's client may try a call again for half a minute
+STOP_S = 2.0  # to wait for a thread to end: the store's client may retry a call for half a minute
 
 
 class BackgroundThread(ABC):
-    """A thread that outlives every fault of its turns; `start` it once, `stop` it once.
+    """A thread that repeats `_turn` and survives its exceptions; `start` it once, `stop` it once.
 
     Args:
-        name: of the thread.
-        every_s: seconds before each turn; 0 where a turn waits by itself, for a second at most.
+        name: the thread's name.
+        every_s: seconds before each turn; 0 if a turn itself waits, for a second at most.
     """
 
     def __init__(self, name: str, *, every_s: float = 0.0) -> None:
@@ -31,7 +31,7 @@ class BackgroundThread(ABC):
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no further turn. One that waits for the store is waited for a little, and ends with the process."""
+        """Take no further turn. A turn that waits longer than `STOP_S` for the store ends with the process."""
         self._stopping.set()
         self._thread.join(STOP_S)
 

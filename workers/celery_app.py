@@ -11,7 +11,7 @@ from workers.host import EngineHost
 
 
 def build_celery(settings: StoreSettings, host: EngineHost) -> Celery:
-    """A Celery app whose `run_job` task feeds `host`; it listens on the queues of the host's models."""
+    """A Celery app whose `run_job` task makes `host` work; it consumes the queues of the host's models."""
     celery = Celery("cynosure", broker=settings.broker_url)
     celery.conf.update(celery_settings(settings))
     celery.conf.task_queues = [Queue(queue_of(model)) for model in host.cards]

@@ -1,4 +1,4 @@
-"""Taking jobs off the queue, for all threads of one worker."""
+"""Claiming jobs from the queue, for all threads of one worker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Claims:
-    """What this worker holds, and whether it may take more.
+    """The number of jobs that this worker holds, and the rules for taking more.
 
-    A bell only says that a model has work: which job that is the queue decides. A thread that is done with a job asks
-    for the next one without waiting for a bell, and models take turns. One claim is made at a time, so that the
-    queue knows how many jobs the worker holds: suspects (jobs whose workers were lost twice) run apart from others.
+    A bell only says that a model has work; the queue decides which job is next. A thread that is done with a job claims
+    the next one without waiting for a bell, and the models take turns. Claims are made one at a time, so that the queue
+    knows how many jobs the worker holds: suspects (jobs that have lost two workers) run apart from other jobs.
     """
 
     def __init__(
@@ -36,20 +36,20 @@ class Claims:
         self._slots = slots
         self._lock = threading.Lock()
         self._held = 0
-        self._company = 0  # jobs that may be held while suspects are; 0 while none is
-        self._emptying_for: str | None = None  # the model whose suspects are to run apart
+        self._most_held: int | None = None  # limit on held jobs while they are suspects; None while they are not
+        self._emptying_for: str | None = None  # the model whose suspect this worker empties itself for
         self._stopping = threading.Event()
         self._unanswered: Counter[str] = Counter()
         self._rung_at = time.monotonic()
 
     @property
     def has_room(self) -> bool:
-        """Whether a bell would be answered."""
+        """Whether the worker would answer a bell by claiming a job."""
         return not (self._stopping.is_set() or self._is_restricted or self._held >= self._slots)
 
     @property
     def _is_restricted(self) -> bool:
-        return bool(self._company) or self._emptying_for is not None
+        return self._most_held is not None or self._emptying_for is not None
 
     @property
     def silent_s(self) -> float:
@@ -65,7 +65,10 @@ class Claims:
         self._stopping.set()
 
     def take(self, rung_for: str | None = None) -> Claim | None:
-        """The next job, or `None`: there is none, or not for this worker now.
+        """Claim the next job; `None` if there is none, or this worker may not take it now.
+
+        Args:
+            rung_for: the model of the bell that is answered, if any; its jobs are tried first.
 
         Raises:
             RedisError: the store is away; the bell is lost, and the reaper rings again.
@@ -78,10 +81,10 @@ class Claims:
         return claim
 
     def keep_emptying(self) -> None:
-        """At every heartbeat: hold the place of the worker that empties itself, or take anything again.
+        """At each heartbeat: renew the quarantine if this worker empties itself, or take any job again if it is over.
 
         Raises:
-            RedisError: the store is away; the next heartbeat asks again.
+            RedisError: the store is away; the next heartbeat tries again.
         """
         model = self._emptying_for
         if model is None or self._stopping.is_set() or self._store.keep_quarantine(model, self._worker_name):
@@ -90,46 +93,47 @@ class Claims:
             self._emptying_for = None
         self._ring_again()
 
-    def let_go(self, claim: Claim) -> None:
-        """The job is finished, given back, or another's."""
+    def release(self, claim: Claim) -> None:
+        """Count the job as no longer held: it is finished, given back, or another worker's."""
         with self._lock:
             self._held -= 1
             if not self._held:
-                self._company = 0
+                self._most_held = None
 
     def _next(self, rung_for: str | None) -> Claim | None:
-        is_full = bool(self._company) and self._held >= self._company
+        is_full = self._most_held is not None and self._held >= self._most_held
         if self._stopping.is_set() or is_full:
             self._leave_unanswered(rung_for)
             return None
         for model in self._in_turn(self._emptying_for or rung_for):
-            found = self._store.claim(model, self._worker_name, held=self._held, suspects=bool(self._company))
-            if found is NoClaim.WAIT:
+            has_suspects = self._most_held is not None
+            claim = self._store.claim(model, self._worker_name, held=self._held, suspects=has_suspects)
+            if claim is NoClaim.WAIT:
                 if self._emptying_for != model:
-                    log.info("finishing what is held: suspect jobs of '%s' are to run apart", model)
+                    log.info("finishing the held jobs before any other: a suspect job of '%s' must run apart", model)
                 self._emptying_for = model
                 self._leave_unanswered(rung_for)
                 return None
-            self._emptying_for = None  # its suspects were the first that were asked for
-            if isinstance(found, Claim):
+            self._emptying_for = None  # that model was tried first, and has no suspect to wait for
+            if isinstance(claim, Claim):
                 self._held += 1
-                self._company = found.company
-                return found
-        if self._company:
+                self._most_held = claim.most_held
+                return claim
+        if self._most_held is not None:
             self._leave_unanswered(rung_for)
         return None
 
     def _ring_again(self) -> None:
-        """Ring for the bells that could not be answered, once they could be."""
+        """Ring again the bells that could not be answered, once they can be."""
         with self._lock:
             if self._is_restricted:
                 return
-            answered, self._unanswered = self._unanswered, Counter()
+            bells, self._unanswered = self._unanswered, Counter()
         try:
-            for model in answered.elements():
+            for model in bells.elements():
                 self._doorbell.ring(model)
-        except (RedisError, OperationalError) as error:  # a claim may have been made before, and must not get lost
-            log.warning("bells could not be rung again: %s; the reaper rings", error)
+        except (RedisError, OperationalError) as error:  # a claim just made must not get lost
+            log.warning("could not ring again: %s; the reaper will", error)
 
     def _leave_unanswered(self, rung_for: str | None) -> None:
         if rung_for is not None:

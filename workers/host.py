@@ -1,4 +1,4 @@
-"""The engine's host: takes jobs off the queue, has them drawn, and writes what came of them."""
+"""The engine's host: claims jobs, has the engine draw them, and writes their results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from workers.claims import Claims
 from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
-from workers.insistence import Insistence
 from workers.leases import HeldJob, LeaseKeeper
+from workers.retrying import Retrying
 
 log = logging.getLogger(__name__)
 
 
 class EngineHost:
-    """Runs jobs on one engine; called from many threads, one a job."""
+    """Runs jobs on one engine; called from many threads, one per job."""
 
     def __init__(
         self,
@@ -47,19 +47,19 @@ class EngineHost:
         self._store = store
         self._doorbell = doorbell
         self._job_timeout_s = job_timeout_s
-        self._over = threading.Event()
+        self._handing_back = threading.Event()
         self._encoder = ThreadPoolExecutor(1, "previews")
-        self._insistence = Insistence(patience_s=job_timeout_s)
+        self._retrying = Retrying(timeout_s=job_timeout_s)
         self.cards: dict[str, ModelCard] = {name: card_of(loaded) for name, loaded in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
 
     def published(self) -> list[ModelCard]:
-        """The cards as of now: the engine measures packs while it serves."""
+        """The cards as they are now; they change as the engine measures packs while it serves."""
         return [
             card.model_copy(
                 update={
-                    "reproducible": self._keeps_bits([card]),
+                    "reproducible": self._is_reproducible([card]),
                     "measured": self._engine.packs[name].is_measured,
                 }
             )
@@ -67,20 +67,20 @@ class EngineHost:
         ]
 
     def run(self, model: str) -> None:
-        """Answer a bell: work on the model's next job, and then on whatever waits, until nothing does."""
+        """Answer a bell: run the model's next job, and then any waiting jobs until none is left."""
         try:
             claim = self.claims.take(model)
             while claim is not None:
                 try:
                     self._work_on(claim)
                 finally:
-                    self.claims.let_go(claim)
+                    self.claims.release(claim)
                 claim = self.claims.take()
         except (RedisError, OperationalError) as error:
-            log.warning("the store is away: %s; the reaper finds what is left undone", error)
+            log.warning("the store is away: %s; the reaper will find any unfinished job", error)
 
     def begin_drain(self) -> None:
-        """Take no more jobs, and give back at once those of which nothing is drawn yet."""
+        """Take no more jobs, and give back at once those that have not begun."""
         self.claims.stop_taking()
         for job in self.leases.held():
             if job.evaluations_done == 0:
@@ -88,16 +88,16 @@ class EngineHost:
 
     def hand_back_all(self) -> None:
         """Give every unfinished job back to the queue; their `run` calls return at once."""
-        self._over.set()
+        self._handing_back.set()
         self.claims.stop_taking()
-        self._insistence.give_up()
+        self._retrying.stop()
         for job in self.leases.held():
             job.give_up(Verdict.OK)
 
     def _work_on(self, claim: Claim) -> None:
         job = HeldJob(claim, self._encoder)
         self.leases.hold(job)
-        if self._over.is_set():
+        if self._handing_back.is_set():
             job.give_up(Verdict.OK)
         try:
             self._finish(job)
@@ -105,7 +105,7 @@ class EngineHost:
             if job.verdict is Verdict.OK:
                 self._give_back(claim, Outcome.HANDED_BACK)
         except EngineDied as error:
-            self.claims.stop_taking()  # the process is about to end, and the next job would meet the same dead engine
+            self.claims.stop_taking()  # the process is about to end; another job would meet the same dead engine
             self._give_back(claim, Outcome.FAULTED, JobError(code="device_lost", message=str(error)))
         except OutOfMemory as error:
             self._give_back(claim, Outcome.FAULTED, JobError(code="out_of_memory", message=str(error)))
@@ -121,14 +121,14 @@ class EngineHost:
             log.exception("job %s failed", claim.job_id)
             self._fail(claim, "internal", f"{type(error).__name__}: {error}")
         finally:
-            self.leases.let_go(job)
+            self.leases.release(job)
 
     def _finish(self, job: HeldJob) -> None:
         claim = job.claim
         made = self._draw(job)
         if claim.request.preview_every or claim.request.telemetry:
-            self._insistence.on(lambda: self.leases.report(job))
-        if not self._insistence.on(lambda: self._store.finish(claim, made)):
+            self._retrying.call(lambda: self.leases.report(job))
+        if not self._retrying.call(lambda: self._store.finish(claim, made)):
             log.warning("job %s: attempt %d finished too late; its pictures are dropped", claim.job_id, claim.attempt)
 
     def _draw(self, job: HeldJob) -> Finished:
@@ -142,7 +142,7 @@ class EngineHost:
             )
             pictures = results(job.handles)
         except BaseException:
-            for handle in job.handles:  # one picture failed: its siblings' rows are better used by others
+            for handle in job.handles:  # one picture failed: free its siblings' rows for other jobs
                 handle.cancel()
             raise
         card = self.cards[request.model]
@@ -154,21 +154,21 @@ class EngineHost:
                 for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
             ),
             sheet=sheet_of(pictures, request, card),
-            reproducible=self._keeps_bits(models),
+            reproducible=self._is_reproducible(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digests=tuple(model.drawn_by for model in models),
         )
 
-    def _keeps_bits(self, models: Sequence[ModelCard]) -> bool:
-        """Whether rows of these models are independent of their neighbours: a guide's run in the first one's lanes."""
+    def _is_reproducible(self, models: Sequence[ModelCard]) -> bool:
+        """Whether these models' rows are batch-invariant; a guide runs on the first model's lanes, with its threads."""
         calibrations = [self._engine.packs[model.name].calibration for model in models]
         threads = {calibration.layout.threads for calibration in calibrations}
         return len(threads) == 1 and all(calibration.is_reproducible for calibration in calibrations)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
-        self._insistence.on(lambda: self._store.fail(claim, JobError(code=code, message=message)))
+        self._retrying.call(lambda: self._store.fail(claim, JobError(code=code, message=message)))
 
     def _give_back(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> None:
         log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
-        if self._insistence.on(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
+        if self._retrying.call(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
             self._doorbell.ring(claim.request.model, claim.job_id)

@@ -1,4 +1,4 @@
-"""Keeping the jobs that this worker holds: one heartbeat for all of them."""
+"""Leases of the jobs that this worker holds, renewed by one heartbeat for all of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from workers.drawing.pictures import preview_of
 log = logging.getLogger(__name__)
 
 PREVIEWS_TIMEOUT_S = 10.0
-MAX_WAITING_PREVIEWS = 64  # where more are asked for than can be sent, the oldest go
+MAX_WAITING_PREVIEWS = 64  # if more are requested than can be sent, the oldest are dropped
 
 
 class HeldJob:
-    """A claimed job and the pictures on their way for it; its previews are encoded by `encoder`."""
+    """A claimed job and the handles of its pictures; `encoder` encodes its previews."""
 
     def __init__(self, claim: Claim, encoder: Executor) -> None:
         self.claim = claim
@@ -33,20 +33,20 @@ class HeldJob:
         self._given_up = False
         self._lock = threading.Lock()
         self._reported_evaluations = 0
-        self._beats_with_news = 0
-        self._unheard: tuple[Happening, ...] = ()
+        self._sequence = 0
+        self._unacknowledged: tuple[Happening, ...] = ()
         self._reported_telemetry: dict[int, int] = {}
         self._previews: deque[Future[Happening]] = deque()
 
     def add_preview(self, index: int, step: int, picture: Image) -> None:
-        """Have a preview encoded, for the first beat after that. Called on one of the engine's threads, it is quick."""
+        """Have a preview encoded, for the first beat after that. Quick, because the engine's threads call it."""
         with self._lock:
             if len(self._previews) == MAX_WAITING_PREVIEWS:
                 self._previews.popleft().cancel()
             self._previews.append(self._encoder.submit(_encoded, index, step, picture))
 
     def wait_for_previews(self) -> None:
-        """Wait until all that are kept are encoded, or it takes too long: no picture is to be late for them."""
+        """Wait until the kept previews are encoded, but not for long: they must not delay the pictures."""
         with self._lock:
             waiting = list(self._previews)
         wait(waiting, timeout=PREVIEWS_TIMEOUT_S)
@@ -61,7 +61,7 @@ class HeldJob:
         return sum(handle.evaluations for handle in self.handles) or request.steps * request.num_images
 
     def attach(self, handles: Sequence[Handle]) -> None:
-        """The job's pictures are on their way; where it was given up already, they are not."""
+        """Add the handles of the job's pictures; cancel them if the job was given up meanwhile."""
         with self._lock:
             self.handles += handles
             given_up = self._given_up
@@ -69,27 +69,27 @@ class HeldJob:
             self.give_up(self.verdict)
 
     def beat(self) -> Beat:
-        """What is new since the last beat that was heard; the same again until it is."""
+        """The next heartbeat. Its news is repeated, with the same number, until it is acknowledged."""
         done, evaluations = self.evaluations_done, self.evaluations
-        if not self._unheard and (news := self._news(done, evaluations)):
-            self._unheard = news
-            self._beats_with_news += 1
+        if not self._unacknowledged and (news := self._news(done, evaluations)):
+            self._unacknowledged = news
+            self._sequence += 1
         return Beat(
             attempt=self.claim.attempt,
             evaluations_done=done,
             evaluations=evaluations,
-            telling=self._beats_with_news,
-            happenings=self._unheard,
+            sequence=self._sequence,
+            happenings=self._unacknowledged,
         )
 
     @property
-    def owes_news(self) -> bool:
-        """Whether the last beat was not heard."""
-        return bool(self._unheard)
+    def repeats_news(self) -> bool:
+        """Whether the next beat repeats news that the store did not acknowledge."""
+        return bool(self._unacknowledged)
 
-    def heard(self) -> None:
-        """The last beat was written."""
-        self._unheard = ()
+    def acknowledge(self) -> None:
+        """Note that the store has the last beat."""
+        self._unacknowledged = ()
 
     def _news(self, done: int, evaluations: int) -> tuple[Happening, ...]:
         news = list(self._encoded_previews())
@@ -110,13 +110,13 @@ class HeldJob:
 
     def _new_telemetry(self) -> Iterator[dict[str, float]]:
         for image, handle in enumerate(self.handles):
-            told = self._reported_telemetry.get(image, 0)
-            for evaluation, noted in enumerate(islice(handle.telemetry, told, None), start=told):
+            first = self._reported_telemetry.get(image, 0)
+            for evaluation, measured in enumerate(islice(handle.telemetry, first, None), start=first):
                 self._reported_telemetry[image] = evaluation + 1
-                yield {"image": image, "evaluation": evaluation, **noted}
+                yield {"image": image, "evaluation": evaluation, **measured}
 
     def give_up(self, verdict: Verdict) -> None:
-        """Free the rows; whoever waits for the handles sees them cancelled and looks at `verdict`."""
+        """Free the rows. The thread that waits for the handles sees them cancelled and reads `verdict`."""
         with self._lock:
             self.verdict, self._given_up = verdict, True
             while self._previews:
@@ -130,7 +130,7 @@ def _encoded(index: int, step: int, picture: Image) -> Happening:
 
 
 class LeaseKeeper(BackgroundThread):
-    """Renews every lease and reports every step, in one call a beat; gives up what is no longer ours.
+    """Renews all leases and reports all progress in one call per beat; gives up jobs that are no longer ours.
 
     Args:
         on_beat: called after each beat.
@@ -144,15 +144,15 @@ class LeaseKeeper(BackgroundThread):
         self._lock, self._beating = threading.Lock(), threading.Lock()
 
     def hold(self, job: HeldJob) -> None:
-        """Keep this attempt's lease; an earlier attempt of the same job, which was lost meanwhile, is given up."""
+        """Keep this attempt's lease; an earlier attempt at the same job has lost its own, and is given up."""
         with self._lock:
             earlier = self._held.get(job.claim.job_id)
             self._held[job.claim.job_id] = job
         if earlier is not None:
             earlier.give_up(Verdict.STALE)
 
-    def let_go(self, job: HeldJob) -> None:
-        """Keep this attempt's lease no longer; a later attempt's is kept."""
+    def release(self, job: HeldJob) -> None:
+        """Stop keeping this attempt's lease; that of a later attempt is still kept."""
         with self._lock:
             if self._held.get(job.claim.job_id) is job:
                 del self._held[job.claim.job_id]
@@ -166,28 +166,28 @@ class LeaseKeeper(BackgroundThread):
         self._on_beat()
 
     def check(self, job_id: str) -> None:
-        """Renew this lease now, where the job is held and not drawn yet: it may have been cancelled."""
+        """If the job is held and not drawn yet, renew its lease now: it may have been cancelled."""
         with self._lock:
             job = self._held.get(job_id)
         if job is not None and not all(handle.is_done for handle in job.handles):
             self._beat([job])
 
     def report(self, job: HeldJob) -> None:
-        """Write what is new of this job now, as its last beat."""
+        """Write all remaining news of this job now."""
         job.wait_for_previews()
-        owed = job.owes_news
+        repeats = job.repeats_news
         self._beat([job])
-        if owed:  # that one repeated what was not heard; this one has what is new since
+        if repeats:  # that beat repeated unacknowledged news; this one has what is new since
             self._beat([job])
 
     def _beat(self, held: Sequence[HeldJob]) -> None:
         jobs = {job.claim.job_id: job for job in held}
         if not jobs:
             return
-        with self._beating:  # two beats at once would share the news between them out of order
+        with self._beating:  # two beats at once could write their news out of order
             verdicts = self._store.heartbeat({key: job.beat() for key, job in jobs.items()})
             for job in jobs.values():
-                job.heard()
+                job.acknowledge()
         for job_id, verdict in verdicts.items():
             if verdict is not Verdict.OK:
                 log.info("job %s is no longer ours: %s", job_id, verdict)

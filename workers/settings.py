@@ -1,4 +1,4 @@
-"""What a worker can be told from outside."""
+"""Settings of a worker."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ class WorkerSettings(BaseSettings):
     )
     device: str = Field("cpu", description="Torch device of the engine.")
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the networks; by default by a rule for the device."
+        "auto", description="Number format of the networks; by default chosen for the device."
     )
     compile: bool = Field(
         False,
-        description="Use torch.compile for denoisers: faster batches, but jobs wait half a minute for each batch size "
-        "while it is compiled.",
+        description="Use torch.compile for denoisers: batches are faster, but jobs wait half a minute while each batch "
+        "size is compiled.",
     )
-    concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each waits in a thread of its own.")
-    heartbeat_s: float = Field(0.5, gt=0, le=5, description="Seconds between renewals of leases and progress.")
-    reap_every_s: float = Field(3.0, gt=0, description="Seconds between looks for lost jobs.")
-    drain_s: float = Field(20.0, ge=0, description="Grace after SIGTERM before unfinished jobs are handed back.")
+    concurrency: int = Field(64, ge=1, le=1024, description="Jobs held at once; each has a thread.")
+    heartbeat_s: float = Field(
+        0.5, gt=0, le=5, description="Seconds between renewals of leases and reports of progress."
+    )
+    reap_every_s: float = Field(3.0, gt=0, description="Seconds between searches for lost jobs.")
+    drain_s: float = Field(20.0, ge=0, description="Seconds after SIGTERM before unfinished jobs are handed back.")
     deaf_after_s: float = Field(
-        20.0, ge=1, description="A worker with room that hears none of the waiting bells for so long starts anew."
+        20.0,
+        ge=1,
+        description="Seconds for which a worker with room may miss waiting bells before it stops, to be restarted.",
     )
     job_timeout_s: float = Field(3600.0, gt=0, description="A job that runs longer fails with `deadline_exceeded`.")
 

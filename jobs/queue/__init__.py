@@ -1,1 +1,1 @@
-"""The queue: the job record, its transitions on either side, and what is told of them."""
+"""The queue: the job record, its transitions for gateways and workers, and its events."""

@@ -1,4 +1,8 @@
-"""The doorbell: a Celery message that says that a model has work, and nothing else."""
+"""The doorbell: a Celery message (a bell) that tells a model's workers that its queue has work.
+
+A bell carries no job. The worker that fetches it claims whatever job the queue has next, so a surplus bell is harmless,
+and a lost one only costs time: the reaper rings again for jobs that have waited too long.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ def queue_of(model: str) -> str:
 
 
 def celery_settings(settings: StoreSettings) -> dict[str, Any]:
-    """Configuration that both ends of the bell share."""
+    """Celery configuration that the sender and the receiver of a bell share."""
     return {
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -31,11 +35,11 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,  # for ever: a worker without its broker has nothing better to do
+        "broker_connection_max_retries": None,  # retry for ever: a worker is useless without its broker
         "broker_use_ssl": tls_options(settings) if settings.uses_tls else False,
         "broker_transport_options": {
             "global_keyprefix": f"{settings.key_prefix}:bell:",
-            # Without these a connection that was cut without a word is waited on for a minute, or for ever.
+            # Without these, a half-open connection blocks for a minute, or for ever.
             "socket_timeout": CONNECTION_TIMEOUT_S,
             "socket_connect_timeout": CONNECTION_TIMEOUT_S,
             "socket_keepalive": True,
@@ -54,7 +58,7 @@ class Doorbell:
         self._prefix = f"{settings.key_prefix}:bell:"
 
     def ring(self, model: str, job_id: str | None = None) -> None:
-        """Tell the model's workers that there is work; the message has the id of the job that it is rung for, if any.
+        """Tell the model's workers that there is work. `job_id`, if any, becomes the id of the message.
 
         Raises:
             kombu.exceptions.OperationalError: the broker is away; the reaper rings again.
@@ -62,14 +66,14 @@ class Doorbell:
         self._celery.send_task(RUN_JOB, args=[model], task_id=job_id, queue=queue_of(model), retry=False)
 
     def pending_bells(self, model: str) -> int:
-        """Bells that no worker has fetched yet."""
+        """The number of bells that no worker has fetched yet."""
         return int(self._client.llen(self._prefix + queue_of(model)))
 
-    def check_hearing(self) -> None:
-        """Find out whether bells can be fetched at all: that takes writes.
+    def check_fetching(self) -> None:
+        """Check that bells can be fetched at all: to fetch one is a write.
 
         Raises:
-            RedisError: the store is away, or refuses them at its limit.
+            RedisError: the store is away, or refuses writes at its memory limit.
         """
         self._client.set(f"{self._prefix}heard", "1", px=1000)
 

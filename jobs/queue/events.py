@@ -1,4 +1,4 @@
-"""Being told when something happens to a job."""
+"""Waking coroutines when something happens to a job."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jobs.store.connection import connect_async
 from jobs.store.keyspace import Keys
 
 _RECONNECT_S = 0.5
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _PING_AFTER_S = 5.0
 
 
 class JobNews:
-    """One subscription for everyone who waits in this process.
+    """One Redis subscription for all coroutines of this process that wait for a job.
 
-    It only wakes: whoever is woken looks at the record and its stream, and polls as well, so that nothing depends on
-    a message that was lost.
+    It only wakes them. Each then reads the record and its event stream, and polls them as well, so a lost message
+    costs time and nothing else.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -33,7 +33,7 @@ class JobNews:
         self.is_closing = False
 
     def hang_up(self) -> None:
-        """Wake everyone, for good: the process is to end, and nobody should wait for it any longer."""
+        """Wake every waiter, for good: the process is about to end, and none may wait any longer."""
         self.is_closing = True
         self._wake_all()
 
@@ -56,9 +56,9 @@ class JobNews:
 
     @asynccontextmanager
     async def of(self, job_id: str, *, every_event: bool = False) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the job finishes, or at each of its events too.
+        """Yield an event that is set when the job finishes and, with `every_event`, at each of its events.
 
-        Enter before looking at the job, so that nothing is missed.
+        Enter before reading the job, so that nothing is missed.
         """
         event = asyncio.Event()
         channels = (self._keys.finished, self._keys.moved) if every_event else (self._keys.finished,)
@@ -83,18 +83,18 @@ class JobNews:
                 await asyncio.sleep(_RECONNECT_S)
 
     async def _pass_on(self, subscription: redis.asyncio.client.PubSub) -> None:
-        """Wake those who wait. Returns when the connection has been silent too long (half-open TCP)."""
+        """Wake the waiters. Returns when the connection has been silent too long (half-open TCP)."""
         silent_s = 0.0
         while silent_s < 2 * _PING_AFTER_S:
-            message = await subscription.get_message(timeout=_LOOK_S)
+            message = await subscription.get_message(timeout=_POLL_S)
             if message is None:
-                silent_s += _LOOK_S
+                silent_s += _POLL_S
                 if silent_s == _PING_AFTER_S:
                     await subscription.ping()
                 continue
             silent_s = 0.0
             if message["type"] == "subscribe" and message["data"] == len(self._channels):
-                self._wake_all()  # something may have happened while nobody listened
+                self._wake_all()  # messages may have been missed before the subscription
             if message["type"] == "message":
                 topic = message["channel"].decode(), message["data"].decode()
                 for event in self._waiting.get(topic, ()):

@@ -1,4 +1,4 @@
-"""The store's face for the gateway: accept, look, cancel."""
+"""The store as the gateway uses it: accept, read and cancel jobs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from jobs.store.scripts import known_ttl_s, queue_args, script
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted job; `waits` unless it was made before or is answered already."""
+    """An accepted job; `waits` is false if an earlier request made it or an earlier result answers it."""
 
     id: str
     waits: bool
 
 
 class JobStore(StoreClient):
-    """The gateway's face: accept, look, cancel. Every method raises `StoreUnavailable` where Redis is away."""
+    """Jobs, for the gateway. Every method raises `StoreUnavailable` if Redis is away."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
@@ -51,13 +51,13 @@ class JobStore(StoreClient):
     async def accept(self, job_id: str, submission: Submission, *, owner: str, evaluations: int) -> Accepted:
         """Write the record, its inputs, the queue entry and the idempotency key, all or nothing.
 
-        If `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job has its pictures
-        at once. Neither it nor the idempotency key tells one owner anything of another's jobs.
+        If `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job gets its pictures
+        at once. Cached results and idempotency keys belong to one owner, so they reveal nothing to another.
 
         Raises:
-            IdempotencyConflict: the key made another job.
+            IdempotencyConflict: the key was used with another request.
             QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
-            StoreFull, StoreUnavailable: not accepted, as far as is known.
+            StoreFull, StoreUnavailable: the job is not accepted, as far as is known.
         """
         keys, settings, request = self._keys, self._settings, submission.request
         key, cached_as = submission.idempotency_key, submission.cached_as
@@ -111,11 +111,11 @@ class JobStore(StoreClient):
             return bool(names) and bool(await self._client.exists(*names))
 
     async def get(self, job_id: str, viewer: str) -> JobRecord:
-        """The record, for `viewer`: an owner, or `EVERYONE`.
+        """The record, if `viewer` (an owner or `EVERYONE`) may see it.
 
         Raises:
-            JobExpired: it is kept no longer.
-            JobNotFound: there never was one, or it is another's: a stranger can't tell which.
+            JobExpired: it is no longer kept.
+            JobNotFound: there never was one, or it belongs to another owner; the caller can't tell which.
         """
         async with answering():
             fields: Any = await self._client.hgetall(self._keys.job(job_id))
@@ -127,10 +127,10 @@ class JobStore(StoreClient):
                 owner: Any = await self._client.get(self._keys.known(job_id))
                 if owner is not None and may_see(viewer, owner.decode()):
                     raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
-        raise JobNotFound(f"No job '{job_id}'.")
+        raise JobNotFound(f"There is no job '{job_id}'.")
 
     async def inputs(self, record: JobRecord) -> dict[str, str]:
-        """The pictures that the job's request held, base64 by field, as far as they are still kept."""
+        """The pictures that came with the job's request, base64 by field, as far as they are still kept."""
         if not record.request.inputs:
             return {}
         async with answering():
@@ -138,11 +138,11 @@ class JobStore(StoreClient):
         return {name.decode(): picture.decode() for name, picture in fields.items()}
 
     async def outlook(self, record: JobRecord) -> Outlook:
-        """The job's place in the queue and when it should be done, by the model's pace of the last minutes."""
+        """The job's place in the queue and its time to completion, from the model's recent pace."""
         return (await self.outlooks([record]))[0]
 
     async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
-        """Those of many jobs, in one round trip; in none where all have ended."""
+        """The outlooks of many jobs, in one round trip; in none if all have ended."""
         open_ = [record for record in records if not record.status.is_final]
         if not open_:
             return [Outlook()] * len(records)
@@ -150,18 +150,18 @@ class JobStore(StoreClient):
             pipe.time()
             for record in open_:
                 pipe.hgetall(self._keys.pace(record.request.model))
-                self._ask_place(pipe, record)
+                self._read_place(pipe, record)
             (seconds, microseconds), *answers = await pipe.execute()
-        now_ms, found, answer = seconds * 1000 + microseconds // 1000, dict[str, Outlook](), iter(answers)
+        now_ms, by_id, answer = seconds * 1000 + microseconds // 1000, dict[str, Outlook](), iter(answers)
         for record in open_:
-            pace, rank, *ahead = islice(answer, 1 + len(PRIORITIES))  # the pace, and what _ask_place asked
+            pace, rank, *ahead = islice(answer, 1 + len(PRIORITIES))  # the pace, and the answers to _read_place
             is_queued = record.status is JobStatus.QUEUED and rank is not None
             position = rank + sum(ahead) if is_queued else None
-            found[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
-        return [found.get(record.id, Outlook()) for record in records]
+            by_id[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
+        return [by_id.get(record.id, Outlook()) for record in records]
 
-    def _ask_place(self, pipe: Any, record: JobRecord) -> None:
-        """Rank among those of its priority, and how many of the others are ahead by their age."""
+    def _read_place(self, pipe: Any, record: JobRecord) -> None:
+        """Add commands that read its rank within its priority, and how many jobs of each other priority are ahead."""
         keys, model, level = self._keys, record.request.model, PRIORITIES.index(record.request.priority)
         pipe.zrank(keys.turns(model, record.request.priority), record.id)
         for other, priority in enumerate(PRIORITIES):
@@ -170,7 +170,7 @@ class JobStore(StoreClient):
                 pipe.zcount(keys.queue(model, priority), "-inf", f"({older_than_s * 1_000_000:.0f}")
 
     async def _queue_full(self, model: str, waiting: int, *, of_owner: bool) -> QueueFull:
-        """The refusal, with the time that a tenth of what is ahead takes: room for this one, and for some like it."""
+        """The error; its `retry_after_s` is the time for a tenth of the waiting jobs, which makes room for several."""
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.pace(model))
             for priority in PRIORITIES:
@@ -178,11 +178,11 @@ class JobStore(StoreClient):
             pace, *owners = await pipe.execute()
         shares = max(1, *owners) if of_owner else 1
         retry_after_s = Pace.of(pace).seconds_for(max(1, math.ceil(waiting / 10)) * shares)
-        whose = "jobs of yours wait already" if of_owner else f"jobs wait for '{model}' already"
+        whose = "of your jobs are already waiting" if of_owner else f"jobs are already waiting for '{model}'"
         return QueueFull(f"{waiting} {whose}.", retry_after_s=retry_after_s)
 
     async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
-        """The job's events after the one with that id ("0" for all), oldest first, as far as they are kept."""
+        """The job's events after the one with id `after` ("0" for all), oldest first, as far as they are kept."""
         async with answering():
             entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
         return [
@@ -193,7 +193,7 @@ class JobStore(StoreClient):
         """PNG bytes of picture `index`.
 
         Raises:
-            ImageNotFound: there is none, or not yet.
+            ImageNotFound: there is none of that index, or not yet.
             JobExpired, JobNotFound: as `get`.
         """
         png = await self._picture(job_id, str(index), viewer)
@@ -205,16 +205,16 @@ class JobStore(StoreClient):
         return png
 
     async def images(self, job_id: str, viewer: str) -> list[bytes]:
-        """PNG bytes of all of the job's pictures, in order; none where it has none, or is not kept, or is another's."""
-        found = await self._of_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
-        by_index = {int(name): png for name, png in (found or {}).items() if name.isdigit()}  # beside them the sheet
+        """PNG bytes of all pictures of the job, in order; none if it has none, is not kept or is another owner's."""
+        pngs = await self._read_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
+        by_index = {int(name): png for name, png in (pngs or {}).items() if name.isdigit()}  # the rest is the sheet
         return [by_index[index] for index in sorted(by_index)]
 
     async def sheet(self, job_id: str, viewer: str) -> bytes:
         """PNG bytes of a sweep's contact sheet.
 
         Raises:
-            ImageNotFound: the job is no sweep, or not done.
+            ImageNotFound: the job is not a sweep, or not done.
             JobExpired, JobNotFound: as `get`.
         """
         png = await self._picture(job_id, "sheet", viewer)
@@ -224,7 +224,7 @@ class JobStore(StoreClient):
         return png
 
     async def cancel(self, job_id: str, viewer: str) -> JobRecord:
-        """Cancel the job unless it is finished; returns it as it is then.
+        """Cancel the job unless it has ended; returns its record after that.
 
         Raises:
             JobExpired, JobNotFound: as `get`.
@@ -245,16 +245,16 @@ class JobStore(StoreClient):
         return await self.get(job_id, viewer)
 
     async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
-        """The picture, or `None` where there is none for `viewer`."""
-        png: bytes | None = await self._of_pictures(
+        """The picture, or `None` if there is none that `viewer` may see."""
+        png: bytes | None = await self._read_pictures(
             job_id, viewer, lambda pipe: pipe.hget(self._keys.images(job_id), name)
         )
         return png
 
-    async def _of_pictures(self, job_id: str, viewer: str, ask: Callable[[Any], object]) -> Any:
-        """What `ask` asks of the job's pictures, or `None` for a stranger. Owner and answer take one round trip."""
+    async def _read_pictures(self, job_id: str, viewer: str, read: Callable[[Any], object]) -> Any:
+        """The result of the command that `read` queues, or `None` if `viewer` may not see the job. One round trip."""
         async with answering(), self._client.pipeline(transaction=False) as pipe:
             pipe.hget(self._keys.job(job_id), "owner")
-            ask(pipe)
+            read(pipe)
             owner, answer = await pipe.execute()
         return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None

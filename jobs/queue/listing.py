@@ -1,4 +1,4 @@
-"""One's own jobs, newest first, a page at a time."""
+"""An owner's jobs, newest first, a page at a time."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from jobs.store.connection import StoreClient
 _CURSOR = re.compile(r"(\d{1,16})\.([A-Za-z0-9_-]{1,64})")
 _CHUNK = 100
 MAX_SCANNED = 2_000
-"""Jobs that one page looks at for those of one status; where they are rarer, the page is shorter, or empty."""
+"""Most jobs that are read for one page. If jobs of the requested status are rarer, the page is shorter, or empty."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some jobs, and where the next ones begin; `next_cursor` is `None` after the last."""
+    """Some jobs, and the cursor of the next page; `None` on the last one."""
 
     records: tuple[JobRecord, ...]
     next_cursor: str | None
 
 
 class Listing(StoreClient):
-    """Looks through the owners' indices."""
+    """Reads each owner's index of jobs."""
 
     async def page(self, owner: str, *, status: JobStatus | None, cursor: str | None, limit: int) -> Page:
         """The owner's jobs after `cursor`, with that status, newest first.
 
         Raises:
-            InvalidRequest: the cursor is none of ours.
+            InvalidRequest: this server gave no such cursor.
             StoreUnavailable: Redis is away.
         """
         after = _parse(cursor)
-        found: list[JobRecord] = []
+        records: list[JobRecord] = []
         for _ in range(MAX_SCANNED // _CHUNK):
             entries = await self._entries(owner, after)
             for score, job_id, record in entries:
                 after = score, job_id
                 if record is not None and status in (None, record.status):
-                    found.append(record)
-                if len(found) == limit:
-                    return Page(tuple(found), f"{score}.{job_id}")
+                    records.append(record)
+                if len(records) == limit:
+                    return Page(tuple(records), f"{score}.{job_id}")
             if len(entries) < _CHUNK:
-                return Page(tuple(found), None)
-        return Page(tuple(found), None if after is None else f"{after[0]}.{after[1]}")
+                return Page(tuple(records), None)
+        return Page(tuple(records), None if after is None else f"{after[0]}.{after[1]}")
 
     async def _entries(self, owner: str, after: tuple[int, str] | None) -> list[tuple[int, str, JobRecord | None]]:
-        """The next so many entries; those whose job is no longer kept leave the index."""
+        """The next `_CHUNK` entries; those whose job is no longer kept are removed from the index."""
         index = self._keys.owned(owner)
         async with answering():
             ids = await self._ids(index, after)
@@ -68,7 +68,7 @@ class Listing(StoreClient):
         ]
 
     async def _ids(self, index: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:
-        """Entries below `after` in the order of (time, id), the highest first."""
+        """Entries before `after` in (time, id) order, highest first."""
         if after is None:
             raw: Any = await self._client.zrange(index, 0, _CHUNK - 1, desc=True, withscores=True)
             return [(int(score), member.decode()) for member, score in raw]
@@ -85,14 +85,14 @@ class Listing(StoreClient):
             num=_CHUNK,
             withscores=True,
         )
-        ids = [(score, member) for member in below] + [(int(later), member.decode()) for member, later in rest]
+        ids = [(score, member) for member in below] + [(int(earlier), member.decode()) for member, earlier in rest]
         return ids[:_CHUNK]
 
 
 def _parse(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
-    found = _CURSOR.fullmatch(cursor)
-    if found is None:
-        raise InvalidRequest("cursor is none that this server gave; take next_cursor of a page.", field="cursor")
-    return int(found.group(1)), found.group(2)
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise InvalidRequest("cursor does not come from this server; use the next_cursor of a page.", field="cursor")
+    return int(match.group(1)), match.group(2)

@@ -1,4 +1,4 @@
-"""How fast a model's jobs are done, and what follows for one that waits. No I/O."""
+"""A model's throughput, and the time that a waiting job has left. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_RETRY_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Jobs that start before this one, and seconds until it should be done; `None` where it has started, or unknown."""
+    """Number of jobs that start before this one, and seconds until it should be done; `None`: started, or unknown."""
 
     queue_position: int | None = None
     eta_seconds: float | None = None
@@ -23,13 +23,13 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """What was finished lately, by any worker. `finish.lua` writes it: what is older than a minute of work fades.
+    """Recent work of all workers: sums that `finish.lua` decays by a factor of e per minute in which jobs ran.
 
     Attributes:
         jobs: jobs that succeeded.
         work: their network evaluations.
         busy_s: seconds in which at least one job ran.
-        ran_s: seconds that the jobs ran for, summed: several run at once.
+        ran_s: sum of the jobs' run times; more than `busy_s` if several run at once.
     """
 
     jobs: float = 0.0
@@ -39,7 +39,7 @@ class Pace:
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Pace:
-        """From the Redis hash, which has other fields beside."""
+        """From the Redis hash, which also has other fields."""
         jobs, work, busy_ms, ran_ms = (float(fields.get(name, 0)) for name in (b"jobs", b"work", b"busy_ms", b"ran_ms"))
         return cls(jobs=jobs, work=work, busy_s=busy_ms / 1000, ran_s=ran_ms / 1000)
 
@@ -48,14 +48,14 @@ class Pace:
         return self.jobs > 0
 
     def seconds_for(self, jobs: int) -> int:
-        """Whole seconds in which so many jobs are done: a `Retry-After`."""
+        """Whole seconds in which this many jobs are done: a `Retry-After`."""
         if not self.is_known:
             return UNMEASURED_RETRY_S
         return min(LONGEST_RETRY_S, max(1, math.ceil(jobs * self.busy_s / self.jobs)))
 
 
 def outlook_of(record: JobRecord, pace: Pace, *, position: int | None, now_ms: int) -> Outlook:
-    """What to tell of a queued or running job; `position` counts the jobs ahead, if any, `now_ms` is Redis's clock."""
+    """Outlook of a queued or running job; `position` counts the jobs ahead, if it waits; `now_ms` is Redis's clock."""
     if record.status is JobStatus.RUNNING and record.evaluations_done and record.started_ms is not None:
         ran_s = (now_ms - record.started_ms) / 1000
         return Outlook(None, max(0.0, ran_s * (record.evaluations - record.evaluations_done) / record.evaluations_done))

@@ -1,4 +1,4 @@
-"""The job record as values, and their form in Redis; the scripts alone move its state. No I/O."""
+"""The job record as values, and its form in Redis. Only the Lua scripts change its state. No I/O."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.resolving import detached
 
 ANONYMOUS = "anonymous"
-"""The owner of all jobs where a deployment asks for no API key."""
+"""The owner of all jobs of a deployment that requires no API key."""
 EVERYONE = "*"
-"""In place of an owner: whoever looks may see the jobs of all. No owner has this name."""
+"""A viewer that may see the jobs of every owner. No owner has this name."""
 
 
 class Verdict(StrEnum):
-    """What a heartbeat says of a held job."""
+    """The answer to a heartbeat of a held job."""
 
     OK = "ok"
     STALE = "stale"
@@ -29,15 +29,15 @@ class Verdict(StrEnum):
 
 
 class NoClaim(StrEnum):
-    """Why a worker got no job."""
+    """The reason why a worker got no job."""
 
     NOTHING = "nothing"
     WAIT = "wait"
-    """A suspect waits for a worker that holds nothing: finish what is held, then ask again."""
+    """A suspect waits for a worker that holds no job: finish the held jobs, then claim again."""
 
 
 class Outcome(StrEnum):
-    """How an attempt ended without ending the job."""
+    """The outcome of an attempt that did not end its job."""
 
     HANDED_BACK = "handed_back"
     LOST = "lost"
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One claim of a job; `outcome` is an `Outcome`, a final state, or `None` while it runs."""
+    """One attempt at a job; `outcome` is an `Outcome`, a final status, or `None` while it runs."""
 
     number: int
     started_ms: int
@@ -90,11 +90,11 @@ class Submission:
 
     Attributes:
         request: detached from its pictures.
-        shown: the same as a JSON object: it is serialised once.
+        shown: the same request as a JSON object, so that it is serialised only once.
         inputs: its pictures, base64 by field; kept as long as the record.
-        cached_as: the key that a result for it is kept under, if it may be.
-        idempotency_key: the client's.
-        fingerprint: SHA-256 of what the key stands for.
+        cached_as: the key of its result in the result cache; `None` if it must be drawn.
+        idempotency_key: the client's key, if any.
+        fingerprint: SHA-256 of the request that the idempotency key stands for.
     """
 
     request: ResolvedRequest
@@ -106,12 +106,12 @@ class Submission:
 
     @classmethod
     def of(cls, request: ResolvedRequest, **rest: Any) -> Submission:
-        """One of a request that may still hold its pictures."""
+        """A submission of a request that may still hold its pictures."""
         request, inputs = detached(request)
         return cls(request=request, shown=request.model_dump(mode="json"), inputs=inputs, **rest)
 
     def previewed(self, every: int) -> Submission:
-        """The same with previews every so many evaluations, for which it is drawn anew."""
+        """The same with a preview after every `every` evaluations; not from the cache, whose jobs have no previews."""
         every = max(1, every)
         request = self.request.model_copy(update={"preview_every": every})
         return replace(self, request=request, shown={**self.shown, "preview_every": every}, cached_as=None)
@@ -119,19 +119,19 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A worker's right to write one job: every write carries the attempt, and a stale one is refused."""
+    """A worker's right to write one job. `attempt` is its fencing token: a write with a stale one is refused."""
 
     job_id: str
     attempt: int
     request: ResolvedRequest
     owner: str
-    company: int = 0
-    """For a suspect: most suspects that its worker may hold at once. 0 for an ordinary job."""
+    most_held: int | None = None
+    """For a suspect: most suspects that its worker may hold at once. `None` for an ordinary job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One entry of a job's event stream; `id` is empty before it is written."""
+    """One entry of a job's event stream; `id` is empty until it is written."""
 
     name: str
     data: str
@@ -140,28 +140,29 @@ class Happening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a heartbeat says of a held job: evaluations done, evaluations in all, and what happened since the last.
+    """One heartbeat of a held job: evaluations done, evaluations in all, and the news since the last heartbeat.
 
-    `telling` counts what was told: the same happenings are told twice, and written once, where an answer was lost.
+    `sequence` is the number of the news within the attempt. If an answer is lost, the same news is sent again with
+    the same number, and is written once.
     """
 
     attempt: int
     evaluations_done: int
     evaluations: int
-    telling: int = 0
+    sequence: int = 0
     happenings: tuple[Happening, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What a worker made of a job.
+    """The result of a job.
 
     Attributes:
         pictures: PNG bytes by index.
         sheet: PNG bytes of a sweep's contact sheet.
-        reproducible: whether the same request gives the same bytes on this worker.
-        telemetry: by picture and evaluation, what guidance did; empty where nobody asked.
-        digests: of the model that drew them, and of the guide where there was one.
+        reproducible: whether this worker gives the same bytes for the same request, whatever shares its batches.
+        telemetry: measurements of guidance, by picture and evaluation; empty unless requested.
+        digests: digest of the model that drew the pictures, and that of its guide, if any.
     """
 
     pictures: tuple[bytes, ...]
@@ -176,12 +177,12 @@ class Finished:
 
 
 def may_see(viewer: str, owner: str) -> bool:
-    """Whether `viewer`, an owner or `EVERYONE`, may know of what is `owner`'s."""
+    """Whether `viewer`, an owner or `EVERYONE`, may see what belongs to `owner`."""
     return viewer in (EVERYONE, owner)
 
 
 def new_job_id() -> str:
-    """Some 128 unguessable bits, safe in a URL, and on a command line, where a leading hyphen would begin an option."""
+    """About 128 unguessable bits, safe in a URL; no leading hyphen, which a command line would take for an option."""
     while (job_id := secrets.token_urlsafe(16)).startswith("-"):
         pass
     return job_id
@@ -196,7 +197,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
 
     return JobRecord(
         id=job_id,
-        owner=text.get("owner", ANONYMOUS),  # records from before there were owners
+        owner=text.get("owner", ANONYMOUS),  # the oldest records have none
         status=JobStatus(text["status"]),
         request=ResolvedRequest.model_validate_json(text["request"]),
         created_ms=int(text["created_ms"]),
@@ -216,8 +217,8 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
 
 
 def _attempts(text: Mapping[str, str]) -> tuple[Attempt, ...]:
-    told = [json.loads(value) for name, value in text.items() if name.startswith("attempt:")]
+    attempts = [json.loads(value) for name, value in text.items() if name.startswith("attempt:")]
     return tuple(
         Attempt(**{**fields, "error": JobError(**fields["error"]) if "error" in fields else None})
-        for fields in sorted(told, key=lambda fields: fields["number"])
+        for fields in sorted(attempts, key=lambda fields: fields["number"])
     )

@@ -1,4 +1,4 @@
-"""The store's face for workers: claim, keep, finish, give back."""
+"""The store as workers use it: claim jobs, keep their leases, finish them or give them back."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
 from jobs.store.keyspace import Keys
-from jobs.store.scripts import MAX_ATTEMPTS_TOLD, MAX_EVENTS, known_ttl_s, queue_args, script
+from jobs.store.scripts import MAX_ATTEMPTS_KEPT, MAX_EVENTS, known_ttl_s, queue_args, script
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
-MAX_REAPER_LOCK_MS = 60_000  # more than any worker's interval
-_LOST = JobError(code="worker_lost", message="The worker that drew this job fell silent.")
-_UNREADABLE = JobError(code="unreadable_request", message="The worker's version can't read the request.")
+MAX_REAPER_LOCK_MS = 60_000  # longer than any worker's interval
+_LOST = JobError(code="worker_lost", message="The worker that drew this job stopped sending heartbeats.")
+_UNREADABLE = JobError(code="unreadable_request", message="The worker's version can't read this request.")
 
 
 def backoff_s(attempt: int) -> float:
-    """Seconds before a job whose fault may pass is tried again."""
+    """Seconds before a job is tried again after a fault that may pass."""
     return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
 
 
 def _log_unreadable(job_id: str, error: ValidationError) -> None:
-    """Which fields are wrong, and not what is in them: that is the client's."""
+    """Log which fields are invalid, but not their values: those are the client's."""
     faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    log.error("job %s: this version can't read its request, others may: %s", job_id, faults)
+    log.error("job %s: this version can't read its request, but another may: %s", job_id, faults)
 
 
 class Endings:
-    """Ids of jobs as they end; those of the time in which the connection was broken are missed."""
+    """Ids of jobs as they end; those that end while the connection is broken are missed."""
 
     def __init__(self, subscription: PubSub) -> None:
         self._subscription = subscription
 
     def next(self, *, timeout_s: float) -> str | None:
-        """The next id, or `None` where none comes in time."""
+        """The next id, or `None` if none comes in time."""
         message = self._subscription.get_message(timeout=timeout_s)
         return message["data"].decode() if message else None
 
 
 class WorkerStore:
-    """Thread-safe; raises `redis.RedisError`. Every call is harmless when it is made twice."""
+    """Jobs, for workers. Thread-safe; raises `redis.RedisError`. Every call is idempotent."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client = connect(settings, "cynosure-worker")
@@ -72,19 +72,19 @@ class WorkerStore:
 
     @contextmanager
     def endings(self) -> Iterator[Endings]:
-        """Jobs that end from now on, by whomever."""
+        """Subscribe to the ends of all jobs from now on."""
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(self._keys.finished)
-            subscription.get_message(timeout=TIMEOUT_S)  # the store's word that it listens
+            subscription.get_message(timeout=TIMEOUT_S)  # the confirmation of the subscription
             yield Endings(subscription)
 
     def claim(self, model: str, worker: str, *, held: int, suspects: bool = False) -> Claim | NoClaim:
-        """Take the model's next job, for a worker that holds `held` jobs, all of them `suspects` or none.
+        """Claim the model's next job for a worker that holds `held` jobs, which are all suspects if `suspects`.
 
-        One whose request this version can't read is given back, for any worker to take it later.
+        A job whose request this version can't read is given back, and any worker may take it after a back-off.
         """
         keys, token = self._keys, secrets.token_hex(8)
-        found = self._claim(
+        reply = self._claim(
             keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
             args=[
                 *queue_args(keys, self._settings),
@@ -93,30 +93,30 @@ class WorkerStore:
                 held,
                 self._lease_ms,
                 int(self._settings.priority_ageing_s * 1000),
-                MAX_ATTEMPTS_TOLD,
+                MAX_ATTEMPTS_KEPT,
                 MAX_EVENTS,
                 int(suspects),
             ],
         )
-        if found[0] != b"claimed":
-            return NoClaim(found[0].decode())
-        _, job_id, attempt, request, owner, company = found
+        if reply[0] != b"claimed":
+            return NoClaim(reply[0].decode())
+        _, job_id, attempt, request, owner, most_held = reply
         try:
             claim = Claim(
                 job_id.decode(),
                 attempt,
                 ResolvedRequest.model_validate_json(request),
                 owner.decode(),
-                company=company,
+                most_held=most_held or None,  # the script returns 0 for an ordinary job
             )
-        except ValidationError as error:  # a newer version's, which may run beside this one during an upgrade
+        except ValidationError as error:  # from a newer version, during a rolling upgrade
             _log_unreadable(job_id.decode(), error)
             self._give_back(job_id.decode(), model, str(attempt), Outcome.FAULTED, _UNREADABLE, backoff_s(attempt))
             return NoClaim.NOTHING
         return self._with_inputs(claim)
 
     def _with_inputs(self, claim: Claim) -> Claim | NoClaim:
-        """The claim with the pictures that its request held; without them the job fails."""
+        """The claim with the pictures of its request; if they are gone, the job fails."""
         if not claim.request.inputs:
             return claim
         fields: Any = self._client.hgetall(self._keys.inputs(claim.job_id))
@@ -128,12 +128,12 @@ class WorkerStore:
             return NoClaim.NOTHING
 
     def keep_quarantine(self, model: str, worker: str) -> bool:
-        """Go on emptying the worker for a suspect of the model; `False` where there is no need any longer."""
+        """Renew the quarantine, in which the worker empties itself for a suspect; `False` if it is no longer needed."""
         keys = [self._keys.quarantine(model), self._keys.suspects(model)]
         return bool(self._keep_quarantine(keys=keys, args=[worker, self._lease_ms]))
 
     def heartbeat(self, held: Mapping[str, Beat]) -> dict[str, Verdict]:
-        """Renew the leases of these jobs, and write what happened to them."""
+        """Renew the leases of these jobs, and write their news."""
         pipe = self._client.pipeline(transaction=False)
         for job_id, beat in held.items():
             job = self._keys.job(job_id)
@@ -144,43 +144,43 @@ class WorkerStore:
             )
         for job_id, beat in held.items():
             if beat.happenings:
-                self._tell_of(job_id, beat, pipe)
+                self._write_news(job_id, beat, pipe)
         answers = pipe.execute(raise_on_error=False)
         for answer in answers:
-            # At the memory limit leases are renewed all the same; what happened is then not told.
+            # At the memory limit leases are still renewed, and the news is dropped.
             if isinstance(answer, Exception) and not isinstance(answer, OutOfMemoryError):
                 raise answer
         return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, answers, strict=False)}
 
     def finish(self, claim: Claim, made: Finished) -> bool:
-        """Write the pictures and the end; `False` where the claim is stale."""
+        """Write the pictures and end the job; `False` if the claim is stale."""
         return self._end(claim, JobStatus.SUCCEEDED, "", made)
 
     def fail(self, claim: Claim, error: JobError) -> bool:
-        """End the job with an error; `False` where the claim is stale."""
+        """End the job with an error; `False` if the claim is stale."""
         nothing = Finished(pictures=(), reproducible=False, digests=())
         return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
 
     def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
-        """Give the job back to the queue; `False` where it is not queued then: it was not ours, or it has failed.
+        """Give the job back to the queue; `False` if that did not queue it: the claim is stale, or the job has failed.
 
-        Handed back in good order it may be taken at once; after a fault only when that may have passed.
+        A job handed back in good order can be claimed at once, and one given back after a fault after a back-off.
         """
         delay_s = backoff_s(claim.attempt) if outcome is Outcome.FAULTED else 0.0
         return self._give_back(claim.job_id, claim.request.model, str(claim.attempt), outcome, why, delay_s) == "queued"
 
     def mend_times(self, models: Sequence[str]) -> None:
-        """Bring back what lies further ahead than it can have been set: the store's clock was put back."""
+        """Bring back times that are further ahead than any can be set: the store's clock was set back."""
         now_ms = self._now_ms()
-        latest_lease = now_ms + 2 * self._lease_ms  # other workers' settings may be a little longer
+        latest_lease = now_ms + 2 * self._lease_ms  # other workers' leases may be a little longer
         latest_retry = now_ms + LONGEST_BACKOFF_S * 1000
         with self._client.pipeline(transaction=False) as pipe:
             pipe.zrangebyscore(self._keys.leases, f"({latest_lease}", "+inf")
             for model in models:
                 pipe.zrangebyscore(self._keys.delayed(model), f"({latest_retry:.0f}", "+inf")
                 pipe.pttl(self._keys.quarantine(model))
-            leases, *found = pipe.execute()
-            delayed, quarantines = found[::2], found[1::2]
+            leases, *of_models = pipe.execute()
+            delayed, quarantines = of_models[::2], of_models[1::2]
             for job_id in leases:
                 pipe.zadd(self._keys.leases, {job_id: now_ms + self._lease_ms}, xx=True, lt=True)
             for model, late in zip(models, delayed, strict=True):
@@ -192,21 +192,21 @@ class WorkerStore:
             pipe.execute()
 
     def expired_leases(self, limit: int = 256) -> list[str]:
-        """Ids whose worker has been silent for longer than a lease."""
+        """Ids of jobs whose lease has expired."""
         ids: list[Any] = list(self._client.zrangebyscore(self._keys.leases, "-inf", self._now_ms(), 0, limit))
         return [raw.decode() for raw in ids]
 
     def reclaim(self, job_id: str) -> tuple[str, str | None]:
-        """Take a job from its silent worker: ("queued" | "failed" | "kept", its model)."""
+        """Take back a job whose lease has expired: ("queued" | "failed" | "kept", its model)."""
         raw = self._client.hget(self._keys.job(job_id), "request")
         if raw is None:
             self._client.zrem(self._keys.leases, job_id)
             return "kept", None
-        model: str = json.loads(raw)["model"]  # it may be a newer version's, of which the rest can't be read
+        model: str = json.loads(raw)["model"]  # the rest may be unreadable: from a newer version
         return self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0), model
 
     def due(self, model: str, *, waiting_s: float) -> int:
-        """Jobs of `model` that could be taken and have waited for longer."""
+        """Number of jobs of `model` that can be claimed and have waited for longer than `waiting_s`."""
         keys, now_ms = self._keys, self._now_ms()
         with self._client.pipeline(transaction=False) as pipe:
             for queue in keys.queues(model):
@@ -216,12 +216,12 @@ class WorkerStore:
             return sum(pipe.execute())
 
     def try_reaper_lock(self, *, ttl_s: float) -> bool:
-        """Whether this worker is the one to look for lost jobs now."""
+        """Try to become the one worker that looks for lost jobs now; `True` if this call took the lock."""
         ttl_ms = max(1, int(ttl_s * 1000))
         if self._client.set(self._keys.reaper, "1", nx=True, px=ttl_ms):
             return True
         if self._client.pttl(self._keys.reaper) > max(10 * ttl_ms, MAX_REAPER_LOCK_MS):
-            self._client.delete(self._keys.reaper)  # the store's clock was put back: it would hold for as long
+            self._client.delete(self._keys.reaper)  # the clock was set back, and the lock would last as long
         return False
 
     @property
@@ -232,13 +232,13 @@ class WorkerStore:
         seconds, microseconds = self._client.time()
         return int(seconds * 1000 + microseconds // 1000)
 
-    def _tell_of(self, job_id: str, beat: Beat, pipe: Any) -> None:
+    def _write_news(self, job_id: str, beat: Beat, pipe: Any) -> None:
         self._tell(
             keys=[self._keys.job(job_id), self._keys.events(job_id)],
             args=[
                 job_id,
                 beat.attempt,
-                beat.telling,
+                beat.sequence,
                 self._keys.moved,
                 self._settings.unfinished_ttl_s,
                 MAX_EVENTS,
@@ -280,10 +280,10 @@ class WorkerStore:
         self, job_id: str, model: str, attempt: str, outcome: Outcome, why: JobError | None, delay_s: float
     ) -> str:
         keys, settings = self._keys, self._settings
-        reason = f"; of the last: {why.message}" if why else "."
+        reason = f"; the last one: {why.message}" if why else "."
         exhausted = JobError(
             code="attempts_exhausted",
-            message=f"Its {settings.max_attempts} attempts are used up{reason}",
+            message=f"All {settings.max_attempts} attempts failed{reason}",
         )
         answer = self._requeue(
             keys=[

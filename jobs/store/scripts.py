@@ -1,4 +1,4 @@
-"""The scripts, one a transition, and the keys and times that most of them take."""
+"""The Lua scripts, one per transition, and the arguments that most of them share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jobs.store.keyspace import Keys
 
 _FOLDER = Path(__file__).parent / "lua"
 MAX_EVENTS = 256
-"""Of a job's events that are kept; a follower who is further behind misses the oldest."""
-MAX_ATTEMPTS_TOLD = 16
-"""Of a job's attempts that are kept; those handed back in good order may be many."""
+"""Events kept per job; a follower that is further behind misses the oldest."""
+MAX_ATTEMPTS_KEPT = 16
+"""Attempts kept in a job's history; a job may be handed back in good order any number of times."""
 _QUEUE_SCRIPTS = frozenset({"accept", "claim", "finish", "requeue", "cancel"})
-# At the store's memory limit these go on: they keep what is accepted, let its owner look at it and end it, and free
-# memory or take next to none.
-_AT_THE_LIMIT = frozenset(
+# These scripts run even at the store's memory limit: they keep accepted jobs alive or let their owner see and end them,
+# and they free memory or need next to none.
+_RUN_WHEN_FULL = frozenset(
     {"heartbeat", "keep_quarantine", "requeue", "cancel", "take", "charge", "revoke_key", "batch_look", "batch_cancel"}
     | {"webhook_settle", "webhook_take", "webhook_note"}
 )
@@ -24,11 +24,11 @@ _AT_THE_LIMIT = frozenset(
 def script(name: str) -> str:
     """The text of a script.
 
-    Its first line makes Redis look at its memory limit before the script and not at every write within: a
-    transition happens whole or not at all.
+    Its first line makes Redis check its memory limit once, before the script, and not at each of its writes. So a
+    transition happens as a whole or not at all.
     """
     shared = _text("_queue") if name in _QUEUE_SCRIPTS else ""
-    flags = " flags=allow-oom" if name in _AT_THE_LIMIT else ""
+    flags = " flags=allow-oom" if name in _RUN_WHEN_FULL else ""
     return f"#!lua{flags}\n{shared}{_text(name)}"
 
 
@@ -38,10 +38,10 @@ def _text(name: str) -> str:
 
 
 def queue_args(keys: Keys, settings: StoreSettings) -> list[str | int]:
-    """The first arguments of every script of the queue."""
+    """The first arguments of every queue script."""
     return [f"{keys.prefix}:", settings.unfinished_ttl_s]
 
 
 def known_ttl_s(settings: StoreSettings) -> int:
-    """Seconds for which an id is known: longer than any record of it."""
+    """Seconds for which a job's id is remembered: longer than its record."""
     return settings.unfinished_ttl_s + settings.result_ttl_s + settings.tombstone_ttl_s

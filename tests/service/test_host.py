@@ -128,9 +128,9 @@ def test_a_late_attempt_does_not_let_go_of_the_next_ones_lease(worker_store: Wor
     leases.hold(late)
     leases.hold(current)
     assert late.verdict is Verdict.STALE, "what it draws is nobody's"
-    leases.let_go(late)
+    leases.release(late)
     assert leases.held() == [current]
-    leases.let_go(current)
+    leases.release(current)
     assert leases.held() == []
 
 
@@ -146,7 +146,7 @@ def test_a_beat_does_not_wait_for_previews(worker_store: WorkerStore, card: Mode
         is_free.set()
         LeaseKeeper(worker_store, interval_s=1, on_beat=lambda: None).report(job)
         assert job.beat().happenings == (), "all were in the report"
-        told = job.beat().telling
+        told = job.beat().sequence
     assert told == 1
 
 

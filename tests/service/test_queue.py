@@ -159,14 +159,14 @@ async def test_a_key_may_not_fill_the_queue_for_others_and_is_told_when_to_come_
     async with JobStore.connect(small) as store:
         for _ in range(2):
             await accept(store, request_, "greedy")
-        with pytest.raises(QueueFull, match="2 jobs of yours") as refusal:
+        with pytest.raises(QueueFull, match="2 of your jobs") as refusal:
             await accept(store, request_, "greedy")
         assert refusal.value.retry_after_s == 10, "nothing is measured yet"
         await accept(store, request_, "modest")
         assert worker_store.finish(take(worker_store), MADE)
         await accept(store, request_, "greedy")
         await accept(store, request_, "third")
-        with pytest.raises(QueueFull, match="4 jobs wait for 'fashion'") as refusal:
+        with pytest.raises(QueueFull, match="4 jobs are already waiting for 'fashion'") as refusal:
             await accept(store, request_, "third")
         assert refusal.value.retry_after_s == 1, "a job took milliseconds"
 
@@ -263,7 +263,7 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     other_claims = Claims(worker_store, doorbell, [MODEL], worker_name="w2", slots=8)
     alone = claims.take(MODEL)
     assert alone is not None
-    assert (alone.job_id, alone.company) == (suspect, 1)
+    assert (alone.job_id, alone.most_held) == (suspect, 1)
     assert claims.take(MODEL) is None, "nothing beside it"
     assert not claims.has_room
     assert claims.take(MODEL) is None
@@ -271,7 +271,7 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     assert beside is not None
     assert beside.job_id == others[0]
     assert worker_store.finish(alone, MADE)
-    claims.let_go(alone)
+    claims.release(alone)
     after = claims.take()
     assert after is not None
     assert after.job_id == others[1]
@@ -300,12 +300,12 @@ async def test_a_bell_that_can_not_be_rung_again_costs_no_claim(
     assert suspect is not None
     assert claims.take(MODEL) is None, "a bell that it can't answer while it holds the suspect"
     assert worker_store.finish(suspect, MADE)
-    claims.let_go(suspect)
+    claims.release(suspect)
     monkeypatch.setattr(doorbell, "ring", refuse)
     claim = claims.take()
     assert claim is not None
     assert claim.job_id == innocent
-    claims.let_go(claim)
+    claims.release(claim)
     assert claims.has_room
 
 
@@ -327,7 +327,7 @@ async def test_a_busy_worker_empties_itself_for_a_suspect_and_only_one_does(
     assert [claim.job_id for claim in held] == [suspect, take_one, two]
     assert worker_store.claim(MODEL, "w1", held=2) is NoClaim.WAIT
     assert take(worker_store, held=1, worker="w2").job_id == later, "the other worker goes on"
-    assert take(worker_store, held=0, worker="w1").company
+    assert take(worker_store, held=0, worker="w1").most_held
 
 
 async def test_one_worker_empties_itself_for_as_long_as_it_takes_and_no_longer(
@@ -392,16 +392,16 @@ async def test_jobs_that_were_lost_twice_run_among_a_few_of_their_like(
     assert [claim.job_id for claim in few if claim] == suspects[1:9], "eight of them, and nothing beside"
     for claim in few:
         if claim is not None:
-            claims.let_go(claim)
+            claims.release(claim)
     last = claims.take(MODEL)
     assert last is not None
     assert last.job_id == suspects[9]
     assert claims.take(MODEL) is None, "the one that was lost three times is no company"
-    claims.let_go(last)
+    claims.release(last)
     alone = claims.take(MODEL)
     assert alone is not None
-    assert (alone.job_id, alone.company) == (suspects[0], 1)
-    claims.let_go(alone)
+    assert (alone.job_id, alone.most_held) == (suspects[0], 1)
+    claims.release(alone)
     after = claims.take(MODEL)
     assert after is not None
     assert after.job_id == innocent
@@ -419,7 +419,7 @@ async def test_calls_made_twice_do_nothing_twice(
     assert take(worker_store) == claim
     assert await accept(store, request_, job_id=job_id) == job_id
     assert (await store.get(job_id, EVERYONE)).status is JobStatus.RUNNING, "accepting again does not reset it"
-    beat = Beat(attempt=1, evaluations_done=1, evaluations=10, telling=1, happenings=(Happening("progress", "{}"),))
+    beat = Beat(attempt=1, evaluations_done=1, evaluations=10, sequence=1, happenings=(Happening("progress", "{}"),))
     for _ in range(2):
         worker_store.heartbeat({job_id: beat})
     assert [event.name for event in await store.happenings(job_id, after="0")].count("progress") == 1
@@ -441,8 +441,8 @@ async def test_after_an_outage_no_lease_is_held_against_a_worker(
     job_id = await accept(store, request_)
     claim = take(worker_store)
     raw.zadd(f"{store_settings.key_prefix}:leases", {job_id: 1})
-    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, mercy_s=60)
-    reaper.store_was_away()
+    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, grace_after_outage_s=60)
+    reaper.note_outage()
     reaper.look()
     assert worker_store.finish(claim, MADE)
 
@@ -460,7 +460,7 @@ async def test_an_outage_that_the_clients_own_retries_bridge_counts_as_one(
     await accept(store, request_)
     claim = take(worker_store)
     raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: 1})
-    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, mercy_s=60)
+    reaper = Reaper(worker_store, doorbell, (MODEL,), interval_s=1, grace_after_outage_s=60)
     raw.client_pause(300)
     reaper.look()
     assert worker_store.finish(claim, MADE)
@@ -508,7 +508,7 @@ async def test_every_key_has_an_end(
     worker_store.heartbeat(
         {
             held.job_id: Beat(
-                attempt=1, evaluations_done=1, evaluations=10, telling=1, happenings=(Happening("progress", "{}"),)
+                attempt=1, evaluations_done=1, evaluations=10, sequence=1, happenings=(Happening("progress", "{}"),)
             )
         }
     )
@@ -543,7 +543,7 @@ async def test_a_store_at_its_memory_limit_refuses_honestly_and_keeps_what_it_ha
                 await accept(store, request_)
             assert refusal.value.retry_after_s
             told = (Happening("progress", "{}"),)
-            beat = Beat(attempt=1, evaluations_done=5, evaluations=10, telling=1, happenings=told)
+            beat = Beat(attempt=1, evaluations_done=5, evaluations=10, sequence=1, happenings=told)
             assert workers.heartbeat({held.job_id: beat}) == {held.job_id: "ok"}
             assert workers.release(given_back, Outcome.HANDED_BACK)
             await store.cancel(cancelled.job_id, EVERYONE)

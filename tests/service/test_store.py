@@ -265,7 +265,7 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("workers.upkeep.reaper.BELL_GRACE_S", 0.0)
-    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, mercy_s=1)
+    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, grace_after_outage_s=1)
     lost, never_rung = await accept(store, request_), await accept(store, request_)
     take(worker_store)
     raw.zadd(keys.leases, {lost: 1})
@@ -288,7 +288,7 @@ async def test_a_record_that_a_worker_can_not_read_holds_up_no_other(
     raw: redis.Redis,
     keys: Keys,
 ) -> None:
-    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, mercy_s=1)
+    reaper = Reaper(worker_store, doorbell, (request_.model,), interval_s=1, grace_after_outage_s=1)
     newer, broken, plain = [await accept(store, request_) for _ in range(3)]
     for lease, job_id in enumerate((newer, broken, plain), start=1):
         take(worker_store)
@@ -345,7 +345,7 @@ async def test_what_happens_to_a_job_can_be_read_again_from_anywhere(
     claim = take(worker_store, worker="w1")
     for step in range(1, MAX_EVENTS + 40):
         told = (Happening("progress", f'{{"step": {step}}}'),)
-        beat = Beat(attempt=1, evaluations_done=step, evaluations=999, telling=step, happenings=told)
+        beat = Beat(attempt=1, evaluations_done=step, evaluations=999, sequence=step, happenings=told)
         worker_store.heartbeat({job_id: beat})
     kept = await store.happenings(job_id, after="0")
     assert len(kept) == MAX_EVENTS, "the oldest went"

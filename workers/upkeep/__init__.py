@@ -1,1 +1,1 @@
-"""Threads that run beside drawing: they watch, register, cancel, reclaim and drain."""
+"""Threads that run alongside drawing: watchdog, registration, cancellations, reaper and drain."""

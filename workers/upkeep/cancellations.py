@@ -1,4 +1,4 @@
-"""Hearing at once of jobs that were cancelled."""
+"""Stopping cancelled jobs at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LISTEN_S = 1.0
 
 
 class Cancellations(BackgroundThread):
-    """Frees a cancelled job's rows at the next tick; what is missed while the store is away, a heartbeat finds."""
+    """Frees a cancelled job's rows at the next tick. The next heartbeat catches what this misses during an outage."""
 
     def __init__(self, store: WorkerStore, leases: LeaseKeeper) -> None:
         super().__init__("cancellations")

@@ -1,4 +1,4 @@
-"""Leaving in good order."""
+"""Draining: an orderly shutdown of the worker."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from workers.host import EngineHost
 
 log = logging.getLogger(__name__)
 
-STOP_NOW_S = 3.0  # to hand back what is held, where that takes a second signal
+STOP_NOW_S = 3.0  # to hand back the held jobs after a second signal
 
 
 class Drain:
-    """What SIGTERM and SIGINT do to a worker.
+    """Shuts the worker down on SIGTERM or SIGINT.
 
-    The first one: no more jobs are taken, those that have not begun go back to the queue at once, and those that have
-    may finish within the grace; what is left then goes back too. A second one: everything goes back now.
+    After the first signal the worker takes no more jobs. Jobs that have not begun go back to the queue at once; running
+    ones may finish within the grace period, and those that do not go back too. After a second signal all jobs go back
+    at once.
 
     Args:
-        grace_s: seconds for running jobs.
-        on_begin: called once, to let the others know.
+        grace_s: seconds in which running jobs may finish.
+        on_begin: called once at the start, to withdraw the worker's registration.
     """
 
     def __init__(self, host: EngineHost, *, grace_s: float, on_begin: Callable[[], None]) -> None:
@@ -38,15 +39,15 @@ class Drain:
         self._timer.daemon = True
 
     def listen(self) -> None:
-        """Begin where Celery says that the worker shuts down, which it does on either signal."""
+        """Begin when Celery announces the shutdown, which it does on either signal."""
         worker_shutting_down.connect(self._shutting_down, weak=False)
 
     def finished(self) -> None:
-        """The worker has stopped: nothing is left to hand back."""
+        """Stop the timer: the worker has ended, and nothing is left to hand back."""
         self._timer.cancel()
 
     def _shutting_down(self, **_: object) -> None:
-        # On the main thread, inside a signal handler: what may wait for a lock or the store happens on another.
+        # This runs on the main thread in a signal handler, so anything that may block runs on another thread.
         threading.Thread(target=self._begin, name="drain", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop_now)
@@ -57,7 +58,7 @@ class Drain:
         try:
             self._on_begin()
         except RedisError as error:
-            log.warning("could not withdraw, the registration runs out by itself: %s", error)
+            log.warning("could not withdraw the registration, which will expire by itself: %s", error)
 
     def _stop_now(self, number: int, frame: FrameType | None) -> None:
         threading.Thread(target=self._hand_back_and_end, name="stop-now", daemon=True).start()
@@ -67,4 +68,4 @@ class Drain:
         until = time.monotonic() + STOP_NOW_S
         while self._host.leases.held() and time.monotonic() < until:
             time.sleep(0.02)
-        os._exit(os.EX_OK if not self._host.leases.held() else 1)  # past Celery, which would wait for its threads
+        os._exit(os.EX_OK if not self._host.leases.held() else 1)  # bypass Celery, which would wait for its threads

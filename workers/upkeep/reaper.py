@@ -1,4 +1,4 @@
-"""Finding lost jobs: leases that ran out, and waiting jobs whose bell never came or is yet to come."""
+"""Finding lost jobs: those with expired leases, and waiting ones whose bell got lost or is not due yet."""
 
 from __future__ import annotations
 
@@ -17,68 +17,75 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 BELL_GRACE_S = 5.0  # a bell is fetched within milliseconds by an idle worker; kombu's poll takes a second at worst
-LATE_S = 1.0  # for an answer that takes a millisecond
-MAX_RINGS = 256  # a look; the rest follows at the next
+LATE_S = 1.0  # an answer normally takes a millisecond
+MAX_RINGS = 256  # per look; the next look rings for the rest
 
 
 class Reaper(BackgroundThread):
-    """Every worker has one; a lock in Redis lets one of them look at a time.
+    """Takes jobs back from dead workers. Every worker has a reaper; a lock in Redis lets one of them look at a time.
 
     Args:
-        mercy_s: after the store was away, so long no lease is held against its worker, which could not renew it.
+        grace_after_outage_s: seconds after a store outage during which expired leases are ignored, because their
+            workers could not renew them.
     """
 
     def __init__(
-        self, store: WorkerStore, doorbell: Doorbell, models: tuple[str, ...], *, interval_s: float, mercy_s: float
+        self,
+        store: WorkerStore,
+        doorbell: Doorbell,
+        models: tuple[str, ...],
+        *,
+        interval_s: float,
+        grace_after_outage_s: float,
     ) -> None:
         super().__init__("reaper", every_s=interval_s)
         self._store = store
         self._doorbell = doorbell
         self._models = models
-        self._mercy_s = mercy_s
-        self._mercy_until = 0.0
+        self._grace_after_outage_s = grace_after_outage_s
+        self._grace_until = 0.0
 
     def _turn(self) -> None:
         try:
-            if self._asked(lambda: self._store.try_reaper_lock(ttl_s=self._every_s)):
+            if self._timed(lambda: self._store.try_reaper_lock(ttl_s=self._every_s)):
                 self.look()
         except RedisError:
-            self.store_was_away()
+            self.note_outage()
             raise
 
-    def _asked(self, call: Callable[[], Answer]) -> Answer:
-        """What the store answers; late, and it was away for longer than its client's own retries hide."""
-        asked_at = time.monotonic()
+    def _timed(self, call: Callable[[], Answer]) -> Answer:
+        """Call the store, and take a late answer for an outage that the client's own retries have bridged."""
+        called_at = time.monotonic()
         answer = call()
-        if time.monotonic() - asked_at > LATE_S:
-            self.store_was_away()
+        if time.monotonic() - called_at > LATE_S:
+            self.note_outage()
         return answer
 
-    def store_was_away(self) -> None:
-        """Hold no lease against anyone for a while."""
-        self._mercy_until = time.monotonic() + self._mercy_s
+    def note_outage(self) -> None:
+        """Start the grace period after a store outage."""
+        self._grace_until = time.monotonic() + self._grace_after_outage_s
 
     def look(self) -> None:
-        """Send jobs of dead workers back to the queue, and ring for waiting jobs that nobody was told of."""
-        self._asked(lambda: self._store.mend_times(self._models))
-        expired = self._asked(self._store.expired_leases)
-        if time.monotonic() >= self._mercy_until:
+        """Send jobs with expired leases back to the queue, and ring for waiting jobs that have no bell."""
+        self._timed(lambda: self._store.mend_times(self._models))
+        expired = self._timed(self._store.expired_leases)
+        if time.monotonic() >= self._grace_until:
             for job_id in expired:
                 outcome, model = self._reclaimed(job_id)
-                log.warning("lease of job %s ran out: %s", job_id, outcome)
+                log.warning("the lease of job %s expired: %s", job_id, outcome)
                 if outcome == "queued" and model is not None:
                     self._doorbell.ring(model, job_id)
         for model in self._models:
-            unheard = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
-            for _ in range(min(unheard, MAX_RINGS)):
+            missing = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
+            for _ in range(min(missing, MAX_RINGS)):
                 self._doorbell.ring(model)
 
     def _reclaimed(self, job_id: str) -> tuple[str, str | None]:
-        """As the store's `reclaim`; a job that cannot be reclaimed does not block the others."""
+        """Reclaim a job as the store does; one that cannot be reclaimed does not block the others."""
         try:
             return self._store.reclaim(job_id)
         except RedisError:
             raise
         except Exception:
-            log.exception("job %s can't be taken back", job_id)
+            log.exception("job %s can't be reclaimed", job_id)
             return "kept", None

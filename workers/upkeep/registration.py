@@ -1,4 +1,4 @@
-"""Being found by gateways."""
+"""Registering the worker, so that gateways know its models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.claims import Claims
 
 
 class Registration(BackgroundThread):
-    """Says what this worker can do, often enough that one lost call in a row does not strike it off."""
+    """Publishes the worker's model cards, three times per registration period, so that one lost call does no harm."""
 
     def __init__(
         self, fleet: FleetRegistry, claims: Claims, worker_name: str, cards: Callable[[], Sequence[ModelCard]]
@@ -23,7 +23,7 @@ class Registration(BackgroundThread):
         self._cards = cards
 
     def publish(self) -> None:
-        """Say it now, unless the worker takes no more jobs.
+        """Publish the cards now, unless the worker takes no more jobs.
 
         Raises:
             RedisError: the store is away.

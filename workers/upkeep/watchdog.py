@@ -1,4 +1,4 @@
-"""Noticing a worker that no longer hears its bells."""
+"""Detecting a worker that no longer receives its bells."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog(BackgroundThread):
-    """Ends the worker, in good order, where bells wait, there is room, and none was heard for `silence_s`.
+    """Drains the worker if it has room and bells wait, but it has received none for `silence_s`.
 
     Celery's consumers have been seen to reconnect to Redis and consume nothing (celery #8030, #8091, #9054). A
-    supervisor starts the worker anew.
+    supervisor restarts the worker.
     """
 
     def __init__(
@@ -40,22 +40,25 @@ class Watchdog(BackgroundThread):
 
     def _turn(self) -> None:
         try:
-            unheard = self.bells_wait()
-        except RedisError:  # nobody hears bells while the store is away, or full
-            unheard = False
-        self._waiting_s = self._waiting_s + self._every_s if unheard else 0.0
+            is_deaf = self.misses_bells()
+        except RedisError:  # no worker receives bells while the store is away, or full
+            is_deaf = False
+        self._waiting_s = self._waiting_s + self._every_s if is_deaf else 0.0
         if self._waiting_s >= self._silence_s:
-            log.error("bells have waited for %.0f s and none was heard: this worker starts anew", self._waiting_s)
+            log.error(
+                "no bell received for %.0f s although bells wait: draining this worker for a restart",
+                self._waiting_s,
+            )
             self._on_deaf()
             self._stopping.set()
 
-    def bells_wait(self) -> bool:
-        """Whether there are bells that this worker should have heard.
+    def misses_bells(self) -> bool:
+        """Whether bells wait that this worker should have received.
 
         Raises:
-            RedisError: nobody could have.
+            RedisError: the store is away or full, so no worker could have received them.
         """
-        self._doorbell.check_hearing()
+        self._doorbell.check_fetching()
         return (
             self._claims.has_room
             and self._claims.silent_s >= self._silence_s / 10
