@@ -14,14 +14,14 @@ from jobs.settings import StoreSettings
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1, and nothing else on offer: a request to upgrade is answered as if it hadn't asked (RFC 9110, 7.8)."""
+    """HTTP/1.1 only: a request to upgrade is answered as if it did not ask for that (RFC 9110, 7.8)."""
 
     def _get_upgrade(self) -> bytes | None:
         return None
 
 
 class Server(uvicorn.Server):
-    """Answers those who wait for a job before it stops: they would be cut off when its grace is over."""
+    """On shutdown, first answers clients that wait for a job: the end of the grace period would cut them off."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if "news" in self.lifespan.state:
@@ -32,11 +32,9 @@ class Server(uvicorn.Server):
 def main() -> None:
     """Serve the HTTP API in the foreground."""
     parser = argparse.ArgumentParser(prog="cynosure serve", description=main.__doc__)
-    parser.add_argument("--host", help="address to listen on (127.0.0.1, or CYNOSURE_GATEWAY_HOST)")
+    parser.add_argument("--host", help="address to listen on (default: CYNOSURE_GATEWAY_HOST, or 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument(
-        "--insecure-no-auth", action="store_true", help="ask nobody for an API key, at whatever address"
-    )
+    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
     arguments = parser.parse_args()
     chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
     settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})

@@ -1,1 +1,1 @@
-"""Programs beside the gateway: the launcher, keys, the embedded store, the schema."""
+"""Programs around the gateway: launcher, API keys, embedded store, OpenAPI document."""

@@ -1,7 +1,7 @@
-"""`python -m app.commands.keys`: make, list, rotate and revoke API keys.
+"""`python -m app.commands.keys`: create, list, rotate and revoke API keys.
 
-It works on the store and not over HTTP: whoever can reach the store owns the deployment anyway, the first key needs no
-other key, and the gateway has no door through which keys could be made.
+It works on the store and not over HTTP: anyone who can reach the store owns the deployment anyway, the first key needs
+no other key, and the gateway has no route that could create keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
 from jobs.settings import StoreSettings
 
 URL_FILE = "store.url"
-"""In the data folder of `cynosure up`: where its store listens."""
+"""File in the data folder of `cynosure up` that holds the address of its store."""
 
 
 def _scopes(text: str) -> frozenset[Scope]:
@@ -33,7 +33,7 @@ def _scopes(text: str) -> frozenset[Scope]:
 def _between(low: float, high: float) -> Callable[[str], float]:
     def number(text: str) -> float:
         if not text.replace(".", "", 1).isdecimal() or not low <= float(text) <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low:g} to {high:g}")
         return float(text)
 
     return number
@@ -42,7 +42,7 @@ def _between(low: float, high: float) -> Callable[[str], float]:
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {low} to {high}")
         return int(text)
 
     return number
@@ -50,46 +50,52 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def _name(text: str) -> str:
     if not 1 <= len(text) <= 100 or not text.isprintable():
-        raise argparse.ArgumentTypeError("a name has 1 to 100 printable characters")
+        raise argparse.ArgumentTypeError("a name must have 1 to 100 printable characters")
     return text
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--data", type=Path, default=Path("data"), help="data folder of `cynosure up`; or set REDIS_URL")
-    parser = argparse.ArgumentParser(prog="cynosure keys", description="Make, list, rotate and revoke API keys.")
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--data", type=Path, default=Path("data"), help="data folder of `cynosure up`; or set REDIS_URL")
+    parser = argparse.ArgumentParser(prog="cynosure keys", description="Create, list, rotate and revoke API keys.")
     commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", parents=[where], help="make a key and print its token, once")
-    create.add_argument("--name", type=_name, required=True, help="whose it is, or what for")
+    create = commands.add_parser("create", parents=[store], help="create a key and print its token, once")
+    create.add_argument("--name", type=_name, required=True, help="owner or purpose")
     create.add_argument(
-        "--scopes", type=_scopes, default=frozenset({Scope.SUBMIT, Scope.READ}), help="of submit, read and admin"
+        "--scopes",
+        type=_scopes,
+        default=frozenset({Scope.SUBMIT, Scope.READ}),
+        help="separated by commas: submit, read, admin (default: submit,read)",
     )
-    create.add_argument("--days", type=_whole(1, 3650), default=365, help="after which it ends by itself (%(default)s)")
+    create.add_argument("--days", type=_whole(1, 3650), default=365, help="lifetime of the key (default: %(default)s)")
     create.add_argument(
-        "--requests-per-s", type=_between(0, 1e6), default=50.0, help="rate limit (%(default)s); 0 for none"
+        "--requests-per-s", type=_between(0, 1e6), default=50.0, help="rate limit; 0 for none (default: %(default)s)"
     )
     create.add_argument(
-        "--burst", type=_whole(1, 10**6), default=100, help="requests that may come at once (%(default)s)"
+        "--burst", type=_whole(1, 10**6), default=100, help="requests that may come at once (default: %(default)s)"
     )
     create.add_argument("--pictures-per-day", type=_whole(1, 10**12), help="quota of accepted pictures")
     create.add_argument("--evaluations-per-day", type=_whole(1, 10**12), help="quota of accepted steps × pictures")
-    commands.add_parser("list", parents=[where], help="list all keys, without their secrets")
-    rotate = commands.add_parser("rotate", parents=[where], help="print a new token for a key; its jobs stay its own")
+    commands.add_parser("list", parents=[store], help="list all keys, without their secrets")
+    rotate = commands.add_parser("rotate", parents=[store], help="print a new token for a key, which keeps its jobs")
     rotate.add_argument("id")
     rotate.add_argument(
-        "--overlap-hours", type=_whole(0, 720), default=24, help="the old token goes on for (%(default)s)"
+        "--overlap-hours",
+        type=_whole(0, 720),
+        default=24,
+        help="how long the old token stays valid (default: %(default)s)",
     )
-    revoke = commands.add_parser("revoke", parents=[where], help="end a key, within a second")
+    revoke = commands.add_parser("revoke", parents=[store], help="revoke a key (takes effect within a second)")
     revoke.add_argument("id")
     return parser.parse_args(arguments)
 
 
 def _settings(data: Path) -> StoreSettings:
-    written = data / URL_FILE
-    if "REDIS_URL" not in os.environ and written.exists():
-        # Of another store; `cynosure up`'s own asks for none.
-        nothing = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
-        return StoreSettings(redis_url=written.read_text().strip(), **nothing)
+    url_file = data / URL_FILE
+    if "REDIS_URL" not in os.environ and url_file.exists():
+        # Credentials in the environment belong to another store; the one of `cynosure up` needs none.
+        no_credentials = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+        return StoreSettings(redis_url=url_file.read_text().strip(), **no_credentials)
     return StoreSettings()
 
 
@@ -111,20 +117,20 @@ async def _run(arguments: argparse.Namespace) -> None:
                     evaluations_per_day=arguments.evaluations_per_day,
                 )
                 key, token = await ring.create(arguments.name, arguments.scopes, days=arguments.days, limits=limits)
-                sys.stderr.write(f"Key {key.id}. Its token is shown this once:\n")
+                sys.stderr.write(f"Key {key.id}. Its token is shown only once:\n")
                 sys.stdout.write(f"{token}\n")
             case "list":
                 sys.stdout.writelines(f"{_line(key)}\n" for key in await ring.all())
             case "rotate":
                 token = await ring.rotate(arguments.id, overlap_s=arguments.overlap_hours * 3600)
-                sys.stderr.write("The new token is shown this once:\n")
+                sys.stderr.write("The new token is shown only once:\n")
                 sys.stdout.write(f"{token}\n")
             case "revoke":
                 await ring.revoke(arguments.id)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line says; exit code 1 where it can't be done."""
+    """Run the command; exit with code 1 if it fails."""
     try:
         asyncio.run(_run(_parse(arguments)))
     except StoreUnavailable:

@@ -1,7 +1,7 @@
 """`python -m app.commands.local_store`: become the embedded Valkey of one machine.
 
-The process turns into the server itself, so that signals, the death of the supervisor and the exit code are its own,
-and no server can be left behind by a launcher that was killed.
+The process replaces itself by the server, so that signals, the supervisor's death and the exit code concern the server
+directly, and a launcher that is killed leaves no server behind.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ LOCK_FILE = "valkey.lock"
 
 
 def _lock(data: Path) -> None:
-    """Keep others off the folder for as long as this process, and the server that it becomes, lives."""
+    """Lock the folder for as long as this process, and the server that it becomes, lives."""
     descriptor = os.open(data / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.stderr.write(
-            f"cynosure up: another Cynosure keeps its jobs in {data}; stop it, or choose another folder with --data\n"
+            f"cynosure up: another Cynosure is using {data}; stop it, or choose another folder with --data\n"
         )
         sys.exit(os.EX_CONFIG)
     os.set_inheritable(descriptor, True)
 
 
 def main() -> None:
-    """Serve a Valkey with an append-only file until SIGTERM."""
+    """Run a Valkey server with an append-only file until SIGTERM."""
     parser = argparse.ArgumentParser(prog="cynosure up (store)", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the append-only file")
-    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on; no TCP")
+    parser.add_argument("--data", type=Path, required=True, help="folder for the append-only file")
+    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on, instead of TCP")
     arguments = parser.parse_args()
     _lock(arguments.data)
     options = {
@@ -45,7 +45,7 @@ def main() -> None:
         "logfile": str(arguments.data / "valkey.log"),
         "appendonly": "yes",
         "appendfsync": "everysec",
-        "save": "",  # the append-only file has everything
+        "save": "",  # no snapshots: the append-only file has everything
         "maxmemory-policy": "noeviction",
     }
     binary = str(get_binary_path())

@@ -11,7 +11,7 @@ from jobs.settings import StoreSettings
 
 
 def main() -> None:
-    """Print what `GET /openapi.json` answers; no store is needed."""
+    """Print the document that `GET /openapi.json` serves; no store is needed."""
     document = create_app(GatewaySettings(), StoreSettings()).openapi()
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""`python -m app.commands.up`: everything on one machine, supervised: store, workers, gateway."""
+"""`python -m app.commands.up`: run and supervise store, workers and gateway on one machine."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
 STEADY_S = 60.0  # an exit after this much uptime resets the back-off
 LOOKS_APART = 5  # rounds of the supervisor
-STORE_START_S = 60.0  # a long append-only file is read first
+STORE_START_S = 60.0  # the store first reads its append-only file, which may be long
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _end_with_parent() -> None:
-    """Have the kernel send this process a SIGTERM when its parent is gone, however that ended."""
+    """Have the kernel send this process SIGTERM when its parent ends for any reason."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Child:
-    """A supervised process: started again, ever later, when it ends by itself."""
+    """A supervised process: if it exits by itself, it is restarted with exponential back-off."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.command = [sys.executable, "-m", *arguments]
@@ -60,17 +60,17 @@ class Child:
 
     def tend(self) -> None:
         if self.process is not None and self.process.poll() is not None:
-            if self.process.returncode == os.EX_CONFIG:  # it has said why, and another start would end the same way
+            if self.process.returncode == os.EX_CONFIG:  # it has printed why, and a restart would end the same way
                 sys.exit(os.EX_CONFIG)
-            print(f"{self.command[2]} ended with code {self.process.returncode}; starting it again", file=sys.stderr)
+            print(f"{self.command[2]} exited with code {self.process.returncode}; restarting it", file=sys.stderr)
             self.process = None
             if time.monotonic() - self.started_at >= STEADY_S:
                 self.backoff_s = FIRST_BACKOFF_S
             self.restart_at = time.monotonic() + self.backoff_s
             self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
         if self.process is None and time.monotonic() >= self.restart_at:
-            # A session of its own: the terminal's Ctrl-C reaches the supervisor alone, which stops all in order.
-            # And should the supervisor be killed, no child outlives it. It has one thread: preexec_fn is safe.
+            # In its own session: the terminal's Ctrl-C reaches only the supervisor, which stops the children in order.
+            # If the supervisor is killed, no child outlives it. It has a single thread, so preexec_fn is safe.
             self.started_at = time.monotonic()
             self.process = subprocess.Popen(
                 self.command, env=self.environment, start_new_session=True, preexec_fn=_end_with_parent
@@ -108,7 +108,7 @@ def _socket_folder(data: Path) -> Path:
 
 
 def _webhook_secret(data: Path) -> str:
-    """This deployment's own secret for signing webhooks, made at its first start."""
+    """This deployment's secret for signing webhooks, created at its first start."""
     path = data / "webhook-secret"
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -117,7 +117,7 @@ def _webhook_secret(data: Path) -> str:
 
 
 class _Stop(Exception):
-    """A signal, by its name, asked to stop."""
+    """A signal to stop arrived; the argument is its name."""
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -126,7 +126,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _wait_for_store(url: str, store: Child) -> None:
     until = time.monotonic() + STORE_START_S
-    with redis.Redis.from_url(url, retry=None) as client:  # our own, on a socket: no password, and nothing to hide
+    with redis.Redis.from_url(url, retry=None) as client:  # the embedded store: a Unix socket, no password
         while True:
             store.tend()
             try:
@@ -139,7 +139,7 @@ def _wait_for_store(url: str, store: Child) -> None:
 
 
 def _examples(url: str) -> Iterator[str]:
-    """A command for every model that may be asked without a key."""
+    """A curl command for every model, if models are listed without a key."""
     for card in _cards(url) or ():
         label = {"class_label": card.labels[-1]} if card.labels else {}
         condition = {"prompt": "a happy cat"} if card.takes_prompt else label
@@ -149,21 +149,21 @@ def _examples(url: str) -> Iterator[str]:
 
 
 class Progress:
-    """Says what happens, with the seconds since the start."""
+    """Prints progress messages with the seconds since the start."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
-    def say(self, what: str) -> None:
-        print(f"[{time.monotonic() - self._started:5.1f} s] {what}", flush=True)
+    def say(self, message: str) -> None:
+        print(f"[{time.monotonic() - self._started:5.1f} s] {message}", flush=True)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _is_measured(url: str) -> bool | None:
-    """Whether the workers have measured every model; `None` if that isn't said to callers without a key."""
+    """Whether the workers have benchmarked every model; `None` if the server tells that only with a key."""
     cards = _cards(url)
     if cards is None:
         return None
@@ -171,7 +171,7 @@ def _is_measured(url: str) -> bool | None:
 
 
 def _cards(url: str) -> Sequence[ModelCard] | None:
-    """The models that are served; `None` if that isn't said to callers without a key."""
+    """The models that are served; `None` if the server lists them only with a key."""
     answer = _answer(f"{url}/models")
     return ModelList.model_validate_json(answer.content).models if answer and answer.is_success else None
 
@@ -192,21 +192,21 @@ def _supervise(children: list[Child], url: str, progress: Progress) -> None:
 
 
 def _announced(url: str, progress: Progress) -> Iterator[None]:
-    """Look, at each step, whether the service is ready, then whether its models are measured, and say so once."""
+    """Poll, at each step, until the service is ready and then until its models are benchmarked; print both once."""
     while (answer := _answer(f"{url}/readyz")) is None or not answer.is_success:
         yield
     progress.say(f"Cynosure is ready at {url} (API: {url}/docs)")
     print(*_examples(url), sep="\n", flush=True)
     if _is_measured(url) is False:
-        progress.say("batch sizes are being measured between requests; until then pictures take longer")
+        progress.say("benchmarking batch sizes between requests; until that is done, pictures take longer")
         while not _is_measured(url):
             for _ in range(LOOKS_APART):
                 yield
-        progress.say("measured: batches are at full speed")
+        progress.say("benchmarking is done; batches run at full speed")
 
 
 def _stop(children: list[Child]) -> None:
-    """Stop in good order; a further signal is passed on, which makes workers hand back at once what they hold."""
+    """Stop gracefully. A further signal is passed on, and makes workers hand back at once the jobs that they hold."""
     until = time.monotonic() + STOP_GRACE_S
 
     def hurry(number: int, frame: FrameType | None) -> None:
@@ -230,17 +230,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the embedded store")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder for the data of the embedded store")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--models", help="packs to load, separated by commas: fashion,emoji by default")
-    parser.add_argument("--insecure-no-auth", action="store_true", help="ask nobody for an API key, at any address")
+    parser.add_argument("--models", help="model packs to load, separated by commas (default: fashion,emoji)")
+    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
     parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
     arguments = parser.parse_args()
     _refuse_taken_port(arguments.host, arguments.port)
     if arguments.with_parent:
         _end_with_parent()
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep it ignored
             signal.signal(number, _on_signal)
 
     environment = dict(os.environ)
@@ -250,14 +250,14 @@ def main() -> None:
         data: Path = arguments.data.resolve()
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _socket_folder(data) / "valkey.sock"
-        for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # of another store; ours asks for none
+        for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # another store's; ours needs none
             environment.pop(name, None)
         environment["REDIS_URL"] = f"unix://{path}"
         (data / URL_FILE).write_text(environment["REDIS_URL"])
         environment.setdefault("CYNOSURE_GATEWAY_WEBHOOK_SECRET", _webhook_secret(data))
         stores = [Child(["app.commands.local_store", "--data", str(data), "--socket", str(path)], environment)]
-    openness = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
-    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *openness], environment)
+    auth = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
+    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *auth], environment)
     models = ["--models", arguments.models] if arguments.models else []
     workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
     progress = Progress()
@@ -265,14 +265,14 @@ def main() -> None:
     try:
         for store in stores:
             _wait_for_store(environment["REDIS_URL"], store)
-        progress.say("the job store answers; loading the models")
+        progress.say("the job store is up; loading the models")
         host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host  # noqa: S104
         _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}", progress)
     except _Stop as stop:
         progress.say(f"{stop}: stopping")
     finally:
         _stop([gateway, *workers])
-        _stop(stores)  # last: what the workers hand back is written first
+        _stop(stores)  # last, so that the jobs that workers hand back are written
         if stores and path.parent != arguments.data.resolve():
             shutil.rmtree(path.parent, ignore_errors=True)
 

@@ -13,18 +13,20 @@ from cynosure.contract import GenerateRequest
 
 
 def again(
-    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a picture that was made here")],
-    init_image: Annotated[Path | None, typer.Option(help="what it was made from", exists=True, dir_okay=False)] = None,
-    mask_image: Annotated[Path | None, typer.Option(help="and its mask", exists=True, dir_okay=False)] = None,
-    more: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="a field that is to be other")
+    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a picture made by Cynosure")],
+    init_image: Annotated[
+        Path | None, typer.Option(help="the picture it was made from, if any", exists=True, dir_okay=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="file; PICTURE-again.png by default")] = None,
+    mask_image: Annotated[
+        Path | None, typer.Option(help="the mask it was made with, if any", exists=True, dir_okay=False)
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="override a field")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="output file (default: PICTURE-again.png)")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a picture again from what it says of itself: the same bytes, unless fields are set."""
+    """Reproduce a picture from the request stored in it, byte for byte unless fields are overridden."""
     fields: dict[str, Any] = {
         "from_image": encoded(picture),
         "init_image": encoded(init_image),

@@ -29,7 +29,7 @@ def batch(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True, dir_okay=False, help="a request of POST /generate a line (NDJSON), or a JSON array of them"
+            exists=True, dir_okay=False, help="requests as for POST /generate: one per line (NDJSON) or a JSON array"
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures and results.ndjson")] = Path("out"),
@@ -37,15 +37,15 @@ def batch(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw every line of a file; started again, it goes on where it was."""
+    """Draw every line of a file. If started again, resume where it stopped."""
     content = file.read_bytes()
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        key = f"cli-{hashlib.sha256(content).hexdigest()}"  # the same file is the same batch, whoever starts it again
-        found = client.submit_batch(content, idempotency_key=key)
-        _take(out, found.id)
+        key = f"cli-{hashlib.sha256(content).hexdigest()}"  # the same file is always the same batch
+        submitted = client.submit_batch(content, idempotency_key=key)
+        _claim(out, submitted.id)
         try:
             with _bar() as progress:
-                bar = progress.add_task("lines", total=found.counts.total, rate=0.0)
+                bar = progress.add_task("lines", total=submitted.counts.total, rate=0.0)
                 began = time.monotonic()
                 fetched = 0
 
@@ -55,49 +55,49 @@ def batch(
                     rate = fetched / max(0.001, time.monotonic() - began)
                     progress.update(bar, advance=1, rate=rate)
 
-                results = _fetch(client, found.id, out, show)
+                results = _fetch(client, submitted.id, out, show)
         except KeyboardInterrupt:
-            typer.echo(f"cynosure: batch {found.id} goes on; the same command fetches the rest", err=True)
+            typer.echo(f"cynosure: batch {submitted.id} goes on; run the same command again to resume", err=True)
             raise
     lines = "".join(f"{one.model_dump_json()}\n" for one in results)
     save(out / "results.ndjson", lines.encode())
     failed = [one for one in results if one.status != "succeeded"]
     if as_json:
-        show_json({"batch": found.id, "results": out / "results.ndjson", "failed": len(failed)})
+        show_json({"batch": submitted.id, "results": out / "results.ndjson", "failed": len(failed)})
     else:
         typer.echo(f"{sum(len(one.images) for one in results)} pictures in {out}")
         for one in failed[:10]:
-            said = one.error.message if one.error else one.status
-            typer.echo(f"cynosure: line {one.line}: {said}", err=True)
+            reason = one.error.message if one.error else one.status
+            typer.echo(f"cynosure: line {one.line}: {reason}", err=True)
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _take(out: Path, batch_id: str) -> None:
-    """Mark the folder as the batch's own: another's pictures have the same names, and none is fetched that is there.
+def _claim(out: Path, batch_id: str) -> None:
+    """Mark the folder as this batch's: another batch has the same file names, and existing files are not fetched.
 
     Raises:
-        InvalidRequest: it is another's.
+        InvalidRequest: the folder belongs to another batch.
     """
     mark = out / _MARK
     if not mark.exists():
         save(mark, batch_id.encode())
     elif (other := mark.read_text()) != batch_id:
         raise InvalidRequest(
-            f"{out} holds the pictures of batch {other}. Give this file a folder of its own with --out: its batch "
-            f"{batch_id} is being drawn, and the pictures are fetched from there.",
+            f"{out} holds the pictures of batch {other}. Choose another folder with --out: batch {batch_id} of this "
+            "file is already accepted, and the command then fetches its pictures.",
             field="out",
         )
 
 
 def _fetch(client: Client, batch_id: str, out: Path, show: Callable[[int], None]) -> list[BatchResult]:
-    """Save pictures as they are made, until all lines have ended; those that are there already are not fetched."""
+    """Save pictures as they are made, until all lines have ended. Files that exist already are not fetched."""
     ended: dict[int, BatchResult] = {}
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         first = 1
         while True:
             counts = client.batch_status(batch_id).counts
-            posted = counts.total - counts.waiting  # the lines behind them can't have ended
+            posted = counts.total - counts.waiting  # later lines can't have ended
             page = client.batch_results(batch_id, first_line=first, limit=posted + 1 - first)
             new = [one for one in page if one.status in _ENDED and one.line not in ended]
             for one in pool.map(lambda result: _saved(client, result, out), new):

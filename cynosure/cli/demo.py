@@ -1,4 +1,4 @@
-"""`cynosure demo`: a server from nothing, a contact sheet, and nothing left behind."""
+"""`cynosure demo`: start a server, draw a contact sheet, leave nothing else behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cynosure.contract import GenerateRequest, Job, ModelCard
 from cynosure.errors import CynosureError, NoWorker, Unreachable
 
 CELL, MARGIN, HEADER = 84, 230, 24  # pixels
-START_TIMEOUT_S = 300.0  # of a slow disk; a server that ends meanwhile is seen to
+START_TIMEOUT_S = 300.0  # long enough for a slow disk; a server that exits is noticed at once
 LABEL_ROWS: Mapping[str, Mapping[str, Any]] = {
     "no guidance": {"guidance_mode": "none"},
     "classifier, s = 2 (unconditional base)": {
@@ -63,7 +63,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Requests to one model: every row's fields with every column's."""
+    """Requests to one model: the fields of each row combined with those of each column."""
 
     model: str
     rows: Mapping[str, Mapping[str, Any]]
@@ -80,7 +80,7 @@ def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> tuple[
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         if server.poll() is not None:
-            raise CynosureError(f"the server ended with code {server.returncode}")
+            raise CynosureError(f"the server exited with code {server.returncode}")
         try:
             if cards := client.models():
                 return cards
@@ -93,14 +93,14 @@ def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> tuple[
 def _tables(cards: tuple[ModelCard, ...]) -> Iterator[Table]:
     for card in cards:
         if card.takes_prompt:
-            told = {f"prompt, told to draw {style}": {"class_label": style} for style in card.labels}
-            steered = {
-                f"prompt, pressed to draw {style}": {"class_label": style, "guidance_mode": "combined"}
+            conditioned = {f"prompt, conditioned on {style}": {"class_label": style} for style in card.labels}
+            guided = {
+                f"prompt, classifier-guided towards {style}": {"class_label": style, "guidance_mode": "combined"}
                 for style in card.labels
                 if "combined" in card.guidance_modes
             }
             yield Table(
-                model=card.name, rows=told | steered, columns={prompt: {"prompt": prompt} for prompt in PROMPTS}
+                model=card.name, rows=conditioned | guided, columns={prompt: {"prompt": prompt} for prompt in PROMPTS}
             )
         else:
             rows = {name: row for name, row in LABEL_ROWS.items() if row["guidance_mode"] in card.guidance_modes}
@@ -137,12 +137,14 @@ def _draw_sheet(client: Client, tables: list[Table]) -> Image.Image:
     return sheet
 
 
-def demo(out: Annotated[Path, typer.Option("-o", "--out", help="where the sheet goes")] = Path("out/demo.png")) -> None:
-    """Start a server, draw labels and prompts under every guidance, save the contact sheet, stop the server."""
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="file for the contact sheet")] = Path("out/demo.png"),
+) -> None:
+    """Start a server, draw labels and prompts in every guidance mode, save a contact sheet, stop the server."""
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
-        environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: open
+        environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: none is needed
         command = [sys.executable, "-m", "app.commands.up", "--port", str(port), "--data", data, "--with-parent"]
         server = subprocess.Popen(command, env=environment)
         try:

@@ -24,24 +24,24 @@ from cynosure.contract import GenerateRequest, GuidanceMode, Job
 
 def generate(
     label: Annotated[
-        str | None, typer.Option("--label", "--style", help="class by name or index; beside a prompt, the style")
+        str | None, typer.Option("--label", "--style", help="class, by name or index; with a prompt, the style")
     ] = None,
-    guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
-    scale: Annotated[float | None, typer.Option(help="the mode's scale")] = None,
-    classifier_scale: Annotated[float | None, typer.Option(help="the classifier's, in combined")] = None,
+    guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
+    scale: Annotated[float | None, typer.Option(help="guidance scale")] = None,
+    classifier_scale: Annotated[float | None, typer.Option(help="classifier scale, in mode combined")] = None,
     sampler: Annotated[str | None, typer.Option()] = None,
     steps: Annotated[int | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="pictures")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", help="number of pictures")] = 1,
     model: Annotated[str | None, typer.Option()] = None,
-    prompt: Annotated[str | None, typer.Option(help="what to draw, for text models")] = None,
+    prompt: Annotated[str | None, typer.Option(help="what to draw, for models that take prompts")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
     init_image: Annotated[Path | None, typer.Option(help="picture to start from", exists=True, dir_okay=False)] = None,
-    strength: Annotated[float | None, typer.Option(help="how far to depart from it, 0 to 1")] = None,
+    strength: Annotated[float | None, typer.Option(help="how far to depart from init_image, 0 to 1")] = None,
     mask_image: Annotated[
-        Path | None, typer.Option(help="white where it is redrawn", exists=True, dir_okay=False)
+        Path | None, typer.Option(help="mask, white where init_image is redrawn", exists=True, dir_okay=False)
     ] = None,
-    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="any other field")] = None,
+    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="set any other field")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures")] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -71,11 +71,11 @@ def generate(
 
 
 def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:
-    """Wait for the job, save its pictures, and say where."""
+    """Wait for the job, save its pictures and print their paths."""
     done = wait_showing(client, job)
-    form = done.request.output_format
+    extension = done.request.output_format
     paths = [
-        save(out / f"{done.request.seed}-{image.index:02d}.{form}", client.image(done.id, image.index, form))
+        save(out / f"{done.request.seed}-{image.index:02d}.{extension}", client.image(done.id, image.index, extension))
         for image in done.images
     ]
     if as_json:

@@ -15,13 +15,13 @@ from cynosure.contract import JobStatus
 
 def jobs(
     status: Annotated[JobStatus | None, typer.Option(help="only jobs in this state")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="at most so many")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="go on after a page: its next_cursor")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="maximum number of jobs to list")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="continue after a page: its next_cursor")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List one's own jobs, newest first."""
+    """List your jobs, newest first."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
         page = client.jobs(status=status, cursor=cursor, limit=limit)
     if as_json:
@@ -41,7 +41,7 @@ def jobs(
         )
     Console().print(table)
     if page.next_cursor:
-        typer.echo(f"more: cynosure jobs --cursor {page.next_cursor}")
+        typer.echo(f"next page: cynosure jobs --cursor {page.next_cursor}")
 
 
 def cancel(
@@ -50,7 +50,7 @@ def cancel(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs; those that have ended stay as they are."""
+    """Cancel jobs. Jobs that have ended stay as they are."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
         ended = [client.cancel(job_id) for job_id in ids]
     if as_json:

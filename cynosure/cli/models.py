@@ -10,7 +10,7 @@ from cynosure.client import DEFAULT_URL, Client
 
 
 def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List what the server can draw."""
+    """List the server's models."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
         cards = client.models()
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands that run a server or a trainer: each becomes the program it names, so that signals reach it directly."""
+"""Commands that run a server or a trainer: each replaces this process by that program, so signals reach it directly."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 import typer
 
 SERVICES = {
-    "up": ("app.commands.up", "Run store, workers and gateway on this machine."),
-    "serve": ("app", "Run the gateway alone."),
-    "keys": ("app.commands.keys", "Make, list, rotate and revoke API keys."),
+    "up": ("app.commands.up", "Run the store, workers and gateway on this machine."),
+    "serve": ("app", "Run the gateway only."),
+    "keys": ("app.commands.keys", "Create, list, rotate and revoke API keys."),
     "worker": ("workers", "Run one worker."),
-    "train": ("models.training", "Train a pack of pixels."),
-    "import-adm": ("models.importing", "Turn published ADM checkpoints into a pack."),
-    "selftest": ("models.parity", "Compare this machine's results with the reference systems'."),
-    "calibrate": ("models.calibration", "Measure how a pack runs on this device."),
-    "evaluate": ("models.evaluation", "Measure a pack's pictures."),
+    "train": ("models.training", "Train a pixel-space model pack."),
+    "import-adm": ("models.importing", "Convert published ADM checkpoints to a model pack."),
+    "selftest": ("models.parity", "Compare this machine's results with those of the reference systems."),
+    "calibrate": ("models.calibration", "Benchmark a model pack on this device."),
+    "evaluate": ("models.evaluation", "Measure the quality of a model pack's pictures."),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, one-line refusals, progress."""
+"""Shared by the commands: options, exit codes, one-line errors, progress bars."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ _BY_KIND: Mapping[type[CynosureError], int] = {
     JobCancelled: CANCELLED,
 }
 
-Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="the server")]
+Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="URL of the server")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="CYNOSURE_API_KEY", help="where the server asks for one; the variable is seen by fewer"),
+    typer.Option(
+        envvar="CYNOSURE_API_KEY",
+        help="API key, if required; prefer the variable: command lines are visible to other users",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, and errors as JSON too")]
 
@@ -51,8 +54,8 @@ def refusing(as_json: bool = False) -> Iterator[None]:
         _end(code, error.code, error.field, error.detail, as_json)
     except ValidationError as error:
         fault = error.errors()[0]
-        said = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
-        _end(REFUSED, "invalid_request", ".".join(map(str, fault["loc"])), said, as_json)
+        detail = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+        _end(REFUSED, "invalid_request", ".".join(map(str, fault["loc"])), detail, as_json)
     except KeyboardInterrupt:
         _end(130, "interrupted", None, "interrupted", as_json)
 
@@ -66,7 +69,7 @@ def _end(exit_code: int, code: str, field: str | None, detail: str, as_json: boo
 
 
 def show_json(value: Any) -> None:
-    """Print a value of the contract, or what is made of such, as JSON."""
+    """Print a value of the contract, or a structure of such values, as JSON."""
 
     def plain(part: Any) -> Any:
         return part.model_dump(mode="json") if isinstance(part, BaseModel) else str(part)
@@ -75,7 +78,7 @@ def show_json(value: Any) -> None:
 
 
 def progress_bar() -> Bar:
-    """What every command that waits for a job shows, beside its output."""
+    """The bar that a command shows on standard error while it waits for a job."""
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -86,13 +89,13 @@ def progress_bar() -> Bar:
 
 
 def wait_showing(client: Client, job: Job) -> Job:
-    """Wait for the job, moving a bar; Ctrl-C cancels it."""
+    """Wait for the job behind a progress bar; Ctrl-C cancels the job."""
     with progress_bar() as progress:
         bar = progress.add_task("queued", total=1.0)
 
         def show(event: Job | Progress | Preview) -> None:
             if isinstance(event, Job):
-                place = f", {event.queue_position} before it" if event.queue_position else ""
+                place = f", {event.queue_position} ahead of it" if event.queue_position else ""
                 progress.update(bar, completed=event.progress, description=f"{event.status}{place}")
             elif isinstance(event, Progress):
                 progress.update(bar, completed=event.evaluations_done / event.evaluations, description="running")
@@ -105,7 +108,7 @@ def wait_showing(client: Client, job: Job) -> Job:
 
 
 def save(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
@@ -114,19 +117,19 @@ def save(path: Path, content: bytes) -> Path:
 
 
 def encoded(path: Path | None) -> str | None:
-    """A file as requests take pictures."""
+    """A file in base64, as requests take pictures."""
     return None if path is None else encoded_picture(path.read_bytes())
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` each, the value as JSON where it is any, else as text."""
-    found: dict[str, Any] = {}
+    """Parse texts of the form `FIELD=VALUE`. A value that is valid JSON is read as JSON, any other as text."""
+    fields: dict[str, Any] = {}
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
         try:
-            found[field] = json.loads(value)
+            fields[field] = json.loads(value)
         except json.JSONDecodeError:
-            found[field] = value
-    return found
+            fields[field] = value
+    return fields

@@ -20,8 +20,10 @@ def sweep(
     labels: Annotated[str | None, typer.Option(help="classes, by name or index, separated by commas")] = None,
     scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
-    guidance: Annotated[GuidanceMode | None, typer.Option(help="where guidance comes from")] = None,
-    interval: Annotated[str | None, typer.Option(help="guide only in this part, such as 0.2,1")] = None,
+    guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="guide only in this part of the trajectory, such as 0.2,1")
+    ] = None,
     sampler: Annotated[str | None, typer.Option()] = None,
     steps: Annotated[int | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,

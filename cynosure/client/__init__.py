@@ -1,4 +1,4 @@
-"""Clients: one that blocks, and one for asyncio."""
+"""The Python clients: one that blocks, and one for asyncio."""
 
 from cynosure.client.asynchronous import AsyncClient
 from cynosure.client.blocking import DEFAULT_URL, Client

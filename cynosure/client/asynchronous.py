@@ -1,4 +1,4 @@
-"""The Python client, asynchronous: the same calls as `Client` makes."""
+"""The asynchronous Python client, with the same calls as `Client`."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ class AsyncClient:
         await self._http.aclose()
 
     async def models(self) -> tuple[ModelCard, ...]:
-        """What can be asked."""
+        """The models of the server."""
         return await self._do(calls.models())
 
     async def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
-        """Submit, wait, and fetch all pictures. Their texts (`picture.info`) hold the request.
+        """Submit, wait, and fetch all pictures. Their metadata (`picture.info`) holds the request.
 
         Raises:
-            InvalidRequest: the request can't be served; `field` says what to change.
-            JobFailed, JobCancelled: it was accepted and ended otherwise.
+            InvalidRequest: the request can't be served; `field` names what to change.
+            JobFailed, JobCancelled: the job was accepted but did not succeed.
         """
         return await self._run(calls.drawn(calls.request_of(request, fields)))
 
@@ -97,7 +97,7 @@ class AsyncClient:
         return await self._do(calls.submit_sweep(request, idempotency_key))
 
     async def plan(self, request: GenerateRequest | None = None, /, **fields: Any) -> Plan:
-        """What the request would take; nothing is drawn."""
+        """What the request would cost; nothing is drawn."""
         return await self._do(calls.plan(calls.request_of(request, fields)))
 
     async def job(self, job_id: str) -> Job:
@@ -105,7 +105,7 @@ class AsyncClient:
         return await self._do(calls.job(job_id))
 
     async def jobs(self, *, status: JobStatus | None = None, cursor: str | None = None, limit: int = 20) -> JobList:
-        """One's own jobs, newest first, a page at a time: `next_cursor` of one page is the `cursor` of the next."""
+        """Your jobs, newest first, one page at a time: pass a page's `next_cursor` as the next call's `cursor`."""
         return await self._do(calls.jobs(status, cursor, limit))
 
     async def cancel(self, job_id: str) -> Job:
@@ -123,10 +123,10 @@ class AsyncClient:
     async def wait(
         self, job_id: str, *, on_event: Callable[[Job | Progress | Preview], Awaitable[None]] | None = None
     ) -> Job:
-        """Wait until the job has succeeded; `on_event` is told what happens on the way.
+        """Wait until the job has succeeded; `on_event` is called with each event on the way.
 
         Raises:
-            JobFailed, JobCancelled: it ended otherwise.
+            JobFailed, JobCancelled: it did not succeed.
         """
         if on_event is None:
             return await self._run(calls.until_done(await self.job(job_id)))
@@ -136,12 +136,12 @@ class AsyncClient:
         return calls.ended(event if isinstance(event, Job) else await self.job(job_id))
 
     async def stream(self, job_id: str) -> AsyncIterator[Job | Progress | Preview]:
-        """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
+        """Yield events as they happen: the job when its queue position or state changes, progress, previews.
 
-        Ends with the job as it ended. A connection that breaks is opened again where it was.
+        The last one is the job as it ended. A broken connection is reopened, and the stream resumes where it was.
 
         Raises:
-            Unreachable: it was away for more tries on end than `retries` allows (half a minute, once it has served).
+            Unreachable: more consecutive tries failed than `retries` allows (half a minute if it has answered before).
         """
         attempts = Attempts(self._server)
         follower = Follower(job_id, attempts)
@@ -154,8 +154,8 @@ class AsyncClient:
                         pause = attempts.pause_after(source.response)
                     else:
                         async for event in source.aiter_sse():
-                            if (told := follower.read(event)) is not None:
-                                yield told
+                            if (update := follower.read(event)) is not None:
+                                yield update
             except httpx.TransportError as error:
                 pause = attempts.pause_after(error)
             await asyncio.sleep(pause)
@@ -165,7 +165,7 @@ class AsyncClient:
         return await self._do(calls.image(job_id, index, to))
 
     async def file(self, url: str) -> bytes:
-        """The file at an address that an answer named, such as a picture's `url`."""
+        """The file at a URL from an answer, such as a picture's `url`."""
         return await self._do(calls.file(url))
 
     async def images(self, job: Job) -> list[Image.Image]:
@@ -179,9 +179,9 @@ class AsyncClient:
     async def batch(
         self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, concurrency: int = 8
     ) -> AsyncIterator[Drawn]:
-        """Draw many requests, at most `concurrency` of them at once; each is yielded as it is done.
+        """Draw many requests, at most `concurrency` at once; yield each result as it is done.
 
-        One that fails is yielded with its error, and the others go on.
+        A request that fails is yielded with its error, and the others continue.
 
         >>> import asyncio
         >>> async def draw():
@@ -208,7 +208,7 @@ class AsyncClient:
     async def submit_batch(
         self, requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Batch:
-        """Hand up to 10,000 requests to the server, which draws them as there is room."""
+        """Hand up to 10,000 requests to the server, which queues them as there is room."""
         return await self._do(calls.submit_batch(calls.ndjson(requests), idempotency_key))
 
     async def batch_status(self, batch_id: str) -> Batch:
@@ -218,17 +218,17 @@ class AsyncClient:
     async def batch_results(
         self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES
     ) -> list[BatchResult]:
-        """What became of each line from `first_line` on, in order, of `limit` lines at most."""
+        """The results of the lines from `first_line` on, in order, at most `limit` of them."""
         return await self._run(calls.results_of(batch_id, first_line, limit))
 
     async def cancel_batch(self, batch_id: str) -> Batch:
-        """Cancel what of the batch is not finished."""
+        """Cancel the unfinished part of the batch."""
         return await self._do(calls.cancel_batch(batch_id))
 
     async def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
         try:
-            asked = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
-            return Drawn(index, request, await self._run(calls.drawn(asked)))
+            parsed = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
+            return Drawn(index, request, await self._run(calls.drawn(parsed)))
         except (CynosureError, ValueError) as error:
             return Drawn(index, request, error=error)
 

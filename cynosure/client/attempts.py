@@ -1,4 +1,4 @@
-"""How the clients reach a server, and what they make of one that is away or refuses: pure, and shared by both."""
+"""Retries and errors of the clients: pure, and shared by both."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 @dataclass(frozen=True)
 class Retries:
-    """When a call that failed is sent again: after what the server says in `Retry-After`, else ever later.
+    """When a failed call is sent again: after `Retry-After` if the server sent it, otherwise with exponential back-off.
 
     Attributes:
-        times: tries after the first one; by default with pauses of 32 s in all, enough for a gateway to restart.
-        times_unmet: at most this many until the server has answered once: the address may be wrong.
-        first_s: pause before the first of them; each further one is twice as long.
+        times: retries after the first try; the default's pauses add up to 32 s, enough for a gateway to restart.
+        times_unmet: most retries until the server has answered once: the address may be wrong.
+        first_s: pause before the first retry; each further pause is twice as long.
         longest_s: if `Retry-After` exceeds this, do not wait: raise the error.
     """
 
@@ -30,7 +30,7 @@ class Retries:
     longest_s: float = 60.0
 
     def pause(self, failures: int, retry_after_s: float | None = None, *, has_served: bool) -> float | None:
-        """Seconds until the next try after so many failures, or `None` where there is none."""
+        """Seconds until the next try after this many failures, or `None` if there is none."""
         if failures > (self.times if has_served else min(self.times, self.times_unmet)):
             return None
         pause = self.first_s * 2 ** (failures - 1) if retry_after_s is None else retry_after_s
@@ -45,10 +45,10 @@ def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any
 
 @dataclass
 class Server:
-    """A server as one client knows it.
+    """What one client knows about its server.
 
     Attributes:
-        has_served: whether it ever did what this client asked for.
+        has_served: whether a call of this client has ever succeeded.
     """
 
     url: str
@@ -58,7 +58,7 @@ class Server:
 
 @dataclass
 class Attempts:
-    """One exchange with a server, however often it has to be tried.
+    """One exchange with a server, over all its tries.
 
     Attributes:
         failures: consecutive failures so far.
@@ -68,14 +68,14 @@ class Attempts:
     failures: int = 0
 
     def succeeded(self) -> None:
-        """Note that the server did what it was asked for."""
+        """Record that the call succeeded."""
         self.failures, self.server.has_served = 0, True
 
     def pause_after(self, failure: httpx.TransportError | httpx.Response) -> float:
         """Seconds until the next try.
 
         Raises:
-            CynosureError: there is none, and this is what the failure tells of.
+            CynosureError: there is no further try; the error is the one that the failure stands for.
         """
         self.failures += 1
         retry_after_s, may_pass = None, True
@@ -86,12 +86,12 @@ class Attempts:
             return pause
         if isinstance(failure, httpx.Response):
             raise error_in(failure)
-        said = str(failure) or type(failure).__name__
-        raise Unreachable(f"No answer from {self.server.url}: {said}. Is `cynosure up` running?") from failure
+        reason = str(failure).rstrip(".") or type(failure).__name__
+        raise Unreachable(f"No answer from {self.server.url}: {reason}. Is `cynosure up` running?") from failure
 
 
 def error_in(response: httpx.Response) -> CynosureError:
-    """The error that an answer tells of."""
+    """The error that an answer stands for."""
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
     problem = Problem.model_validate_json(response.content)
@@ -102,5 +102,5 @@ def error_in(response: httpx.Response) -> CynosureError:
 
 
 def _retry_after_of(response: httpx.Response) -> int | None:
-    told = response.headers.get("retry-after", "")
-    return int(told) if told.isdecimal() else None
+    seconds = response.headers.get("retry-after", "")
+    return int(seconds) if seconds.isdecimal() else None

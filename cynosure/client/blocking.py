@@ -1,4 +1,4 @@
-"""The Python client, synchronous."""
+"""The synchronous Python client."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ Result = TypeVar("Result")
 class Client:
     """A synchronous client; use it as a context manager. Threads may share one.
 
-    What the server refuses is raised as the class of `cynosure.errors` that has the answer's code. A call that met no
-    server, a full queue or a limit is sent again (`retries`), for longer where the server was there before; posts
-    carry an idempotency key, so that this makes nothing twice. Fields that can't be right whatever the model raise
-    `pydantic.ValidationError` before they are sent.
+    If the server refuses a call, the client raises the class of `cynosure.errors` with the answer's code. If no server
+    answers, the queue is full or a limit is exceeded, it retries (`retries`), for longer if the server has answered
+    before; posts carry an idempotency key, so a retry creates nothing twice. Fields that no model accepts raise
+    `pydantic.ValidationError` before anything is sent.
 
     >>> with Client(url) as client:
     ...     [picture] = client.generate(class_label="sneaker", steps=4, seed=1)
@@ -53,9 +53,9 @@ class Client:
 
     Args:
         url: the server, such as `http://127.0.0.1:8000`.
-        api_key: `cyn_…`, where the server asks for one.
-        timeout_s: for one HTTP exchange; waiting for a job may take any number of them.
-        retries: how often and how patiently a failed call is sent again.
+        api_key: `cyn_…`, if the server requires one.
+        timeout_s: for one HTTP exchange; waiting for a job may take many of them.
+        retries: how often, and after which pauses, a failed call is sent again.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class Client:
         self._http.close()
 
     def models(self) -> tuple[ModelCard, ...]:
-        """What can be asked."""
+        """The models of the server."""
         return self._do(calls.models())
 
     def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
-        """Submit, wait, and fetch all pictures. Their texts (`picture.info`) hold the request.
+        """Submit, wait, and fetch all pictures. Their metadata (`picture.info`) holds the request.
 
         >>> len(client.generate(class_label="bag", scale=3, steps=4, num_images=2))
         2
 
         Raises:
-            InvalidRequest: the request can't be served; `field` says what to change.
-            JobFailed, JobCancelled: it was accepted and ended otherwise.
+            InvalidRequest: the request can't be served; `field` names what to change.
+            JobFailed, JobCancelled: the job was accepted but did not succeed.
         """
         return self._run(calls.drawn(calls.request_of(request, fields)))
 
@@ -112,7 +112,7 @@ class Client:
         return self._do(calls.submit_sweep(request, idempotency_key))
 
     def plan(self, request: GenerateRequest | None = None, /, **fields: Any) -> Plan:
-        """What the request would take; nothing is drawn.
+        """What the request would cost; nothing is drawn.
 
         >>> client.plan(class_label="coat", scale=3, steps=10).rows.denoiser
         20
@@ -124,7 +124,7 @@ class Client:
         return self._do(calls.job(job_id))
 
     def jobs(self, *, status: JobStatus | None = None, cursor: str | None = None, limit: int = 20) -> JobList:
-        """One's own jobs, newest first, a page at a time: `next_cursor` of one page is the `cursor` of the next."""
+        """Your jobs, newest first, one page at a time: pass a page's `next_cursor` as the next call's `cursor`."""
         return self._do(calls.jobs(status, cursor, limit))
 
     def cancel(self, job_id: str) -> Job:
@@ -140,10 +140,10 @@ class Client:
         return self._do(calls.vary(job_id, num_images))
 
     def wait(self, job_id: str, *, on_event: Callable[[Job | Progress | Preview], None] | None = None) -> Job:
-        """Wait until the job has succeeded; `on_event` is told what happens on the way.
+        """Wait until the job has succeeded; `on_event` is called with each event on the way.
 
         Raises:
-            JobFailed, JobCancelled: it ended otherwise.
+            JobFailed, JobCancelled: it did not succeed.
         """
         if on_event is None:
             return self._run(calls.until_done(self.job(job_id)))
@@ -153,16 +153,16 @@ class Client:
         return calls.ended(event if isinstance(event, Job) else self.job(job_id))
 
     def stream(self, job_id: str) -> Iterator[Job | Progress | Preview]:
-        """What happens to the job, as it happens: the job when its place or state changes, progress, previews.
+        """Yield events as they happen: the job when its queue position or state changes, progress, previews.
 
-        Ends with the job as it ended. A connection that breaks is opened again where it was.
+        The last one is the job as it ended. A broken connection is reopened, and the stream resumes where it was.
 
         >>> *_, last = client.stream(client.submit(class_label="bag", steps=4).id)
         >>> last.status.value
         'succeeded'
 
         Raises:
-            Unreachable: it was away for more tries on end than `retries` allows (half a minute, once it has served).
+            Unreachable: more consecutive tries failed than `retries` allows (half a minute if it has answered before).
         """
         attempts = Attempts(self._server)
         follower = Follower(job_id, attempts)
@@ -175,8 +175,8 @@ class Client:
                         pause = attempts.pause_after(source.response)
                     else:
                         for event in source.iter_sse():
-                            if (told := follower.read(event)) is not None:
-                                yield told
+                            if (update := follower.read(event)) is not None:
+                                yield update
             except httpx.TransportError as error:
                 pause = attempts.pause_after(error)
             time.sleep(pause)
@@ -186,7 +186,7 @@ class Client:
         return self._do(calls.image(job_id, index, to))
 
     def file(self, url: str) -> bytes:
-        """The file at an address that an answer named, such as a picture's `url`."""
+        """The file at a URL from an answer, such as a picture's `url`."""
         return self._do(calls.file(url))
 
     def images(self, job: Job) -> list[Image.Image]:
@@ -200,10 +200,10 @@ class Client:
     def batch(
         self, requests: Iterable[GenerateRequest | Mapping[str, Any]], *, concurrency: int = 8
     ) -> Iterator[Drawn]:
-        """Draw many requests, at most `concurrency` of them at once; each is yielded as it is done.
+        """Draw many requests, at most `concurrency` at once; yield each result as it is done.
 
-        One that fails is yielded with its error, and the others go on. `requests` may be endless: it is read as there
-        is room. For thousands at once, `submit_batch` leaves the keeping to the server.
+        A request that fails is yielded with its error, and the others continue. `requests` may be
+        endless: it is read as there is room. For thousands at once, `submit_batch` lets the server keep them.
 
         >>> with Client(url) as client:
         ...     drawn = list(client.batch([{"class_label": n, "steps": 4} for n in range(3)], concurrency=2))
@@ -225,7 +225,7 @@ class Client:
     def submit_batch(
         self, requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Batch:
-        """Hand up to 10,000 requests to the server, which draws them as there is room.
+        """Hand up to 10,000 requests to the server, which queues them as there is room.
 
         >>> batch = client.submit_batch([{"class_label": n, "steps": 4} for n in range(3)])
         >>> batch.counts.total
@@ -238,17 +238,17 @@ class Client:
         return self._do(calls.batch(batch_id))
 
     def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES) -> list[BatchResult]:
-        """What became of each line from `first_line` on, in order, of `limit` lines at most."""
+        """The results of the lines from `first_line` on, in order, at most `limit` of them."""
         return self._run(calls.results_of(batch_id, first_line, limit))
 
     def cancel_batch(self, batch_id: str) -> Batch:
-        """Cancel what of the batch is not finished."""
+        """Cancel the unfinished part of the batch."""
         return self._do(calls.cancel_batch(batch_id))
 
     def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
         try:
-            asked = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
-            return Drawn(index, request, self._run(calls.drawn(asked)))
+            parsed = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
+            return Drawn(index, request, self._run(calls.drawn(parsed)))
         except (CynosureError, ValueError) as error:
             return Drawn(index, request, error=error)
 

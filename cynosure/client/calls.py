@@ -1,4 +1,4 @@
-"""What the clients send and how they read the answers: pure, and shared by `Client` and `AsyncClient`."""
+"""The calls that the clients make and the parsers of their answers: pure, and shared by `Client` and `AsyncClient`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from cynosure.errors import JobCancelled, JobFailed
 
 Result = TypeVar("Result")
 LONG_POLL_S = 20
-"""Seconds that one look at a job may be held until it is done: below what proxies commonly allow (30 s or more)."""
+"""Seconds that the server may hold one look at a job: below what proxies commonly allow (30 s or more)."""
 RESULTS_PAGE = 500
-"""Lines of a batch that are fetched at a time."""
+"""Lines of a batch fetched at a time."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[Result]):
-    """One exchange: what is sent, and the reader of its answer. Each may be sent twice without harm."""
+    """One exchange: the request, and the parser of its answer. Sending it twice is harmless."""
 
     method: str
     path: str
@@ -49,14 +49,14 @@ class Call(Generic[Result]):
 
     def arguments(self, timeout_s: float) -> dict[str, Any]:
         """Keyword arguments of httpx's `request`."""
-        given: dict[str, Any] = {"headers": dict(self.headers), "timeout": timeout_s + self.held_s}
+        arguments: dict[str, Any] = {"headers": dict(self.headers), "timeout": timeout_s + self.held_s}
         if self.params:
-            given["params"] = {key: value for key, value in self.params.items() if value is not None}
+            arguments["params"] = {key: value for key, value in self.params.items() if value is not None}
         if self.json is not None:
-            given["json"] = self.json
+            arguments["json"] = self.json
         if self.content is not None:
-            given["content"] = self.content
-        return given
+            arguments["content"] = self.content
+        return arguments
 
 
 def _body(request: BaseModel) -> Any:
@@ -64,7 +64,7 @@ def _body(request: BaseModel) -> Any:
 
 
 def _keyed(key: str | None, **more: str) -> dict[str, str]:
-    """Headers of a post that makes something: the key makes a second sending harmless."""
+    """Headers of a post that creates something: the key makes sending it again harmless."""
     return {"Idempotency-Key": key or secrets.token_urlsafe(16), **more}
 
 
@@ -77,12 +77,12 @@ def _batch(response: httpx.Response) -> Batch:
 
 
 def models() -> Call[tuple[ModelCard, ...]]:
-    """What can be asked."""
+    """The models of the server."""
     return Call("GET", "/models", lambda response: ModelList.model_validate_json(response.content).models)
 
 
 def submit(request: GenerateRequest, key: str | None = None, *, wait_s: int = 0) -> Call[Job]:
-    """Post a job; with `wait_s` the answer is held until it is done."""
+    """Post a job; with `wait_s`, the server holds the answer until the job is done."""
     headers = _keyed(key, Prefer=f"wait={wait_s}") if wait_s else _keyed(key)
     return Call("POST", "/generate", _job, json=_body(request), headers=headers, held_s=wait_s)
 
@@ -93,18 +93,18 @@ def submit_sweep(request: SweepRequest, key: str | None = None) -> Call[Job]:
 
 
 def plan(request: GenerateRequest) -> Call[Plan]:
-    """What a request would take."""
+    """What a request would cost."""
     return Call("POST", "/plan", lambda response: Plan.model_validate_json(response.content), json=_body(request))
 
 
 def job(job_id: str, *, wait_s: int = 0) -> Call[Job]:
-    """A job; with `wait_s` the answer is held until it is done."""
+    """A job; with `wait_s`, the server holds the answer until the job is done."""
     headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
     return Call("GET", f"/jobs/{job_id}", _job, headers=headers, held_s=wait_s)
 
 
 def jobs(status: JobStatus | None, cursor: str | None, limit: int) -> Call[JobList]:
-    """A page of one's own jobs."""
+    """A page of the caller's jobs."""
     params = {"status": status, "cursor": cursor, "limit": limit}
     return Call("GET", "/jobs", lambda response: JobList.model_validate_json(response.content), params=params)
 
@@ -120,7 +120,7 @@ def retry(job_id: str) -> Call[Job]:
 
 
 def vary(job_id: str, num_images: int | None = None) -> Call[Job]:
-    """Post a job's request again with another seed."""
+    """Post a job's request again with a new seed."""
     body = {} if num_images is None else {"num_images": num_images}
     return Call("POST", f"/jobs/{job_id}/vary", _job, json=body, headers=_keyed(None))
 
@@ -131,7 +131,7 @@ def image(job_id: str, index: int, to: OutputFormat = OutputFormat.PNG) -> Call[
 
 
 def file(path: str) -> Call[bytes]:
-    """The file at an address that an answer named."""
+    """The file at a URL from an answer."""
     return Call("GET", path, lambda response: response.content)
 
 
@@ -141,7 +141,7 @@ def sheet(job_id: str) -> Call[bytes]:
 
 
 def ndjson(requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]]) -> bytes:
-    """One request a line; bytes are such lines already."""
+    """The requests as NDJSON; bytes are taken to be NDJSON already."""
     if isinstance(requests, bytes):
         return requests
     lines = (request if isinstance(request, Mapping) else _body(request) for request in requests)
@@ -149,7 +149,7 @@ def ndjson(requests: bytes | Iterable[GenerateRequest | Mapping[str, Any]]) -> b
 
 
 def submit_batch(lines: bytes, key: str | None = None) -> Call[Batch]:
-    """Post a batch, a request a line."""
+    """Post a batch, one request per line."""
     headers = _keyed(key, **{"Content-Type": "application/x-ndjson"})
     return Call("POST", "/batches", _batch, content=lines, headers=headers, held_s=60.0)
 
@@ -160,12 +160,12 @@ def batch(batch_id: str) -> Call[Batch]:
 
 
 def cancel_batch(batch_id: str) -> Call[Batch]:
-    """Cancel what of a batch is not finished."""
+    """Cancel the unfinished part of a batch."""
     return Call("DELETE", f"/batches/{batch_id}", _batch)
 
 
 def batch_results(batch_id: str, first_line: int, limit: int) -> Call[list[BatchResult]]:
-    """A page of what became of the lines."""
+    """A page of the lines' results."""
 
     def parse(response: httpx.Response) -> list[BatchResult]:
         return [BatchResult.model_validate_json(line) for line in response.content.splitlines()]
@@ -175,54 +175,54 @@ def batch_results(batch_id: str, first_line: int, limit: int) -> Call[list[Batch
 
 
 Flow = Generator[Call[Any], Any, Result]
-"""Calls, each answered before the next is asked for: run by either client."""
+"""A sequence of calls; each may depend on the answers before it. Either client can run it."""
 
 
-def ended(found: Job) -> Job:
+def ended(final: Job) -> Job:
     """The job if it has succeeded.
 
     Raises:
         JobFailed, JobCancelled: it ended otherwise.
     """
-    if found.status is JobStatus.FAILED and found.error is not None:
-        raise JobFailed(found.error.message, job_code=found.error.code)
-    if found.status is JobStatus.CANCELLED:
-        raise JobCancelled(f"Job '{found.id}' was cancelled.")
-    return found
+    if final.status is JobStatus.FAILED and final.error is not None:
+        raise JobFailed(final.error.message, job_code=final.error.code)
+    if final.status is JobStatus.CANCELLED:
+        raise JobCancelled(f"Job '{final.id}' was cancelled.")
+    return final
 
 
-def until_done(found: Job) -> Flow[Job]:
-    """Look until the job is done; each look is held by the server."""
-    while not found.status.is_final:
-        found = yield job(found.id, wait_s=LONG_POLL_S)
-    return ended(found)
+def until_done(latest: Job) -> Flow[Job]:
+    """Long-poll until the job is done."""
+    while not latest.status.is_final:
+        latest = yield job(latest.id, wait_s=LONG_POLL_S)
+    return ended(latest)
 
 
 def drawn(request: GenerateRequest) -> Flow[list[Image.Image]]:
     """Submit, wait, fetch."""
-    found = yield submit(request, wait_s=LONG_POLL_S)
-    done = yield from until_done(found)
+    submitted = yield submit(request, wait_s=LONG_POLL_S)
+    done = yield from until_done(submitted)
     return (yield from pictures_of(done))
 
 
 def pictures_of(done: Job) -> Flow[list[Image.Image]]:
-    """The job's pictures, in its own format, decoded."""
-    found = []
+    """The job's pictures, fetched in its output format and decoded."""
+    pictures = []
     for info in done.images:
         content = yield image(done.id, info.index, done.request.output_format)
-        found.append(decoded(content))
-    return found
+        pictures.append(decoded(content))
+    return pictures
 
 
 def decoded(content: bytes) -> Image.Image:
-    """A picture that holds no file open; its texts are in `info`."""
+    """The decoded picture, with no file left open; its metadata is in `info`."""
     picture = Image.open(io.BytesIO(content))
     picture.load()
     return picture
 
 
 def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> GenerateRequest:
-    """The request, with `fields` put into it.
+    """The request with `fields` set in it.
 
     Raises:
         pydantic.ValidationError: a field is unknown or out of range.
@@ -234,10 +234,10 @@ def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> Ge
 
 def results_of(batch_id: str, first_line: int, limit: int) -> Flow[list[BatchResult]]:
     """The lines of a batch from `first_line` on, at most `limit` of them, page by page."""
-    found: list[BatchResult] = []
-    while (wanted := min(RESULTS_PAGE, limit - len(found))) > 0:
-        page = yield batch_results(batch_id, first_line + len(found), wanted)
-        found += page
-        if len(page) < wanted:
+    results: list[BatchResult] = []
+    while (size := min(RESULTS_PAGE, limit - len(results))) > 0:
+        page = yield batch_results(batch_id, first_line + len(results), size)
+        results += page
+        if len(page) < size:
             break
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""What happens to a job, as the event stream tells it: read by both clients."""
+"""The event stream of a job, parsed for both clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVENTS: Mapping[str, type[Job | Progress | Preview]] = {
 
 @dataclass
 class Follower:
-    """Where one follower is in a job's stream, and how often it had to be opened again since the last event."""
+    """The position in a job's stream, and the failed tries since the last event."""
 
     job_id: str
     attempts: Attempts
@@ -33,11 +33,11 @@ class Follower:
 
     @property
     def headers(self) -> dict[str, str]:
-        """With where to go on."""
+        """Headers that resume the stream after the last event seen."""
         return {"Last-Event-ID": self.seen} if self.seen else {}
 
     def read(self, event: ServerSentEvent) -> Job | Progress | Preview | None:
-        """What an event says; `None` for a kind that this version doesn't know."""
+        """Parse an event; `None` for a kind that this version doesn't know."""
         self.attempts.succeeded()
         self.seen = event.id or self.seen
         self.is_done = event.event == "done"
