@@ -38,12 +38,12 @@ CORS: dict[str, Any] = {
     "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
     "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
 }
-"""For origins that a deployment names; no credentials, since a key is a header that a page has to be given."""
+"""For the origins in the settings; without credentials, because a page must set the API key as a header itself."""
 
 
 @asynccontextmanager
 async def _at_work(state: State) -> AsyncIterator[None]:
-    """What a gateway does besides answering: it feeds batches and tells webhooks."""
+    """Run the gateway's background work: it feeds batches and delivers webhooks."""
     work = [Feeder(state).run()]
     if (secret := state["settings"].webhook_secret) is not None:
         work.append(Deliverer(state, secret.get_secret_value()).run())
@@ -72,7 +72,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
         version=__version__,
         summary="Guided diffusion as a service.",
         lifespan=lifespan,
-        docs_url=None,  # routes/docs.py has it, with a policy
+        docs_url=None,  # routes/docs.py serves it, with a content security policy
         redoc_url=None,
     )
     problems.install(app)
@@ -82,7 +82,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(NoticeHangUps)  # the last one added comes first
+    app.add_middleware(NoticeHangUps)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):

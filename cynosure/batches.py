@@ -1,4 +1,4 @@
-"""The contract of batches: thousands of requests in one body, and what became of them."""
+"""The contract of batches: thousands of requests in one body, and their results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class BatchStatus(StrEnum):
 
 
 class BatchLine(GenerateRequest):
-    """One line of a batch: a request, and perhaps a name for it."""
+    """One line of a batch: a request, optionally with a name."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"class_label": "bag", "seed": 1, "custom_id": "first"}]})
 
     custom_id: Annotated[str, Field(max_length=200)] | None = Field(
-        None, description="A name of the client's own, which the results repeat."
+        None, description="Your own name for the line, repeated in the results."
     )
 
 
@@ -36,17 +36,17 @@ class BatchCounts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     total: int
-    waiting: int = Field(description="Not posted yet: a batch keeps a limited number of jobs in the queue.")
+    waiting: int = Field(description="Not posted yet: a batch keeps only a limited number of jobs in the queue.")
     queued: int = 0
     running: int = 0
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
-    expired: int = Field(0, description="Finished and no longer kept.")
+    expired: int = Field(0, description="Finished, and no longer kept.")
 
 
 class BatchLinks(BaseModel):
-    """Where the batch's parts are."""
+    """URLs of the batch's parts."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,13 +68,13 @@ class Batch(BaseModel):
 
 
 class BatchResult(BaseModel):
-    """What became of one line of a batch."""
+    """The result of one line of a batch."""
 
     model_config = ConfigDict(frozen=True)
 
-    line: int = Field(description="From 1.")
+    line: int = Field(description="Line number, counted from 1.")
     custom_id: str | None = None
-    status: str = Field(description="Of the line's job, or `waiting`, `cancelled` or `expired`.")
+    status: str = Field(description="Status of the line's job, or `waiting`, `cancelled` or `expired`.")
     job_id: str | None = None
     seed: int | None = None
     images: tuple[ImageInfo, ...] = ()

@@ -1,4 +1,4 @@
-"""What came of one request of a batch that a client keeps itself."""
+"""The result of one request of a client-side batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cynosure.contract import GenerateRequest
 
 @dataclass(frozen=True)
 class Drawn:
-    """One request, with its pictures or with why there are none.
+    """One request, with its pictures or the error that prevented them.
 
     Attributes:
         index: position among the requests.
-        request: as it was given.
-        pictures: all of it, where it succeeded.
-        error: a `CynosureError`, or a `pydantic.ValidationError` where the request was none.
+        request: the request as it was passed in.
+        pictures: all its pictures, if it succeeded.
+        error: a `CynosureError`, or a `pydantic.ValidationError` if the request was not valid.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""Everything that Cynosure refuses or fails, as one tree.
+"""All errors of Cynosure, as one tree.
 
     CynosureError
     ├── InvalidRequest            422  the request is well-formed but can't be served as it stands; names the field
@@ -6,30 +6,30 @@
     │   ├── UnknownLabel          422  the model has no such class
     │   ├── UnknownSampler        422  the model has no such sampler
     │   ├── UnknownField          422  the request has no such field
-    │   └── UnsupportedField      422  the field means nothing to this model or mode
+    │   └── UnsupportedField      422  the field has no meaning for this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
-    ├── Unauthenticated           401  no API key, or none that is valid
-    ├── Forbidden                 403  the API key lacks the scope; or none was sent, from a foreign Host or Origin
+    ├── Unauthenticated           401  no API key, or an invalid one
+    ├── Forbidden                 403  the API key lacks the scope; or no key, and a foreign Host or Origin
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── BatchNotFound             404
-    ├── WebhookNotFound           404  the job has told no webhook
+    ├── WebhookNotFound           404  no webhook was sent for the job
     ├── BatchSuperseded           409  another upload of the same batch has taken over
     ├── IdempotencyConflict       409  the key was used before, with another request
-    ├── JobUnfinished             409  the job has not ended, so it can't be made again
+    ├── JobUnfinished             409  the job has not ended, so it can't be retried
     ├── JobExpired                410  the job is finished and its result is no longer kept
-    ├── JobFailed                 500  a waited-for picture could not be made; carries the job's own error
-    ├── JobCancelled              409  a waited-for picture was cancelled
-    ├── QueueFull                 429  too many jobs wait already
-    ├── RateLimited               429  the API key makes requests too fast
-    ├── QuotaExceeded             429  the API key's day has too little left
-    ├── NoWorker                  503  no worker is up to serve the request
-    ├── ShuttingDown              503  the gateway ends before what was waited for is done
+    ├── JobFailed                 500  the awaited job failed; carries the job's own error
+    ├── JobCancelled              409  the awaited job was cancelled
+    ├── QueueFull                 429  too many jobs are waiting already
+    ├── RateLimited               429  the API key sends requests too fast
+    ├── QuotaExceeded             429  the API key's daily quota has too little left
+    ├── NoWorker                  503  no worker is running to serve the request
+    ├── ShuttingDown              503  the gateway stops before the awaited job is done
     ├── StoreUnavailable          503  the job store does not answer
     │   └── StoreFull             503  the job store is at its memory limit
-    └── Unreachable               503  raised by the client alone: no server answers at the address
+    └── Unreachable               503  raised only by the client: no server answers at the address
 
 `code` is part of the API: it is written here, never derived from a class name, and never changes.
 """
@@ -47,10 +47,10 @@ class CynosureError(Exception):
     Attributes:
         code: stable machine-readable name.
         status: HTTP status.
-        title: the problem's kind, the same at every occurrence.
-        field: the request field at fault, where there is one.
-        retry_after_s: seconds after which another try makes sense, where that is known.
-        line: of a batch, from 1, that is at fault.
+        title: name of this kind of problem, the same at every occurrence.
+        field: the request field at fault, if there is one.
+        retry_after_s: seconds after which a retry makes sense, if known.
+        line: the line of a batch at fault, counted from 1.
     """
 
     code: ClassVar[str] = "internal"
@@ -72,7 +72,7 @@ class InvalidRequest(CynosureError):
 
 
 MAX_SHOWN = 100
-"""Characters of a client's own text that an error repeats, and that are compared with what is known."""
+"""Longest text of a client that an error repeats in full, and that is compared with known names."""
 
 
 def _shown(name: str) -> str:
@@ -87,7 +87,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class UnknownModel(InvalidRequest):
-    """No live worker holds the model that was asked for."""
+    """The request names a model that no live worker holds."""
 
     code, title = "unknown_model", "Unknown model"
 
@@ -123,7 +123,7 @@ class UnknownSampler(InvalidRequest):
 
 
 class UnknownField(InvalidRequest):
-    """The request has no such field; `outer.inner` is one within another, and `known` are those beside it."""
+    """The request has no such field. A nested one is `outer.inner`; `known` lists the fields allowed there."""
 
     code, title = "unknown_field", "Unknown field"
 
@@ -133,7 +133,7 @@ class UnknownField(InvalidRequest):
 
 
 class UnsupportedField(InvalidRequest):
-    """The field means nothing to this model, mode or deployment."""
+    """The field has no meaning for this model, mode or deployment."""
 
     code, title = "unsupported_field", "Unsupported field"
 
@@ -154,13 +154,13 @@ class BodyTooLarge(CynosureError):
 
 
 class Unauthenticated(CynosureError):
-    """The request carries no API key, or none that is valid."""
+    """The request carries no API key, or an invalid one."""
 
     code, status, title = "unauthenticated", 401, "Not authenticated"
 
 
 class Forbidden(CynosureError):
-    """The API key is valid and may not do this; or there is none, and the request comes from another site."""
+    """The API key is valid but lacks the scope; or there is no key, and the request comes from another site."""
 
     code, status, title = "forbidden", 403, "Forbidden"
 
@@ -172,25 +172,25 @@ class ModelNotFound(CynosureError):
 
 
 class JobNotFound(CynosureError):
-    """No job of that id was ever accepted here."""
+    """No job with that id was accepted here."""
 
     code, status, title = "job_not_found", 404, "Job not found"
 
 
 class ImageNotFound(JobNotFound):
-    """The job has no image of that index, or not yet."""
+    """The job has no image with that index, or not yet."""
 
     code, title = "image_not_found", "Image not found"
 
 
 class BatchNotFound(CynosureError):
-    """No batch of that id was accepted here, or it is no longer kept."""
+    """No batch with that id was accepted here, or it is no longer kept."""
 
     code, status, title = "batch_not_found", 404, "Batch not found"
 
 
 class WebhookNotFound(CynosureError):
-    """The job has told no webhook, or the deployment tells none."""
+    """No webhook was sent for the job, or the deployment sends none."""
 
     code, status, title = "webhook_not_found", 404, "Webhook not found"
 
@@ -220,7 +220,7 @@ class JobExpired(CynosureError):
 
 
 class JobFailed(CynosureError):
-    """A waited-for picture could not be made; `job_code` is the job's own error code."""
+    """The job that a client waited for failed; `job_code` is the job's own error code."""
 
     code, status, title = "job_failed", 500, "Job failed"
 
@@ -230,37 +230,37 @@ class JobFailed(CynosureError):
 
 
 class JobCancelled(CynosureError):
-    """A waited-for picture was cancelled before it was made."""
+    """The job that a client waited for was cancelled before it was done."""
 
     code, status, title = "job_cancelled", 409, "Job cancelled"
 
 
 class QueueFull(CynosureError):
-    """Too many jobs wait already."""
+    """Too many jobs are waiting already."""
 
     code, status, title = "queue_full", 429, "Queue full"
 
 
 class RateLimited(CynosureError):
-    """The API key makes requests faster than it may."""
+    """The API key sends requests faster than it may."""
 
     code, status, title = "rate_limited", 429, "Too many requests"
 
 
 class QuotaExceeded(CynosureError):
-    """The API key's day has less left than the request takes."""
+    """The API key's daily quota has less left than the request takes."""
 
     code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
 
 class NoWorker(CynosureError):
-    """No worker is up to serve the request."""
+    """No worker is running to serve the request."""
 
     code, status, title = "no_worker", 503, "No worker"
 
 
 class ShuttingDown(CynosureError):
-    """The gateway ends before what was waited for is done; the job goes on."""
+    """The gateway stops before the awaited job is done; the job itself goes on."""
 
     code, status, title = "shutting_down", 503, "Shutting down"
 
@@ -289,9 +289,9 @@ def _kinds(root: type[CynosureError]) -> dict[str, type[CynosureError]]:
 
 
 def error_of(code: str, detail: str, *, field: str | None = None, job_code: str | None = None) -> CynosureError:
-    """The error of the class that has `code`, as a server told of it; a plain `CynosureError` where none has."""
+    """Rebuild a server's error: an instance of the class with this `code`, or of `CynosureError` if none has it."""
     kind = _kinds(CynosureError).get(code, CynosureError)
-    error = kind.__new__(kind)  # constructors compose the detail, and here it is composed already
+    error = kind.__new__(kind)  # the constructors compose the detail, which is complete here
     CynosureError.__init__(error, detail, field=field)
     if isinstance(error, JobFailed):
         error.job_code = job_code or "unknown"

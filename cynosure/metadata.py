@@ -1,8 +1,8 @@
-"""What a picture says of itself, and the way back from a picture to its request.
+"""The metadata inside pictures, and the way back from a picture to its request.
 
-A PNG holds two text chunks: `parameters`, in the form that other tools read, and `cynosure`, a JSON object with the
+A PNG holds two text chunks: `parameters`, in the form that other programs read, and `cynosure`, a JSON object with the
 whole resolved request. JPEG and WebP hold the same in EXIF: `UserComment` and `ImageDescription`. Nothing in them
-depends on when, where or under which id a picture was made, so that equal requests give equal bytes.
+depends on when, where or under which id a picture was made, so equal requests give equal bytes.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ class MadeFrom(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    version: str = Field(description="Of Cynosure, when the picture was made.")
+    version: str = Field(description="Version of Cynosure that made the picture.")
     digest: str = Field(description="SHA-256 of the model.")
-    guide_digest: str | None = Field(None, description="SHA-256 of the `guide_model`, where there was one.")
-    image_index: int = Field(description="With the request's seed it determines the picture's noise.")
-    request: dict[str, Any] = Field(description="As it was resolved; pictures by their digests.")
+    guide_digest: str | None = Field(None, description="SHA-256 of the `guide_model`, if there was one.")
+    image_index: int = Field(description="Together with the request's seed, it determines the picture's noise.")
+    request: dict[str, Any] = Field(description="The resolved request, with digests in place of pictures.")
 
 
 def digest_of(encoded: str) -> str:
-    """SHA-256 of a base64 picture's bytes, however they are spelt."""
+    """SHA-256 of a base64 picture's bytes; a `data:` prefix makes no difference."""
     return hashlib.sha256(base64.b64decode(encoded.rpartition("base64,")[2])).hexdigest()
 
 
 def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None) -> MadeFrom:
-    """What picture `index` of `request` is made from, by its model and its guide."""
-    # Too large for a text chunk: the digests of pictures stand for them.
+    """The metadata of picture `index` of `request`, drawn by these models."""
+    # Input pictures are too large for a text chunk: their digests stand for them.
     left_out = {*DELIVERY_FIELDS, *INPUT_FIELDS, "num_images", "first_image"}
-    asked = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    fields = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
     for field in INPUT_FIELDS:
         if (encoded := getattr(request, field)) is not None:
-            asked[f"{field}_sha256"] = digest_of(encoded)
+            fields[f"{field}_sha256"] = digest_of(encoded)
     guide_digest = guide.digest if guide else None
     return MadeFrom(
-        version=__version__, digest=card.digest, guide_digest=guide_digest, image_index=index, request=asked
+        version=__version__, digest=card.digest, guide_digest=guide_digest, image_index=index, request=fields
     )
 
 
 def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
-    """The request as text, in the form of the `parameters` chunk that other tools write and read."""
+    """The request as text, in the form of the `parameters` chunk that other programs write and read."""
     label = card.labels[request.class_label] if request.class_label is not None else ""
     negative = f"Negative prompt: {request.negative_prompt}\n" if request.negative_prompt else ""
     scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
@@ -87,12 +87,12 @@ def png_bytes(
 
 
 def transcoded(png: bytes, to: OutputFormat, quality: int | None = None) -> bytes:
-    """A PNG of ours in another format, with its texts.
+    """A PNG made by Cynosure in another format, with its metadata.
 
     Args:
         png: PNG bytes.
         to: the format; a PNG stays as it is.
-        quality: 0 to 100; by default WebP loses nothing and JPEG is of quality 95.
+        quality: 0 to 100; by default WebP is lossless and JPEG uses quality 95.
     """
     if to is OutputFormat.PNG:
         return png
@@ -119,10 +119,10 @@ def _exif_of(texts: dict[Any, Any]) -> Image.Exif:
 
 
 def read(encoded: str, field: str = "from_image") -> MadeFrom:
-    """What a base64 PNG, JPEG or WebP of ours was made from.
+    """Read the metadata of a base64 PNG, JPEG or WebP made by Cynosure.
 
     Raises:
-        InvalidRequest: it is no picture, or holds no request.
+        InvalidRequest: it is not a picture, or holds no request.
     """
     picture = opened(encoded, field)
     try:
@@ -130,40 +130,41 @@ def read(encoded: str, field: str = "from_image") -> MadeFrom:
         return MadeFrom.model_validate_json(text or "")
     except DAMAGE as error:  # a ValidationError is a ValueError
         raise InvalidRequest(
-            f"{field} holds no request: it was not made here, or a program that saved it again dropped its texts.",
+            f"{field} holds no request: Cynosure did not make it, or a program that saved it again dropped its "
+            "metadata.",
             field=field,
         ) from error
 
 
-def again(asked: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
-    """The request with `from_image` replaced by what that picture was made from; what `asked` sets itself stands.
+def again(request: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
+    """Replace `from_image` by the request inside that picture; fields that `request` sets itself take precedence.
 
     Returns:
-        the request, and what the picture was made from where the same bytes are asked for: where the request names a
-        model itself, it takes models as they are.
+        the new request, and the picture's metadata if the picture's exact bytes are wanted. A request that names a
+        model accepts that model's present weights, so it gets no metadata.
 
     Raises:
-        InvalidRequest: the picture holds no request, or was made from pictures that aren't given with it.
+        InvalidRequest: the picture holds no request, or was made from pictures that aren't sent with it.
     """
-    if asked.from_image is None:
-        return asked, None
-    made = read(asked.from_image)
+    if request.from_image is None:
+        return request, None
+    made = read(request.from_image)
     base = dict(made.request)
-    given = asked.model_dump(exclude_unset=True, exclude={"from_image"})
+    overrides = request.model_dump(exclude_unset=True, exclude={"from_image"})
     for field in INPUT_FIELDS:
         needed = base.pop(f"{field}_sha256", None)
-        if needed is not None and field not in given:
-            raise InvalidRequest(f"The picture was made from another: give that one as {field}.", field=field)
+        if needed is not None and field not in overrides:
+            raise InvalidRequest(f"The picture in from_image was made with {field}: send {field} too.", field=field)
     try:
-        request = GenerateRequest.model_validate({**base, "first_image": made.image_index, **given})
+        merged = GenerateRequest.model_validate({**base, "first_image": made.image_index, **overrides})
     except ValidationError as error:
         fault = error.errors()[0]
         raise InvalidRequest(
-            f"The request in from_image is not one of this version: {'.'.join(map(str, fault['loc']))}: "
+            f"The request in from_image is not valid in this version: {'.'.join(map(str, fault['loc']))}: "
             f"{fault['msg']}.",
             field="from_image",
         ) from error
-    return request, None if asked.model is not None else made
+    return merged, None if request.model is not None else made
 
 
 def encoded_picture(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Pictures that clients send: looked at before they are decoded."""
+"""Pictures that clients send: checked before they are decoded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cynosure.errors import InvalidRequest
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises at bytes that lie: ValueError (and binascii.Error) where compressed text is a bomb too."""
+"""What Pillow raises for malformed bytes; ValueError (and binascii.Error) also for a bomb of compressed text."""
 
 
 def check_picture(encoded: str, field: str) -> None:
-    """Refuse what is no picture, or too large a one, by its header alone.
+    """Refuse data that is not a picture, or a picture that is too large, by its header alone.
 
     Raises:
         InvalidRequest: naming `field`.
@@ -36,19 +36,19 @@ def opened(encoded: str, field: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
     except DAMAGE as error:
-        raise InvalidRequest(f"{field} is no base64 {', '.join(FORMATS)} picture.", field=field) from error
+        raise InvalidRequest(f"{field} must be a base64-encoded PNG, JPEG or WebP picture.", field=field) from error
     if picture.width * picture.height > MAX_PIXELS:
         raise InvalidRequest(
-            f"{field} has {picture.width}×{picture.height} pixels; at most {MAX_PIXELS:,} are taken.", field=field
+            f"{field} has {picture.width}×{picture.height} pixels; at most {MAX_PIXELS:,} are allowed.", field=field
         )
     return picture
 
 
 def decoded(picture: Image.Image, mode: str, field: str) -> Image.Image:
-    """The opened picture's pixels, as `mode` has them.
+    """The opened picture's pixels, converted to `mode`.
 
     Raises:
-        InvalidRequest: naming `field`, where the picture is cut short or damaged.
+        InvalidRequest: naming `field`, if the picture is cut short or damaged.
     """
     try:
         return picture.convert(mode)

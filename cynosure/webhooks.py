@@ -1,4 +1,4 @@
-"""The contract of webhooks: what is told of a job's end, and what came of telling it."""
+"""The contract of webhooks: the event sent when a job ends, and its delivery."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class DeliveryStatus(StrEnum):
 
 
 class WebhookDelivery(BaseModel):
-    """What came of telling a job's end to its webhook."""
+    """Delivery status of a job's webhook."""
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = Field(description="`webhook-id` of the message, the same at every attempt.")
+    id: str = Field(description="`webhook-id` of the message, the same in every attempt.")
     url: str
     status: DeliveryStatus
     attempts: int
-    http_status: int | None = Field(None, description="Of the last attempt, where anyone answered.")
-    error: str | None = Field(None, description="Of the last attempt, where nobody did.")
+    http_status: int | None = Field(None, description="HTTP status of the last attempt, if the receiver answered.")
+    error: str | None = Field(None, description="Error of the last attempt, if the receiver did not answer.")
     attempted_at: datetime | None = None
     next_attempt_at: datetime | None = None
 
@@ -36,7 +36,7 @@ class WebhookDelivery(BaseModel):
 class WebhookSecret(BaseModel):
     """GET /webhooks/secret."""
 
-    secret: str = Field(description="`whsec_` and base64, as Standard Webhooks' libraries take it.")
+    secret: str = Field(description="`whsec_` and base64, as the libraries of Standard Webhooks expect it.")
 
 
 class JobEvent(BaseModel):

@@ -1,1 +1,1 @@
-"""HTTP: routes, problems, limits."""
+"""The HTTP API: routes, errors, limits."""

@@ -1,4 +1,4 @@
-"""What every route that makes a job answers: the job, or, if the client waits, what came of it."""
+"""The answers of routes that create jobs: the job, or, if the client waits, its result."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from cynosure.errors import JobCancelled, JobFailed
 from jobs.accounts.api_keys import Caller
 from jobs.queue.record import JobRecord
 
-POLL_S = 1.0  # the safety net under the subscription, for those who follow a job
-WAIT_POLL_S = 5.0  # for those who wait for its end, of whom there may be thousands
+POLL_S = 1.0  # for clients that follow a job: a fallback in case the subscription misses an event
+WAIT_POLL_S = 5.0  # the same for clients that wait for a job's end, of which there may be thousands
 DEFAULT_IMAGE_WAIT_S = 60.0
-Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until done")]
+Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until the job is done")]
 
 
 def _wait_of(prefer: str | None) -> float | None:
     """Seconds of `Prefer: wait=SECONDS` (RFC 7240), or `None`."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", prefer or "")
-    return float(found.group(1)) if found else None
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", prefer or "")
+    return float(match.group(1)) if match else None
 
 
 def held_for(state: State, prefer: str | None, default_s: float | None = None) -> float | None:
-    """Seconds that an answer is held, or `None` if the client did not ask to wait."""
+    """Seconds to hold the answer, or `None` if the client did not ask to wait."""
     wait_s = _wait_of(prefer)
     wait_s = default_s if wait_s is None else wait_s
     return None if wait_s is None else min(wait_s, state["settings"].max_wait_s)
 
 
 async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> JobRecord:
-    """The record, once it is final or the time is up."""
+    """Wait until the job has ended or the time is up, and return its record."""
     until = time.monotonic() + seconds
     async with state["store"].news.of(job_id) as event:
         while True:
@@ -54,7 +54,11 @@ async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) ->
 
 
 def refuse_unless_drawn(record: JobRecord) -> None:
-    """Raise what became of a finished job that has no pictures."""
+    """Raise the error of a job that has ended without pictures.
+
+    Raises:
+        JobFailed, JobCancelled: it did not succeed.
+    """
     if record.status is JobStatus.CANCELLED:
         raise JobCancelled(f"Job '{record.id}' was cancelled.")
     if record.status is JobStatus.FAILED and record.error is not None:
@@ -71,7 +75,7 @@ async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFo
 async def answer(
     state: State, caller: Caller, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None
 ) -> Response:
-    """202 with the job, or 200 with what came of it where the client asked to wait and it is done."""
+    """Answer 202 with the job, or 200 with its result if the client asked to wait and the job is done."""
     held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
     record = await wait_for(state, caller, job_id, held_s or 0.0)
     if as_picture and record.status.is_final:

@@ -1,4 +1,4 @@
-"""What every answer tells a browser: run nothing, guess nothing, embed nothing, keep nothing."""
+"""Security headers: they tell browsers not to run, sniff, embed or cache an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNLESS_SET = {
 
 
 def secure(headers: MutableHeaders) -> None:
-    """Add them to an answer's headers."""
+    """Add the security headers to an answer's headers."""
     headers.update(_ALWAYS)
     for name, value in _UNLESS_SET.items():
         headers.setdefault(name, value)
@@ -26,7 +26,7 @@ def secure(headers: MutableHeaders) -> None:
 
 
 class SecurityHeaders:
-    """Adds them to every answer, errors too; a route that sets its own policy keeps it."""
+    """Adds the security headers to every answer, errors included; a route's own policy takes precedence."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,8 +1,8 @@
-"""Calls to addresses that clients name: public ones only, connected to as checked.
+"""Calls to URLs that clients name: only to public addresses, and only to an address that was checked.
 
-A name is resolved once, every address it has must be allowed, and the connection goes to an address that was looked at:
-a name that answers otherwise a moment later (DNS rebinding) gains nothing. Redirects are not followed, proxies of the
-environment are not used, and nothing of the answer but its status is read.
+A name is resolved once, all its addresses must be allowed, and the connection goes to one that was checked: a name that
+resolves differently a moment later (DNS rebinding) gains nothing. Redirects are not followed, the environment's proxies
+are not used, and only the status of the answer is read.
 """
 
 from __future__ import annotations
@@ -24,46 +24,48 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MAX_URL = 2048
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Special purposes that `ipaddress` calls global, or did in some release of Python 3.11 (IANA's registries, RFC 6890).
+# Special-purpose networks that `ipaddress` calls global, or did in some release of 3.11 (IANA's registries, RFC 6890).
 _NEVER = tuple(
     ipaddress.ip_network(text)
     for text in (
-        "100.64.0.0/10",  # shared by carriers; metadata of Alibaba
-        "192.0.0.0/24",  # protocols; metadata of Oracle
-        "198.18.0.0/15",  # benchmarks
-        "168.63.129.16/32",  # Azure's host agent: a public address that is none
-        "192.88.99.0/24",  # relays of 6to4
-        "64:ff9b:1::/48",  # NAT64 of a local network
-        "100::/63",  # discarded
-        "2001::/23",  # protocols
-        "2001:db8::/32",  # documents
-        "3fff::/20",  # documents
+        "100.64.0.0/10",  # shared by carriers (CGNAT); Alibaba's metadata
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata
+        "198.18.0.0/15",  # benchmarking
+        "168.63.129.16/32",  # Azure's host agent, on an address from a public range
+        "192.88.99.0/24",  # 6to4 relays
+        "64:ff9b:1::/48",  # local-use NAT64
+        "100::/63",  # discard-only
+        "2001::/23",  # protocol assignments
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
         "5f00::/16",  # segment routing
-        "fec0::/10",  # site-local, as it was
+        "fec0::/10",  # site-local (deprecated)
     )
 )
 _NUMBER = re.compile(r"(?:0[xX])?[0-9a-fA-F]*")
 
 
 class ForbiddenDestination(Exception):
-    """The address may not be called; the text says why, and nothing of what a name led to."""
+    """The URL may not be called. The text says why, but does not reveal what a name resolved to."""
 
 
 class OutboundSettings(BaseSettings):
-    """What may be called, from the environment (`CYNOSURE_OUTBOUND_…`)."""
+    """Settings for outbound calls, from the environment (`CYNOSURE_OUTBOUND_…`)."""
 
     model_config = SettingsConfigDict(env_prefix="CYNOSURE_OUTBOUND_", frozen=True)
 
-    schemes: frozenset[str] = Field(frozenset({"https"}), description="URL schemes.")
-    ports: frozenset[int] = Field(frozenset({443}), description="Ports.")
+    schemes: frozenset[str] = Field(frozenset({"https"}), description="URL schemes that may be called.")
+    ports: frozenset[int] = Field(frozenset({443}), description="Ports that may be called.")
     allowed_networks: tuple[Network, ...] = Field(
-        (), description="Networks to allow although they are not public, such as the one of an internal receiver."
+        (), description="Networks that may be called although they are not public, such as an internal receiver's."
     )
-    timeout_s: float = Field(10.0, gt=0, le=120, description="For a whole call, resolving and connecting included.")
+    timeout_s: float = Field(
+        10.0, gt=0, le=120, description="Seconds for a whole call, including resolving and connecting."
+    )
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one of the public internet, and so is every IPv4 address inside it.
+    """Whether the address is on the public internet, and so is any IPv4 address embedded in it.
 
     Refused: private, shared, loopback, link-local (where clouds keep their metadata), multicast and reserved ranges.
     """
@@ -81,18 +83,18 @@ def is_public(address: Address) -> bool:
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Every address of `host`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+    """All addresses of `host`."""
+    results = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in results]
 
 
 class Outbound:
-    """Calls that clients asked for.
+    """Makes the calls that clients request.
 
     Args:
         settings: what may be called.
-        resolver: from a name and port to addresses.
-        trust: certificates to trust; the usual authorities where `None`.
+        resolver: maps a name and port to addresses.
+        trust: certificates to trust; `None` for the usual authorities.
     """
 
     def __init__(
@@ -108,27 +110,27 @@ class Outbound:
 
     @property
     def timeout_s(self) -> float:
-        """Seconds that a call takes at most."""
+        """Longest time of a call, in seconds."""
         return self._settings.timeout_s
 
     def check(self, url: str) -> httpx.URL:
-        """Look at the address without resolving it: what the door does, before a job is accepted.
+        """Check the URL without resolving its host, which is what happens before a job is accepted.
 
         Raises:
             ForbiddenDestination: scheme, port or host are not allowed.
         """
         settings = self._settings
         if len(url) > MAX_URL:
-            raise ForbiddenDestination(f"the address has over {MAX_URL} characters")
+            raise ForbiddenDestination(f"the URL has more than {MAX_URL} characters")
         try:
             parsed = httpx.URL(url)
             host = parsed.raw_host.decode("ascii")
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise ForbiddenDestination(f"this is no address: {error}") from None
+            raise ForbiddenDestination(f"this is not a URL: {error}") from None
         if parsed.scheme not in settings.schemes:
             raise ForbiddenDestination(f"the scheme must be {' or '.join(sorted(settings.schemes))}")
         if parsed.userinfo:
-            raise ForbiddenDestination("an address with a user name or password is not called")
+            raise ForbiddenDestination("the URL must not contain a user name or password")
         if _port_of(parsed) not in settings.ports:
             raise ForbiddenDestination(f"the port must be one of {', '.join(map(str, sorted(settings.ports)))}")
         literal = _literal(host)
@@ -137,11 +139,11 @@ class Outbound:
         return parsed
 
     async def post(self, url: str, *, content: bytes, headers: Mapping[str, str]) -> int:
-        """POST and return the status; 300 and above is a refusal by whoever answers.
+        """POST and return the status; 300 and above means that the receiver refused.
 
         Raises:
-            ForbiddenDestination: the address, or one that its name leads to, may not be called.
-            TimeoutError, httpx.HTTPError: nobody answers, or too slowly.
+            ForbiddenDestination: the URL, or an address that its host resolves to, may not be called.
+            TimeoutError, httpx.HTTPError: there is no answer, or it is too slow.
         """
         parsed = self.check(url)
         async with asyncio.timeout(self._settings.timeout_s):
@@ -154,19 +156,19 @@ class Outbound:
         if literal is not None:
             return literal
         try:
-            found = [ipaddress.ip_address(text) for text in await self._resolver(host, _port_of(url))]
+            addresses = [ipaddress.ip_address(text) for text in await self._resolver(host, _port_of(url))]
         except (OSError, ValueError, UnicodeError):
-            raise ForbiddenDestination(f"{host} leads nowhere") from None
-        for address in found:  # all of them: which one is taken is not left to whoever answers for the name
+            raise ForbiddenDestination(f"can't resolve {host}") from None
+        for address in addresses:  # all of them, so that the name's DNS server can't choose a forbidden one
             self._allow(address)
-        if not found:
-            raise ForbiddenDestination(f"{host} leads nowhere")
-        return found[0]
+        if not addresses:
+            raise ForbiddenDestination(f"can't resolve {host}")
+        return addresses[0]
 
     def _allow(self, address: Address) -> None:
         inside = any(address in network for network in self._settings.allowed_networks)
         if not inside and not is_public(address):
-            raise ForbiddenDestination("the address is not one of the public internet")
+            raise ForbiddenDestination("the address is not on the public internet")
 
     async def _send(self, url: httpx.URL, address: Address, content: bytes, headers: Mapping[str, str]) -> int:
         host = url.raw_host.decode("ascii")
@@ -178,7 +180,7 @@ class Outbound:
                 content=content,
                 headers={**headers, "Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
                 timeout=self._settings.timeout_s,
-                # The certificate is the name's, though the connection goes to the address.
+                # The connection goes to the address, but the certificate must be for the name.
                 extensions={"sni_hostname": host},
             )
             answer = await client.send(request, stream=True)
@@ -191,10 +193,10 @@ def _port_of(url: httpx.URL) -> int:
 
 
 def _literal(host: str) -> Address | None:
-    """The address that `host` spells, or `None` where it is a name.
+    """The address that `host` spells, or `None` if it is a name.
 
     Raises:
-        ForbiddenDestination: it is a number in a spelling that resolvers read in different ways (127.1, 0x7f000001,
+        ForbiddenDestination: it is an address in a spelling that resolvers interpret differently (127.1, 0x7f000001,
             0177.0.0.1, 2130706433).
     """
     try:
@@ -202,5 +204,5 @@ def _literal(host: str) -> Address | None:
     except ValueError:
         last = host.rstrip(".").rpartition(".")[2]
         if not last or (_NUMBER.fullmatch(last) and (last.isdigit() or last[:2].lower() == "0x")):
-            raise ForbiddenDestination("an address in numbers must be spelled in full, such as 192.0.2.1") from None
+            raise ForbiddenDestination("an IP address must be written in full, such as 192.0.2.1") from None
         return None

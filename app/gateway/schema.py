@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with every error answer in the form that it really has."""
+"""The OpenAPI document: FastAPI's, with every error answer in its actual format."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cynosure.errors import CynosureError, MalformedBody
 
 _DESCRIPTIONS = {
     400: "Not well-formed",
-    401: "No API key, or none that is valid",
-    403: "The API key lacks the scope; or none was sent, under a name or from a page that is not this machine's",
-    404: "Not here, or another's",
-    405: "No such method",
-    409: "In conflict with what is",
+    401: "No API key, or an invalid one",
+    403: "The API key lacks the scope; or no key was sent, and the host or origin is not this machine's",
+    404: "Not found, or owned by another API key",
+    405: "Method not allowed",
+    409: "Conflict with the present state",
     410: "No longer kept",
     413: "Too large",
-    422: "Can't be served as it stands; `field` says what to change",
-    429: "Too many; see Retry-After",
-    500: "It could not be done",
-    503: "No worker, or no store; see Retry-After",
+    422: "Can't be served as it stands; `field` names what to change",
+    429: "Too many requests or jobs; see Retry-After",
+    500: "The job or the server failed",
+    503: "No worker or store available; see Retry-After",
 }
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _OPENAI_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
@@ -47,23 +47,23 @@ _OPENAI_SCHEMA: dict[str, Any] = {
 
 
 def refusals_of(path: str, operation: dict[str, Any]) -> set[int]:
-    """Statuses of the errors that a route may answer with, beside those that it names itself."""
-    found = {int(status) for status in operation["responses"] if status.isdecimal() and int(status) >= 400}
+    """Statuses of all errors that a route may answer with, including those that it declares itself."""
+    statuses = {int(status) for status in operation["responses"] if status.isdecimal() and int(status) >= 400}
     if "security" in operation:
-        found |= {401, 403, 429, 500, 503}
+        statuses |= {401, 403, 429, 500, 503}
     if "requestBody" in operation:
-        found |= {MalformedBody.status, 409, 413, 422}
+        statuses |= {MalformedBody.status, 409, 413, 422}
     if "parameters" in operation:
-        found |= {422}
+        statuses |= {422}
     if "{" in path:
-        found |= {404}
+        statuses |= {404}
     if path.startswith(OPENAI_PREFIX):
-        found = (found - {422}) | {400, 404}
-    return found
+        statuses = (statuses - {422}) | {400, 404}
+    return statuses
 
 
 def install(app: FastAPI) -> None:
-    """Make `/openapi.json` say how routes refuse."""
+    """Make `/openapi.json` describe the error answers."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -74,8 +74,8 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-    for path, methods in found["paths"].items():
+    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    for path, methods in document["paths"].items():
         content = _OPENAI_ERROR if path.startswith(OPENAI_PREFIX) else _PROBLEM
         for operation in methods.values():
             answers = {status: answer for status, answer in operation["responses"].items() if status < "400"}
@@ -83,11 +83,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 description = _DESCRIPTIONS.get(status, CynosureError.title)
                 answers[str(status)] = {"description": description, "content": content}
             operation["responses"] = answers
-    schemas = found["components"]["schemas"]
+    schemas = document["components"]["schemas"]
     schemas["OpenAIError"] = _OPENAI_SCHEMA
     line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")  # no route takes it as its body
     for name, part in {**line.pop("$defs", {}), "BatchLine": line}.items():
         schemas.setdefault(name, part)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    return found
+    return document

@@ -1,4 +1,4 @@
-"""What the gateway can be told from outside."""
+"""The gateway's settings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ class GatewaySettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     auth: Literal["auto", "required", "off"] = Field(
         "auto",
-        description="Whether callers need an API key. auto: yes, but on a loopback address only once there is one.",
+        description="Whether callers need an API key. auto: yes, but on a loopback address only once a key exists.",
     )
     allowed_hosts: tuple[str, ...] = Field(
-        (), description="Names, besides those of loopback, by which a gateway that asks for no key is called."
+        (), description="Host names, besides those of loopback, that a gateway without keys accepts requests for."
     )
-    cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call: https://studio.example.org.")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages may call, such as https://studio.example.org."
+    )
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")
     webhook_secret: SecretStr | None = Field(
         None,
-        description="whsec_ and base64 of 24 bytes or more: what webhooks are signed with; without it none is told.",
+        description="Secret that signs webhooks: whsec_ and base64 of 24 bytes or more. Without it, none are sent.",
     )
     webhook_retry_s: tuple[float, ...] = Field(
         (5, 30, 120, 600, 1800, 3600, 10_800, 28_800),
-        description="Seconds before each further attempt to tell a webhook; after the last it has failed.",
+        description="Seconds before each further attempt to deliver a webhook; after the last, it has failed.",
     )
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")

@@ -1,4 +1,4 @@
-"""From the record to what the API shows."""
+"""Conversion of job records to what the API shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def moment(milliseconds: int | None) -> datetime | None: ...
 
 
 def moment(milliseconds: int | None) -> datetime | None:
-    """A time of the record, which counts milliseconds since 1970, as the API shows it."""
+    """Convert a time of the record, in milliseconds since 1970, to the API's form."""
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
@@ -73,6 +73,6 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
 
 
 def summary_of(record: JobRecord, outlook: Outlook) -> Job:
-    """The job as lists show it: without what may be megabytes."""
+    """The job as lists show it: without telemetry, which may be megabytes."""
     job = job_of(record, outlook)
     return job.model_copy(update={"telemetry": None})

@@ -1,4 +1,4 @@
-"""What the lifespan builds and the routes use."""
+"""The state that the lifespan builds and the routes use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a client sends to an accepted job: decide, accept, ring."""
+"""Turning a client's request into an accepted job: decide, accept, ring the doorbell."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ from jobs.queue.record import Submission, new_job_id
 log = logging.getLogger(__name__)
 
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
-_Given = ParamSpec("_Given")
+_Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
 
 
 def draw_seed() -> int:
-    """A seed for a request that has none."""
+    """A random seed for a request that has none."""
     return secrets.randbits(63)
 
 
 async def card_of(state: State, name: str | None, *, prompted: bool = False) -> ModelCard:
-    """The card of the model asked for.
+    """The card of the requested model.
 
-    Without a name it is the first model that takes prompts, or none, as `prompted` says; if no model does, the first.
+    Without a name, the first model that takes prompts if `prompted`, else the first that takes none; if there is no
+    such model, the first of all.
 
     Raises:
-        NoWorker, UnknownModel: no worker is up, or none holds it.
+        NoWorker: no worker is running.
+        UnknownModel: no worker holds the model.
     """
     cards = await state["store"].fleet.cards()
     if not cards:
-        raise NoWorker("No worker is up yet; try again in a few seconds.", retry_after_s=5)
+        raise NoWorker("No worker is running yet; try again in a few seconds.", retry_after_s=5)
     if name is None:
         return next((card for card in cards.values() if card.takes_prompt == prompted), next(iter(cards.values())))
     if name not in cards:
@@ -53,32 +55,33 @@ async def card_of(state: State, name: str | None, *, prompted: bool = False) -> 
     return cards[name]
 
 
-async def decide(state: State, asked: GenerateRequest, card: ModelCard | None = None) -> Submission:
+async def decide(state: State, request: GenerateRequest, card: ModelCard | None = None) -> Submission:
     """Decide everything that the request leaves open.
 
     Args:
-        state: the gateway's.
-        asked: what the client sent.
-        card: of its model, if that is chosen already.
+        state: the gateway's state.
+        request: the request as the client sent it.
+        card: its model's card, if the model is chosen already.
 
     Raises:
-        InvalidRequest: naming the field, and what would be right.
-        NoWorker: none is up.
+        InvalidRequest: names the field and says what would be right.
+        NoWorker: no worker is running.
     """
-    asked, made = await _off_loop_if(has_pictures(asked), again, asked)
+    request, made = await _off_loop_if(has_pictures(request), again, request)
     if card is None:
-        card = await card_of(state, asked.model, prompted=asked.prompt is not None)
+        card = await card_of(state, request.model, prompted=request.prompt is not None)
     if made is not None:
-        guide = (await state["store"].fleet.cards()).get(asked.guide_model or "")
+        guide = (await state["store"].fleet.cards()).get(request.guide_model or "")
         check_made_here(made, card, guide)
-    return await submission_of(state, resolve(asked, card, seed=draw_seed()), card, is_seeded=asked.seed is not None)
+    resolved = resolve(request, card, seed=draw_seed())
+    return await submission_of(state, resolved, card, is_seeded=request.seed is not None)
 
 
 async def submission_of(state: State, request: ResolvedRequest, card: ModelCard, *, is_seeded: bool) -> Submission:
-    """A resolved request with its pictures checked, once and off the event loop, and taken out of it.
+    """Check a resolved request's pictures, once and off the event loop, and detach them.
 
     Raises:
-        InvalidRequest: a picture is none, or the webhook can't be called.
+        InvalidRequest: a field does not hold a picture, or the webhook's URL is not allowed.
     """
     check_webhook(state, request)
     submission = await _off_loop_if(has_pictures(request), Submission.of, request)
@@ -90,43 +93,44 @@ async def submission_of(state: State, request: ResolvedRequest, card: ModelCard,
 async def keyed(
     submission: Submission, idempotency_key: str | None, sent: BaseModel, *, of_job: str = ""
 ) -> Submission:
-    """The submission under a client's idempotency key, which stands for what was `sent`, and to which job."""
+    """Add the client's idempotency key to the submission; it stands for what was `sent`, and to which job."""
     if idempotency_key is None:
         return submission
 
     def fingerprint() -> str:
         return hashlib.sha256(f"{of_job}{sent.model_dump_json()}".encode()).hexdigest()
 
-    made = await _off_loop_if(bool(submission.inputs), fingerprint)
-    return replace(submission, idempotency_key=idempotency_key, fingerprint=made)
+    digest = await _off_loop_if(bool(submission.inputs), fingerprint)
+    return replace(submission, idempotency_key=idempotency_key, fingerprint=digest)
 
 
 async def _off_loop_if(
-    is_slow: bool, call: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Given.kwargs
+    is_slow: bool, call: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs
 ) -> _Result:
-    """The result of a call, which runs in a thread if it is slow: the event loop answers others meanwhile."""
+    """Run a call, in a thread if it is slow, so that the event loop can answer others meanwhile."""
     return await run_in_threadpool(call, *args, **kwargs) if is_slow else call(*args, **kwargs)
 
 
 def check_made_here(made: MadeFrom, card: ModelCard, guide: ModelCard | None) -> None:
-    """Whether the models that made a picture are those that are here.
+    """Refuse a picture that was made by other weights than those of the models here.
 
     Raises:
-        InvalidRequest: one has other weights.
+        InvalidRequest: a model has other weights.
     """
     for model, digest in ((card, made.digest), (guide, made.guide_digest)):
         if model is not None and digest is not None and digest != model.digest:
             raise InvalidRequest(
-                f"The picture was made by another '{model.name}' ({digest[:10]}…; here it is {model.digest[:10]}…), so "
-                f'its bytes can\'t be had here. To draw its request anyway, add "model": "{card.name}".',
+                f"The picture was made by another '{model.name}' ({digest[:10]}…; this server has "
+                f"{model.digest[:10]}…), so it can't be reproduced byte for byte. To draw its request anyway, add "
+                f'"model": "{card.name}".',
                 field="from_image",
             )
 
 
 async def cache_key(state: State, request: ResolvedRequest, shown: Mapping[str, Any], card: ModelCard) -> str | None:
-    """The key that a result for the seeded request is kept under, if it may be.
+    """The key under which the result of a seeded request is cached, or `None` if it must not be.
 
-    It may not if the client said so, or if no worker has said that it holds the guide.
+    It must not be if the client forbids it or wants telemetry, or if no worker holds the guide.
     """
     if not request.use_cache or request.telemetry:
         return None
@@ -137,10 +141,10 @@ async def cache_key(state: State, request: ResolvedRequest, shown: Mapping[str, 
 
 
 async def accept(state: State, caller: Caller, submission: Submission) -> str:
-    """Accept a submission for `caller`, count it, ring, and return the job's id.
+    """Accept a submission for `caller`, charge its quota, ring the doorbell, and return the job's id.
 
     Raises:
-        IdempotencyConflict, QueueFull, QuotaExceeded, StoreFull, StoreUnavailable: not accepted.
+        IdempotencyConflict, QueueFull, QuotaExceeded, StoreFull, StoreUnavailable: the job was not accepted.
     """
     request, store = submission.request, state["store"]
     evaluations = request.steps * request.num_images
@@ -155,11 +159,11 @@ async def accept(state: State, caller: Caller, submission: Submission) -> str:
             owner=caller.owner,
             evaluations=evaluations,
         )
-        bill.stands = accepted.waits  # what was accepted before, or drawn before, costs nothing
+        bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     if accepted.waits:
         try:
             await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)
         except Exception:
-            # The job is accepted and on record: the reaper rings for it. Failing here would make the client send twice.
-            log.exception("the bell for job %s could not be rung; the reaper will", accepted.id)
+            # The job is on record, and the reaper will notify a worker. An error here would make the client send twice.
+            log.exception("notifying the workers of job %s failed; the reaper will do it", accepted.id)
     return accepted.id

@@ -1,4 +1,4 @@
-"""The contract: what a client may ask, what a model can do, and what a job says of itself.
+"""The contract: the requests a client may send, what a model can do, and how a job is reported.
 
 Every limit and default lives here.
 """

@@ -1,4 +1,4 @@
-"""What a model can do."""
+"""Model cards: what each model can do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from cynosure.contract.terms import MAX_IMAGES, ClassifierBase, GuidanceMode
 
 
 class ModelDefaults(BaseModel):
-    """What a model uses for fields that a request leaves out."""
+    """A model's values for fields that a request leaves out."""
 
     model_config = ConfigDict(frozen=True)
 
-    guidance_mode: GuidanceMode = Field(description="Used when the request has a class label or prompt.")
+    guidance_mode: GuidanceMode = Field(description="Used if the request has a class label or prompt.")
     guidance_scale: float = Field(description="Classifier-free w.")
-    classifier_scale: float | None = Field(None, description="Classifier s, where the model has a classifier.")
+    classifier_scale: float | None = Field(None, description="Classifier s, if the model has a classifier.")
     sampler: str
     steps: int
     profile: str
@@ -22,19 +22,19 @@ class ModelDefaults(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What a model can do. Workers publish it; the gateway decides by it alone."""
+    """The abilities and limits of a model. Workers publish it; the gateway decides by it alone."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     title: str
     family: str = Field(description="Kind of denoiser, such as `unet2d`.")
-    labels: tuple[str, ...] = Field(description="Class names; the position is the class index.")
+    labels: tuple[str, ...] = Field(description="Class names, in order of class index.")
     guidance_modes: tuple[GuidanceMode, ...]
     classifier_takes_prompt: bool = Field(
-        False, description="Whether the classifier is asked by the prompt (CLIP guidance), not by a label."
+        False, description="Whether the classifier is conditioned on the prompt (CLIP guidance), not on a label."
     )
-    classifier_bases: tuple[ClassifierBase, ...] = Field((), description="First one is the default.")
+    classifier_bases: tuple[ClassifierBase, ...] = Field((), description="The first is the default.")
     samplers: tuple[str, ...]
     eta_samplers: tuple[str, ...] = Field((), description="Samplers that take `eta`.")
     respaced_samplers: tuple[str, ...] = Field(("ddpm", "ddim"), description="Samplers that take `timestep_respacing`.")
@@ -42,20 +42,22 @@ class ModelCard(BaseModel):
     profiles: tuple[str, ...]
     width: int
     height: int
-    max_steps: int = Field(description="Largest number of steps: the training timesteps.")
-    sampler_max_steps: dict[str, int] = Field({}, description="Samplers that can't take as many, with their limit.")
+    max_steps: int = Field(description="Largest number of steps: the number of training timesteps.")
+    sampler_max_steps: dict[str, int] = Field({}, description="Samplers with a limit below max_steps, and that limit.")
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
-    takes_init_image: bool = Field(True, description="Whether pictures can start from a picture.")
-    needs_init_image: bool = Field(False, description="Whether they must: the model enlarges pictures.")
+    takes_init_image: bool = Field(True, description="Whether pictures can start from `init_image`.")
+    needs_init_image: bool = Field(False, description="Whether `init_image` is required: the model enlarges pictures.")
     spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")
     sigma_schedules: dict[str, tuple[str, ...]] = Field({}, description="Sigma schedules, by sampler.")
-    clipping_profiles: tuple[str, ...] = Field((), description="Profiles that clip where a request doesn't say.")
-    must_clip: bool = Field(False, description="Whether classifier guidance without clipping would wreck the picture.")
+    clipping_profiles: tuple[str, ...] = Field((), description="Profiles that clip unless the request sets `clip`.")
+    must_clip: bool = Field(False, description="Whether classifier guidance without clipping would ruin the picture.")
     defaults: ModelDefaults
-    digest: str = Field(description="SHA-256 over the pack's weights and configuration.")
-    precision: str = Field("float32", description="Number format that the denoiser runs in here.")
-    reproducible: bool = Field(True, description="Whether a picture's bytes are the same whatever shares the batch.")
+    digest: str = Field(description="SHA-256 of the pack's weights and configuration.")
+    precision: str = Field("float32", description="Number format that the denoiser runs in.")
+    reproducible: bool = Field(
+        True, description="Whether a picture's bytes are the same whatever else is in its batch."
+    )
     measured: bool = Field(
         True, description="Whether the workers have measured batch sizes; until then pictures take longer."
     )
@@ -64,7 +66,7 @@ class ModelCard(BaseModel):
 
     @property
     def drawn_by(self) -> str:
-        """What the bytes of its pictures depend on, beside the request: weights and number format."""
+        """Everything but the request that determines the bytes of its pictures: weights and number format."""
         return f"{self.digest} {self.precision}"
 
 

@@ -1,4 +1,4 @@
-"""What a job says of itself."""
+"""Jobs as the API reports them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class ImageInfo(BaseModel):
     index: int
     url: str
     seed: int = Field(
-        description="Its noise is that of (seed, first_image + index); of a sweep's picture, of (seed, first_image)."
+        description="The noise is determined by (seed, first_image + index), or in a sweep by (seed, first_image)."
     )
     sha256: str
 
 
 class JobError(BaseModel):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,17 +33,17 @@ class JobError(BaseModel):
 
 
 class JobLinks(BaseModel):
-    """Where the job's parts are."""
+    """URLs of the job's parts."""
 
     model_config = ConfigDict(frozen=True)
 
     self: str
     images: tuple[str, ...] = ()
-    sheet: str | None = Field(None, description="All pictures of a sweep on one sheet.")
+    sheet: str | None = Field(None, description="Contact sheet of a sweep: all pictures on one sheet.")
 
 
 class JobAttempt(BaseModel):
-    """One time that a worker took the job."""
+    """One attempt by a worker to run the job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,10 +51,10 @@ class JobAttempt(BaseModel):
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str = Field(
-        description="running, succeeded, failed or cancelled; handed_back by a worker that stopped, lost with its "
-        "worker, or faulted: tried again, if attempts are left."
+        description="running, succeeded, failed or cancelled; handed_back by a worker that stopped, lost because its "
+        "worker died, or faulted: the job is tried again if attempts are left."
     )
-    error: JobError | None = Field(None, description="Why, where it did not end in good order.")
+    error: JobError | None = Field(None, description="The reason, if the attempt did not end in good order.")
 
 
 class Job(BaseModel):
@@ -67,40 +67,42 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    queue_position: int | None = Field(None, description="Jobs that start before this one; null once it has started.")
-    eta_seconds: float | None = Field(
-        None, description="Until the job should be done, at the pace of the last minutes; null where that is not known."
+    queue_position: int | None = Field(
+        None, description="Number of jobs that start before this one; null once it has started."
     )
-    not_before: datetime | None = Field(None, description="After a fault that may pass, when it is tried again.")
+    eta_seconds: float | None = Field(
+        None, description="Estimated seconds until the job is done, at the rate of the last minutes; null if unknown."
+    )
+    not_before: datetime | None = Field(None, description="After a transient fault: when the job is tried again.")
     progress: float = Field(ge=0, le=1)
     evaluations_done: int = Field(description="Network evaluations done, over all pictures of the job.")
     evaluations: int = Field(description="Network evaluations to do, over all pictures of the job.")
-    attempt: int = Field(description="How often a worker has taken the job.")
-    attempts: tuple[JobAttempt, ...] = Field((), description="Those times, as far as they are kept: the last ones.")
+    attempt: int = Field(description="How many times a worker has taken the job.")
+    attempts: tuple[JobAttempt, ...] = Field((), description="The most recent attempts; older ones are not kept.")
     request: ResolvedRequest
     images: tuple[ImageInfo, ...] = ()
     error: JobError | None = None
-    cached: bool = Field(False, description="Answered from an earlier identical job; nothing was drawn.")
+    cached: bool = Field(False, description="Answered with the result of an earlier identical job; nothing was drawn.")
     reproducible: bool | None = Field(
-        None, description="Whether the same request gives the same bytes; known when done."
+        None, description="Whether the same request always gives the same bytes; known once the job is done."
     )
     telemetry: tuple[tuple[dict[str, float], ...], ...] | None = Field(
         None,
-        description="By picture and evaluation: timestep, clipped (share of the prediction out of range), "
-        "conditional_minus_unconditional and gradient_norm (Euclidean), probability (exp of what the classifier steers "
-        "by) or similarity (of prompt and picture).",
+        description="For each picture and evaluation: timestep, clipped (share of the prediction out of range), "
+        "conditional_minus_unconditional and gradient_norm (Euclidean), probability (exp of the classifier's "
+        "objective) or similarity (of prompt and picture).",
     )
     links: JobLinks
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
     )
     @property
     def step(self) -> int:
         return self.evaluations_done
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The old name of evaluations.", json_schema_extra={"deprecated": True}
+        description="Old name of evaluations.", json_schema_extra={"deprecated": True}
     )
     @property
     def steps(self) -> int:
@@ -108,34 +110,36 @@ class Job(BaseModel):
 
 
 class JobList(BaseModel):
-    """GET /jobs: a page of one's own jobs, newest first."""
+    """GET /jobs: a page of your jobs, newest first."""
 
     model_config = ConfigDict(frozen=True)
 
-    jobs: tuple[Job, ...] = Field(description="Without the pictures that their requests held and without telemetry.")
+    jobs: tuple[Job, ...] = Field(
+        description="The jobs, without the pictures sent with their requests and without telemetry."
+    )
     next_cursor: str | None = Field(None, description="`cursor` of the next page; null after the last.")
 
 
 class Progress(BaseModel):
-    """How far a job is, on its event stream."""
+    """Event of a job's stream: how far the job is."""
 
     model_config = ConfigDict(frozen=True)
 
     evaluations_done: int = Field(description="Network evaluations done, over all pictures of the job.")
     evaluations: int = Field(description="Network evaluations to do.")
     telemetry: tuple[dict[str, float], ...] = Field(
-        (), description="Of each evaluation since the last event: image, evaluation, and the fields of the job's own."
+        (), description="For each evaluation since the last event: image, evaluation, and the fields of Job.telemetry."
     )
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
     )
     @property
     def step(self) -> int:
         return self.evaluations_done
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The old name of evaluations.", json_schema_extra={"deprecated": True}
+        description="Old name of evaluations.", json_schema_extra={"deprecated": True}
     )
     @property
     def steps(self) -> int:
@@ -143,16 +147,16 @@ class Progress(BaseModel):
 
 
 class Preview(BaseModel):
-    """What a picture looks like so far, on the event stream: the guided prediction of the finished one."""
+    """Event of a job's stream: the guided prediction of a finished picture, as it is so far."""
 
     model_config = ConfigDict(frozen=True)
 
     image: int = Field(description="Index of the picture.")
-    evaluations_done: int = Field(description="Network evaluations of it that are done.")
+    evaluations_done: int = Field(description="Network evaluations done for this picture.")
     png: str = Field(description="Base64 PNG, at most 256 pixels wide and high.")
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The old name of evaluations_done.", json_schema_extra={"deprecated": True}
+        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
     )
     @property
     def step(self) -> int:

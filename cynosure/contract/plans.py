@@ -1,4 +1,4 @@
-"""What a request would take."""
+"""Plans: the cost of a request, before it is run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from cynosure.contract.requests import ResolvedRequest
 
 
 class NetworkCalls(BaseModel):
-    """Rows through each network; they are batched with those of other jobs."""
+    """Rows through each network; they are batched with rows of other jobs."""
 
     model_config = ConfigDict(frozen=True)
 
     denoiser: int
     guide_model: int = 0
-    classifier: int = Field(0, description="Forward and backward.")
+    classifier: int = Field(0, description="Each row is one forward and one backward pass.")
 
 
 class Plan(BaseModel):
-    """What a request would take, without running it."""
+    """The cost of a request, worked out without running it."""
 
     model_config = ConfigDict(frozen=True)
 
-    request: ResolvedRequest = Field(description="With everything decided; a seed that was left out is a random one.")
-    timesteps: tuple[float, ...] = Field(description="What the network is told, evaluation by evaluation.")
-    sigmas: tuple[float, ...] = Field(description="Noise level sigma/alpha of its input, evaluation by evaluation.")
-    guided_evaluations: int = Field(description="Evaluations inside the guidance interval.")
+    request: ResolvedRequest = Field(description="The request with everything decided; a seed left out is random.")
+    timesteps: tuple[float, ...] = Field(description="Timestep given to the network at each evaluation.")
+    sigmas: tuple[float, ...] = Field(description="Noise level sigma/alpha of its input at each evaluation.")
+    guided_evaluations: int = Field(description="Number of evaluations inside the guidance interval.")
     rows: NetworkCalls
-    flop: int | None = Field(None, description="Floating-point operations of the networks; null where not counted.")
-    seconds: float | None = Field(None, description="Estimate for an idle worker, networks alone; null where unknown.")
-    warnings: tuple[str, ...] = Field((), description="What is legal and probably not meant.")
+    flop: int | None = Field(None, description="Floating-point operations of the networks; null if not counted.")
+    seconds: float | None = Field(None, description="Estimate for an idle worker, networks only; null if unknown.")
+    warnings: tuple[str, ...] = Field((), description="Settings that are legal but probably not intended.")

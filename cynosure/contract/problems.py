@@ -1,4 +1,4 @@
-"""What an error answer says."""
+"""Error answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(description="Stable machine-readable name.")
     field: str | None = Field(None, description="The request field at fault.")
-    errors: list[dict[str, Any]] | None = Field(None, description="All faults, where there are several.")
-    line: int | None = Field(None, description="The line of a batch at fault, from 1.")
-    job_code: str | None = Field(None, description="The job's own error code, where a waited-for job failed.")
+    errors: list[dict[str, Any]] | None = Field(None, description="All faults, if there are several.")
+    line: int | None = Field(None, description="The line of a batch at fault, counted from 1.")
+    job_code: str | None = Field(
+        None, description="The job's own error code, if the client waited for a job that failed."
+    )

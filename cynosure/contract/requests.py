@@ -1,7 +1,7 @@
-"""What a client may ask.
+"""The requests that a client may send.
 
-`GenerateRequest` is validated once, at the gateway's door; `resolve` then fills in the model's defaults and refuses
-what the model can't do, so that everything behind the door works with a `ResolvedRequest` and never checks again.
+`GenerateRequest` is validated once, when it reaches the gateway; `resolve` then fills in the model's defaults and
+refuses what the model can't do. Everything after that works with a `ResolvedRequest` and never checks again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cynosure.contract.terms import (
 
 def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[0] > interval[1]:
-        raise ValueError("the interval's start must not lie after its end")
+        raise ValueError("the interval's start must not be greater than its end")
     return interval
 
 
@@ -43,12 +43,12 @@ Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
 
 
 class ClassifierCondition(BaseModel):
-    """What the classifier steers to, where one label is not enough; at most 8 terms, which are summed."""
+    """A condition for the classifier, if one label is not enough; at most 8 terms, which are summed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     labels: dict[Annotated[str, Field(max_length=200)], Scale] = Field(
-        {}, description="Labels, by name or index, with weights: the sum of weight times log p(label)."
+        {}, description="Weights of labels, by name or index: the sum of weight times log p(label)."
     )
     any_of: tuple[Label, ...] = Field((), description="Any one of these: log of the sum of their probabilities.")
     none_of: tuple[Label, ...] = Field(
@@ -57,7 +57,7 @@ class ClassifierCondition(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """What to draw and how. A field left out takes the model's default; an unknown field is an error."""
+    """A request for pictures. A field left out takes the model's default; an unknown field is an error."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -80,38 +80,44 @@ class GenerateRequest(BaseModel):
     model: str | None = Field(
         None,
         max_length=200,
-        description="Name from GET /models; by default the first that takes prompts, or none without one.",
+        description="Name from GET /models. Default: with a prompt, the first model that takes prompts; without one, "
+        "the first model that doesn't.",
     )
     class_label: Label | None = Field(
         None,
-        description="Class by index or name: what a class-conditional model draws, or what the classifier steers to.",
+        description="Class by index or name: the one that a class-conditional model draws, or that the classifier "
+        "steers towards.",
     )
-    prompt: str | None = Field(None, max_length=MAX_PROMPT_LENGTH, description="What to draw; for text models.")
+    prompt: str | None = Field(
+        None, max_length=MAX_PROMPT_LENGTH, description="What to draw, for models that take prompts."
+    )
     negative_prompt: str | None = Field(None, max_length=MAX_PROMPT_LENGTH, description="What to steer away from.")
-    guidance_mode: GuidanceMode | None = Field(None, description="Where guidance comes from; the model's default.")
+    guidance_mode: GuidanceMode | None = Field(
+        None, description="Source of the guidance. Default: the model's with a label or prompt, otherwise none."
+    )
     guidance_scale: Scale | None = Field(
         None,
         validation_alias=AliasChoices("guidance_scale", "scale"),
         description=(
-            "Scale of the mode. classifier_free and combined: w as in Stable Diffusion, 0 ignores the label or prompt, "
+            "Guidance scale. classifier_free and combined: w as in Stable Diffusion, 0 ignores the label or prompt, "
             "1 is plain conditional (the paper's w is this one minus 1). classifier: s as in guided-diffusion's "
             "classifier_scale, 0 is no guidance. Negative values steer away."
         ),
     )
     classifier_scale: Scale | None = Field(
-        None, description="The classifier's s in `combined`, where guidance_scale is the classifier-free w."
+        None, description="The classifier's s in mode `combined`; guidance_scale is then the classifier-free w."
     )
     classifier_base: ClassifierBase | None = Field(
-        None, description="What the classifier's gradient is added to; `conditional` where the model can."
+        None, description="Prediction that the classifier's gradient is added to. Default: the first one on the card."
     )
     classifier_condition: ClassifierCondition | None = Field(
-        None, description="What the classifier steers to; class_label by default."
+        None, description="Condition that the classifier steers towards. Default: class_label."
     )
     guide_model: str | None = Field(
         None,
         max_length=200,
-        description="A second model that gives the unguided prediction: a weaker one (autoguidance), or one without "
-        "labels. The same worker must hold it.",
+        description="A second model for the unguided prediction: a weaker one (autoguidance), or one without labels. "
+        "The same worker must hold it.",
     )
     guidance_rule: GuidanceRule = Field(
         GuidanceRule.STANDARD,
@@ -122,20 +128,20 @@ class GenerateRequest(BaseModel):
     )
     guidance_interval_unit: IntervalUnit = Field(
         IntervalUnit.FRACTION,
-        description="What the interval counts: a fraction of the trajectory, steps from 0, sigma/alpha, or timesteps.",
+        description="Unit of guidance_interval: fractions of the trajectory, steps from 0, sigma/alpha, or timesteps.",
     )
     guidance_rescale: Fraction = Field(
-        0.0, description="Pull the guided prediction's contrast back by this much (Lin et al. 2023, phi)."
+        0.0, description="How far to pull the guided prediction's contrast back (phi in Lin et al. 2023)."
     )
     sampler: str | None = Field(None, max_length=100, description="Name from the model's card.")
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
         None, validation_alias=AliasChoices("steps", "num_inference_steps"), description="Sampling steps."
     )
     timestep_spacing: str | None = Field(
-        None, max_length=20, description="Which timesteps: leading, linspace or trailing; the sampler's by default."
+        None, max_length=20, description="Which timesteps: leading, linspace or trailing. Default: the sampler's."
     )
     sigma_schedule: str | None = Field(
-        None, max_length=20, description="Where the steps lie on the noise scale: karras, exponential or beta."
+        None, max_length=20, description="How the steps are spread over noise levels: karras, exponential or beta."
     )
     timestep_respacing: str | None = Field(
         None,
@@ -145,39 +151,45 @@ class GenerateRequest(BaseModel):
     )
     eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
-        None, description="Image i of a job uses (seed, i). Drawn, and returned, where it is left out."
+        None, description="Image i of a job uses (seed, i). If left out, a random seed is chosen and returned."
     )
-    num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="Pictures to draw.")
+    num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of pictures to draw.")
     first_image: int = Field(
         0,
         ge=0,
         le=MAX_FIRST_IMAGE,
-        description="Count pictures from here: the job's first one uses (seed, first_image).",
+        description="Number of the job's first picture, which uses (seed, first_image).",
     )
     from_image: Base64Image | None = Field(
         None,
-        description="A picture that was made here (base64 PNG, JPEG or WebP): every field left out is taken from it, "
-        "so that nothing but this draws the same picture again, byte for byte.",
+        description="A picture made by Cynosure (base64 PNG, JPEG or WebP). Every field left out is taken from it, so "
+        "this field alone reproduces the picture, byte for byte.",
     )
-    width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
-    height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="Pixels; the model's by default.")
+    width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="In pixels. Default: the model's.")
+    height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="In pixels. Default: the model's.")
     init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG, JPEG or WebP.")
-    strength: Fraction | None = Field(None, description="How far to depart from init_image: 0.8, or 1 with a mask.")
-    mask_image: Base64Image | None = Field(
-        None, description="White where init_image is redrawn: base64 PNG, JPEG or WebP."
+    strength: Fraction | None = Field(
+        None, description="How far to depart from init_image. Default: 0.8, or 1 with a mask."
     )
-    profile: str | None = Field(None, max_length=100, description="Set of conventions to follow; from the card.")
+    mask_image: Base64Image | None = Field(
+        None, description="Mask, white where init_image is redrawn: base64 PNG, JPEG or WebP."
+    )
+    profile: str | None = Field(
+        None, max_length=100, description="Set of conventions to follow, by its name on the model's card."
+    )
     clip: bool | None = Field(None, description="Clip the predicted picture to its range at every step.")
     dynamic_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
         None, description="Quantile for dynamic thresholding of the predicted picture (Saharia et al. 2022: 0.995)."
     )
-    use_cache: bool = Field(True, description="An identical seeded request may be answered from earlier results.")
-    preview_every: int = Field(0, ge=0, le=MAX_STEPS, description="Send a preview every so many steps; 0 for none.")
-    priority: Priority = Field(Priority.NORMAL, description="Turn in the queue.")
-    webhook_url: HttpUrl | None = Field(None, description="Called, signed, when the job is finished.")
-    telemetry: bool = Field(False, description="Note in the job what guidance did in every step.")
+    use_cache: bool = Field(
+        True, description="Allow an identical seeded request to be answered with an earlier result."
+    )
+    preview_every: int = Field(0, ge=0, le=MAX_STEPS, description="Number of steps between previews; 0 for none.")
+    priority: Priority = Field(Priority.NORMAL, description="Priority in the queue.")
+    webhook_url: HttpUrl | None = Field(None, description="URL that gets a signed POST when the job ends.")
+    telemetry: bool = Field(False, description="Record in the job what guidance did at every step.")
     output_format: OutputFormat = Field(
-        OutputFormat.PNG, description="File format that the job's addresses name; WebP loses nothing, JPEG does."
+        OutputFormat.PNG, description="File format in the job's URLs. WebP is lossless; JPEG is not."
     )
 
 
@@ -199,7 +211,9 @@ class SweepRequest(BaseModel):
         },
     )
 
-    request: GenerateRequest = Field(GenerateRequest(), description="What all pictures share; not what is swept over.")
+    request: GenerateRequest = Field(
+        GenerateRequest(), description="Fields that all pictures share, without the swept ones."
+    )
     class_labels: tuple[Label, ...] = Field((), max_length=MAX_SWEEP_CELLS, description="By index or name.")
     prompts: tuple[Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)], ...] = Field((), max_length=MAX_SWEEP_CELLS)
     guidance_scales: tuple[Scale, ...] = Field((), max_length=MAX_SWEEP_CELLS)
@@ -207,7 +221,7 @@ class SweepRequest(BaseModel):
 
 
 class SweepAxes(BaseModel):
-    """What a sweep goes over, resolved. Pictures are in the order of labels or prompts, then scales, then seeds."""
+    """The resolved axes of a sweep. Pictures are ordered by label or prompt, then by scale, then by seed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -218,18 +232,18 @@ class SweepAxes(BaseModel):
 
 
 class InputPicture(BaseModel):
-    """A picture that a request held, which is kept beside the job."""
+    """A picture sent with a request, stored alongside the job."""
 
     model_config = ConfigDict(frozen=True)
 
-    sha256: str = Field(description="Of the file's bytes.")
-    size: int = Field(description="Bytes of the file.")
+    sha256: str = Field(description="SHA-256 of the file.")
+    size: int = Field(description="Size of the file in bytes.")
 
 
 class ResolvedRequest(GenerateRequest):
     """A request with everything decided.
 
-    Posted again as it stands it gives the same picture, unless it is a sweep's or has `inputs`.
+    Posting it again unchanged gives the same picture, unless it is a sweep or has `inputs`.
     """
 
     model: str
@@ -249,15 +263,15 @@ class ResolvedRequest(GenerateRequest):
     inputs: dict[str, InputPicture] = Field(
         {},
         exclude_if=lambda inputs: not inputs,
-        description="The pictures that the request held, by field: their digests and sizes stand for them.",
+        description="Digests and sizes of the pictures sent with the request, by field.",
     )
 
 
 class VaryRequest(BaseModel):
-    """POST /jobs/{id}/vary: what is to be other than in the job."""
+    """POST /jobs/{id}/vary: what to change from the job."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"num_images": 4}]})
 
     num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(
-        None, description="Pictures to draw; as many as the job by default. Not for sweeps."
+        None, description="Number of pictures to draw. Default: the job's number. Not for sweeps."
     )

@@ -1,4 +1,4 @@
-"""Limits, and the words that requests and answers choose from."""
+"""Limits, and the enumerations that requests and answers use."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MAX_PIXELS = 4096 * 4096
 MAX_CONDITION_TERMS = 8
 MAX_BATCH_LINES = 10_000
 INPUT_FIELDS = ("init_image", "mask_image")
-"""Fields with pictures to draw from."""
+"""Fields that hold pictures to draw from."""
 DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
-"""Fields that say how pictures are delivered, not what they show."""
+"""Fields that affect how pictures are delivered, not what they show."""
 
 
 class GuidanceMode(StrEnum):
-    """Where the guidance comes from."""
+    """Source of the guidance."""
 
     NONE = "none"
     CLASSIFIER = "classifier"
@@ -31,21 +31,21 @@ class GuidanceMode(StrEnum):
 
 
 class ClassifierBase(StrEnum):
-    """What the classifier's gradient is added to."""
+    """Prediction that the classifier's gradient is added to."""
 
     CONDITIONAL = "conditional"
     UNCONDITIONAL = "unconditional"
 
 
 class GuidanceRule(StrEnum):
-    """How classifier-free guidance moves on."""
+    """Update rule of classifier-free guidance."""
 
     STANDARD = "standard"
     CFG_PLUS_PLUS = "cfg++"
 
 
 class IntervalUnit(StrEnum):
-    """What the two numbers of a guidance interval count."""
+    """Unit of the two numbers of a guidance interval."""
 
     FRACTION = "fraction"
     STEP = "step"
@@ -54,7 +54,7 @@ class IntervalUnit(StrEnum):
 
 
 class Priority(StrEnum):
-    """Turn in the queue: `normal` waits like `high` that came a minute later, `low` like `high` two minutes later."""
+    """Priority in the queue: `normal` counts as `high` posted one minute later, `low` as `high` two minutes later."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -62,7 +62,7 @@ class Priority(StrEnum):
 
 
 class OutputFormat(StrEnum):
-    """File formats of pictures. They are kept as PNG and turned into the others when they are fetched."""
+    """File formats of pictures. They are stored as PNG and converted when they are fetched."""
 
     PNG = "png"
     JPEG = "jpeg"

@@ -1,4 +1,4 @@
-"""Requests decided: defaults filled in, sweeps laid out, pictures taken out."""
+"""Resolving requests: fill in defaults, lay out sweeps, detach input pictures."""
 
 from cynosure.resolving.inputs import attached, detached, has_pictures
 from cynosure.resolving.requests import resolve

@@ -1,4 +1,4 @@
-"""Pictures that a request holds, taken out of it: kept apart, they are read by those alone who draw from them."""
+"""Detaching input pictures from requests: stored apart, they are read only by the workers that draw from them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cynosure.pictures import check_picture
 
 
 def has_pictures(request: object) -> bool:
-    """Whether a request holds a picture, so that looking at it takes long."""
+    """Whether a request holds a picture, so that checking it is slow."""
     return any(getattr(request, field, None) is not None for field in (*INPUT_FIELDS, "from_image"))
 
 
 def detached(request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
-    """The request with digests in place of its pictures, and the pictures by field, as they were sent.
+    """Split a request into one with digests in place of its pictures, and the pictures by field, as they were sent.
 
-    Slow, for pictures of megabytes: some 0.1 s.
+    Slow for pictures of megabytes: about 0.1 s.
 
     Raises:
-        InvalidRequest: one is no picture, or too large, by its header.
+        InvalidRequest: one is not a picture, or too large, by its header.
     """
     pictures = {field: picture for field in INPUT_FIELDS if (picture := getattr(request, field)) is not None}
     if not pictures:
@@ -34,10 +34,10 @@ def detached(request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]
 
 
 def attached(request: ResolvedRequest, pictures: Mapping[str, str]) -> ResolvedRequest:
-    """The request with its pictures again.
+    """Put the pictures back into a detached request.
 
     Raises:
-        InvalidRequest: one of them is not there.
+        InvalidRequest: one of them is missing.
     """
     for field in request.inputs:
         if field not in pictures:

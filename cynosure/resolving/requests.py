@@ -1,4 +1,4 @@
-"""`resolve`: a request and a model's card make a request with everything decided, or a refusal that says why."""
+"""`resolve`: turn a request and a model's card into a request with everything decided, or an error that says why."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _USES_CLASSIFIER = (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
 def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
     """Fill in `card`'s defaults and refuse what its model can't do.
 
-    Pure and quick: the same arguments give the same answer, and pictures are not looked into (`check_pictures` does).
+    Pure and quick: the same arguments give the same result, and pictures are not opened (`detached` does that).
 
     Args:
         request: a request for this model.
         card: what the model can do.
-        seed: used where the request has none.
+        seed: used if the request has none.
 
     Raises:
-        InvalidRequest: naming the field, and what would be right.
+        InvalidRequest: names the field and says what would be right.
     """
     _refuse_what_the_model_lacks(request, card)
     label = _label_index(request.class_label, card)
@@ -46,11 +46,11 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     if sampler not in card.samplers:
         raise UnknownSampler(sampler, card.samplers)
     if request.eta > 0 and sampler not in card.eta_samplers:
-        raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; those that do: {_list(card.eta_samplers)}.")
+        raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; these do: {_list(card.eta_samplers)}.")
     if request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS and sampler not in card.cfg_plus_plus_samplers:
         raise UnsupportedField(
             "guidance_rule",
-            f"Sampler '{sampler}' can't follow cfg++; those that can: {_list(card.cfg_plus_plus_samplers)}.",
+            f"Sampler '{sampler}' does not support cfg++; these do: {_list(card.cfg_plus_plus_samplers)}.",
         )
     steps = _steps(request, sampler, card)
     _check_presence_of_pictures(request, card, steps)
@@ -58,8 +58,8 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     clip = profile in card.clipping_profiles if request.clip is None else request.clip
     if card.must_clip and mode in _USES_CLASSIFIER and not clip and request.dynamic_threshold is None:
         raise InvalidRequest(
-            f"'{card.name}' starts from noise alone, where the classifier's term is multiplied by some 20,000: "
-            "clip, or give a dynamic_threshold.",
+            f"'{card.name}' starts from pure noise, where the classifier's term is multiplied by about 20,000: "
+            "set clip to true, or give dynamic_threshold.",
             field="clip",
         )
     decided = {
@@ -91,16 +91,16 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
         for field in ("prompt", "negative_prompt"):
             if getattr(request, field) is not None:
                 raise UnsupportedField(
-                    field, f"'{card.name}' draws classes, not prompts. Give class_label, one of: {_list(card.labels)}."
+                    field, f"'{card.name}' takes no prompts. Give class_label, one of: {_list(card.labels)}."
                 )
     for field, only in (("width", card.width), ("height", card.height)):
-        asked = getattr(request, field)
-        if asked is not None and asked != only:
-            raise UnsupportedField(field, f"'{card.name}' draws {card.width}×{card.height} pictures only.")
+        value = getattr(request, field)
+        if value is not None and value != only:
+            raise UnsupportedField(field, f"'{card.name}' draws only {card.width}×{card.height} pictures.")
     if request.profile is not None and request.profile not in card.profiles:
         raise UnsupportedField("profile", f"No profile '{request.profile}'; known: {_list(card.profiles)}.")
     if request.num_images > card.max_images:
-        raise InvalidRequest(f"At most {card.max_images} pictures a job.", field="num_images")
+        raise InvalidRequest(f"At most {card.max_images} pictures per job.", field="num_images")
 
 
 def _label_index(label: int | str | None, card: ModelCard) -> int | None:
@@ -119,34 +119,35 @@ def _label_index(label: int | str | None, card: ModelCard) -> int | None:
 
 
 def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
-    """The steps that will be run."""
+    """The number of steps that will be run."""
     options = (
         ("timestep_spacing", card.spacings.get(sampler, ())),
         ("sigma_schedule", card.sigma_schedules.get(sampler, ())),
     )
     for field, known in options:
-        asked = getattr(request, field)
-        if asked is not None and asked not in known:
-            raise UnsupportedField(field, f"Sampler '{sampler}' has no {field} '{asked}'; it has: {_list(known)}.")
+        value = getattr(request, field)
+        if value is not None and value not in known:
+            raise UnsupportedField(field, f"Sampler '{sampler}' has no {field} '{value}'; it has: {_list(known)}.")
     if request.timestep_respacing is not None:
         if sampler not in card.respaced_samplers:
             raise UnsupportedField(
-                "timestep_respacing", f"Only {_list(card.respaced_samplers)} can take timestep_respacing here."
+                "timestep_respacing",
+                f"Sampler '{sampler}' takes no timestep_respacing; these do: {_list(card.respaced_samplers)}.",
             )
         respaced = respaced_steps(request.timestep_respacing, card.max_steps)
-        if request.steps not in (None, respaced):  # a resolved request names both, and agrees with itself
+        if request.steps not in (None, respaced):  # a resolved request names both, and they agree
             raise InvalidRequest("Give steps or timestep_respacing, not both.", field="timestep_respacing")
         return respaced
     steps = request.steps or card.defaults.steps
     most = card.sampler_max_steps.get(sampler, card.max_steps)
     if steps > most:
-        raise InvalidRequest(f"'{card.name}' takes {most} steps at most with sampler '{sampler}'.", field="steps")
+        raise InvalidRequest(f"'{card.name}' takes at most {most} steps with sampler '{sampler}'.", field="steps")
     return steps
 
 
 def _check_presence_of_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> None:
     if card.needs_init_image and request.init_image is None:
-        raise InvalidRequest(f"'{card.name}' enlarges a picture: give init_image.", field="init_image")
+        raise InvalidRequest(f"'{card.name}' enlarges pictures: give init_image.", field="init_image")
     for field in ("strength", "mask_image"):
         if getattr(request, field) is not None:
             if card.needs_init_image:
@@ -155,16 +156,15 @@ def _check_presence_of_pictures(request: GenerateRequest, card: ModelCard, steps
                 raise InvalidRequest(f"{field} needs an init_image.", field=field)
     if request.strength is not None and int(steps * request.strength) < 1:
         raise InvalidRequest(
-            f"A strength of {request.strength:g} is less than one of {steps} steps; "
-            f"at least {1 / steps:.3g} is needed.",
+            f"A strength of {request.strength:g} is less than one of the {steps} steps; give at least {1 / steps:.3g}.",
             field="strength",
         )
 
 
 def _condition(request: GenerateRequest, card: ModelCard) -> ClassifierCondition | None:
     """The classifier's condition with labels by index."""
-    asked = request.classifier_condition
-    if asked is None:
+    condition = request.classifier_condition
+    if condition is None:
         return None
 
     def indices(labels: Iterable[int | str]) -> tuple[int, ...]:
@@ -172,28 +172,33 @@ def _condition(request: GenerateRequest, card: ModelCard) -> ClassifierCondition
 
     weights = {
         str(_label_index(int(name) if name.isdecimal() else name, card)): weight
-        for name, weight in asked.labels.items()
+        for name, weight in condition.labels.items()
     }
-    if not weights and not asked.any_of and not asked.none_of:
+    if not weights and not condition.any_of and not condition.none_of:
         raise InvalidRequest("The condition is empty: give labels, any_of or not.", field="classifier_condition")
-    if len(weights) + bool(asked.any_of) + bool(asked.none_of) > MAX_CONDITION_TERMS:
-        raise InvalidRequest(f"At most {MAX_CONDITION_TERMS} terms.", field="classifier_condition")
-    none_of = indices(asked.none_of)
+    if len(weights) + bool(condition.any_of) + bool(condition.none_of) > MAX_CONDITION_TERMS:
+        raise InvalidRequest(f"The condition has more than {MAX_CONDITION_TERMS} terms.", field="classifier_condition")
+    none_of = indices(condition.none_of)
     if len(set(none_of)) == len(card.labels):
-        raise InvalidRequest("'not' leaves no label.", field="classifier_condition")
-    return ClassifierCondition(labels=weights, any_of=indices(asked.any_of), none_of=none_of)
+        raise InvalidRequest("'not' excludes every label.", field="classifier_condition")
+    return ClassifierCondition(labels=weights, any_of=indices(condition.any_of), none_of=none_of)
 
 
 def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None, card: ModelCard) -> None:
     with_a_guide = request.guide_model is not None and mode is GuidanceMode.CLASSIFIER_FREE
     if mode not in card.guidance_modes and not with_a_guide:
         raise UnsupportedField(
-            "guidance_mode", f"'{card.name}' can't do '{mode}'; its modes: {_list(card.guidance_modes)}."
+            "guidance_mode", f"'{card.name}' has no guidance_mode '{mode}'; it has: {_list(card.guidance_modes)}."
         )
     if request.classifier_condition is not None and card.classifier_takes_prompt:
-        raise UnsupportedField("classifier_condition", f"The classifier of '{card.name}' is asked by the prompt.")
+        raise UnsupportedField(
+            "classifier_condition",
+            f"The classifier of '{card.name}' is conditioned on the prompt; leave classifier_condition out.",
+        )
     if request.classifier_condition is not None and mode not in _USES_CLASSIFIER:
-        raise UnsupportedField("classifier_condition", f"guidance_mode '{mode}' has no classifier to steer.")
+        raise UnsupportedField(
+            "classifier_condition", f"guidance_mode '{mode}' uses no classifier; leave classifier_condition out."
+        )
     prompts_suffice = mode is GuidanceMode.CLASSIFIER_FREE or card.classifier_takes_prompt
     has_prompt = request.prompt is not None and prompts_suffice
     steered = request.classifier_condition is not None and (
@@ -201,9 +206,9 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
     )
     if mode is not GuidanceMode.NONE and label is None and not has_prompt and not steered:
         if card.takes_prompt and not card.labels:
-            raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt to guide to.", field="prompt")
+            raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt.", field="prompt")
         raise InvalidRequest(
-            f"guidance_mode '{mode}' needs a class_label to guide to, one of: {_list(card.labels)}.",
+            f"guidance_mode '{mode}' needs a class_label, one of: {_list(card.labels)}.",
             field="class_label",
         )
 
@@ -211,29 +216,33 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
 def _check_refinements(request: GenerateRequest, mode: GuidanceMode) -> None:
     if request.guidance_interval_unit is IntervalUnit.FRACTION and request.guidance_interval[1] > 1:
         raise InvalidRequest(
-            "As a fraction the interval lies in 0 to 1; for other counts give guidance_interval_unit.",
+            "In unit 'fraction' the interval must lie between 0 and 1; for other units, give guidance_interval_unit.",
             field="guidance_interval",
         )
     for field, value in (("guide_model", request.guide_model), ("guidance_rule", request.guidance_rule)):
         if mode not in _NEEDS_CONDITION and value not in (None, GuidanceRule.STANDARD):
-            raise UnsupportedField(field, f"{field} belongs to classifier-free guidance; the mode here is '{mode}'.")
+            raise UnsupportedField(field, f"{field} needs classifier-free guidance; guidance_mode is '{mode}'.")
     if mode is GuidanceMode.NONE and request.guidance_interval != (0.0, 1.0):
-        raise UnsupportedField("guidance_interval", "guidance_mode 'none' guides nowhere; choose a guidance_mode.")
+        raise UnsupportedField(
+            "guidance_interval",
+            "guidance_mode 'none' has no interval: leave guidance_interval out, or choose another guidance_mode.",
+        )
     if mode not in _NEEDS_CONDITION and request.guidance_rescale:
         raise UnsupportedField(
-            "guidance_rescale", f"guidance_rescale belongs to classifier-free guidance; the mode here is '{mode}'."
+            "guidance_rescale", f"guidance_rescale needs classifier-free guidance; guidance_mode is '{mode}'."
         )
 
 
 def _scales(request: GenerateRequest, mode: GuidanceMode, card: ModelCard) -> tuple[float | None, float | None]:
     if mode is GuidanceMode.NONE and request.guidance_scale is not None:
         raise UnsupportedField(
-            "guidance_scale", "guidance_mode 'none' has no scale: leave it out, or choose a guidance_mode."
+            "guidance_scale",
+            "guidance_mode 'none' has no scale: leave guidance_scale out, or choose another guidance_mode.",
         )
     if mode is not GuidanceMode.COMBINED and request.classifier_scale is not None:
         raise UnsupportedField(
             "classifier_scale",
-            "classifier_scale belongs to guidance_mode 'combined'; in 'classifier' the scale is guidance_scale.",
+            "classifier_scale needs guidance_mode 'combined'; in mode 'classifier' the scale is guidance_scale.",
         )
     guidance_scale, classifier_scale = request.guidance_scale, request.classifier_scale
     if guidance_scale is None and mode in _NEEDS_CONDITION:
@@ -249,10 +258,10 @@ def _classifier_base(request: GenerateRequest, mode: GuidanceMode, card: ModelCa
     base = request.classifier_base
     if mode is not GuidanceMode.CLASSIFIER:
         if base is not None:
-            raise UnsupportedField("classifier_base", "classifier_base belongs to guidance_mode 'classifier'.")
+            raise UnsupportedField("classifier_base", "classifier_base needs guidance_mode 'classifier'.")
         return None
     if base is not None and base not in card.classifier_bases:
         raise UnsupportedField(
-            "classifier_base", f"'{card.name}' has no {base} base; it has: {_list(card.classifier_bases)}."
+            "classifier_base", f"'{card.name}' has no classifier_base '{base}'; it has: {_list(card.classifier_bases)}."
         )
     return base or card.classifier_bases[0]

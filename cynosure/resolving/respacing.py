@@ -1,6 +1,6 @@
-"""ADM's timestep strings, as far as a gateway has to read them: how many timesteps they choose.
+"""ADM's timestep strings, as far as the gateway must read them: how many timesteps they choose.
 
-`models.samplers.respaced` chooses the timesteps themselves; a test holds the two to each other.
+`models.samplers.respaced` chooses the timesteps themselves; a test checks that the two agree.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from cynosure.errors import InvalidRequest
 
 FAST27 = "10,10,3,2,2"
-"""GLIDE's `fast27`, by sections."""
+"""The sections of GLIDE's `fast27`."""
 
 
 def respaced_steps(text: str, total: int) -> int:
-    """How many timesteps the string chooses out of `total`.
+    """The number of timesteps that the string chooses out of `total`.
 
-    "250" is one section, "10,15,20" three equal ones with so many timesteps each; "ddim25" is a whole stride.
+    "250" chooses 250 from one section, "10,15,20" that many from each of three equal ones; "ddim25" is a whole stride.
 
     Raises:
-        InvalidRequest: there are no such timesteps.
+        InvalidRequest: the string asks for timesteps that don't exist.
     """
     if text.startswith("ddim"):
         count = int(text.removeprefix("ddim"))
@@ -31,10 +31,10 @@ def respaced_steps(text: str, total: int) -> int:
         return count
     counts = [int(part) for part in (FAST27 if text == "fast27" else text).split(",")]
     for section, count in enumerate(counts):
-        size = total // len(counts) + (section < total % len(counts))  # the first ones get what is left over
+        size = total // len(counts) + (section < total % len(counts))  # the first sections get the remainder
         if not 1 <= count <= size:
             raise InvalidRequest(
-                f"Section {section + 1} of {len(counts)} chooses 1 to {size} of its timesteps, not {count}.",
+                f"Section {section + 1} of {len(counts)} must choose 1 to {size} timesteps, not {count}.",
                 field="timestep_respacing",
             )
     return sum(counts)

@@ -1,4 +1,4 @@
-"""Requests for several pictures: sweeps, their cells, and variations."""
+"""Requests for several pictures: sweeps, their cells and variations."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ from cynosure.errors import InvalidRequest
 from cynosure.resolving.requests import resolve
 
 
-def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
-    """A sweep as one request for all its pictures. Pure, like `resolve`; `seed` is used where no axis and no field is.
+def resolve_sweep(grid: SweepRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
+    """Resolve a sweep to one request for all its pictures. Pure, like `resolve`.
+
+    Args:
+        grid: the sweep.
+        card: what the model can do.
+        seed: used if neither an axis nor the shared request has one.
 
     Raises:
-        InvalidRequest: naming the axis or field, and what would be right.
+        InvalidRequest: names the axis or field and says what would be right.
     """
-    request = asked.request
+    request = grid.request
     axes = {
-        "class_labels": ("class_label", asked.class_labels),
-        "prompts": ("prompt", asked.prompts),
-        "guidance_scales": ("guidance_scale", asked.guidance_scales),
-        "seeds": ("seed", asked.seeds),
+        "class_labels": ("class_label", grid.class_labels),
+        "prompts": ("prompt", grid.prompts),
+        "guidance_scales": ("guidance_scale", grid.guidance_scales),
+        "seeds": ("seed", grid.seeds),
     }
     for axis, (field, values) in axes.items():
         if values and getattr(request, field) is not None:
-            raise InvalidRequest(f"The sweep goes over {axis}; leave {field} out of 'request'.", field=axis)
+            raise InvalidRequest(f"The sweep varies {axis}; leave {field} out of 'request'.", field=axis)
         if len(set(values)) < len(values):
-            raise InvalidRequest(f"{axis} has a value twice.", field=axis)
-    if asked.class_labels and asked.prompts:
-        raise InvalidRequest("A sweep goes over class_labels or prompts, not both.", field="prompts")
+            raise InvalidRequest(f"{axis} contains a value twice.", field=axis)
+    if grid.class_labels and grid.prompts:
+        raise InvalidRequest("A sweep varies class_labels or prompts, not both.", field="prompts")
     if request.num_images != 1:
-        raise InvalidRequest("A sweep draws one picture a cell; use seeds for more.", field="num_images")
+        raise InvalidRequest("A sweep draws one picture per cell; for more, list more seeds.", field="num_images")
     swept = {field: values for field, values in axes.values() if values}
     count = 1
     for values in swept.values():
@@ -50,35 +55,35 @@ def resolve_sweep(asked: SweepRequest, card: ModelCard, *, seed: int) -> Resolve
         for values in itertools.product(*swept.values())
     ]
     labels = tuple(dict.fromkeys(cell.class_label for cell in cells if cell.class_label is not None))
-    if len(labels) < len(asked.class_labels):
-        raise InvalidRequest("class_labels has a class twice, by name and by index.", field="class_labels")
+    if len(labels) < len(grid.class_labels):
+        raise InvalidRequest("class_labels contains a class twice, by name and by index.", field="class_labels")
     sweep = SweepAxes(
-        class_labels=labels if asked.class_labels else (),
-        prompts=asked.prompts,
-        guidance_scales=asked.guidance_scales,
-        seeds=asked.seeds,
+        class_labels=labels if grid.class_labels else (),
+        prompts=grid.prompts,
+        guidance_scales=grid.guidance_scales,
+        seeds=grid.seeds,
     )
     return cells[0].model_copy(update={"sweep": sweep, "num_images": count})
 
 
 def varied(request: ResolvedRequest, changes: VaryRequest, draw_seed: Callable[[], int]) -> ResolvedRequest:
-    """The same request with another seed; a sweep over seeds gets as many others.
+    """The same request with a new seed; a sweep over seeds gets as many new ones.
 
     Raises:
-        InvalidRequest: a sweep's number of pictures is that of its cells.
+        InvalidRequest: `num_images` is given for a sweep, which has one picture per cell.
     """
     if request.sweep is None:
         count = request.num_images if changes.num_images is None else changes.num_images
         return request.model_copy(update={"seed": draw_seed(), "num_images": count})
     if changes.num_images is not None:
-        raise InvalidRequest("A sweep has a picture for each cell; leave num_images out.", field="num_images")
+        raise InvalidRequest("A sweep has one picture per cell; leave num_images out.", field="num_images")
     seeds = tuple(draw_seed() for _ in request.sweep.seeds)
     sweep = request.sweep.model_copy(update={"seeds": seeds})
     return request.model_copy(update={"seed": seeds[0] if seeds else draw_seed(), "sweep": sweep})
 
 
 def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
-    """What each picture of a job shows: (the request for that picture alone, its image index there)."""
+    """For each picture of a job: (the request for that picture alone, its image index there)."""
     if request.sweep is None:
         return [(request, request.first_image + index) for index in range(request.num_images)]
     sweep = request.sweep

@@ -29,7 +29,7 @@ def test_a_picture_is_measured_before_it_is_decoded() -> None:
     tracemalloc.start()
     try:
         for width, height in ((side, side), (60_000, 60_000), (MAX_PIXELS + 1, 1)):
-            with pytest.raises(InvalidRequest, match=r"pixels|no base64") as refusal:
+            with pytest.raises(InvalidRequest, match=r"pixels|must be a base64") as refusal:
                 check_picture(png(width, height).decode(), "init_image")
             assert refusal.value.field == "init_image"
         assert tracemalloc.get_traced_memory()[1] < 1_000_000, "the peak, in bytes"

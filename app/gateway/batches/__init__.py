@@ -1,1 +1,1 @@
-"""Many requests at once: how they come in, are fed to the queue, and come out."""
+"""Batches of requests: receiving them, feeding them to the queue, and serving their results."""

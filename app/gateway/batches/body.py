@@ -1,4 +1,4 @@
-"""The requests in a batch's body, one after another, while it arrives: NDJSON or a JSON array."""
+"""Incremental parsing of a batch's body, NDJSON or a JSON array, while it arrives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_NESTING = 32  # a request has five levels at most
 class Nesting:
     """Counts how deep a JSON array is nested and how many parts each of its elements has, while it arrives.
 
-    ijson's parser in C has no limit of its own: 200,000 brackets end the process by a full stack.
+    ijson's C parser has no limit of its own: 200,000 brackets overflow the stack and kill the process.
     """
 
     _MARKS = re.compile(rb'\\.|[",\[\]{}]', re.DOTALL)
@@ -30,17 +30,17 @@ class Nesting:
         self._element, self._parts = 1, 0
 
     def feed(self, chunk: bytes) -> None:
-        """Look at the next piece.
+        """Check the next piece.
 
         Raises:
-            MalformedBody: it goes too deep.
+            MalformedBody: it is nested too deeply.
             BodyTooLarge: an element has too many parts.
         """
         if self._is_escaped and chunk:
             chunk, self._is_escaped = chunk[1:], False
         end = 0
-        for found in self._MARKS.finditer(chunk):
-            mark, end = found.group(), found.end()
+        for match in self._MARKS.finditer(chunk):
+            mark, end = match.group(), match.end()
             if mark == b'"':
                 self._in_text = not self._in_text
             elif not self._in_text and len(mark) == 1:
@@ -54,14 +54,14 @@ class Nesting:
         if mark != b",":
             self._depth += 1 if mark in b"[{" else -1
         if self._depth > MAX_NESTING:
-            raise MalformedBody(f"The body is nested over {MAX_NESTING} levels deep.")
+            raise MalformedBody(f"The body is nested more than {MAX_NESTING} levels deep.")
         self._parts += mark in b",[{"
         if self._parts > self._max_parts:
             raise at_line(too_many_parts("this", self._max_parts), self._element)
 
 
 def at_line(error: CynosureError, line: int) -> CynosureError:
-    """The error, with the line (from 1) that is at fault."""
+    """Add the line at fault, counted from 1, to the error."""
     error.line = line
     error.detail = f"line {line}: {error.detail}"
     return error
@@ -70,27 +70,27 @@ def at_line(error: CynosureError, line: int) -> CynosureError:
 async def objects_of(
     chunks: AsyncIterator[bytes], *, max_line_bytes: int, max_parts: int
 ) -> AsyncIterator[dict[str, Any]]:
-    """Every object of the body; none has more than `max_parts` commas, braces and brackets.
+    """Yield every object of the body; each has at most `max_parts` commas, braces and brackets.
 
     Raises:
-        MalformedBody: it is neither; names the line, which is the element's number in an array.
-        BodyTooLarge: a line, its parts, or the number of lines, is over the limit.
+        MalformedBody: the body is neither format; names the line, which in an array is the element's number.
+        BodyTooLarge: a line, its parts, or the number of lines is over the limit.
     """
     head, rest = await _first_of(chunks)
     is_array = head.lstrip()[:1] == b"["
-    found = _array(head, rest, max_parts) if is_array else _lines(head, rest, max_line_bytes, max_parts)
+    values = _array(head, rest, max_parts) if is_array else _lines(head, rest, max_line_bytes, max_parts)
     count = 0
-    async for value in found:
+    async for value in values:
         count += 1
         if count > MAX_BATCH_LINES:
             raise BodyTooLarge(f"A batch has at most {MAX_BATCH_LINES:,} requests.")
         if not isinstance(value, dict):
-            raise at_line(MalformedBody("this is no JSON object."), count)
+            raise at_line(MalformedBody("this is not a JSON object."), count)
         yield value
 
 
 async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """The body up to its first visible byte, and the rest."""
+    """Split the body after the chunk with its first visible byte."""
     head = b""
     async for chunk in chunks:
         head += chunk
@@ -100,24 +100,24 @@ async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[
 
 
 async def _array(head: bytes, rest: AsyncIterator[bytes], max_parts: int) -> AsyncIterator[Any]:
-    found: Any = ijson.sendable_list()
-    parser = ijson.items_coro(found, "item", use_float=True)
+    values: Any = ijson.sendable_list()
+    parser = ijson.items_coro(values, "item", use_float=True)
     count, nesting = 0, Nesting(max_parts)
     try:
         nesting.feed(head)
         parser.send(head)
         async for chunk in _with_last(rest):
-            for value in found:
+            for value in values:
                 count += 1
                 yield value
-            del found[:]
+            del values[:]
             nesting.feed(chunk)
             parser.send(chunk)
         parser.close()
     except ijson.JSONError as error:
-        said = str(error).partition("\n")[0]
-        raise at_line(MalformedBody(f"the body is no JSON array: {said}."), count + len(found) + 1) from error
-    for value in found:
+        reason = str(error).partition("\n")[0]
+        raise at_line(MalformedBody(f"the body is not a JSON array: {reason}."), count + len(values) + 1) from error
+    for value in values:
         yield value
 
 
@@ -135,7 +135,7 @@ async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int, m
         while end < 0 and more:
             searched = len(buffer)
             if searched > max_line_bytes:
-                raise at_line(BodyTooLarge(f"over {max_line_bytes} bytes."), number + 1)
+                raise at_line(BodyTooLarge(f"this is larger than {max_line_bytes} bytes."), number + 1)
             chunk = await anext(rest, None)
             more = chunk is not None
             buffer += chunk or b""

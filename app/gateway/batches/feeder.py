@@ -1,4 +1,4 @@
-"""Feeding batches: their lines become jobs as there is room, so that one batch fills neither queue nor memory."""
+"""Feeding batches: their lines become jobs as there is room, so that a batch fills neither the queue nor memory."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ WINDOW = 256
 """Jobs of one batch that are queued or running at a time: several times what a worker's engine holds at once."""
 LOOK_S = 0.5
 _LOCK_S = 30.0  # a window of jobs takes about a second to post
-_LINES_AT_ONCE = 16  # few are read in vain where the first of them is refused
+_LINES_AT_ONCE = 16  # if the first of them is refused, few were read in vain
 
 
 class Feeder:
-    """One a gateway; a lock for each batch lets one of them feed it at a time."""
+    """Each gateway has one; a lock for each batch lets only one feeder at a time work on it."""
 
     def __init__(self, state: State) -> None:
         self._state = state
 
     async def run(self) -> None:
-        """Feed until cancelled; what goes wrong is tried again at the next look."""
+        """Feed until cancelled; failures are retried at the next pass."""
         while True:
             try:
                 await self._pass()
             except StoreUnavailable as error:
-                log.warning("batches wait: %s", error)
+                log.warning("feeding batches is paused: %s", error)
             except Exception:
-                log.exception("feeding failed, trying again")
+                log.exception("feeding batches failed; trying again")
             await asyncio.sleep(LOOK_S)
 
     async def _pass(self) -> None:
-        """Tend every batch once; one that fails keeps none of the others waiting."""
+        """Feed every batch once; a batch that fails does not block the others."""
         for batch_id in await self._state["store"].batches.running():
             try:
                 await self._tend(batch_id)
-            except StoreUnavailable:  # no other batch would fare better
+            except StoreUnavailable:  # it would fail for every batch
                 raise
             except Exception:
-                log.exception("batch %s could not be fed, trying again", batch_id)
+                log.exception("feeding batch %s failed; trying again", batch_id)
 
     async def _tend(self, batch_id: str) -> None:
         batches = self._state["store"].batches
@@ -62,18 +62,18 @@ class Feeder:
         except BatchNotFound:
             await batches.forget(batch_id)
         except (QueueFull, QuotaExceeded):
-            pass  # others have filled the queue, or the key's day is used up: there is room later
+            pass  # the queue is full or the key's daily quota used up: there will be room later
         finally:
             await batches.unlock(batch_id)
 
     async def _feed(self, record: BatchRecord) -> None:
-        """Make jobs of the next lines. Each has an idempotency key, so that a line never becomes two."""
+        """Make jobs of the next lines. An idempotency key keeps a line from becoming two jobs."""
         state, room = self._state, min(WINDOW - record.open, record.total - record.fed)
         if room <= 0:
             return
         caller = await state["store"].api_keys.caller_of(record.owner)
         if caller is None or not caller.may(Scope.SUBMIT):
-            log.info("batch %s is cancelled: its API key is no longer valid", record.id)
+            log.info("cancelling batch %s: its API key is no longer valid", record.id)
             await state["store"].batches.cancel(record.id)
             return
         end = record.fed + room
@@ -84,12 +84,12 @@ class Feeder:
                     return
 
     async def _post(self, caller: Caller, batch_id: str, index: int, line: Line) -> bool:
-        """Make the line a job; `False` where the batch wants no more."""
+        """Make a job of the line; `False` if the batch takes no more."""
         submission = await run_in_threadpool(
             Submission.of,
             line.request,
             cached_as=line.cached_as,
-            idempotency_key=f"batch\n{batch_id}\n{index}",  # no header can have a line break: it is no client's key
+            idempotency_key=f"batch\n{batch_id}\n{index}",  # no client can send this key: headers have no line breaks
             fingerprint=line.digest,
         )
         job_id = await accept(self._state, caller, submission)

@@ -1,4 +1,4 @@
-"""What became of a batch's lines: one by one, and as files."""
+"""A batch's results: line by line, and its pictures as a ZIP."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Member = tuple[str, datetime, int, Method, AsyncIterator[bytes]]
 
 def batch_of(record: BatchRecord) -> Batch:
     """The batch as clients see it."""
-    unfed, ended = record.total - record.fed, dict(record.ended)
+    waiting, ended = record.total - record.fed, dict(record.ended)
     if record.status is BatchStatus.CANCELLED:
-        ended["cancelled"] += unfed
-        unfed = 0
+        ended["cancelled"] += waiting
+        waiting = 0
     path = f"/batches/{record.id}"
     return Batch(
         id=record.id,
         status=record.status,
         created_at=moment(record.created_ms),
-        counts=BatchCounts(total=record.total, waiting=unfed, queued=record.queued, running=record.running, **ended),
+        counts=BatchCounts(total=record.total, waiting=waiting, queued=record.queued, running=record.running, **ended),
         links=BatchLinks(self=path, results=f"{path}/results", images=f"{path}/images.zip"),
     )
 
@@ -42,7 +42,7 @@ def batch_of(record: BatchRecord) -> Batch:
 async def _rows(
     state: State, record: BatchRecord, first: int, count: int
 ) -> AsyncIterator[tuple[int, Line, str | None, JobRecord | None]]:
-    """Line number (from 1), line, its job's id, its job's record; of `count` lines from `first` (from 1) on."""
+    """Yield line number, line, job id and job record for up to `count` lines from `first` on, counted from 1."""
     index, end = first - 1, min(record.total, first - 1 + count)
     while index < end:
         size = min(_PAGE, end - index)
@@ -55,15 +55,15 @@ async def _rows(
 
 
 async def results_of(state: State, record: BatchRecord, first: int, count: int) -> AsyncIterator[bytes]:
-    """NDJSON, a line for each of the batch."""
+    """Yield NDJSON, one line for each line of the batch."""
     async for number, line, job_id, job in _rows(state, record, first, count):
         yield _result(record, number, line, job_id, job).model_dump_json().encode() + b"\n"
 
 
 def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, job: JobRecord | None) -> BatchResult:
     if job is None:
-        gone = "expired" if job_id else "cancelled" if record.status is BatchStatus.CANCELLED else "waiting"
-        return BatchResult(line=number, custom_id=line.custom_id, status=gone, job_id=job_id, seed=line.request.seed)
+        status = "expired" if job_id else "cancelled" if record.status is BatchStatus.CANCELLED else "waiting"
+        return BatchResult(line=number, custom_id=line.custom_id, status=status, job_id=job_id, seed=line.request.seed)
     shown = job_of(job, Outlook())
     return BatchResult(
         line=number,
@@ -77,7 +77,7 @@ def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, jo
 
 
 async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]:
-    """Every picture that there is, as `LINE-INDEX.FORMAT`, in order."""
+    """Yield every finished picture as `LINE-INDEX.FORMAT`, in order."""
     async for number, line, job_id, job in _rows(state, record, 1, record.total):
         if job is None or job_id is None:
             continue
@@ -85,7 +85,7 @@ async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]
         for index, png in enumerate(await state["store"].jobs.images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
             name = f"{number:05d}-{index:02d}.{line.request.output_format}"
-            # Pictures are compressed already: they go in as they are. All together they may be more than 4 GiB.
+            # Pictures are compressed already, so the ZIP stores them as they are. In all they may exceed 4 GiB.
             yield name, made, _MODE, NO_COMPRESSION_64(len(content), zlib.crc32(content)), _once(content)
 
 

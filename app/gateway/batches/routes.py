@@ -48,8 +48,8 @@ async def post_batch(
 ) -> Batch:
     """Up to 10,000 requests as NDJSON or as a JSON array; each may have a `custom_id`, which the results repeat.
 
-    All lines are checked as they arrive, and an error names the line; only when all are good does the batch start. A
-    client that was cut off sends the same body under the same `Idempotency-Key`: the batch goes on where it was.
+    All lines are checked as they arrive, and an error names the line; the batch starts only if all are valid. A client
+    that was cut off sends the same body with the same `Idempotency-Key`: the upload resumes where it stopped.
     """
     batch_id = await receive(state, caller, request.stream(), idempotency_key)
     return batch_of(await state["store"].batches.look(batch_id, caller.sees))
@@ -63,7 +63,7 @@ async def get_batch(batch_id: str, state: StateDep, caller: Reader) -> Batch:
 
 @router.get(
     "/{batch_id}/results",
-    summary="What became of each line",
+    summary="Results, one per line",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/x-ndjson": {}}}},
 )
@@ -71,10 +71,10 @@ async def get_results(
     batch_id: str,
     state: StateDep,
     caller: Reader,
-    first_line: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES, description="From 1.")] = 1,
+    first_line: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES, description="First line, counted from 1.")] = 1,
     limit: Annotated[int, Query(ge=1, le=MAX_BATCH_LINES)] = MAX_BATCH_LINES,
 ) -> StreamingResponse:
-    """NDJSON, in the order of the lines, finished or not: status, job, pictures' addresses, error."""
+    """NDJSON in the order of the lines, finished or not: status, job, URLs of the pictures, error."""
     record = await state["store"].batches.look(batch_id, caller.sees)
     return StreamingResponse(results_of(state, record, first_line, limit), media_type="application/x-ndjson")
 
@@ -86,7 +86,7 @@ async def get_results(
     responses={200: {"content": {"application/zip": {}}}},
 )
 async def get_images(batch_id: str, state: StateDep, caller: Reader) -> StreamingResponse:
-    """Every picture that there is by now, as `LINE-INDEX.FORMAT`, streamed."""
+    """A ZIP, streamed, with every picture finished so far as `LINE-INDEX.FORMAT`."""
     record = await state["store"].batches.look(batch_id, caller.sees)
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
     members = async_stream_zip(members_of(state, record))
@@ -95,12 +95,12 @@ async def get_images(batch_id: str, state: StateDep, caller: Reader) -> Streamin
 
 @router.delete("/{batch_id}", summary="Cancel a batch")
 async def cancel_batch(batch_id: str, state: StateDep, caller: Submitter) -> Batch:
-    """Cancel what is not finished; what is finished stays."""
+    """Cancel the unfinished lines; finished ones stay."""
     await state["store"].batches.look(batch_id, caller.sees)
     job_ids = await state["store"].batches.cancel(batch_id)
     for first in range(0, len(job_ids), _CANCELLED_AT_ONCE):
-        some = job_ids[first : first + _CANCELLED_AT_ONCE]
-        await asyncio.gather(*(_cancel(state, job_id, caller.sees) for job_id in some))
+        page = job_ids[first : first + _CANCELLED_AT_ONCE]
+        await asyncio.gather(*(_cancel(state, job_id, caller.sees) for job_id in page))
     return batch_of(await state["store"].batches.look(batch_id, caller.sees))
 
 

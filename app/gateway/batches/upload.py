@@ -1,4 +1,4 @@
-"""Receiving a batch: every line is looked at as it arrives, and nothing is drawn until all of them have."""
+"""Receiving a batch: every line is checked as it arrives, and drawing starts only after the last."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ from jobs.queue.record import new_job_id
 
 _STAGED_AT_ONCE = 100
 _COMPARED_AT_ONCE = 500
-_LINES_A_TURN = 20  # a line takes about a millisecond to decide; others want the gateway too
+_LINES_A_TURN = 20  # resolving a line takes about a millisecond; then other requests get a turn
 
 
 async def receive(state: State, caller: Caller, chunks: AsyncIterator[bytes], idempotency_key: str | None) -> str:
-    """Take the body, start the batch, and return its id.
+    """Receive the body, start the batch, and return its id.
 
-    A client that died comes back with the same key and sends the same body: the lines that had arrived are compared
-    and not looked at again, and the batch goes on where it was. Where it was started already, it stays as it is.
+    A client that was cut off sends the same body again with the same key: lines that have arrived already are compared
+    but not checked again, and the upload resumes after them. A batch that has started already stays as it is.
 
     Raises:
-        InvalidRequest, MalformedBody, BodyTooLarge: naming the line.
+        InvalidRequest, MalformedBody, BodyTooLarge: names the line.
         IdempotencyConflict: the key started another batch.
     """
     batches, upload = state["store"].batches, secrets.token_urlsafe(8)
     batch_id = await batches.open(new_job_id(), caller.owner, upload, idempotency_key)
     record = await batches.look(batch_id, caller.owner)
     settings = state["settings"]
-    found = objects_of(chunks, max_line_bytes=settings.max_body_bytes, max_parts=settings.max_json_parts)
+    values = objects_of(chunks, max_line_bytes=settings.max_body_bytes, max_parts=settings.max_json_parts)
     if record.status is not BatchStatus.RECEIVING:
-        await _compare(batches, batch_id, record.total, found)
+        await _compare(batches, batch_id, record.total, values)
         return batch_id
-    total = await _stage(state, batch_id, upload, found)
+    total = await _stage(state, batch_id, upload, values)
     if not total:
-        raise InvalidRequest("A batch has at least one request.", field="body")
+        raise InvalidRequest("A batch must have at least one request.", field="body")
     await batches.start(batch_id, upload)
     return batch_id
 
 
 def digest_of(value: dict[str, Any]) -> str:
-    """SHA-256 of a line, however it is spelt."""
+    """SHA-256 of a line, whatever its formatting and order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class _Arrived:
-    """Digests of the lines that are in the store, read as they are needed."""
+    """Digests of the lines in the store, read page by page."""
 
     def __init__(self, batches: Batches, batch_id: str) -> None:
         self._batches = batches
@@ -73,11 +73,11 @@ class _Arrived:
         return self._page[index - self._first] if self._page else None
 
 
-async def _stage(state: State, batch_id: str, upload: str, found: AsyncIterator[dict[str, Any]]) -> int:
-    """Store the lines; returns how many there are."""
+async def _stage(state: State, batch_id: str, upload: str, values: AsyncIterator[dict[str, Any]]) -> int:
+    """Store the lines and return their number."""
     arrived, kept, waiting, index = _Arrived(state["store"].batches, batch_id), 0, list[Line](), 0
-    is_known = True  # until the first line that differs: staging drops whatever stood behind that one
-    async for value in found:
+    is_known = True  # until the first line that differs: staging drops every stored line after that one
+    async for value in values:
         digest = digest_of(value)
         is_known = is_known and await arrived.at(index) == digest
         if is_known:
@@ -100,22 +100,26 @@ async def _stage(state: State, batch_id: str, upload: str, found: AsyncIterator[
 
 async def _decided(state: State, value: dict[str, Any], digest: str) -> Line:
     try:
-        asked = BatchLine.model_validate(value)
+        parsed = BatchLine.model_validate(value)
     except ValidationError as error:
         raise refusal_of(error, BatchLine) from error
-    fields = asked.model_dump(exclude_unset=True, exclude={"custom_id"})
+    fields = parsed.model_dump(exclude_unset=True, exclude={"custom_id"})
     submission = await decide(state, GenerateRequest.model_validate(fields))
-    request = attached(submission.request, submission.inputs)  # in a batch's list a line has its pictures with it
-    return Line(digest, asked.custom_id, request, submission.cached_as)
+    request = attached(submission.request, submission.inputs)  # a batch stores each line with its pictures
+    return Line(digest, parsed.custom_id, request, submission.cached_as)
 
 
-async def _compare(batches: Batches, batch_id: str, total: int, found: AsyncIterator[dict[str, Any]]) -> None:
-    """Refuse a body that is not the one that the batch was started with."""
+async def _compare(batches: Batches, batch_id: str, total: int, values: AsyncIterator[dict[str, Any]]) -> None:
+    """Refuse a body that differs from the one that started the batch.
+
+    Raises:
+        IdempotencyConflict: a line or the number of lines differs.
+    """
     arrived, index = _Arrived(batches, batch_id), 0
-    async for value in found:
+    async for value in values:
         if await arrived.at(index) != digest_of(value):
-            error = IdempotencyConflict("This Idempotency-Key started a batch that has another request here.")
+            error = IdempotencyConflict("This Idempotency-Key started a batch with another request on this line.")
             raise at_line(error, index + 1)
         index += 1
     if index != total:
-        raise IdempotencyConflict(f"This Idempotency-Key started a batch of {total} requests; these are {index}.")
+        raise IdempotencyConflict(f"This Idempotency-Key started a batch of {total} requests; this body has {index}.")

@@ -1,4 +1,4 @@
-"""Who calls, and what they may."""
+"""Authentication and scopes of callers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jobs.accounts.api_keys import NOBODY, Caller
 from jobs.accounts.api_keys import Scope as KeyScope
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-"""Paths that need no key: health, and what the API looks like."""
+"""Paths that need no key: health, and the API's description."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CALLER = "cynosure.caller"
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is reached from this machine alone."""
+    """Whether `host` can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -34,18 +34,18 @@ def is_loopback(host: str) -> bool:
 
 
 def must_ask(settings: GatewaySettings) -> bool | None:
-    """Whether callers need a key: yes, no, or (`None`) as soon as there is one."""
+    """Whether callers need a key: `True`, `False`, or `None` for as soon as a key exists."""
     if settings.auth == "auto":
         return None if is_loopback(settings.host) else True
     return settings.auth == "required"
 
 
 class Door:
-    """Finds out who calls before anything else of a request is read, its body least of all.
+    """Identifies the caller before anything else of the request is read, above all its body.
 
-    What is not in `OPEN` needs a valid key, or a deployment that asks for none. A key that is sent is checked even
-    where none is needed, so that a mistake shows before it matters. Keys in query strings are not looked at: those
-    end up in logs and histories.
+    Paths outside `OPEN` need a valid key, or a deployment that requires none. A key that is sent is checked even if
+    none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query strings end up
+    in logs and histories.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,58 +57,61 @@ class Door:
             return
         state: State = scope["state"]
         try:
-            known = await _identify(state, Headers(scope=scope), scope["path"])
-            taken = await state["store"].allowance.take(known.owner, known.limits)
+            identified = await _identify(state, Headers(scope=scope), scope["path"])
+            taken = await state["store"].allowance.take(identified.owner, identified.limits)
         except CynosureError as error:
             await from_error(error, scope["path"])(scope, receive, send)
             return
 
-        async def telling(message: Message) -> None:
+        async def with_limits(message: Message) -> None:
             if taken is not None and message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(taken.headers)
             await send(message)
 
-        scope[_CALLER] = known
-        await self.app(scope, receive, telling)
+        scope[_CALLER] = identified
+        await self.app(scope, receive, with_limits)
 
 
 async def _identify(state: State, headers: Headers, path: str) -> Caller:
     authorization = headers.get("authorization")
-    asked = must_ask(state["settings"])
-    if asked is None:
-        asked = await state["store"].api_keys.has_keys()
-    # OpenAI's clients can't do without a key: what is none of ours is not looked at where none is asked for.
-    is_filler = not asked and path.startswith(OPENAI_PREFIX) and " cyn_" not in (authorization or "")
+    needs_key = must_ask(state["settings"])
+    if needs_key is None:
+        needs_key = await state["store"].api_keys.has_keys()
+    # OpenAI's clients always send a key: if none is needed, one that isn't ours is ignored.
+    is_filler = not needs_key and path.startswith(OPENAI_PREFIX) and " cyn_" not in (authorization or "")
     if authorization is not None and not is_filler:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("Authorization must be: Bearer cyn_…")
+            raise Unauthenticated("The Authorization header must be: Bearer cyn_…")
         key = await state["store"].api_keys.verify(token.strip())
         return Caller(key.id, key.scopes, key.limits)
-    if asked:
-        raise Unauthenticated("This server asks for an API key: send Authorization: Bearer cyn_…")
+    if needs_key:
+        raise Unauthenticated("This server requires an API key: send the header Authorization: Bearer cyn_…")
     if must_ask(state["settings"]) is None:
         _refuse_foreign_pages(state["settings"], headers)
     return NOBODY
 
 
 def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
-    """A gateway that is open to its own machine is not open to every page in that machine's browser.
+    """Refuse requests that another site's page makes through a browser on this machine.
 
-    A page can reach it under a name of its own that it leads to 127.0.0.1 (DNS rebinding; the Host header tells), or by
-    a form that needs no permission to be sent (the Origin header tells).
+    A page can reach the gateway under a host name that it points to 127.0.0.1 (DNS rebinding; the Host header shows
+    it), or with a form, which browsers send without asking the server first (the Origin header shows it).
+
+    Raises:
+        Forbidden: the host or the origin is not allowed.
     """
     host = headers.get("host", "")
     if _name_of(host) not in (*_LOOPBACK_NAMES, *settings.allowed_hosts):
         raise Forbidden(
-            f"Without API keys this server answers to its own machine alone, not as '{host[:100]}'. Make a key with "
-            "`cynosure keys create`, or name it in CYNOSURE_GATEWAY_ALLOWED_HOSTS."
+            f"Without API keys this server accepts requests only from its own machine, not for host '{host[:100]}'. "
+            "Create a key with `cynosure keys create`, or add the host to CYNOSURE_GATEWAY_ALLOWED_HOSTS."
         )
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host and origin not in settings.cors_origins:
         raise Forbidden(
-            "Without API keys this server answers no other site's pages. Make a key with `cynosure keys create`, or "
-            "name the origin in CYNOSURE_GATEWAY_CORS_ORIGINS."
+            "Without API keys this server does not accept requests from other origins. Create a key with "
+            "`cynosure keys create`, or add the origin to CYNOSURE_GATEWAY_CORS_ORIGINS."
         )
 
 
@@ -118,15 +121,15 @@ def _name_of(host: str) -> str:
 
 
 async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:
-    """Whom the door let in."""
+    """The caller that `Door` identified."""
     return request.scope[_CALLER]
 
 
 def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
-    async def allowed(known: Annotated[Caller, Depends(caller)]) -> Caller:
-        if not known.may(scope):
+    async def allowed(identified: Annotated[Caller, Depends(caller)]) -> Caller:
+        if not identified.may(scope):
             raise Forbidden(f"This API key lacks the scope '{scope}'.")
-        return known
+        return identified
 
     return allowed
 

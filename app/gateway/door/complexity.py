@@ -1,4 +1,4 @@
-"""A limit on the parts of a JSON body, beside the one on its bytes."""
+"""A limit on the number of parts in a JSON body, in addition to the one on its bytes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _SEPARATORS = (b",", b"{", b"[")
 
 
 def parts_of(text: bytes) -> int:
-    """Commas, braces and brackets in a JSON text, those within strings too: at least as many as it has values."""
+    """Number of commas, braces and brackets in a JSON text, strings included; never less than its number of values."""
     return sum(text.count(separator) for separator in _SEPARATORS)
 
 
-def too_many_parts(what: str, most: int) -> BodyTooLarge:
-    """The refusal of `what` has over `most` of them."""
-    return BodyTooLarge(f"{what} has over {most} commas, braces and brackets.")
+def too_many_parts(subject: str, most: int) -> BodyTooLarge:
+    """The error for a `subject` with more than `most` parts."""
+    return BodyTooLarge(f"{subject} has more than {most} commas, braces and brackets.")
 
 
 class PartLimit:
-    """Refuses a JSON body of more than `max_parts` commas, braces and brackets, as it arrives.
+    """Refuses a JSON body with more than `max_parts` commas, braces and brackets, while it arrives.
 
-    The bytes are limited for pictures' sake, and pictures in base64 have none of these. But 20 MiB of `{"a":1,…` would
-    become millions of objects, and as many complaints about unknown fields: a gigabyte, and seconds in which nobody
-    else is answered. A nesting that is too deep has too many parts as well, or else the parser refuses it.
+    The limit on bytes leaves room for pictures, and base64 contains none of these characters. But 20 MiB of `{"a":1,…`
+    would become millions of objects and as many errors about unknown fields: a gigabyte, and seconds in which the
+    gateway answers no other client. Nesting that is too deep exceeds this limit too, or else the parser refuses it.
 
     Args:
-        app: what comes next.
+        app: the next ASGI application.
         max_parts: most separators in a body.
         exempt: paths that check their body piece by piece.
     """

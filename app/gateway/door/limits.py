@@ -1,4 +1,4 @@
-"""Limits on what comes in."""
+"""A limit on the size of request bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cynosure.errors import BodyTooLarge
 
 
 class BodyLimit:
-    """Refuses a body over `max_bytes`, by its announced length or, where none is announced, as it arrives.
+    """Refuses a body over `max_bytes`, by its announced length or, if none is announced, while it arrives.
 
     Paths in `larger` have their own limit.
     """
@@ -26,7 +26,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         most = self.larger.get(scope["path"], self.max_bytes)
-        error = BodyTooLarge(f"The body is over {most} bytes.")
+        error = BodyTooLarge(f"The body is larger than {most} bytes.")
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > most:
             await from_error(error, scope["path"])(scope, receive, send)

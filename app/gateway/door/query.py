@@ -1,4 +1,4 @@
-"""Query parameters that a route doesn't have: a misspelt filter must not look like no filter."""
+"""Refusing unknown query parameters: a misspelt filter must not be silently ignored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cynosure.errors import UnknownField
 
 
 async def refuse_unknown(request: Request) -> None:
-    """A dependency of every route; what a route has is what the OpenAPI document says.
+    """A dependency of every route; the known parameters are those in the OpenAPI document.
 
     Raises:
-        UnknownField: naming the parameter, and those that there are.
+        UnknownField: names the parameter and the known ones.
     """
     if not request.query_params:
         return

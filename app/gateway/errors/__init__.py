@@ -1,1 +1,1 @@
-"""How refusals are told."""
+"""Error answers."""

@@ -42,7 +42,7 @@ def problem_response(
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> JSONResponse:
-    """An error answer of the given kind, for a request to `path`: below /v1 in the shape that OpenAI's clients know."""
+    """An error answer to a request for `path`; paths below /v1 get OpenAI's format."""
     if path.startswith(OPENAI_PREFIX):
         return error_response(status, code, detail, extra.get("field"), headers or {})
     problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
@@ -57,7 +57,7 @@ def _headers_of(error: CynosureError) -> dict[str, str]:
 
 
 def from_error(error: CynosureError, path: str) -> JSONResponse:
-    """The answer to one of our own errors at `path`."""
+    """The answer to a `CynosureError` at `path`."""
     return problem_response(
         path=path,
         status=error.status,
@@ -72,7 +72,7 @@ def from_error(error: CynosureError, path: str) -> JSONResponse:
 
 
 def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, list[str]]:
-    """The field at fault and all fields that are beside it, none for a header or the like; "body" for all of it."""
+    """The field at fault ("body" for the whole body), and the fields allowed in its place (none for a header)."""
     source, *inside = location
     if not inside:
         return str(source), []
@@ -83,7 +83,7 @@ def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, lis
 
 
 def from_validation(error: RequestValidationError, request: Request) -> JSONResponse:
-    """A 422 that names the first field at fault and lists the first ones; a 400 where the body is no JSON."""
+    """A 422 that names the first field at fault and lists the first faults; a 400 if the body is not JSON."""
     faults, path = error.errors(), request.url.path
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -122,11 +122,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, CynosureError):  # a limit that spoke up while FastAPI read the body
+        if isinstance(error.__cause__, CynosureError):  # a limit was exceeded while FastAPI read the body
             return from_error(error.__cause__, request.url.path)
-        if error.status_code == MalformedBody.status:  # FastAPI and Starlette answer so to what they can't parse
-            said = error.__cause__ if isinstance(error.__cause__, ValueError) else error.detail
-            return from_error(MalformedBody(f"The body can't be read: {str(said).rstrip('.')}."), request.url.path)
+        if error.status_code == MalformedBody.status:  # FastAPI and Starlette use it for bodies they can't parse
+            reason = error.__cause__ if isinstance(error.__cause__, ValueError) else error.detail
+            return from_error(MalformedBody(f"The body can't be read: {str(reason).rstrip('.')}."), request.url.path)
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(
@@ -139,14 +139,14 @@ def install(app: FastAPI) -> None:
         )
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.exception("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.exception("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
         answer = problem_response(
             path=request.url.path,
             status=500,
             code="internal",
             title="Internal error",
-            detail="The server failed; its log says more.",
+            detail="The server failed unexpectedly; its log has the details.",
         )
-        secure(answer.headers)  # this handler stands outside of all middleware
+        secure(answer.headers)  # this handler runs outside all middleware
         return answer

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as one of our own errors."""
+"""Pydantic's validation errors as Cynosure's own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cynosure.errors import InvalidRequest, UnknownField
 
 
 def place_of(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
-    """The field that pydantic's `location` within `model` is at, as `outer.inner`, and all fields that are beside it.
+    """The field at pydantic's `location` within `model`, as `outer.inner`, and all fields allowed in its place.
 
-    Where the location goes on inside a field (to an element, or a member of a union), it is that field's.
+    If the location goes on inside a field (to an element, or a member of a union), that field is meant.
     """
     names: list[str] = []
     while True:
@@ -28,7 +28,7 @@ def place_of(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str
 
 
 def refusal_of(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
-    """The first fault in what should be a `model`, by its field."""
+    """The first fault in a value that should be a `model`, with its field."""
     fault = error.errors()[0]
     if not fault["loc"]:
         return InvalidRequest(f"body: {fault['msg']}.", field="body")
@@ -45,7 +45,7 @@ def _spellings(name: str, field: FieldInfo) -> set[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, itself or as one choice; none where it holds several, as an array does."""
+    """The model that a field holds, directly or as one member of a union; `None` for containers such as arrays."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(

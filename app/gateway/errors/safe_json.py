@@ -1,4 +1,4 @@
-"""JSON answers that repeat what a client sent."""
+"""JSON answers that repeat text from a client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 
 class SafeJSONResponse(JSONResponse):
-    """Half a surrogate pair, which JSON can escape and UTF-8 can't hold, goes out as it came in: escaped."""
+    """Escapes lone surrogates, as the client did: JSON can escape them, but UTF-8 can't encode them."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,1 +1,1 @@
-"""OpenAI's image API on top of ours."""
+"""OpenAI's image API, on top of Cynosure's own."""

@@ -32,9 +32,9 @@ EDIT_FORM: dict[str, Any] = {
                         "mask": {
                             "type": "string",
                             "format": "binary",
-                            "description": "Transparent where the picture is redrawn; by default the picture's own.",
+                            "description": "Transparent where the picture is redrawn. Default: the picture's alpha.",
                         },
-                        "prompt": {"type": "string", "description": "What to draw; on a class model a label."},
+                        "prompt": {"type": "string", "description": "What to draw; for a class model, a label."},
                     },
                     "additionalProperties": {
                         "type": "string",
@@ -48,11 +48,11 @@ EDIT_FORM: dict[str, Any] = {
 
 
 async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
-    """The form's fields, its picture and its mask, as one request.
+    """Turn the form's fields, picture and mask into one request.
 
     Raises:
-        InvalidRequest, MalformedBody: naming the field.
-        BodyTooLarge: the fields have more than `max_json_parts` parts, all together.
+        InvalidRequest, MalformedBody: names the field.
+        BodyTooLarge: the fields together have more than `max_json_parts` parts.
     """
     left = max_json_parts
     fields: dict[str, Any] = {}
@@ -61,7 +61,7 @@ async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
         field = name.removesuffix("[]")
         if isinstance(value, UploadFile):
             if field not in files:
-                raise InvalidRequest(f"No file is taken as {field}; image and mask are.", field=field)
+                raise InvalidRequest(f"{field} must not be a file; only image and mask are files.", field=field)
             files[field].append(await value.read())
         elif field in files:
             raise InvalidRequest(f"{field} must be a file.", field=field)
@@ -80,10 +80,10 @@ async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
 
 
 def params_of(fields: dict[str, Any]) -> ImageParams:
-    """The request that the fields make.
+    """Validate the fields as a request.
 
     Raises:
-        InvalidRequest: naming the first field at fault.
+        InvalidRequest: names the first field at fault.
     """
     try:
         return ImageParams.model_validate(fields)
@@ -92,7 +92,7 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
 
 
 def _value_of(field: str, text: str) -> Any:
-    """A form's text as the value that JSON would have: labels by index, lists and objects."""
+    """Convert a form's text to the value that JSON would hold: labels by index, lists and objects."""
     try:
         if field == "class_label" and text.isdecimal():
             return int(text)
@@ -102,13 +102,16 @@ def _value_of(field: str, text: str) -> Any:
 
 
 def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:
-    """Our mask (white where it is redrawn) of theirs (transparent there), or of the picture's own transparency."""
+    """Convert OpenAI's mask, or else the picture's alpha, to ours: transparent areas become white and are redrawn."""
     field = "image" if mask is None else "mask"
     source = opened(encoded_picture(image if mask is None else mask), field)
     if "A" not in source.getbands() and "transparency" not in source.info:
         if mask is None:
             return None
-        raise InvalidRequest("A mask is transparent where the picture is redrawn; this one is nowhere.", field="mask")
+        raise InvalidRequest(
+            "The mask must be transparent where the picture is to be redrawn; this one has no transparency.",
+            field="mask",
+        )
     alpha = decoded(source, "RGBA", field).getchannel("A")
     if mask is None and alpha.getextrema() == (255, 255):
         return None

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations and /v1/images/edits, GET /v1/models: what OpenAI's own clients ask for."""
+"""POST /v1/images/generations and /v1/images/edits, GET /v1/models: the routes that OpenAI's clients use."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/images/generations", summary="Draw pictures, as OpenAI's clients ask for them", responses=_ANSWER)
+@router.post("/images/generations", summary="Draw pictures (OpenAI's format)", responses=_ANSWER)
 async def generations(
-    asked: ImageParams, request: Request, state: StateDep, caller: Submitter, idempotency_key: IdempotencyKey = None
+    params: ImageParams, request: Request, state: StateDep, caller: Submitter, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Pictures as base64 or addresses, or with `stream` as events.
+    """Answers with pictures as base64 or URLs, or with `stream` as events.
 
-    Every field of POST /generate may stand beside OpenAI's own (`extra_body` of their client).
-    On a class model the prompt is the name of a label. A client who drops the connection cancels its job.
+    Every field of POST /generate is accepted along with OpenAI's own (use `extra_body` in their client). For a class
+    model the prompt is the name of a label. A client that drops the connection cancels its job.
     """
-    return await _draw(asked, request, state, caller, idempotency_key, kind="image_generation")
+    return await _draw(params, request, state, caller, idempotency_key, kind="image_generation")
 
 
 @router.post(
     "/images/edits",
-    summary="Redraw a picture, as OpenAI's clients ask for it",
+    summary="Redraw a picture (OpenAI's format)",
     responses=_ANSWER,
     openapi_extra=EDIT_FORM,
 )
 async def edits(
     request: Request, state: StateDep, caller: Submitter, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """A multipart form with `image`, perhaps `mask`, `prompt`, and any field of the other route.
+    """Takes a multipart form with `image`, `prompt`, optionally `mask`, and any field of the other route.
 
-    Without a mask the picture is redrawn by `strength`; with one, where the mask is transparent.
+    Without a mask the whole picture is redrawn, as far as `strength` says; with one, only where it is transparent.
     """
     async with request.form(max_files=3, max_fields=MAX_PARTS, max_part_size=MAX_BASE64_IMAGE_LENGTH) as form:
-        asked = await edit_of(form, state["settings"].max_json_parts)
-    return await _draw(asked, request, state, caller, idempotency_key, kind="image_edit")
+        params = await edit_of(form, state["settings"].max_json_parts)
+    return await _draw(params, request, state, caller, idempotency_key, kind="image_edit")
 
 
-@router.get("/models", summary="Models, as OpenAI's clients list them")
+@router.get("/models", summary="List models (OpenAI's format)")
 async def list_models(state: StateDep, caller: Reader) -> dict[str, Any]:
     """Every model that a live worker holds."""
     return {"object": "list", "data": [_model(name) for name in await state["store"].fleet.cards()]}
 
 
-@router.get("/models/{name}", summary="A model, as OpenAI's clients ask for it")
+@router.get("/models/{name}", summary="Get a model (OpenAI's format)")
 async def get_model(name: str, state: StateDep, caller: Reader) -> dict[str, Any]:
     """One model."""
     return _model((await state["store"].fleet.card(name)).name)
@@ -69,15 +69,15 @@ def _model(name: str) -> dict[str, Any]:
 
 
 async def _draw(
-    asked: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
+    params: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
-    card = await card_of(state, model_of(asked), prompted=True)
-    submission = await decide(state, request_of(asked, card), card)
-    if asked.stream and asked.partials:
-        submission = submission.previewed(submission.request.steps // (asked.partials + 1))
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
-    drawing = Drawing(state, caller, asked, submission.request, job_id)
-    if asked.stream:
+    card = await card_of(state, model_of(params), prompted=True)
+    submission = await decide(state, request_of(params, card), card)
+    if params.stream and params.partials:
+        submission = submission.previewed(submission.request.steps // (params.partials + 1))
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, params))
+    drawing = Drawing(state, caller, params, submission.request, job_id)
+    if params.stream:
         return StreamingResponse(events_of(drawing, kind), media_type="text/event-stream")
     data = await unless_gone(request, drawing, data_of(drawing, str(request.base_url)))
-    return JSONResponse(answer_of(asked, submission.request, data))
+    return JSONResponse(answer_of(params, submission.request, data))

@@ -1,4 +1,4 @@
-"""Jobs behind OpenAI's images API: made, waited for or followed, and cancelled when the client goes."""
+"""Jobs behind OpenAI's images API: waiting for them, streaming them, and cancelling them if the client goes."""
 
 from __future__ import annotations
 
@@ -21,63 +21,65 @@ from cynosure.errors import CynosureError, JobFailed, ShuttingDown
 from jobs.accounts.api_keys import Caller
 from jobs.queue.record import JobRecord
 
-MAX_HELD_S = 600.0  # the official client's own time-out
-CLOSING_RETRY_S = 2  # another gateway may be there at once; this one's successor takes about so long
-Made = TypeVar("Made")
+MAX_HELD_S = 600.0  # the timeout of OpenAI's own client
+CLOSING_RETRY_S = 2  # about the time that a restarted gateway needs; another one may answer at once
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One call's job."""
+    """The job behind one call."""
 
     state: State
     caller: Caller
-    asked: ImageParams
+    params: ImageParams
     request: ResolvedRequest
     job_id: str
 
     async def picture(self, index: int) -> bytes:
-        """Finished picture `index` in the format that was asked for."""
+        """Finished picture `index` in the requested format."""
         png = await self.state["store"].jobs.image(self.job_id, index, self.caller.sees)
-        return await in_format(png, self.request.output_format, self.asked.output_compression)
+        return await in_format(png, self.request.output_format, self.params.output_compression)
 
     async def cancel(self) -> None:
-        """The client has gone: the job's rows are better used by others. Where the gateway goes, the job stays."""
+        """Cancel the job of a client that has gone, which frees its rows. If the gateway is stopping, the job stays."""
         if self.state["store"].news.is_closing:
             return
         await self.state["store"].jobs.cancel(self.job_id, self.caller.sees)
 
     async def finished(self) -> JobRecord:
-        """The record of the job, done.
+        """Wait for the job and return its record.
 
         Raises:
-            JobFailed, JobCancelled: it ended otherwise, or took too long.
-            ShuttingDown: the gateway ends first.
+            JobFailed, JobCancelled: it did not succeed, or took too long.
+            ShuttingDown: the gateway stops first.
         """
         record = await wait_for(self.state, self.caller, self.job_id, MAX_HELD_S)
         if not record.status.is_final:
             self.refuse_if_closing()
             await self.cancel()
-            raise JobFailed(f"Not done within {MAX_HELD_S:g} s, and cancelled.", job_code="deadline_exceeded")
+            raise JobFailed(
+                f"The job was cancelled because it was not done within {MAX_HELD_S:g} s.", job_code="deadline_exceeded"
+            )
         refuse_unless_drawn(record)
         return record
 
     def refuse_if_closing(self) -> None:
-        """Hold no answer that this gateway won't be there to end.
+        """Stop holding an answer when this gateway shuts down.
 
         Raises:
-            ShuttingDown: the job goes on, and so may the client.
+            ShuttingDown: the job goes on, and the client can fetch it later.
         """
         if self.state["store"].news.is_closing:
             raise ShuttingDown(
-                f"This gateway is shutting down, and job '{self.job_id}' goes on: GET /jobs/{self.job_id}, or send the "
-                "request again with the same Idempotency-Key.",
+                f"This gateway is shutting down, but job '{self.job_id}' goes on: fetch it with "
+                f"GET /jobs/{self.job_id}, or send the request again with the same Idempotency-Key.",
                 retry_after_s=CLOSING_RETRY_S,
             )
 
 
-async def unless_gone(request: Request, drawing: Drawing, work: Awaitable[Made]) -> Made:
-    """The result of `work`; where the client drops the connection first, its job is cancelled."""
+async def unless_gone(request: Request, drawing: Drawing, work: Awaitable[Result]) -> Result:
+    """The result of `work`; if the client drops the connection first, its job is cancelled."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))
     try:
@@ -87,7 +89,7 @@ async def unless_gone(request: Request, drawing: Drawing, work: Awaitable[Made])
         return await working
     finally:
         leaving.cancel()
-        working.cancel()  # in vain where it is done: it is not where this very call was cancelled
+        working.cancel()  # no effect if it is done; needed if this call itself was cancelled
 
 
 async def _gone(request: Request) -> None:
@@ -96,17 +98,17 @@ async def _gone(request: Request) -> None:
 
 
 async def data_of(drawing: Drawing, base_url: str) -> list[dict[str, str]]:
-    """The finished pictures, as base64 or as addresses."""
+    """The finished pictures, as base64 or as URLs."""
     record = await drawing.finished()
     indices = range(len(record.image_hashes))
-    if drawing.asked.response_format == "url":
+    if drawing.params.response_format == "url":
         path = f"{base_url}jobs/{record.id}/images"
         return [{"url": f"{path}/{index}.{record.request.output_format}"} for index in indices]
     return [{"b64_json": base64.b64encode(await drawing.picture(index)).decode()} for index in indices]
 
 
 async def events_of(drawing: Drawing, kind: str) -> AsyncIterator[bytes]:
-    """The stream's bytes: partial pictures, then the finished ones; an error ends it. A client who goes cancels."""
+    """Yield the stream: partial pictures, then finished ones, or an error. If the client goes, the job is cancelled."""
     done = False
     try:
         async for event in _events(drawing, kind):
@@ -121,16 +123,16 @@ async def events_of(drawing: Drawing, kind: str) -> AsyncIterator[bytes]:
 
 
 async def _events(drawing: Drawing, kind: str) -> AsyncIterator[dict[str, Any]]:
-    store, facts = drawing.state["store"].jobs, facts_of(drawing.asked, drawing.request)
+    store, facts = drawing.state["store"].jobs, facts_of(drawing.params, drawing.request)
     seen, sent = "0", 0
     async with drawing.state["store"].news.of(drawing.job_id, every_event=True) as moved:
         while True:
             moved.clear()
             record = await store.get(drawing.job_id, drawing.caller.sees)
-            for happening in await store.happenings(drawing.job_id, after=seen):
-                seen = happening.id
-                preview = Preview.model_validate_json(happening.data) if happening.name == "preview" else None
-                if preview is not None and preview.image == 0 and sent < drawing.asked.partials:
+            for event in await store.happenings(drawing.job_id, after=seen):
+                seen = event.id
+                preview = Preview.model_validate_json(event.data) if event.name == "preview" else None
+                if preview is not None and preview.image == 0 and sent < drawing.params.partials:
                     yield partial_event(kind, preview.png, sent, facts)
                     sent += 1
             if record.status.is_final:

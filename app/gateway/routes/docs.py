@@ -1,4 +1,4 @@
-"""GET /docs: the API's own page."""
+"""GET /docs: the API's interactive documentation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from fastapi.responses import HTMLResponse
 
 router = APIRouter(include_in_schema=False)
 
-_SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.29.0/"  # one version: what the policy allows can't change
+_SWAGGER = (
+    "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.29.0/"  # pinned, so that the content the policy allows can't change
+)
 
 
 @router.get("/docs")
 async def page(request: Request) -> HTMLResponse:
-    """Swagger's page, with a policy that runs its own script and Swagger's, and no other."""
+    """Swagger UI, with a policy that allows only its inline script and Swagger's own."""
     html = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Cynosure",

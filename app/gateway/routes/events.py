@@ -24,7 +24,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Prob
 
 
 async def _known(job_id: str, state: StateDep, caller: Reader) -> JobRecord:
-    """Looked up before the answer starts, so that an unknown id is a 404 and not an empty stream."""
+    """Look the job up before the answer starts, so that an unknown id is a 404 and not an empty stream."""
     return await state["store"].jobs.get(job_id, caller.sees)
 
 
@@ -33,14 +33,14 @@ async def follow(
     record: Annotated[JobRecord, Depends(_known)],
     state: StateDep,
     caller: Reader,
-    last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events until the job ends.
 
-    `status`: the job, at first, when its place in the queue changes and when a worker takes it or gives it back.
-    `progress`: evaluations done, with what guidance did in them where the job asked for telemetry.
-    `preview`: a small PNG of the guided prediction, where it asked for previews. `done`: the job as it ended, and the
-    end of the stream. A follower who was cut off goes on where it was by `Last-Event-ID`.
+    `status`: the job, first at once, then when its queue position changes and when a worker takes it or gives it back.
+    `progress`: evaluations done, with telemetry of the guidance if the job requests it. `preview`: a small PNG of the
+    guided prediction, if the job requests previews. `done`: the job as it ended; the stream ends with it. A client
+    that was cut off resumes with `Last-Event-ID`.
     """
     store, job_id = state["store"].jobs, record.id
     seen = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id or "") else None
@@ -48,24 +48,24 @@ async def follow(
     outlook = Outlook()
     async with state["store"].news.of(job_id, every_event=True) as moved:
         while True:
-            if state["store"].news.is_closing:  # another gateway goes on, by Last-Event-ID
+            if state["store"].news.is_closing:  # the client resumes at another gateway, by Last-Event-ID
                 return
             moved.clear()
             try:
                 record = await store.get(job_id, caller.sees)
                 has_moved = place is None or (record.status, record.attempt) != place[:2]
-                if has_moved or record.status is JobStatus.QUEUED:  # else its place is what it was: none
+                if has_moved or record.status is JobStatus.QUEUED:  # otherwise it still has no place in the queue
                     outlook = await store.outlook(record)
-                happened = await store.happenings(job_id, after=seen or "0")
-            except StoreUnavailable:  # the stream goes on where it was once the store is back
+                events = await store.happenings(job_id, after=seen or "0")
+            except StoreUnavailable:  # the stream resumes here once the store is back
                 await asyncio.sleep(POLL_S)
                 continue
             except (JobExpired, JobNotFound):
                 return
-            for happening in happened:
-                seen = happening.id
-                if happening.name != "status":  # a status is told as the job is now, not as it was
-                    yield ServerSentEvent(event=happening.name, data=json.loads(happening.data), id=happening.id)
+            for event in events:
+                seen = event.id
+                if event.name != "status":  # a status event shows the job as it is now, not as it was
+                    yield ServerSentEvent(event=event.name, data=json.loads(event.data), id=event.id)
             job = job_of(record, outlook)
             if record.status.is_final:
                 yield ServerSentEvent(event="done", data=job, id=seen)

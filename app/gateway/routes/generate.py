@@ -25,7 +25,7 @@ router = APIRouter(tags=["generate"])
     responses={200: {"model": Job, "content": {format.media_type: {} for format in OutputFormat}}},
 )
 async def generate(
-    asked: GenerateRequest,
+    request: GenerateRequest,
     state: StateDep,
     caller: Submitter,
     prefer: Prefer = None,
@@ -34,11 +34,15 @@ async def generate(
 ) -> Response:
     """Accept a job.
 
-    `Prefer: wait=SECONDS` waits for it; `Accept: image/png` (or `image/jpeg`, `image/webp`) answers with the picture.
+    With `Prefer: wait=SECONDS` the answer waits for it; with `Accept: image/png` (or `image/jpeg`, `image/webp`) the
+    answer is the picture itself.
     """
-    as_picture = wanted(accepted_types, asked.output_format)
-    if as_picture and asked.num_images > 1:
-        raise InvalidRequest("Accept: image/… answers with one picture; ask for one, or for JSON.", field="num_images")
-    submission = await decide(state, asked)
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
+    as_picture = wanted(accepted_types, request.output_format)
+    if as_picture and request.num_images > 1:
+        raise InvalidRequest(
+            "An answer with Accept: image/… holds only one picture: set num_images to 1, or accept application/json.",
+            field="num_images",
+        )
+    submission = await decide(state, request)
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, request))
     return await answer(state, caller, job_id, prefer, as_picture=as_picture)

@@ -11,17 +11,17 @@ from cynosure.errors import NoWorker
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Is the gateway alive")
+@router.get("/healthz", summary="Check that the gateway is alive")
 async def healthz() -> dict[str, str]:
-    """200 while the process answers."""
+    """Answers 200 as long as the process runs."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Can jobs be served", responses={503: {"model": Problem}})
+@router.get("/readyz", summary="Check that jobs can be served", responses={503: {"model": Problem}})
 async def readyz(state: StateDep) -> dict[str, list[str]]:
-    """200 once the store answers and a worker has its packs loaded."""
+    """Answers 200 once the store answers and a worker has loaded its models."""
     await state["store"].jobs.ping()
     cards = await state["store"].fleet.cards()
     if not cards:
-        raise NoWorker("No worker has its models loaded yet.", retry_after_s=2)
+        raise NoWorker("No worker has loaded its models yet.", retry_after_s=2)
     return {"models": list(cards)}

@@ -18,10 +18,10 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Prob
 
 def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     """First and last byte of a single `bytes=` range (RFC 9110, 14.1.2), or `None` for the whole."""
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
-    if found is None or found.group(0) == "bytes=-":
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
+    if match is None or match.group(0) == "bytes=-":
         return None
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         return max(0, length - int(last)), length - 1
     return int(first), min(int(last) if last else length - 1, length - 1)
@@ -29,7 +29,7 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
 
 @router.get(
     "/{job_id}/images/{index}.{extension}",
-    summary="A picture",
+    summary="Get a picture",
     response_class=Response,
     responses={200: {"content": {format.media_type: {} for format in OutputFormat}}, 206: {}, 304: {}, 416: {}},
 )
@@ -39,16 +39,19 @@ async def get_image(
     extension: OutputFormat,
     state: StateDep,
     caller: Reader,
-    quality: Annotated[int | None, Query(ge=0, le=100, description="Of JPEG, and of WebP that may lose.")] = None,
+    quality: Annotated[
+        int | None,
+        Query(ge=0, le=100, description="Quality of JPEG, or of lossy WebP. Default: JPEG 95, WebP lossless."),
+    ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The picture as PNG, JPEG or WebP, with its request inside. The bytes never change: caches may keep them."""
+    """The picture as PNG, JPEG or WebP, with its request in it. The bytes never change: caches may keep them."""
     picture = await in_format(await state["store"].jobs.image(job_id, index, caller.sees), extension, quality)
     return _picture(picture, extension.media_type, if_none_match, range)
 
 
-@router.get("/{job_id}/sheet.png", summary="A sweep's contact sheet", response_class=Response)
+@router.get("/{job_id}/sheet.png", summary="Get a sweep's contact sheet", response_class=Response)
 async def get_sheet(
     job_id: str,
     state: StateDep,
@@ -56,7 +59,7 @@ async def get_sheet(
     if_none_match: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """All pictures of a sweep on one sheet: a row for each label or prompt and seed, a column for each scale."""
+    """All pictures of a sweep on one sheet: one row per label or prompt and seed, one column per scale."""
     return _picture(
         await state["store"].jobs.sheet(job_id, caller.sees), OutputFormat.PNG.media_type, if_none_match, range
     )

@@ -11,13 +11,13 @@ from cynosure.contract import ModelCard, ModelList
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.get("", summary="What can be asked")
+@router.get("", summary="List models")
 async def list_models(state: StateDep, caller: Reader) -> ModelList:
     """The models of all live workers, with labels, modes, samplers, defaults and limits."""
     return ModelList(models=tuple((await state["store"].fleet.cards()).values()))
 
 
-@router.get("/{name}", summary="One model")
+@router.get("/{name}", summary="Get a model")
 async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
-    """One model's card."""
+    """The model's card."""
     return await state["store"].fleet.card(name)

@@ -15,9 +15,9 @@ router = APIRouter(tags=["generate"])
 TIMEOUT_S = 10.0
 
 
-@router.post("/plan", summary="What a request would take")
-async def plan(asked: GenerateRequest, state: StateDep, caller: Submitter) -> Plan:
+@router.post("/plan", summary="Plan a request")
+async def plan(request: GenerateRequest, state: StateDep, caller: Submitter) -> Plan:
     """The exact timesteps and noise levels, rows through each network, FLOP, time and warnings; nothing is drawn."""
-    submission = await decide(state, asked)
-    request = attached(submission.request, submission.inputs)
-    return await state["store"].plans.plan(request, timeout_s=TIMEOUT_S)
+    submission = await decide(state, request)
+    resolved = attached(submission.request, submission.inputs)
+    return await state["store"].plans.plan(resolved, timeout_s=TIMEOUT_S)

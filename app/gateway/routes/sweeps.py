@@ -22,7 +22,7 @@ router = APIRouter(tags=["generate"])
     responses={200: {"model": Job}},
 )
 async def sweep(
-    asked: SweepRequest,
+    grid: SweepRequest,
     state: StateDep,
     caller: Submitter,
     prefer: Prefer = None,
@@ -30,12 +30,12 @@ async def sweep(
 ) -> Response:
     """Accept labels or prompts × scales × seeds as one job, with a contact sheet.
 
-    Pictures that differ in scale alone share the steps before `guidance_interval`.
+    Pictures that differ only in scale share the steps before `guidance_interval`.
     """
-    prompted = bool(asked.prompts) or asked.request.prompt is not None
-    card = await card_of(state, asked.request.model, prompted=prompted)
-    request = resolve_sweep(asked, card, seed=draw_seed())
-    is_seeded = bool(asked.seeds) or asked.request.seed is not None
+    prompted = bool(grid.prompts) or grid.request.prompt is not None
+    card = await card_of(state, grid.request.model, prompted=prompted)
+    request = resolve_sweep(grid, card, seed=draw_seed())
+    is_seeded = bool(grid.seeds) or grid.request.seed is not None
     submission = await submission_of(state, request, card, is_seeded=is_seeded)
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, asked))
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, grid))
     return await answer(state, caller, job_id, prefer)

@@ -1,1 +1,1 @@
-"""Telling an address that a job has ended."""
+"""Webhooks: a signed POST when a job ends."""

@@ -23,32 +23,32 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
 AT_ONCE = 16
-GONE = 410  # a receiver that wants no more, by the specification
+GONE = 410  # by the specification, the receiver wants no more messages
 
 
 def check_webhook(state: State, request: ResolvedRequest) -> None:
-    """Refuse a webhook that could never be told.
+    """Refuse a webhook that could never be delivered.
 
     Raises:
-        UnsupportedField: this deployment signs nothing.
-        InvalidRequest: the address is one that is not called.
+        UnsupportedField: this deployment has no secret to sign webhooks with.
+        InvalidRequest: the URL is not allowed.
     """
     if request.webhook_url is None:
         return
     if state["settings"].webhook_secret is None:
         raise UnsupportedField(
             "webhook_url",
-            "This deployment tells no webhooks: its operator must set CYNOSURE_GATEWAY_WEBHOOK_SECRET. "
-            "GET /jobs/{id}/events and Prefer: wait tell of a job's end too.",
+            "This deployment sends no webhooks: its operator must set CYNOSURE_GATEWAY_WEBHOOK_SECRET. "
+            "To learn when a job ends, use GET /jobs/{id}/events or Prefer: wait instead.",
         )
     try:
         state["outbound"].check(str(request.webhook_url))
     except ForbiddenDestination as error:
-        raise InvalidRequest(f"webhook_url can't be called: {error}.", field="webhook_url") from error
+        raise InvalidRequest(f"webhook_url is not allowed: {error}.", field="webhook_url") from error
 
 
 class Deliverer:
-    """Sends what is due, and tries again ever later."""
+    """Sends due webhooks and retries failed ones at growing intervals."""
 
     def __init__(self, state: State, secret: str) -> None:
         self._state = state
@@ -64,14 +64,14 @@ class Deliverer:
                 due = await webhooks.take(AT_ONCE, call_s=call_s) if has_due else []
                 outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
                 for job_id, failure in zip(due, outcomes, strict=True):
-                    if isinstance(failure, Exception):  # its lease runs out, and it is tried again
-                        log.error("the webhook of job %s could not be told", job_id, exc_info=failure)
+                    if isinstance(failure, Exception):  # its lease expires, and it is tried again
+                        log.error("delivering the webhook of job %s failed", job_id, exc_info=failure)
             except CynosureError as error:
                 due = []
-                log.warning("webhooks wait: %s", error)
+                log.warning("delivering webhooks is paused: %s", error)
             except Exception:
                 due = []
-                log.exception("telling webhooks failed, trying again")
+                log.exception("delivering webhooks failed; trying again")
             if len(due) < AT_ONCE:
                 await asyncio.sleep(LOOK_S)
 
@@ -82,7 +82,7 @@ class Deliverer:
             return
         body, http_status, error = delivery.body.encode(), None, ""
         secret = secret_of(self._secret, delivery.owner)
-        # The id is the job's: a receiver that is told twice can tell.
+        # The id is derived from the job, so a receiver can recognise a repeated message.
         headers = headers_of(secret, f"msg_{job_id}", int(time.time()), body)
         try:
             http_status = await self._state["outbound"].post(

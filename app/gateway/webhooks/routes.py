@@ -16,25 +16,25 @@ from jobs.webhooks import Delivery
 router = APIRouter(tags=["webhooks"])
 
 
-@router.get("/webhooks/secret", summary="What webhooks are signed with", responses={404: {"model": Problem}})
+@router.get("/webhooks/secret", summary="Secret that signs your webhooks", responses={404: {"model": Problem}})
 async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
-    """The secret for the webhooks of this API key's jobs; Standard Webhooks' libraries verify with it."""
+    """The secret that signs the webhooks of this API key's jobs; the libraries of Standard Webhooks verify with it."""
     configured = state["settings"].webhook_secret
     if configured is None:
-        raise WebhookNotFound("This deployment tells no webhooks: CYNOSURE_GATEWAY_WEBHOOK_SECRET is not set.")
+        raise WebhookNotFound("This deployment sends no webhooks: CYNOSURE_GATEWAY_WEBHOOK_SECRET is not set.")
     deployment = decoded_secret(configured.get_secret_value())
     return WebhookSecret(secret=encoded_secret(secret_of(deployment, caller.owner)))
 
 
-@router.get("/jobs/{job_id}/webhook", summary="What came of a job's webhook")
+@router.get("/jobs/{job_id}/webhook", summary="Delivery status of a webhook")
 async def get_webhook(job_id: str, state: StateDep, caller: Reader) -> WebhookDelivery:
-    """Whether it was delivered, after how many attempts, and when the next one is."""
+    """Whether the job's webhook was delivered, after how many attempts, and when the next one is due."""
     return _shown(await state["store"].webhooks.get(job_id, caller.sees))
 
 
-@router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Tell a webhook again")
+@router.post("/jobs/{job_id}/webhook/replay", status_code=202, summary="Redeliver a webhook")
 async def replay_webhook(job_id: str, state: StateDep, caller: Submitter) -> WebhookDelivery:
-    """Send the same message under the same id, delivered before or not."""
+    """Send the same message again under the same id, whether or not it was delivered before."""
     await state["store"].webhooks.get(job_id, caller.sees)
     await state["store"].webhooks.replay(job_id)
     return _shown(await state["store"].webhooks.get(job_id, caller.sees))
