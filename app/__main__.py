@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
     """On shutdown, first answers clients that wait for a job: the end of the grace period would cut them off."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if "news" in self.lifespan.state:
+        if "store" in self.lifespan.state:
             self.lifespan.state["store"].news.hang_up()
         await super().shutdown(sockets)
 

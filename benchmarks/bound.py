@@ -121,7 +121,7 @@ class _Products:
     """Multiplies square matrices."""
 
     def __init__(self, side: int, device: torch.device, precision: Precision) -> None:
-        self.square = torch.randn(side, side, device=device).to(precision.torch_dtype)
+        self.square = torch.randn(side, side, device=device).to(getattr(torch, precision.dtype))
         self.count = PRODUCTS[device.type]
         with_float32_mode(self, device, multiply=precision)
 

@@ -68,9 +68,9 @@ def layer_rows(precision: Precision) -> None:
         "group normalization, 32 groups": nn.GroupNorm(32, 96),
     }
     for name, layer in layers.items():
-        plain = nn.Sequential(layer).to(precision.torch_dtype).eval().requires_grad_(False)
+        plain = nn.Sequential(layer).to(getattr(torch, precision.dtype)).eval().requires_grad_(False)
         ours = with_cpu_layers(copy.deepcopy(plain))
-        x = torch.randn(8, 96, 14, 14, dtype=precision.torch_dtype).to(memory_format=torch.channels_last)
+        x = torch.randn(8, 96, 14, 14, dtype=getattr(torch, precision.dtype)).to(memory_format=torch.channels_last)
         calls = {"torch": partial(plain, x), "ours": partial(ours, x)}
         print_row(f"{name}, {precision}, 8 x 96 x 14 x 14", calls)
 
@@ -94,7 +94,7 @@ def profile(precision: Precision) -> None:
         print(f"  {name:<56} {spent[name] / total:>6.1%}")
     convolution = torch.ops.mkldnn._convolution_pointwise
     flop = counted.get_flop_counts()["Global"].get(convolution, 0) * EVALUATIONS
-    square = torch.randn(768, 768, dtype=precision.torch_dtype)
+    square = torch.randn(768, 768, dtype=getattr(torch, precision.dtype))
     [ms] = in_turns({"product": partial(milliseconds, partial(torch.mm, square, square))}).values()
     print(f"  convolutions: {flop / spent['mkldnn::_convolution_pointwise'] / 1000:.0f} GFLOP/s; ", end="")
     print(f"a product of matrices of 768 x 768: {2 * len(square) ** 3 / ms / 1e6:.0f} GFLOP/s")

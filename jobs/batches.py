@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
+from redis.exceptions import LockError
 
 from cynosure.batches import BatchStatus
 from cynosure.contract import ResolvedRequest
@@ -191,15 +193,22 @@ class Batches(StoreClient):
         async with answering():
             await self._client.zrem(self._keys.batches, batch_id)
 
-    async def try_lock(self, batch_id: str, *, ttl_s: float) -> bool:
-        """Try to become the one gateway that feeds the batch; `True` if this call took the lock."""
-        async with answering():
-            lock = self._keys.batch_lock(batch_id)
-            return bool(await self._client.set(lock, "1", nx=True, px=int(ttl_s * 1000)))
+    @asynccontextmanager
+    async def feeding(self, batch_id: str, *, ttl_s: float) -> AsyncIterator[bool]:
+        """A lock that makes this the one gateway that feeds the batch; `False` if another one holds it.
 
-    async def unlock(self, batch_id: str) -> None:
+        A gateway that is slower than `ttl_s` loses the lock; line by line, idempotency keys make that harmless.
+        """
+        lock = self._client.lock(self._keys.batch_lock(batch_id), timeout=ttl_s)
         async with answering():
-            await self._client.delete(self._keys.batch_lock(batch_id))
+            is_mine = await lock.acquire(blocking=False)
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                async with answering():
+                    with suppress(LockError):  # it expired, and may be another gateway's by now
+                        await lock.release()
 
 
 def _refuse(answer: bytes, batch_id: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -114,7 +117,7 @@ async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had
         yield lines(*unseeded)
 
     async with Batches.connect(store_settings) as batches, Fleet.connect(store_settings) as fleet:
-        state = cast(State, {"batches": batches, "fleet": fleet, "settings": GatewaySettings()})
+        state = cast(State, {"store": SimpleNamespace(batches=batches, fleet=fleet), "settings": GatewaySettings()})
         with pytest.raises(ClientDisconnect):
             await receive(state, NOBODY, dying(), "k")
         batch_id = await batches.open("new", NOBODY.owner, "look", "k")
@@ -296,3 +299,15 @@ def test_a_batch_is_drawn_and_comes_back_as_lines_and_as_a_zip(server_url: str) 
             assert {one.extract_version for one in files.infolist()} == {zipfile.ZIP64_VERSION}, "or it ends at 4 GiB"
             assert files.read("00004-01.png") == client.image(results[3].job_id or "", 1)
             assert Image.open(io.BytesIO(files.read("00006-00.webp"))).format == "WEBP"
+
+
+@pytest.mark.anyio
+async def test_a_feeder_that_was_too_slow_leaves_the_next_ones_lock(store_settings: StoreSettings) -> None:
+    async with Batches.connect(store_settings) as batches, AsyncExitStack() as late:
+        assert await late.enter_async_context(batches.feeding("b", ttl_s=0.05))
+        await asyncio.sleep(0.1)
+        async with batches.feeding("b", ttl_s=30) as is_the_next_ones:
+            assert is_the_next_ones
+            await late.aclose()
+            async with batches.feeding("b", ttl_s=30) as is_free:
+                assert not is_free

@@ -53,18 +53,17 @@ class Feeder:
 
     async def _tend(self, batch_id: str) -> None:
         batches = self._state["store"].batches
-        if not await batches.try_lock(batch_id, ttl_s=_LOCK_S):
-            return
-        try:
-            record = await batches.look(batch_id, EVERYONE)
-            if record.status is BatchStatus.RUNNING:
-                await self._feed(record)
-        except BatchNotFound:
-            await batches.forget(batch_id)
-        except (QueueFull, QuotaExceeded):
-            pass  # the queue is full or the key's daily quota used up: there will be room later
-        finally:
-            await batches.unlock(batch_id)
+        async with batches.feeding(batch_id, ttl_s=_LOCK_S) as is_mine:
+            if not is_mine:
+                return
+            try:
+                record = await batches.look(batch_id, EVERYONE)
+                if record.status is BatchStatus.RUNNING:
+                    await self._feed(record)
+            except BatchNotFound:
+                await batches.forget(batch_id)
+            except (QueueFull, QuotaExceeded):
+                pass  # the queue is full or the key's daily quota used up: there will be room later
 
     async def _feed(self, record: BatchRecord) -> None:
         """Make jobs of the next lines. An idempotency key keeps a line from becoming two jobs."""
