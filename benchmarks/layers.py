@@ -18,7 +18,7 @@ from models.calibration.measure import in_turns
 from models.calibration.probes import example_conditionings, stacked
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
-from models.lanes import compute_with
+from models.lanes import set_thread_count
 from models.pack import Pack, open_pack
 from models.precision import FLOAT32, Precision
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
     parser.add_argument("--bfloat16", action="store_true", help="use bfloat16, if the machine supports it")
     precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
-    compute_with(1)
+    set_thread_count(1)
     print(f"{'denoiser':<58} {'torch':>9} {'but norm':>9} {'ours':>9}")
     denoiser_rows(precision)
     print(f"\n{'layer':<58} {'torch':>9} {'ours':>9}")

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 CORES = torch.get_num_threads()  # read at import: lanes change the default of threads that start later
 
 
-def compute_with(threads: int) -> None:
+def set_thread_count(threads: int) -> None:
     """Make the calling thread's operators use this many threads from now on.
 
     torch fixes a thread's count at its first parallel operator, or when it is queried, to the value that any thread set
@@ -40,7 +40,7 @@ class Layout:
         return f"{self.lanes} x {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-class Runs(Protocol):
+class CallRunner(Protocol):
     """Runs the networks of a tick.
 
     Attributes:
@@ -58,7 +58,7 @@ class Runs(Protocol):
         """
 
 
-class OwnLane:
+class InlineLane:
     """The lane that the caller itself runs on: calls run one after the other."""
 
     count = 1
@@ -72,7 +72,7 @@ class Lanes:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._pool = ThreadPoolExecutor(layout.lanes, "lane", initializer=compute_with, initargs=(layout.threads,))
+        self._pool = ThreadPoolExecutor(layout.lanes, "lane", initializer=set_thread_count, initargs=(layout.threads,))
 
     def __enter__(self) -> Lanes:
         return self
@@ -98,6 +98,6 @@ class Lanes:
         self._pool.shutdown()
 
 
-def let_go(error: Exception) -> None:
+def drop_traceback(error: Exception) -> None:
     """Drop the traceback: a stored exception would keep its frames' tensors alive (future → error → frame → future)."""
     error.__traceback__ = error.__context__ = None

@@ -24,7 +24,7 @@ from models.calibration.probes import Network, Probes, only
 from models.calibration.result import DEPENDS, BatchSize, Calibration, NetworkCalibration
 from models.cpu_layers import FEWEST_ROWS
 from models.flop import flop_of
-from models.lanes import Lanes, let_go
+from models.lanes import Lanes, drop_traceback
 from models.pack import Pack
 
 COMPILED_SIZES = (1, 2, 4, 8, 16, 32, 48)  # compiling takes about half a minute per size on a CPU
@@ -159,7 +159,7 @@ class _Measured:
                 if not known:
                     row_s[size] = self._row_s(size)
             except torch.OutOfMemoryError as error:
-                let_go(error)
+                drop_traceback(error)
                 free_memory()
                 break  # larger batches would not fit either
             yield
@@ -183,7 +183,7 @@ class _Measured:
             try:
                 row_s = yield from _in_turns({size: partial(self._row_s, size) for size in rows})
             except torch.OutOfMemoryError as error:  # ticks hold memory meanwhile; the first estimates have to do
-                let_go(error)
+                drop_traceback(error)
                 free_memory()
         measured = tuple(replace(size, row_ms=1000 * row_s[size.rows]) for size in compared.measured)
         return replace(compared, measured=measured, row_flop=row_flop)

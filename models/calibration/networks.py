@@ -16,7 +16,7 @@ from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering, load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.flop import flop_of
-from models.lanes import let_go
+from models.lanes import drop_traceback
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 
@@ -114,7 +114,7 @@ def _first_that_fits(
                 return NetworkCalibration(precision=precision), loaded
             del loaded  # the next format may need its memory
         except torch.OutOfMemoryError as error:
-            let_go(error)
+            drop_traceback(error)
         free_memory()
     raise InvalidPack(f"the device has no memory for its weights in {formats[-1]}")
 

@@ -25,7 +25,7 @@ from models.engine.measurement import Measurement
 from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
-from models.lanes import CORES, compute_with
+from models.lanes import CORES, set_thread_count
 from models.pack import Pack, open_pack
 from models.spec import InvalidSpec, SampleSpec
 
@@ -96,7 +96,7 @@ class Engine:
         self._loop = Loop(self._measurement, cores=cores, on_death=on_death)
         # One thread for all callers: an encoder's sums may round differently with another number of threads, and a fast
         # tokenizer must not be used by two threads at once.
-        self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=compute_with, initargs=(1,))
+        self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=set_thread_count, initargs=(1,))
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(packs, measure_at_once, ready), name=f"engine-{device}", daemon=True
@@ -159,7 +159,7 @@ class Engine:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         samples = [
-            Sample.on(
+            Sample.begin(
                 self._course(spec),
                 deadline=deadline,
                 on_preview=None if on_preview is None else partial(on_preview, index),
@@ -206,7 +206,7 @@ class Engine:
 
     def _run(self, packs: Sequence[str], measure_at_once: bool, ready: Future[None]) -> None:
         # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.
-        compute_with(1)
+        set_thread_count(1)
         try:
             for name in packs:
                 loaded = self._load(open_pack(name))

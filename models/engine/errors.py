@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.lanes import let_go
+from models.lanes import drop_traceback
 
 
 class SampleFailed(RuntimeError):
@@ -35,7 +35,7 @@ def failure_of(error: Exception) -> SampleFailed:
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
-    let_go(error)
+    drop_traceback(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(f"out of memory: {error}")
     return SampleFailed(f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ from models.calibration.result import NetworkCalibration
 from models.denoisers import Conditioning
 from models.engine.packing import packed
 from models.engine.sample import Sample
-from models.lanes import Runs
+from models.lanes import CallRunner
 from models.samplers.table import COEFFICIENTS
 from models.spec import Row
 
@@ -148,7 +148,7 @@ def work_of(
     return Work(network, calibration, x, timesteps[samples], stacked(conditioning, x.device))
 
 
-def evaluated(work: Sequence[Work], lanes: Runs, *, limit: int) -> list[list[Tensor]]:
+def evaluated(work: Sequence[Work], lanes: CallRunner, *, limit: int) -> list[list[Tensor]]:
     """Run all networks in batches of at most `limit` rows; returns each network's outputs, each (B, …)."""
     plan = packed([(part.calibration, len(part.x)) for part in work], lanes=lanes.count, limit=limit)
     calls = [call for part, batches in zip(work, plan, strict=True) for call in part.calls(batches)]

@@ -115,7 +115,7 @@ class LoadedPack:
     @property
     def wants_tick(self) -> bool:
         """Whether it has samples at rest, and fewer ticks than lanes."""
-        return self.ticks < self.lanes and self.schedule.has_rest
+        return self.ticks < self.lanes and self.schedule.has_idle
 
     def tune(self, calibration: Calibration) -> None:
         """Apply a calibration; none of the pack's ticks may be under way."""
@@ -130,7 +130,7 @@ class LoadedPack:
             runner.max_batch = network.sizes[-1]
             schedule.row_budget, schedule.lanes = network.knee, lanes
             schedule.classifier_cost = classifier_cost
-            schedule.few = max(FEW_ROWS * lanes, network.sizes[0])
+            schedule.few_rows = max(FEW_ROWS * lanes, network.sizes[0])
             if calibration.is_measured:
                 schedule.tick_s = lanes * knee_s  # row_seconds assumes that every lane is busy
 

@@ -13,7 +13,7 @@ from models.engine.measurement import Measurement
 from models.engine.sample import Sample
 from models.engine.schedule import Turns
 from models.engine.tick import Tick
-from models.lanes import OwnLane, Runs, compute_with
+from models.lanes import CallRunner, InlineLane, set_thread_count
 
 MEASURING = ""  # takes turns with the packs, like one of them; no pack has this name
 
@@ -144,30 +144,30 @@ class Loop:
             if not samples:
                 return
             left = self._cores - self._lane_cores(loaded)
-            others = any(self._lane_cores(other) <= left and other.schedule.has_rest for other in self.packs.values())
+            others = any(self._lane_cores(other) <= left and other.schedule.has_idle for other in self.packs.values())
             in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
             cores = self._lane_cores(loaded) * (1 if in_lane else loaded.lanes)
             self._cores_in_use += cores
             loaded.ticks += 1
         if in_lane:
-            loaded.runner.lanes.start(partial(self._tick, loaded, samples, OwnLane(), cores))
+            loaded.runner.lanes.start(partial(self._tick, loaded, samples, InlineLane(), cores))
         else:
             # As many threads as a lane has, if the tick could have run in one: more may change how sums round.
-            compute_with(self._lane_cores(loaded) if loaded.lanes > 1 else 1)
+            set_thread_count(self._lane_cores(loaded) if loaded.lanes > 1 else 1)
             self._tick(loaded, samples, loaded.runner.lanes, cores)
 
     def _give_up(self, loaded: LoadedPack) -> None:
         """Fail the samples that were cancelled or whose deadline has passed."""
-        while given_up := self._given_up(loaded):  # repeated, because their forks may be given up too
-            for sample in given_up:
+        while expired := self._expired(loaded):  # repeated, because their forks may be given up too
+            for sample in expired:
                 error = SampleCancelled("cancelled") if sample.is_cancelled else DeadlineExceeded("not done in time")
                 loaded.fail(sample, error)
 
-    def _given_up(self, loaded: LoadedPack) -> list[Sample]:
+    def _expired(self, loaded: LoadedPack) -> list[Sample]:
         with self.lock:
-            return loaded.schedule.given_up(now=time.monotonic())
+            return loaded.schedule.expired(now=time.monotonic())
 
-    def _tick(self, loaded: LoadedPack, samples: list[Sample], lanes: Runs, cores: int) -> None:
+    def _tick(self, loaded: LoadedPack, samples: list[Sample], lanes: CallRunner, cores: int) -> None:
         started = time.monotonic()
         fault: BaseException | None = None
         try:

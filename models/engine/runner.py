@@ -17,7 +17,7 @@ from models.denoisers import Conditioning, Denoiser
 from models.engine.evaluation import Evaluation, Work, evaluated, gather, work_of
 from models.engine.sample import Course, Image, Inputs, Sample
 from models.guidance import Guided, Predictions, combine
-from models.lanes import Lanes, Runs
+from models.lanes import CallRunner, Lanes
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, CoefficientTable, advance, compile_table
@@ -191,7 +191,7 @@ class Runner:
             state[0] = kept * course.inputs.init + added * noise
         sample.state = state
 
-    def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: Runs) -> list[Image]:
+    def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: CallRunner) -> list[Image]:
         """Decode latents (R,C,H,W) to pictures (height,width,channels), one at a time so that rows stay independent."""
         decoded = lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
         return [
@@ -199,7 +199,7 @@ class Runner:
             for sample, picture in zip(samples, decoded, strict=True)
         ]
 
-    def tick(self, samples: Sequence[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+    def tick(self, samples: Sequence[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         """Advance every sample by one evaluation.
 
         Samples are written only after everything is computed, so a tick that raised can be tried again.
@@ -220,7 +220,7 @@ class Runner:
             sample.advance(state, entry)
         return guided.data, are_finite
 
-    def _evaluated(self, evaluation: Evaluation, lanes: Runs) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluated(self, evaluation: Evaluation, lanes: CallRunner) -> tuple[Tensor, Tensor, Tensor]:
         """Run all networks: denoiser outputs by row, classifier gradients and scores by steered sample."""
         groups: dict[str | None, list[int]] = {}
         for number, row in enumerate(evaluation.rows):

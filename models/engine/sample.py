@@ -158,7 +158,7 @@ class Sample:
     forks: list[Sample] = field(default_factory=list)
 
     @classmethod
-    def on(cls, course: Course, *, deadline: float | None = None, on_preview: Preview | None = None) -> Sample:
+    def begin(cls, course: Course, *, deadline: float | None = None, on_preview: Preview | None = None) -> Sample:
         """A sample at the start of its course."""
         return cls(course=course, promise=Promise(len(course)), deadline=deadline, on_preview=on_preview)
 
@@ -206,7 +206,7 @@ class Sample:
     def is_cancelled(self) -> bool:
         return self.promise.is_cancelled
 
-    def is_given_up(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Whether it was cancelled, or its deadline has passed."""
         return self.is_cancelled or (self.deadline is not None and now >= self.deadline)
 

@@ -32,7 +32,7 @@ class Waiting(Protocol):
     def wants_classifier_now(self) -> bool:
         """Whether its next evaluation includes a classifier row."""
 
-    def is_given_up(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Whether it has been cancelled or is overdue at the time `now`."""
 
 
@@ -84,14 +84,14 @@ class Schedule(Generic[Sample]):
         row_budget: denoiser rows that one tick may hold; classifier rows are counted by their time.
         classifier_cost: denoiser rows that take as long as one classifier row.
         lanes: ticks that run in parallel, each with an even share of the rows.
-        few: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
+        few_rows: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
         tick_s: approximate seconds that a full tick takes.
     """
 
     row_budget: int
     classifier_cost: float = 0.0
     lanes: int = 1
-    few: int = 1
+    few_rows: int = 1
     tick_s: float = 0.1
     _jobs: dict[tuple[int, str], _Job[Sample]] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
@@ -111,7 +111,7 @@ class Schedule(Generic[Sample]):
         return not self._jobs and not self._moving
 
     @property
-    def has_rest(self) -> bool:
+    def has_idle(self) -> bool:
         """Whether there is a sample that no tick is moving."""
         return any(sample not in self._moving for job in self._jobs.values() for sample in job.samples)
 
@@ -123,7 +123,7 @@ class Schedule(Generic[Sample]):
         unfinished = self._all()
         costs = [self._cost(sample) for sample in unfinished]
         total, rows = sum(costs), sum(sample.rows_now for sample in unfinished)
-        together = not self._moving and rows <= self.few and total <= self.row_budget
+        together = not self._moving and rows <= self.few_rows and total <= self.row_budget
         share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
@@ -164,9 +164,9 @@ class Schedule(Generic[Sample]):
         """Mark samples as at rest again: the tick that moved them is over."""
         self._moving.difference_update(samples)
 
-    def given_up(self, *, now: float) -> list[Sample]:
+    def expired(self, *, now: float) -> list[Sample]:
         """Samples at rest that are cancelled or overdue."""
-        return [sample for sample in self._all() if sample not in self._moving and sample.is_given_up(now)]
+        return [sample for sample in self._all() if sample not in self._moving and sample.is_expired(now)]
 
     def remove(self, sample: Sample) -> None:
         key = (sample.priority, sample.group)

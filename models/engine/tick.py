@@ -11,7 +11,7 @@ from torch import Tensor
 from models.engine.errors import SampleFailed, failure_of
 from models.engine.loaded import LoadedPack
 from models.engine.sample import Image, Sample
-from models.lanes import Result, Runs, let_go
+from models.lanes import CallRunner, Result, drop_traceback
 
 
 class Tick:
@@ -25,7 +25,7 @@ class Tick:
         lanes: run the networks.
     """
 
-    def __init__(self, loaded: LoadedPack, samples: Sequence[Sample], lanes: Runs) -> None:
+    def __init__(self, loaded: LoadedPack, samples: Sequence[Sample], lanes: CallRunner) -> None:
         self._loaded = loaded
         self._runner = loaded.runner
         self._samples = samples
@@ -59,7 +59,7 @@ class Tick:
         except torch.OutOfMemoryError as error:
             if not self._loaded.halve_batches(limit):
                 raise
-            let_go(error)
+            drop_traceback(error)
         return self._evaluated(samples)
 
     def _settle(self, samples: Sequence[Sample], data: Tensor, are_finite: Sequence[bool]) -> None:

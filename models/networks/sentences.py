@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
-from models.lanes import compute_with
+from models.lanes import set_thread_count
 from models.loading import load_network
 from models.pack import InvalidPack, Pack
 
@@ -82,7 +82,7 @@ class SentenceEncoder:
         self.size = int(self.network.config.hidden_size)
         self._encoded = functools.lru_cache(maxsize=1024)(self._encode_alone)
         # One thread for all callers: a fast tokenizer can't be shared, and a prompt is too short for several cores.
-        self._thread = ThreadPoolExecutor(1, "encoder", initializer=compute_with, initargs=(1,))
+        self._thread = ThreadPoolExecutor(1, "encoder", initializer=set_thread_count, initargs=(1,))
 
     def __call__(self, prompt: str) -> Tensor:
         """One prompt's vector, float32 (size,). Encoded alone and unpadded, so it does not depend on other prompts."""

@@ -162,7 +162,7 @@ def trajectory(*, learns_variance: bool, **spec_fields: Any) -> Tensor:
     samples = []
     for row, label in enumerate(LABELS):
         spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **spec_fields)
-        sample = Sample.on(runner.course(spec, runner.prepare(spec)))
+        sample = Sample.begin(runner.course(spec, runner.prepare(spec)))
         runner.start(sample)
         samples.append(sample)
     while not samples[0].is_done:

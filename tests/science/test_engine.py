@@ -32,7 +32,7 @@ from models.engine import (
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
-from models.lanes import Layout, Runs
+from models.lanes import CallRunner, Layout
 from models.pack import Pack
 from models.samplers import CoefficientTable, compile_table
 from models.samplers.table import NUM_COLUMNS
@@ -289,7 +289,7 @@ def test_a_deadline_ends_a_sample(engine: Engine) -> None:
 def test_a_fault_fails_its_own_sample_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def faulty(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+    def faulty(runner: Runner, samples: list[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         if any(sample.course.spec.seed == 666 for sample in samples):
             raise RuntimeError("poisoned")
         return tick(runner, samples, lanes)
@@ -367,7 +367,7 @@ def test_an_evaluation_that_found_no_memory_gives_back_what_it_had(
     loaded, tick = engine.packs["fashion"], Runner.tick
     held: list[weakref.ref[Tensor]] = []
 
-    def greedy(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+    def greedy(runner: Runner, samples: list[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         def evaluate() -> None:
             activations = torch.zeros(1)
             held.append(weakref.ref(activations))
@@ -408,7 +408,7 @@ def two_lanes(small_pack: Path) -> Iterator[Engine]:
 def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick, held = Runner.tick, threading.Event()
 
-    def slow_for_one(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+    def slow_for_one(runner: Runner, samples: list[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         if any(sample.course.spec.seed == 666 for sample in samples):
             assert held.wait(60)
         return tick(runner, samples, lanes)
@@ -443,7 +443,7 @@ def test_a_pack_that_wants_all_cores_gets_them(small_pack: Path, tmp_path: Path)
 def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tick = Runner.tick
 
-    def broken(runner: Runner, samples: list[Sample], lanes: Runs) -> tuple[Tensor, list[bool]]:
+    def broken(runner: Runner, samples: list[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         if any(sample.course.spec.seed == 666 for sample in samples):
             raise torch.AcceleratorError("the device is lost")
         return tick(runner, samples, lanes)

@@ -21,7 +21,7 @@ class Sample:
     evaluations_left: int
     is_cancelled: bool = False
 
-    def is_given_up(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         return self.is_cancelled
 
     @property
@@ -156,7 +156,7 @@ def test_lanes_leave_no_sample_behind() -> None:
 
 
 def test_few_rows_share_a_tick_while_nothing_is_moving() -> None:
-    schedule = Schedule(row_budget=4, lanes=2, few=4)
+    schedule = Schedule(row_budget=4, lanes=2, few_rows=4)
     schedule.enqueue(sample(), now=0.0)
     first = schedule.take(now=0.0)
     for _ in range(3):
@@ -168,7 +168,7 @@ def test_few_rows_share_a_tick_while_nothing_is_moving() -> None:
 
 
 def test_rows_that_no_tick_can_hold_together_are_spread() -> None:
-    schedule = Schedule(row_budget=4, lanes=4, few=16)
+    schedule = Schedule(row_budget=4, lanes=4, few_rows=16)
     for _ in range(8):
         schedule.enqueue(sample(), now=0.0)
     assert [len(schedule.take(now=0.0)) for _ in range(4)] == [2, 2, 2, 2]
@@ -179,9 +179,9 @@ def test_a_cancelled_sample_is_given_up_when_its_tick_is_over() -> None:
     schedule.enqueue(sample(), now=0.0)
     [moving] = schedule.take(now=0.0)
     moving.is_cancelled = True
-    assert schedule.given_up(now=0.1) == []
+    assert schedule.expired(now=0.1) == []
     schedule.put_back([moving])
-    assert schedule.given_up(now=0.1) == [moving]
+    assert schedule.expired(now=0.1) == [moving]
 
 
 def test_a_pack_keeps_its_debt_while_all_its_samples_are_moving() -> None:

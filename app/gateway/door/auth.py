@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -33,11 +34,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def must_ask(settings: GatewaySettings) -> bool | None:
-    """Whether callers need a key: `True`, `False`, or `None` for as soon as a key exists."""
+class KeyPolicy(Enum):
+    """When callers need an API key."""
+
+    OPEN = auto()
+    AFTER_FIRST_KEY = auto()
+    REQUIRED = auto()
+
+
+def key_policy(settings: GatewaySettings) -> KeyPolicy:
+    """The policy of a deployment: by default a key is required, on a loopback address as soon as one exists."""
     if settings.auth == "auto":
-        return None if is_loopback(settings.host) else True
-    return settings.auth == "required"
+        return KeyPolicy.AFTER_FIRST_KEY if is_loopback(settings.host) else KeyPolicy.REQUIRED
+    return KeyPolicy.REQUIRED if settings.auth == "required" else KeyPolicy.OPEN
 
 
 class Door:
@@ -74,8 +83,9 @@ class Door:
 
 async def _identify(state: State, headers: Headers, path: str) -> Caller:
     authorization = headers.get("authorization")
-    needs_key = must_ask(state["settings"])
-    if needs_key is None:
+    policy = key_policy(state["settings"])
+    needs_key = policy is KeyPolicy.REQUIRED
+    if policy is KeyPolicy.AFTER_FIRST_KEY:
         needs_key = await state["store"].api_keys.has_keys()
     # OpenAI's clients always send a key: if none is needed, one that isn't ours is ignored.
     is_filler = not needs_key and path.startswith(OPENAI_PREFIX) and " cyn_" not in (authorization or "")
@@ -87,7 +97,7 @@ async def _identify(state: State, headers: Headers, path: str) -> Caller:
         return Caller(key.id, key.scopes, key.limits)
     if needs_key:
         raise Unauthenticated("This server requires an API key: send the header Authorization: Bearer cyn_…")
-    if must_ask(state["settings"]) is None:
+    if policy is KeyPolicy.AFTER_FIRST_KEY:
         _refuse_foreign_pages(state["settings"], headers)
     return NOBODY
 
