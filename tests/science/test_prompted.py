@@ -317,7 +317,7 @@ def test_the_trainer_refuses_what_would_do_nothing(
     with pytest.raises(SystemExit) as refusal:
         train_command()
     assert refusal.value.code == 2
-    assert "--only classifier trains none" in capsys.readouterr().err
+    assert "--only classifier does not train it" in capsys.readouterr().err
 
 
 def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: SentenceEncoder) -> None:
