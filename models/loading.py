@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -13,10 +15,13 @@ from weakref import WeakMethod
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu_layers
+from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -25,8 +30,50 @@ _Result = TypeVar("_Result")
 _MULTIPLYING = RLock()
 
 
-def load_network(network: type[Network], folder: Path, device: torch.device, precision: Precision = FLOAT32) -> Network:
-    """Load a pack's network onto `device`, for inference, with frozen parameters."""
+def load_component(
+    network: type[Network],
+    pack: Pack,
+    component: str,
+    device: torch.device,
+    precision: Precision = FLOAT32,
+    *,
+    also: Collection[str] = (),
+) -> Network:
+    """Load a pack's component as `load_network` does, if it is what `model_index.json` says it is.
+
+    Args:
+        network: the class that loads it.
+        pack: the folder.
+        component: name of its sub-folder.
+        device: where to.
+        precision: number format.
+        also: older names of the class.
+
+    Raises:
+        InvalidPack: the component is of another class, or does not hold exactly the network's weights.
+    """
+    declared = pack.declared_class(component)
+    if declared not in (None, network.__name__, *also):
+        raise InvalidPack(
+            f"pack '{pack.name}': its {component} is of class {declared}; a pack with a {pack.family} is "
+            f"served with {network.__name__}"
+        )
+    return load_network(network, pack.component(component), device, precision, also=also)
+
+
+def load_network(
+    network: type[Network],
+    folder: Path,
+    device: torch.device,
+    precision: Precision = FLOAT32,
+    *,
+    also: Collection[str] = (),
+) -> Network:
+    """Load a network onto `device`, for inference, with frozen parameters.
+
+    Raises:
+        InvalidPack: naming the folder: it can't be read, holds another class, or not exactly the network's weights.
+    """
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
     if device.type == "cpu" and not sums_in_one_order():
@@ -36,14 +83,7 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
             f"to AUTO,STRICT (now: {os.environ.get('MKL_CBWR')}).",
             stacklevel=2,
         )
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
-    loaded: Any = network.from_pretrained(  # type: ignore[attr-defined]  # both diffusers and transformers have it
-        folder,
-        torch_dtype=getattr(torch, precision.dtype),
-        use_safetensors=True,
-        local_files_only=True,
-        **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # True needs accelerate
-    )
+    loaded = _read(network, folder, precision, also)
     memory_format = torch.channels_last if precision.channels_last else torch.contiguous_format
     loaded = loaded.to(device, memory_format=memory_format).eval().requires_grad_(False)
     for module in loaded.modules():
@@ -56,6 +96,85 @@ def load_network(network: type[Network], folder: Path, device: torch.device, pre
         with_cpu_layers(loaded)
     ready: Network = loaded
     return ready
+
+
+def _read(network: type[Network], folder: Path, precision: Precision, also: Collection[str]) -> Any:
+    """The network with the weights in the folder, on the CPU."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InvalidPack(f"{folder} has no config.json")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
+    try:
+        written_as = json.loads(config.read_text(encoding="utf-8-sig")).get("_class_name", network.__name__)
+        if written_as not in (network.__name__, *also):
+            raise InvalidPack(f"{config} is of class {written_as}; it can't be loaded as {network.__name__}")
+        loaded, report = network.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers have it
+            folder,
+            torch_dtype=getattr(torch, precision.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            variant=_variant(folder),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, by name
+            **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # True needs accelerate
+        )
+    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidPack(f"{folder} can't be loaded as {network.__name__}: {reason[:300]}") from error
+    for kind, text in _REFUSED.items():
+        if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InvalidPack(f"{folder}: its weights {text} {network.__name__} ({keys[0]}{more})")
+    return loaded
+
+
+_REFUSED = {
+    "missing_keys": "lack a part of the",
+    "mismatched_keys": "have other shapes than its",
+    "unexpected_keys": "have more than the",
+}
+"""What a loading report must not have, since transformers and diffusers fill it with random numbers or leave it out."""
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?(?:\.(?P<old>[\w-]+))?\.safetensors"
+)
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of a folder's weights, such as "fp16", if it has no others.
+
+    Raises:
+        InvalidPack: there are no weights as safetensors, or several variants to choose from.
+    """
+    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
+    variants = {match["variant"] or match["old"] for match in matches}
+    if not variants:
+        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
+        raise InvalidPack(
+            f"{folder} has {others} and no .safetensors: pickle files are not read, because they can run code; "
+            "save the pipeline again with safe_serialization=True"
+        )
+    if None in variants:
+        return None
+    if len(variants) > 1:
+        raise InvalidPack(f"{folder} has weights in several variants ({', '.join(sorted(variants))}); keep one of them")
+    return str(variants.pop())
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        InvalidPack: the folder holds none.
+    """
+    if not folder.is_dir():
+        raise InvalidPack(f"{folder} is not there: prompts need its tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidPack(f"{folder} holds no tokenizer that can be loaded: {reason[:300]}") from error
 
 
 def with_float32_mode(adapter: object, device: torch.device, **precisions: Precision) -> None:

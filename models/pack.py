@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
+_SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
@@ -61,6 +63,11 @@ class Pack:
     def has(self, component: str) -> bool:
         """Whether the index names this component; pipelines list absent ones as [null, null]."""
         return bool((self.index.get(component) or [None])[0])
+
+    def declared_class(self, component: str) -> str | None:
+        """The class of a component, as the index names it; `None` if the index does not name the component."""
+        _, declared = self.index.get(component) or [None, None]
+        return declared
 
     @property
     def has_classifier(self) -> bool:
@@ -117,14 +124,26 @@ def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
     return config | {"shift": math.exp(mu)}
 
 
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; a byte order mark before it is skipped."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InvalidPack(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidPack(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
 def open_pack(name_or_folder: str) -> Pack:
     """Open a bundled pack by name, a folder by path, or a repository on the hub by `owner/name@COMMIT`.
 
     Raises:
         InvalidPack: no such pack, or a folder without `model_index.json` or scheduler.
     """
+    is_path = name_or_folder.startswith((".", "~")) or os.sep in name_or_folder
     bundled = PACKS_FOLDER / name_or_folder
-    folder = bundled if bundled.is_dir() else Path(name_or_folder)
+    folder = bundled if not is_path and bundled.is_dir() else Path(name_or_folder).expanduser()
     on_hub = None if folder.is_dir() else HUB_ID.fullmatch(name_or_folder)
     if on_hub:
         folder = _downloaded(on_hub["repository"], on_hub["revision"])
@@ -138,9 +157,12 @@ def open_pack(name_or_folder: str) -> Pack:
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
     pack = Pack(
-        name=on_hub["name"] if on_hub else folder.resolve().name,
+        name=on_hub["name"] if on_hub else Path(os.path.abspath(folder)).name,  # as it was typed: links stay links
         folder=folder,
-        index=json.loads((folder / "model_index.json").read_text()),
-        scheduler_config=json.loads(scheduler.read_text()),
+        index=_object(folder / "model_index.json"),
+        scheduler_config=_SCHEDULER_DEFAULTS | _object(scheduler),
     )
+    labels = pack.index.get("id2label", {})
+    if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
+        raise InvalidPack(f"{folder / 'model_index.json'}: id2label must name the classes 0 to N-1, without a gap")
     return replace(pack, scheduler_config=_sized(pack.scheduler_config, pack.latent_size))

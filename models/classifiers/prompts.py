@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import load_network, with_float32_mode
+from models.loading import load_component, load_tokenizer, with_float32_mode
 from models.networks.sentences import pack_encoder
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
@@ -34,10 +34,10 @@ class PromptSteering:
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.device = device
-        self.network = load_network(NoiseAwareClassifier, pack.component("classifier"), device, precision)
-        self.text = load_network(CLIPTextModelWithProjection, pack.component("classifier_text_encoder"), device)
+        self.network = load_component(NoiseAwareClassifier, pack, "classifier", device, precision)
+        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device)
         with_float32_mode(self.text, device, forward=FLOAT32)
-        self.tokenizer = AutoTokenizer.from_pretrained(pack.component("classifier_tokenizer"), local_files_only=True)
+        self.tokenizer = load_tokenizer(pack.component("classifier_tokenizer"))
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.denoisers.base import Conditioning
-from models.loading import load_network
+from models.loading import load_component
 from models.networks import AdmUNet
 from models.pack import Pack
 from models.precision import Precision
@@ -21,7 +21,7 @@ class AdmDenoiser:
     sees_mask = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(AdmUNet, pack.component("unet"), device, precision)
+        self.network = load_component(AdmUNet, pack, "unet", device, precision)
         config = self.network.config
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.latent_shape = (config.in_channels, config.image_size, config.image_size)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
-from models.loading import load_network
+from models.loading import load_component
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -25,7 +25,9 @@ class DiTDenoiser(LatentPictures):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(DiTTransformer2DModel, pack.component("transformer"), device, precision)
+        self.network = load_component(
+            DiTTransformer2DModel, pack, "transformer", device, precision, also=("Transformer2DModel",)
+        )
         config = self.network.config
         super().__init__(pack, device, config.sample_size)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
-from models.loading import load_network
+from models.loading import load_component
 from models.pack import LATENT_PATCH, Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -38,7 +38,7 @@ class FluxDenoiser(LatentPictures):
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(FluxTransformer2DModel, pack.component("transformer"), device, precision)
+        self.network = load_component(FluxTransformer2DModel, pack, "transformer", device, precision)
         super().__init__(pack, device, pack.latent_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = float(pack.defaults.get("distilled_guidance", DISTILLED_GUIDANCE))

@@ -2,47 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from models.loading import load_network
-from models.pack import Pack
+from models.loading import load_component
+from models.pack import InvalidPack, Pack
 
 
 class Autoencoder:
     """Converts between latents and pixels, one picture at a time and in float32: half precision overflows for XL."""
 
-    def __init__(self, pack: Pack, device: torch.device) -> None:
-        self.network = load_network(AutoencoderKL, pack.component("vae"), device)
+    def __init__(self, pack: Pack, device: torch.device, *, standardized: bool) -> None:
+        self.network = load_component(AutoencoderKL, pack, "vae", device)
         config = self.network.config
         self.scale = float(config.scaling_factor)
-        self.shift = float(config.shift_factor or 0.0)
+        self.shift: float | Tensor = float(config.shift_factor or 0.0)
+        self.spread: float | Tensor = 1.0
+        if standardized and config.latents_mean is not None and config.latents_std is not None:
+            self.shift, self.spread = (
+                torch.tensor(values, device=device).view(-1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
         self.channels = int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
-        return torch.cat([self.network.decode(latent[None] / self.scale + self.shift).sample for latent in x])
+        latents = x * self.spread / self.scale + self.shift
+        return torch.cat([self.network.decode(latent[None]).sample for latent in latents])
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         """Encode to the latents' means, so that image-to-image is deterministic."""
         means = torch.cat([self.network.encode(picture[None]).latent_dist.mode() for picture in pictures])
-        return (means - self.shift) * self.scale
+        return (means - self.shift) * self.scale / self.spread
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return functional.interpolate(mask, scale_factor=1 / self.factor, mode="nearest")
 
 
 class LatentPictures:
-    """Base of denoisers that work on an autoencoder's latents (channels, side, side)."""
+    """Base of denoisers that work on an autoencoder's latents (channels, height, width).
 
-    def __init__(self, pack: Pack, device: torch.device, side: int) -> None:
-        self.autoencoder = Autoencoder(pack, device)
-        self.latent_shape = (self.autoencoder.channels, side, side)
-        self.picture_size = (side * self.autoencoder.factor, side * self.autoencoder.factor)
+    Args:
+        pack: the folder.
+        device: where its autoencoder runs.
+        size: of the latents: (height, width), or the side of a square, as a network's `sample_size` is.
+        standardized: whether the autoencoder's `latents_mean` and `latents_std` are used, as XL's pipeline does.
+    """
+
+    def __init__(
+        self, pack: Pack, device: torch.device, size: int | Sequence[int] | None, *, standardized: bool = False
+    ) -> None:
+        self.autoencoder = Autoencoder(pack, device, standardized=standardized)
+        if size is None:
+            raise InvalidPack(f"pack '{pack.name}': its network's config.json has no sample_size")
+        height, width = (size, size) if isinstance(size, int) else size
+        self.latent_shape = (self.autoencoder.channels, height, width)
+        self.picture_size = (height * self.autoencoder.factor, width * self.autoencoder.factor)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x)

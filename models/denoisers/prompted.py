@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
-from models.loading import load_network
+from models.loading import load_component
 from models.networks.sentences import pack_encoder
 from models.pack import Pack
 from models.precision import Precision
@@ -36,7 +36,7 @@ class PromptedPixelDenoiser(FoldedPixels):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(UNet2DConditionModel, pack.component("unet"), device, precision)
+        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision)
         config = self.network.config
         super().__init__(config.in_channels, config.sample_size, int(pack.index["pixel_unshuffle"]))
         self.prediction_type = str(pack.scheduler_config["prediction_type"])

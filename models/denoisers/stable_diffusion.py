@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
-from models.loading import load_network
+from models.loading import load_component
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.profiles import fitted
@@ -33,9 +33,10 @@ class StableDiffusionDenoiser(LatentPictures):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(UNet2DConditionModel, pack.component("unet"), device, precision)
+        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision)
         config = self.network.config
-        super().__init__(pack, device, config.sample_size)
+        self.is_xl = pack.has("text_encoder_2")
+        super().__init__(pack, device, config.sample_size, standardized=self.is_xl)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
@@ -45,7 +46,6 @@ class StableDiffusionDenoiser(LatentPictures):
             )
         self.sees_mask = extra > 0
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        self.is_xl = pack.has("text_encoder_2")
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
         self.device = device
         self.encoders = [TextEncoder(pack, "", CLIPTextModel, device)]

@@ -13,7 +13,7 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
-from models.loading import load_network
+from models.loading import load_component
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -33,7 +33,7 @@ class StableDiffusion3Denoiser(LatentPictures):
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(SD3Transformer2DModel, pack.component("transformer"), device, precision)
+        self.network = load_component(SD3Transformer2DModel, pack, "transformer", device, precision)
         super().__init__(pack, device, self.network.config.sample_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.device = device

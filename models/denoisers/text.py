@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
-from models.loading import Network, load_network, with_float32_mode
+from models.loading import Network, load_component, load_tokenizer, with_float32_mode
 from models.pack import Pack
 from models.precision import FLOAT32
 
@@ -16,8 +15,8 @@ class TextEncoder:
     """A pack's text encoder with its tokenizer, in float32."""
 
     def __init__(self, pack: Pack, suffix: str, network: type[Network], device: torch.device) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(pack.component(f"tokenizer{suffix}"), local_files_only=True)
-        self.network: Any = load_network(network, pack.component(f"text_encoder{suffix}"), device)
+        self.tokenizer = load_tokenizer(pack.component(f"tokenizer{suffix}"))
+        self.network: Any = load_component(network, pack, f"text_encoder{suffix}", device)
         with_float32_mode(self.network, device, forward=FLOAT32)
         self.device = device
 

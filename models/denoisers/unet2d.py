@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
-from models.loading import load_network
+from models.loading import load_component
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -23,7 +23,7 @@ class UNet2DDenoiser(FoldedPixels):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_network(UNet2DModel, pack.component("unet"), device, precision)
+        self.network = load_component(UNet2DModel, pack, "unet", device, precision)
         config = self.network.config
         super().__init__(config.in_channels, config.sample_size, int(pack.index.get("pixel_unshuffle", 1)))
         self.prediction_type = str(pack.scheduler_config["prediction_type"])

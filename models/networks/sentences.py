@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, BertModel
+from transformers import BertModel
 
 from models.lanes import set_thread_count
-from models.loading import load_network
+from models.loading import load_network, load_tokenizer
 from models.pack import InvalidPack, Pack
 
 CAPTIONS_FILE = "captions.safetensors"
@@ -75,7 +75,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, folder: Path, device: torch.device, known: Tensor | None = None) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = load_tokenizer(folder)
         self.network = load_network(BertModel, folder, device)
         self.device = device
         self.known = known

@@ -1,0 +1,203 @@
+"""Folders that people bring: served if they hold exactly what will be run, else refused in one line that says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+
+from models.calibration import fixed_calibration
+from models.engine import Engine
+from models.noise import draw_noise
+from models.pack import InvalidPack, open_pack
+from models.spec import Guidance, SampleSpec
+from tests.science.test_families import SCALE, SIDE, STEPS, saved, stable_diffusion, stable_diffusion_xl
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    _, folder = saved(stable_diffusion, tmp_path_factory.mktemp("whole"))
+    return folder
+
+
+def drawn(folder: Path) -> np.ndarray:
+    spec = SampleSpec(
+        pack=folder.name, prompt="a red cat", steps=STEPS, seed=7, profile="diffusers", clip=False,
+        guidance=Guidance(free_scale=SCALE),
+    )  # fmt: skip
+    with Engine([str(folder)], precision="float32", calibrate=fixed_calibration) as engine:
+        [picture] = engine.generate([spec])
+    return picture
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object], file: str = UNET) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / file)
+        change(tensors)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+
+    return edit
+
+
+def _named(tensors: dict[str, torch.Tensor], end: str) -> str:
+    return next(name for name in tensors if name.endswith(end))
+
+
+def config(file: str, **changes: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        values = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(values | changes))
+
+    return edit
+
+
+def contents(file: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_bytes(content)
+
+
+def gone(name: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def tiny_autoencoder(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+    AutoencoderTiny(
+        encoder_block_out_channels=(32, 32), decoder_block_out_channels=(32, 32), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).save_pretrained(folder / "vae")  # fmt: skip
+
+
+def pickled(folder: Path) -> None:
+    (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.bin")
+
+
+def two_variants(folder: Path) -> None:
+    shutil.copy(folder / UNET, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.bf16.safetensors")
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a weight is missing": (
+        weights(lambda tensors: tensors.pop("conv_in.bias")),
+        r"unet: its weights lack .*conv_in.b",
+    ),
+    "a layer of text is missing": (
+        weights(lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1.mlp" in name], TEXT),
+        r"text_encoder: its weights lack .*layers.1.mlp.* and 3 more",
+    ),
+    "a weight is not read": (weights(lambda tensors: tensors.update(extra=torch.zeros(2))), r"more than the .*extra"),
+    "a weight has another shape": (
+        weights(lambda tensors: tensors.update({"conv_in.bias": torch.zeros(3)})),
+        r"unet: its weights have other shapes than .*conv_in.bias",
+    ),
+    "a weight of text has another shape": (
+        weights(lambda tensors: tensors.update({_named(tensors, "final_layer_norm.bias"): torch.zeros(3)}), TEXT),
+        r"text_encoder: its weights have other shapes than .*final_layer_norm.bias",
+    ),
+    "another class by its config": (config("unet/config.json", _class_name="UNet2DModel"), r"of class UNet2DModel"),
+    "another class by the index": (
+        config("model_index.json", vae=["diffusers", "AutoencoderTiny"]),
+        r"its vae is of class AutoencoderTiny",
+    ),
+    "another class in its folder": (tiny_autoencoder, r"vae.* of class AutoencoderTiny"),
+    "T5 for CLIP": (config("model_index.json", text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
+    "pickles": (pickled, r"unet has diffusion_pytorch_model.bin .* safe_serialization=True"),
+    "two variants": (two_variants, r"several variants \(bf16, fp16\)"),
+    "a pointer to weights": (contents(UNET, b"version https://git-lfs.github.com/spec/v1\n"), r"unet .*git-lfs"),
+    "cut off": (contents(UNET, b"\x00" * 4000), r"unet can't be loaded"),
+    "no autoencoder": (gone("vae"), r"vae has no config.json"),
+    "no tokenizer": (gone("tokenizer"), r"tokenizer"),
+    "no sample_size": (config("unet/config.json", sample_size=None), r"no sample_size"),
+    "an index that is cut off": (contents("model_index.json", b'{"a": '), r"model_index.json is not valid JSON"),
+    "an index that is a list": (contents("model_index.json", b"[]"), r"must hold a JSON object, not a list"),
+    "labels with a gap": (config("model_index.json", id2label={"5": "x"}), r"id2label .* without a gap"),
+    "no scheduler": (gone("scheduler"), r"no scheduler/scheduler_config.json"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_folder_that_is_not_what_it_says_is_refused_in_a_line(fault: str, whole: Path, tmp_path: Path) -> None:
+    spoil, says = REFUSED[fault]
+    folder = shutil.copytree(whole, tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises(InvalidPack, match=says) as refusal:
+        Engine([str(folder)], calibrate=fixed_calibration).close()
+    assert "\n" not in str(refusal.value)
+
+
+def half_precision_variant(folder: Path) -> None:
+    tensors = {name: tensor.half() for name, tensor in load_file(folder / UNET).items()}
+    save_file(tensors, folder / "unet/diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
+    (folder / UNET).unlink()
+
+
+def with_byte_order_mark(folder: Path) -> None:
+    index = folder / "model_index.json"
+    index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
+
+
+def without_defaults(folder: Path) -> None:
+    file = folder / "scheduler/scheduler_config.json"
+    values = json.loads(file.read_text())
+    for name in ("num_train_timesteps", "prediction_type"):
+        values.pop(name)
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("change", [half_precision_variant, with_byte_order_mark, without_defaults])
+def test_what_diffusers_opens_is_opened(change: Callable[[Path], None], whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "other")
+    change(folder)
+    far = np.abs(drawn(folder).astype(int) - drawn(whole).astype(int)).max()
+    assert far <= (2 if change is half_precision_variant else 0)
+
+
+def wide() -> object:
+    pipeline = stable_diffusion()
+    pipeline.unet.register_to_config(sample_size=[SIDE, SIDE + 4])
+    return pipeline
+
+
+def standardized() -> object:
+    pipeline = stable_diffusion_xl()
+    mean, deviation = [-1.6, 1.8, -1.3, 2.5], [8.4, 5.9, 6.5, 5.2]
+    pipeline.vae.register_to_config(latents_mean=mean, latents_std=deviation, scaling_factor=0.5)
+    return pipeline
+
+
+@pytest.mark.parametrize(("build", "width"), [(wide, SIDE + 4), (standardized, SIDE)])
+def test_what_a_config_says_beyond_the_usual_is_done_as_diffusers_does_it(
+    build: Callable[[], object], width: int, tmp_path: Path
+) -> None:
+    pipeline, folder = saved(build, tmp_path)
+    with torch.inference_mode():
+        expected = pipeline(
+            "a red cat",
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            latents=draw_noise(7, 0, 0, (4, SIDE, width))[None],
+            output_type="np",
+            height=2 * SIDE,
+            width=2 * width,
+        ).images[0]
+    assert np.abs(drawn(folder).astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_a_folder_has_the_name_that_was_typed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = shutil.copytree(whole, tmp_path / "fashion")
+    (tmp_path / "my-model").symlink_to(own)
+    assert open_pack(str(tmp_path / "my-model")).name == "my-model"
+    monkeypatch.chdir(tmp_path)
+    assert open_pack("./fashion").folder.resolve() == own.resolve(), "a path is no bundled pack's name"
+    monkeypatch.chdir(own)
+    assert open_pack(".").name == "fashion"
