@@ -30,6 +30,7 @@ from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from jobs.store.keyspace import Keys
 from tests.conftest import accept as accept_job
+from workers.drawing.specs import pixels_of
 
 pytestmark = pytest.mark.anyio
 
@@ -174,3 +175,14 @@ def test_a_job_from_a_picture_can_be_varied_and_shows_no_picture(server_url: str
     assert (shown["steps"], shown["step"]) == (shown["evaluations"], shown["evaluations_done"]), "deprecated names"
     again = httpx.post(f"{server_url}/generate", json=shown["request"])
     assert (again.status_code, again.json()["field"]) == (422, "inputs")
+
+
+def test_specs_have_pictures_on_white_and_masks_on_black() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (3, 2), (255, 255, 255, 0)).save(buffer, "PNG")
+    clear = encoded_picture(buffer.getvalue())
+    start, mask = pixels_of(clear, "init_image"), pixels_of(clear, "mask_image")
+    assert start is not None
+    assert mask is not None
+    assert (start.shape, set(start.data)) == ((2, 3, 3), {255})
+    assert (mask.shape, set(mask.data)) == ((2, 3, 1), {0})

@@ -11,7 +11,7 @@ from chaos.bombs import BOMBS, bomb, png
 from cynosure.contract import MAX_PIXELS
 from cynosure.errors import InvalidRequest
 from cynosure.metadata import read
-from cynosure.pictures import check_picture, decoded, opened
+from cynosure.pictures import check_picture, opened, rgba
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -19,7 +19,7 @@ def test_a_bomb_is_refused_by_field_or_is_a_small_picture(name: str) -> None:
     with contextlib.suppress(InvalidRequest):
         picture = opened(bomb(name), "init_image")
         assert picture.width * picture.height <= MAX_PIXELS
-        decoded(picture, "RGBA", "init_image")
+        rgba(picture, "init_image")
     with contextlib.suppress(InvalidRequest):
         read(bomb(name))
 
@@ -39,4 +39,4 @@ def test_a_picture_is_measured_before_it_is_decoded() -> None:
 
 def test_a_picture_that_is_cut_short_is_refused_when_it_is_decoded() -> None:
     with pytest.raises(InvalidRequest, match="cut short or damaged"):
-        decoded(opened(png(64, 64).decode(), "mask_image"), "RGBA", "mask_image")
+        rgba(opened(png(64, 64).decode(), "mask_image"), "mask_image")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from cynosure.contract import (
     ClassifierBase,
@@ -16,7 +15,7 @@ from cynosure.contract import (
     Priority,
     ResolvedRequest,
 )
-from cynosure.pictures import decoded, opened
+from cynosure.pictures import on_black, on_white, opened
 from cynosure.resolving import cells_of
 from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 
@@ -61,13 +60,12 @@ def terms_of(condition: ClassifierCondition | None, card: ModelCard) -> tuple[Te
 
 
 def pixels_of(encoded: str | None, field: str) -> Pixels | None:
-    """A picture of the request, decoded onto a white background."""
+    """Decode a picture of the request: as RGB on white, or as grey on black if it is the mask."""
     if encoded is None:
         return None
-    picture = opened(encoded, field)
-    background = PillowImage.new("RGBA", picture.size, "white")
-    coloured = PillowImage.alpha_composite(background, decoded(picture, "RGBA", field)).convert("RGB")
-    return Pixels.of(np.array(coloured))
+    decode = on_black if field == "mask_image" else on_white
+    pixels = np.array(decode(opened(encoded, field), field))
+    return Pixels.of(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:

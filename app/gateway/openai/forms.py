@@ -16,7 +16,7 @@ from app.gateway.errors.refusals import refusal_of
 from app.gateway.openai.shapes import ImageParams
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
-from cynosure.pictures import decoded, opened
+from cynosure.pictures import opened, rgba
 
 MAX_PARTS = 64
 EDIT_FORM: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:
             "The mask must be transparent where the picture is to be redrawn; this one has no transparency.",
             field="mask",
         )
-    alpha = decoded(source, "RGBA", field).getchannel("A")
+    alpha = rgba(source, field).getchannel("A")
     if mask is None and alpha.getextrema() == (255, 255):
         return None
     buffer = io.BytesIO()
