@@ -24,7 +24,7 @@ from app.gateway.outbound import Outbound, OutboundSettings
 from app.gateway.routes import docs, events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
-from app.gateway.streams import NoticeHangUps
+from app.gateway.streams import HeadAsGet, NoticeHangUps
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer
 from cynosure import __version__
@@ -82,6 +82,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(NoticeHangUps)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)

@@ -40,6 +40,8 @@ import difflib
 from collections.abc import Sequence
 from typing import ClassVar
 
+from cynosure.synonyms import field_for, sampler_for
+
 
 class CynosureError(Exception):
     """Base of the tree.
@@ -86,6 +88,10 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"Did you mean '{close[0]}'? " if close else ""
 
 
+def _hint(ours: str | None) -> str:
+    return f"Here it is {ours}. " if ours else ""
+
+
 class UnknownModel(InvalidRequest):
     """The request names a model that no live worker holds."""
 
@@ -118,7 +124,9 @@ class UnknownSampler(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
-            f"No sampler '{_shown(name)}'. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="sampler"
+            f"No sampler '{_shown(name)}'. {_hint(sampler_for(name)) or _did_you_mean(name, known)}"
+            f"Known: {', '.join(known)}.",
+            field="sampler",
         )
 
 
@@ -128,7 +136,8 @@ class UnknownField(InvalidRequest):
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, field: str, known: Sequence[str]) -> None:
-        hint = _did_you_mean(field.rpartition(".")[2], known)
+        name = field.rpartition(".")[2]
+        hint = _hint(field_for(name)) or _did_you_mean(name, known)
         super().__init__(f"No field '{_shown(field)}'. {hint}Known: {', '.join(known)}.", field=_shown(field))
 
 

@@ -32,7 +32,7 @@ def opened(encoded: str, field: str) -> Image.Image:
     Raises:
         InvalidRequest: naming `field`.
     """
-    _, _, data = encoded.rpartition("base64,")
+    data = "".join(encoded.rpartition("base64,")[2].split())  # many tools break lines after 76 characters
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
     except DAMAGE as error:

@@ -1,4 +1,4 @@
-"""Streamed answers."""
+"""Answers on their way out: streams that notice a broken connection, HEAD without a body."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ class NoticeHangUps:
                 await asyncio.sleep(0)
 
         await self.app(scope, receive, send_and_yield if scope["type"] == "http" else send)
+
+
+class HeadAsGet:
+    """Answers HEAD as GET, without the body (RFC 9110, 9.3.2): for uptime checks, load balancers and `curl -I`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})  # a stream has nothing more to say
+
+        await self.app({**scope, "method": "GET"}, receive, without_body)

@@ -6,9 +6,19 @@ refuses what the model can't do. Everything after that works with a `ResolvedReq
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, HttpUrl, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from cynosure.contract.terms import (
     MAX_BASE64_IMAGE_LENGTH,
@@ -76,6 +86,14 @@ class GenerateRequest(BaseModel):
             ]
         },
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_unset(cls, value: Any) -> Any:
+        """Read `null`, and the seed -1 of other tools, as a field that was left out."""
+        if not isinstance(value, dict):
+            return value
+        return {name: one for name, one in value.items() if one is not None and (name, one) != ("seed", -1)}
 
     model: str | None = Field(
         None,

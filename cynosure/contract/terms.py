@@ -72,6 +72,10 @@ class OutputFormat(StrEnum):
     def media_type(self) -> str:
         return f"image/{self}"
 
+    @classmethod
+    def _missing_(cls, value: object) -> OutputFormat | None:
+        return cls.JPEG if value == "jpg" else None
+
 
 class JobStatus(StrEnum):
     """States of a job: `queued → running → succeeded | failed | cancelled`."""

@@ -112,10 +112,13 @@ def _label_index(label: int | str | None, card: ModelCard) -> int | None:
         if 0 <= label < len(card.labels):
             return label
         raise UnknownLabel(label, card.labels)
-    folded = {name.casefold(): index for index, name in enumerate(card.labels)}
-    if label.strip().casefold() not in folded:
-        raise UnknownLabel(label, card.labels)
-    return folded[label.strip().casefold()]
+    indices = {name.casefold(): index for index, name in enumerate(card.labels)}
+    name = label.strip().casefold()
+    if name in indices:
+        return indices[name]
+    if name.isdecimal() and len(name) < 10:
+        return _label_index(int(name), card)
+    raise UnknownLabel(label, card.labels)
 
 
 def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:

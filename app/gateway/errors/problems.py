@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.gateway.errors.openai import error_response
-from app.gateway.errors.refusals import place_of
+from app.gateway.errors.refusals import place_of, unknown_field
 from app.gateway.errors.safe_json import SafeJSONResponse
 from app.gateway.headers import secure
 from cynosure.contract import Problem
@@ -23,7 +23,6 @@ from cynosure.errors import (
     JobFailed,
     MalformedBody,
     Unauthenticated,
-    UnknownField,
 )
 
 OPENAI_PREFIX = "/v1/"
@@ -94,7 +93,7 @@ def from_validation(error: RequestValidationError, request: Request) -> JSONResp
     if field == "body":
         return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
     if first["type"] == "extra_forbidden":
-        return from_error(UnknownField(field, known), path)
+        return from_error(unknown_field(field, known), path)
     return problem_response(
         path=path,
         status=InvalidRequest.status,

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from cynosure.contract import GenerateRequest
 from cynosure.errors import InvalidRequest, UnknownField
 
 
@@ -34,8 +35,18 @@ def refusal_of(error: ValidationError, model: type[BaseModel]) -> InvalidRequest
         return InvalidRequest(f"body: {fault['msg']}.", field="body")
     field, known = place_of(model, fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return UnknownField(field, known)
+        return unknown_field(field, known)
     return InvalidRequest(f"{field}: {fault['msg']}.", field=field)
+
+
+def unknown_field(field: str, known: Sequence[str]) -> InvalidRequest:
+    """The refusal of a field that a model does not have, or has under another name that was given too."""
+    name = field.rpartition(".")[2]
+    for ours, described in GenerateRequest.model_fields.items():
+        spellings = _spellings(ours, described)
+        if ours in known and name in spellings:
+            return InvalidRequest(f"Give {' or '.join(sorted(spellings))}, and only one of them.", field=field)
+    return UnknownField(field, known)
 
 
 def _spellings(name: str, field: FieldInfo) -> set[str]:

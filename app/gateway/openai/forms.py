@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from typing import Any, get_args
 
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
@@ -19,6 +19,9 @@ from cynosure.metadata import encoded_picture
 from cynosure.pictures import opened, rgba
 
 MAX_PARTS = 64
+_TEXT_FIELDS = {
+    name for name, field in ImageParams.model_fields.items() if str in (field.annotation, *get_args(field.annotation))
+} | {"class_label"}
 EDIT_FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -92,10 +95,10 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
 
 
 def _value_of(field: str, text: str) -> Any:
-    """Convert a form's text to the value that JSON would hold: labels by index, lists and objects."""
+    """Convert a form's text to the value that JSON would hold, unless the field is text itself."""
     try:
-        if field == "class_label" and text.isdecimal():
-            return int(text)
+        if field in _TEXT_FIELDS:
+            return text
         return json.loads(text) if text[:1] in ("[", "{") else text
     except (ValueError, RecursionError) as error:  # an int of thousands of digits is a ValueError too
         raise MalformedBody(f"{field} is not JSON: {error}.", field=field) from error

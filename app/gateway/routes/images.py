@@ -44,11 +44,12 @@ async def get_image(
         Query(ge=0, le=100, description="Quality of JPEG, or of lossy WebP. Default: JPEG 95, WebP lossless."),
     ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
+    if_range: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The picture as PNG, JPEG or WebP, with its request in it. The bytes never change: caches may keep them."""
     picture = await in_format(await state["store"].jobs.image(job_id, index, caller.sees), extension, quality)
-    return _picture(picture, extension.media_type, if_none_match, range)
+    return _picture(picture, extension.media_type, if_none_match, if_range, range)
 
 
 @router.get("/{job_id}/sheet.png", summary="Get a sweep's contact sheet", response_class=Response)
@@ -57,20 +58,34 @@ async def get_sheet(
     state: StateDep,
     caller: Reader,
     if_none_match: Annotated[str | None, Header()] = None,
+    if_range: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All pictures of a sweep on one sheet: one row per label or prompt and seed, one column per scale."""
     return _picture(
-        await state["store"].jobs.sheet(job_id, caller.sees), OutputFormat.PNG.media_type, if_none_match, range
+        await state["store"].jobs.sheet(job_id, caller.sees),
+        OutputFormat.PNG.media_type,
+        if_none_match,
+        if_range,
+        range,
     )
 
 
-def _picture(content: bytes, media_type: str, if_none_match: str | None, range: str | None) -> Response:
+def _matches(if_none_match: str | None, tag: str) -> bool:
+    """Whether a list of entity tags has this one, by weak comparison (RFC 9110, 8.8.3.2 and 13.1.2)."""
+    tags = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    return tag in tags or tags == ["*"]
+
+
+def _picture(
+    content: bytes, media_type: str, if_none_match: str | None, if_range: str | None, range: str | None
+) -> Response:
     tag = f'"{hashlib.sha256(content).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=86400, immutable", "Accept-Ranges": "bytes"}
-    if if_none_match in (tag, "*"):
+    if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    part = _range_of(range, len(content))
+    # A range is of the picture that the client has a part of: a date, or another tag, asks for all of it (13.1.5).
+    part = _range_of(range, len(content)) if if_range in (None, tag) else None
     if part is None:
         return Response(content, media_type=media_type, headers=headers)
     first, last = part

@@ -1,0 +1,64 @@
+"""Names that other tools have for our fields and samplers, for hints in refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+FIELDS: Mapping[str, str] = {
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "true_cfg_scale": "guidance_scale",
+    "n": "num_images",
+    "n_iter": "num_images",
+    "batch_size": "num_images",
+    "num_images_per_prompt": "num_images",
+    "sampler_name": "sampler",
+    "sampler_index": "sampler",
+    "scheduler": "sampler",
+    "num_steps": "steps",
+    "sample_steps": "steps",
+    "size": "width and height",
+    "resolution": "width and height",
+    "label": "class_label",
+    "class": "class_label",
+    "class_labels": "class_label",
+    "image": "init_image",
+    "init_images": "init_image",
+    "mask": "mask_image",
+    "denoising_strength": "strength",
+    "text": "prompt",
+    "neg_prompt": "negative_prompt",
+    "model_name": "model",
+    "sd_model_checkpoint": "model",
+    "clip_denoised": "clip",
+    "manual_seed": "seed",
+}
+"""By the names of A1111's and OpenAI's API, diffusers' pipelines and ComfyUI's nodes."""
+
+SAMPLERS: Mapping[str, str] = {
+    "euler a": "euler_ancestral",
+    "k euler": "euler",
+    "k euler a": "euler_ancestral",
+    "k euler ancestral": "euler_ancestral",
+    "dpm++ 2m": "dpmpp_2m",
+    "dpm++ 2m karras": "dpmpp_2m with sigma_schedule karras",
+    "dpmpp 2m karras": "dpmpp_2m with sigma_schedule karras",
+    "dpm++ 2m sde": "dpmpp_2m_sde",
+    "dpm2": "kdpm2",
+    "dpm2 a": "kdpm2_ancestral",
+    "plms": "pndm",
+    "uni pc": "unipc",
+}
+"""By A1111's and ComfyUI's names, in lower case, hyphens and underscores as spaces."""
+
+
+def field_for(name: str) -> str | None:
+    """The field that another tool's field means."""
+    return FIELDS.get(name.lower())
+
+
+def sampler_for(name: str) -> str | None:
+    """The sampler that another tool's sampler is."""
+    return SAMPLERS.get(re.sub(r"[\s_-]+", " ", name.strip().lower()))
