@@ -74,7 +74,7 @@ class GenerateRequest(BaseModel):
         frozen=True,
         json_schema_extra={
             "examples": [
-                {"class_label": "sneaker", "guidance_mode": "classifier_free", "guidance_scale": 3, "num_images": 4},
+                {"class_label": "sneaker", "guidance_mode": "classifier_free", "guidance_scale": 3},
                 {
                     "class_label": 8,
                     "guidance_mode": "classifier",

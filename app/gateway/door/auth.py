@@ -19,7 +19,9 @@ from cynosure.errors import CynosureError, Forbidden, Unauthenticated
 from jobs.accounts.api_keys import NOBODY, Caller
 from jobs.accounts.api_keys import Scope as KeyScope
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset(
+    {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
+)
 """Paths that need no key: health, and the API's description."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CALLER = "cynosure.caller"
