@@ -19,7 +19,7 @@ class Drawn:
         index: position among the requests.
         request: the request as it was passed in.
         pictures: all its pictures, if it succeeded.
-        error: a `CynosureError`, or a `pydantic.ValidationError` if the request was not valid.
+        error: a `CynosureError`; `InvalidRequest` if the request was not valid.
     """
 
     index: int

@@ -7,9 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, assignments, encoded, refusing, save, show_json, wait_showing
+from cynosure.cli.shared import (
+    ApiKey,
+    AsJson,
+    Url,
+    assignments,
+    encoded,
+    refusing,
+    save_beside,
+    show_json,
+    wait_showing,
+)
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GenerateRequest
+from cynosure.refusals import parsed
 
 
 def again(
@@ -34,10 +45,10 @@ def again(
         **assignments(more or ()),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
+        request = parsed(GenerateRequest, {key: value for key, value in fields.items() if value is not None})
         job = wait_showing(client, client.submit(request))
         content = client.image(job.id, 0)
-    path = save(out or picture.with_name(f"{picture.stem}-again.png"), content)
+    path = save_beside(out or picture.with_name(f"{picture.stem}-again.png"), content)
     is_same = content == picture.read_bytes()
     if as_json:
         show_json({"job": job, "file": path, "same_bytes": is_same})

@@ -14,12 +14,13 @@ from cynosure.cli.shared import (
     assignments,
     encoded,
     refusing,
-    save,
+    save_beside,
     show_json,
     wait_showing,
 )
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GenerateRequest, GuidanceMode, Job
+from cynosure.refusals import parsed
 
 
 def generate(
@@ -66,7 +67,7 @@ def generate(
         **assignments(more or ()),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = GenerateRequest(**{key: value for key, value in fields.items() if value is not None})
+        request = parsed(GenerateRequest, {key: value for key, value in fields.items() if value is not None})
         save_all(client, client.submit(request), out, as_json)
 
 
@@ -75,7 +76,9 @@ def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:
     done = wait_showing(client, job)
     extension = done.request.output_format
     paths = [
-        save(out / f"{done.request.seed}-{image.index:02d}.{extension}", client.image(done.id, image.index, extension))
+        save_beside(
+            out / f"{done.request.seed}-{image.index:02d}.{extension}", client.image(done.id, image.index, extension)
+        )
         for image in done.images
     ]
     if as_json:

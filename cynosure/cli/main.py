@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from cynosure import __version__
 from cynosure.cli.again import again
 from cynosure.cli.batch import batch
 from cynosure.cli.demo import demo
@@ -18,6 +21,23 @@ from cynosure.cli.sweep import sweep
 app = typer.Typer(
     help="Guided diffusion as a service.", epilog=EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False
 )
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"cynosure {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="print the version")
+    ] = False,
+) -> None:
+    """Guided diffusion as a service."""
+
+
 app.command()(generate)
 app.command()(sweep)
 app.command()(batch)

@@ -9,6 +9,7 @@ import typer
 from cynosure.cli.shared import ApiKey, AsJson, Url, assignments, refusing, show_json
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GenerateRequest
+from cynosure.refusals import parsed
 
 
 def plan(
@@ -19,7 +20,7 @@ def plan(
 ) -> None:
     """Show what a request would cost, without drawing."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        estimate = client.plan(GenerateRequest(**assignments(fields)))
+        estimate = client.plan(parsed(GenerateRequest, assignments(fields)))
     if as_json:
         show_json(estimate)
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -52,10 +52,6 @@ def refusing(as_json: bool = False) -> Iterator[None]:
     except CynosureError as error:
         code = next((code for kind, code in _BY_KIND.items() if isinstance(error, kind)), REFUSED)
         _end(code, error.code, error.field, error.detail, as_json)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        detail = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
-        _end(REFUSED, "invalid_request", ".".join(map(str, fault["loc"])), detail, as_json)
     except KeyboardInterrupt:
         _end(130, "interrupted", None, "interrupted", as_json)
 
@@ -114,6 +110,15 @@ def save(path: Path, content: bytes) -> Path:
     part.write_bytes(content)
     os.replace(part, path)
     return path
+
+
+def save_beside(path: Path, content: bytes) -> Path:
+    """Write a file; if one of that name holds something else, `-1`, `-2` … is added to the name."""
+    stem, number = path.stem, 0
+    while path.exists() and path.read_bytes() != content:
+        number += 1
+        path = path.with_name(f"{stem}-{number}{path.suffix}")
+    return save(path, content)
 
 
 def encoded(path: Path | None) -> str | None:

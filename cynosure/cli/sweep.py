@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, save, show_json, wait_showing
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, save_beside, show_json, wait_showing
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GuidanceMode, SweepRequest
+from cynosure.refusals import parsed
 
 
 def _parts(text: str | None) -> list[str]:
@@ -18,6 +19,7 @@ def _parts(text: str | None) -> list[str]:
 
 def sweep(
     labels: Annotated[str | None, typer.Option(help="classes, by name or index, separated by commas")] = None,
+    prompts: Annotated[list[str] | None, typer.Option("--prompt", help="a prompt; give it several times")] = None,
     scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
@@ -32,7 +34,7 @@ def sweep(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a grid of labels, scales and seeds, and save it with a contact sheet."""
+    """Draw a grid of labels or prompts, scales and seeds, and save it with a contact sheet."""
     shared: dict[str, Any] = {
         "guidance_mode": guidance,
         "guidance_interval": _parts(interval) or None,
@@ -43,13 +45,14 @@ def sweep(
     body = {
         "request": {key: value for key, value in shared.items() if value is not None},
         "class_labels": [int(part) if part.isdecimal() else part for part in _parts(labels)],
+        "prompts": prompts or [],
         "guidance_scales": _parts(scales),
         "seeds": _parts(seeds),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        job = wait_showing(client, client.submit_sweep(SweepRequest.model_validate(body)))
-        paths = [save(out / f"{image.index:03d}.png", client.image(job.id, image.index)) for image in job.images]
-        sheet = save(out / "sheet.png", client.sheet(job.id))
+        job = wait_showing(client, client.submit_sweep(parsed(SweepRequest, body)))
+        paths = [save_beside(out / f"{image.index:03d}.png", client.image(job.id, image.index)) for image in job.images]
+        sheet = save_beside(out / "sheet.png", client.sheet(job.id))
     if as_json:
         show_json({"job": job, "files": paths, "sheet": sheet})
     else:

@@ -33,6 +33,7 @@ from cynosure.contract import (
 )
 from cynosure.drawn import Drawn
 from cynosure.errors import CynosureError
+from cynosure.refusals import parsed
 
 Result = TypeVar("Result")
 
@@ -227,8 +228,8 @@ class AsyncClient:
 
     async def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
         try:
-            parsed = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
-            return Drawn(index, request, await self._run(calls.drawn(parsed)))
+            asked = request if isinstance(request, GenerateRequest) else parsed(GenerateRequest, request)
+            return Drawn(index, request, await self._run(calls.drawn(asked)))
         except (CynosureError, ValueError) as error:
             return Drawn(index, request, error=error)
 

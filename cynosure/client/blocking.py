@@ -33,6 +33,7 @@ from cynosure.contract import (
 )
 from cynosure.drawn import Drawn
 from cynosure.errors import CynosureError
+from cynosure.refusals import parsed
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 Result = TypeVar("Result")
@@ -44,7 +45,7 @@ class Client:
     If the server refuses a call, the client raises the class of `cynosure.errors` with the answer's code. If no server
     answers, the queue is full or a limit is exceeded, it retries (`retries`), for longer if the server has answered
     before; posts carry an idempotency key, so a retry creates nothing twice. Fields that no model accepts raise
-    `pydantic.ValidationError` before anything is sent.
+    `cynosure.errors.InvalidRequest` before anything is sent.
 
     >>> with Client(url) as client:
     ...     [picture] = client.generate(class_label="sneaker", steps=4, seed=1)
@@ -247,8 +248,8 @@ class Client:
 
     def _draw(self, index: int, request: GenerateRequest | Mapping[str, Any]) -> Drawn:
         try:
-            parsed = request if isinstance(request, GenerateRequest) else GenerateRequest.model_validate(request)
-            return Drawn(index, request, self._run(calls.drawn(parsed)))
+            asked = request if isinstance(request, GenerateRequest) else parsed(GenerateRequest, request)
+            return Drawn(index, request, self._run(calls.drawn(asked)))
         except (CynosureError, ValueError) as error:
             return Drawn(index, request, error=error)
 

@@ -26,6 +26,7 @@ from cynosure.contract import (
     SweepRequest,
 )
 from cynosure.errors import JobCancelled, JobFailed
+from cynosure.refusals import parsed
 
 Result = TypeVar("Result")
 LONG_POLL_S = 20
@@ -225,11 +226,11 @@ def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> Ge
     """The request with `fields` set in it.
 
     Raises:
-        pydantic.ValidationError: a field is unknown or out of range.
+        InvalidRequest: a field is unknown or out of range.
     """
     if request is None:
-        return GenerateRequest.model_validate(fields)
-    return GenerateRequest.model_validate({**request.model_dump(exclude_unset=True), **fields}) if fields else request
+        return parsed(GenerateRequest, fields)
+    return parsed(GenerateRequest, {**request.model_dump(exclude_unset=True), **fields}) if fields else request
 
 
 def results_of(batch_id: str, first_line: int, limit: int) -> Flow[list[BatchResult]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cynosure import __version__
 from harness.processes import clean_environment
 
 CYNOSURE = Path(sys.executable).with_name("cynosure")
@@ -61,6 +62,7 @@ def test_models_lists_what_can_be_asked(server_url: str) -> None:
         (["generate", "--label", "sneker"], "class_label: No class 'sneker'. Did you mean 'sneaker'?"),
         (["generate", "--label", "bag", "--sampler", "eular"], "sampler: No sampler 'eular'. Did you mean 'euler'?"),
         (["generate", "--label", "bag", "--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["generate", "--label", "bag", "--set", "cfg_scale=3"], "No field 'cfg_scale'. Here it is guidance_scale."),
     ],
 )
 def test_a_typo_is_answered_in_one_line(server_url: str, arguments: list[str], says: str) -> None:
@@ -68,6 +70,26 @@ def test_a_typo_is_answered_in_one_line(server_url: str, arguments: list[str], s
     assert answer.returncode == 1
     assert says in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_picture_is_never_written_over_another(server_url: str, tmp_path: Path) -> None:
+    for label in ("bag", "coat", "bag"):
+        options = ["--label", label, "--seed", "1", "--steps", "2", "-o", str(tmp_path)]
+        answer = cynosure("generate", *options, url=server_url)
+        assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == str(tmp_path / "1-00.png"), "the same bytes are the same file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-00-1.png", "1-00.png"]
+
+
+def test_the_version_is_the_packages() -> None:
+    answer = cynosure("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"cynosure {__version__}\n")
+
+
+def test_prompts_are_swept_where_a_model_takes_them(server_url: str) -> None:
+    answer = cynosure("sweep", "--prompt", "a cat, asleep", "--prompt", "a dog", url=server_url)
+    assert answer.returncode == 1
+    assert "prompt: 'fashion' takes no prompts." in answer.stderr
 
 
 def test_no_server_is_said(tmp_path: Path) -> None:

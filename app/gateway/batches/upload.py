@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.gateway.batches.body import at_line, objects_of
-from app.gateway.errors.refusals import refusal_of
 from app.gateway.state import State
 from app.gateway.submission import decide
 from cynosure.batches import BatchLine, BatchStatus
 from cynosure.contract import GenerateRequest
 from cynosure.errors import CynosureError, IdempotencyConflict, InvalidRequest
+from cynosure.refusals import refusal_of
 from cynosure.resolving import attached
 from jobs.accounts.api_keys import Caller
 from jobs.batches import Batches, Line

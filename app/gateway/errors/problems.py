@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.gateway.errors.openai import error_response
-from app.gateway.errors.refusals import place_of, unknown_field
 from app.gateway.errors.safe_json import SafeJSONResponse
 from app.gateway.headers import secure
 from cynosure.contract import Problem
@@ -24,6 +23,7 @@ from cynosure.errors import (
     MalformedBody,
     Unauthenticated,
 )
+from cynosure.refusals import place_of, unknown_field
 
 OPENAI_PREFIX = "/v1/"
 MAX_FAULTS = 20

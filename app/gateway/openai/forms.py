@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.gateway.door.complexity import parts_of, too_many_parts
-from app.gateway.errors.refusals import refusal_of
 from app.gateway.openai.shapes import ImageParams
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
 from cynosure.pictures import opened, rgba
+from cynosure.refusals import refusal_of
 
 MAX_PARTS = 64
 _TEXT_FIELDS = {

@@ -1,15 +1,29 @@
-"""Pydantic's validation errors as Cynosure's own."""
+"""Pydantic's validation errors as Cynosure's own, in servers and clients alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cynosure.contract import GenerateRequest
 from cynosure.errors import InvalidRequest, UnknownField
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parsed(model: type[Model], fields: Any) -> Model:
+    """The value of a model with these fields.
+
+    Raises:
+        InvalidRequest: naming the first field at fault, with the nearest known name if there is no such field.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise refusal_of(error, model) from error
 
 
 def place_of(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
