@@ -257,9 +257,9 @@ def test_a_full_queue_is_tried_again_under_one_key_and_a_refusal_is_not(
 def test_a_field_that_no_model_has_is_refused_before_anything_is_sent() -> None:
     with Client("http://127.0.0.1:9") as client:
         with pytest.raises(UnknownField, match="Did you mean 'class_label'") as refusal:
-            client.generate(clas_label="bag")
-        assert refusal.value.field == "clas_label"
+            client.generate(klass_label="bag")
+        assert refusal.value.field == "klass_label"
         with pytest.raises(InvalidRequest, match="steps: Input should be greater"):
             client.submit(class_label="bag", steps=0)
-        [drawn] = client.batch([{"clas_label": 1}])
+        [drawn] = client.batch([{"klass_label": 1}])
         assert isinstance(drawn.error, UnknownField)
