@@ -82,7 +82,7 @@ def test_json_in_a_form_has_so_many_parts_and_no_more_and_may_not_end_its_parser
     assert code(classifier_condition="[" * 49_000) == (400, "malformed_body")
     assert code(classifier_condition="[" * 50_001) == (413, "body_too_large")
     assert code(classifier_condition=half, guidance_interval=half) == (413, "body_too_large")
-    assert code(class_label="9" * 5000) == (400, "malformed_body")
+    assert code(class_label="9" * 5000) == (400, "invalid_request")
 
 
 def test_a_mask_that_is_cut_short_is_the_mask_at_fault(open_gateway: Open) -> None:
