@@ -35,7 +35,7 @@ from jobs.settings import StoreSettings
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
-    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+    "allow_headers": ("*",),  # OpenAI's JavaScript client sends a dozen of its own, x-stainless-…
     "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
 }
 """For the origins in the settings; without credentials, because a page must set the API key as a header itself."""

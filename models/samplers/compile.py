@@ -165,6 +165,9 @@ def _compile(
             if "rediction" not in str(error):
                 raise
             last_refusal = error
+        except (IndexError, RuntimeError, AssertionError, ZeroDivisionError) as error:  # a step that isn't there
+            scheduler_name = SAMPLERS[name].scheduler
+            raise NotLinear(f"sampler '{name}' ({scheduler_name}) can't take {steps} steps here: {error}") from error
     raise NotLinear(f"sampler '{name}' can't take a network that predicts '{prediction_type}'") from last_refusal
 
 

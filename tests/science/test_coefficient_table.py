@@ -246,3 +246,32 @@ def test_more_steps_than_timesteps_are_refused() -> None:
     config = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     with pytest.raises(NotLinear, match=r"'unipc'.*itself gives NaN"):
         compile_table("unipc", config, steps=1000)
+
+
+SD_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "how"),
+    [
+        ("ddim", 1000, {"overrides": {"timestep_spacing": "leading", "steps_offset": 1}}),
+        ("pndm", 1000, {"overrides": {"timestep_spacing": "leading", "steps_offset": 1}}),
+        ("dpmpp_2m", 20, {"sigmas": "beta", "pack": ZERO_TERMINAL}),
+        ("unipc", 10, {"sigmas": "beta", "pack": ZERO_TERMINAL}),
+    ],
+)
+def test_what_a_scheduler_can_not_do_is_refused_and_is_no_other_error(
+    name: str, steps: int, how: dict[str, Any]
+) -> None:
+    pack = SD_SCHEDULE | how.get("pack", {})
+    options = {key: value for key, value in how.items() if key != "pack"}
+    with pytest.raises(NotLinear, match=name):
+        compile_table(name, pack, steps=steps, **options)

@@ -85,7 +85,9 @@ def test_another_origin_is_told_nothing_unless_it_is_named(open_gateway: Open) -
     closed, opened = open_gateway(auth="off"), open_gateway(auth="off", cors_origins=("https://studio.example.org",))
     assert "Access-Control-Allow-Origin" not in closed.get("/models", headers=asking).headers
     assert closed.options("/generate", headers=asking).status_code == 405
-    preflight = opened.options("/generate", headers={**asking, "Access-Control-Request-Headers": "Authorization"})
+    preflight = opened.options(
+        "/generate", headers={**asking, "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+    )
     assert preflight.status_code == 200
     assert preflight.headers["Access-Control-Allow-Origin"] == "https://studio.example.org"
     assert "Access-Control-Allow-Credentials" not in preflight.headers
