@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cynosure import __version__
 from cynosure.contract import DELIVERY_FIELDS, INPUT_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest
-from cynosure.pictures import DAMAGE, opened
+from cynosure.pictures import DAMAGE, content_of, opened
 
 WEBP_METHOD = 4  # libwebp's own default between speed (0) and size (6)
 JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any gain
@@ -44,7 +44,7 @@ class MadeFrom(BaseModel):
 
 def digest_of(encoded: str) -> str:
     """SHA-256 of a base64 picture's bytes; a `data:` prefix makes no difference."""
-    return hashlib.sha256(base64.b64decode(encoded.rpartition("base64,")[2])).hexdigest()
+    return hashlib.sha256(content_of(encoded)).hexdigest()
 
 
 def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None) -> MadeFrom:

@@ -26,15 +26,24 @@ def check_picture(encoded: str, field: str) -> None:
     opened(encoded, field)
 
 
+def content_of(encoded: str) -> bytes:
+    """The file's bytes from base64 (a `data:` URL too).
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    data = "".join(encoded.rpartition("base64,")[2].split())  # many tools break lines after 76 characters
+    return base64.b64decode(data, validate=True)
+
+
 def opened(encoded: str, field: str) -> Image.Image:
     """A base64 picture (a `data:` URL too), opened but not yet decoded.
 
     Raises:
         InvalidRequest: naming `field`.
     """
-    data = "".join(encoded.rpartition("base64,")[2].split())  # many tools break lines after 76 characters
     try:
-        picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
+        picture = Image.open(io.BytesIO(content_of(encoded)), formats=FORMATS)
     except DAMAGE as error:
         raise InvalidRequest(f"{field} must be a base64-encoded PNG, JPEG or WebP picture.", field=field) from error
     if picture.width * picture.height > MAX_PIXELS:

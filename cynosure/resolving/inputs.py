@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
 
 from cynosure.contract import INPUT_FIELDS, InputPicture, ResolvedRequest
 from cynosure.errors import InvalidRequest
-from cynosure.pictures import check_picture
+from cynosure.pictures import check_picture, content_of
 
 
 def has_pictures(request: object) -> bool:
@@ -46,5 +45,5 @@ def attached(request: ResolvedRequest, pictures: Mapping[str, str]) -> ResolvedR
 
 
 def _input_picture(encoded: str) -> InputPicture:
-    content = base64.b64decode(encoded.rpartition("base64,")[2])
+    content = content_of(encoded)
     return InputPicture(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
