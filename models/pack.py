@@ -20,6 +20,8 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
+_DISTILLED_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_DISTILLED = ("LCMScheduler", "TCDScheduler")  # their defaults are Stable Diffusion's betas
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
@@ -35,7 +37,8 @@ class Pack:
         name: its name in requests.
         folder: holds `model_index.json` and one sub-folder per component.
         index: the parsed `model_index.json`.
-        scheduler_config: the parsed scheduler configuration: noise schedule and prediction type.
+        scheduler_config: the scheduler's configuration: noise schedule, prediction type and sampling, and as
+            `_class_name` and `_pipeline` the classes that the index names for scheduler and pipeline.
     """
 
     name: str
@@ -135,6 +138,14 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
+def _scheduler_config(index: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration, with its defaults, and the classes of the scheduler and of the folder's pipeline."""
+    _, declared = index.get("scheduler") or [None, None]
+    named = {"_class_name": declared or config.get("_class_name"), "_pipeline": index.get("_class_name")}
+    defaults = _SCHEDULER_DEFAULTS | (_DISTILLED_BETAS if named["_class_name"] in _DISTILLED else {})
+    return defaults | config | named
+
+
 def open_pack(name_or_folder: str) -> Pack:
     """Open a bundled pack by name, a folder by path, or a repository on the hub by `owner/name@COMMIT`.
 
@@ -156,11 +167,12 @@ def open_pack(name_or_folder: str) -> Pack:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
+    index = _object(folder / "model_index.json")
     pack = Pack(
         name=on_hub["name"] if on_hub else Path(os.path.abspath(folder)).name,  # as it was typed: links stay links
         folder=folder,
-        index=_object(folder / "model_index.json"),
-        scheduler_config=_SCHEDULER_DEFAULTS | _object(scheduler),
+        index=index,
+        scheduler_config=_scheduler_config(index, _object(scheduler)),
     )
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:

@@ -26,6 +26,14 @@ class IntervalUnit(StrEnum):
     TIMESTEP = "timestep"  # the timestep that the network gets; both ends included
 
 
+class Steps(StrEnum):
+    """Whose steps a table follows."""
+
+    EXACT = "exact"  # each step ends at the noise level at which the network is evaluated next
+    FOLDER = "folder"  # those of the folder's own scheduler configuration, as diffusers' pipelines run it
+    CONTINUOUS = "continuous"  # evenly spaced in continuous time, as in DPM-Solver's published code
+
+
 class Row(Enum):
     """A denoiser row's kind of conditioning."""
 

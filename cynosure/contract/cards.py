@@ -51,6 +51,12 @@ class ModelCard(BaseModel):
     spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")
     sigma_schedules: dict[str, tuple[str, ...]] = Field({}, description="Sigma schedules, by sampler.")
     clipping_profiles: tuple[str, ...] = Field((), description="Profiles that clip unless the request sets `clip`.")
+    profile_samplers: dict[str, str] = Field(
+        {}, description="Default samplers by profile, for profiles that do not use that of `defaults`."
+    )
+    clipped_samplers: dict[str, tuple[str, ...]] = Field(
+        {}, description="For profiles not in clipping_profiles: samplers with which they clip nevertheless."
+    )
     must_clip: bool = Field(False, description="Whether classifier guidance without clipping would ruin the picture.")
     defaults: ModelDefaults
     digest: str = Field(description="SHA-256 of the pack's weights and configuration.")
@@ -63,6 +69,14 @@ class ModelCard(BaseModel):
     )
     num_parameters: int
     license: str | None = None
+
+    def default_sampler(self, profile: str | None) -> str:
+        """The sampler of a request that names none."""
+        return self.profile_samplers.get(profile or self.defaults.profile, self.defaults.sampler)
+
+    def clips(self, profile: str, sampler: str) -> bool:
+        """Whether D is clipped if a request doesn't say."""
+        return profile in self.clipping_profiles or sampler in self.clipped_samplers.get(profile, ())
 
     @property
     def drawn_by(self) -> str:

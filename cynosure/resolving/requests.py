@@ -42,7 +42,8 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     _check_mode(request, mode, label, card)
     _check_refinements(request, mode)
     guidance_scale, classifier_scale = _scales(request, mode, card)
-    sampler = request.sampler or card.defaults.sampler
+    profile = request.profile or card.defaults.profile
+    sampler = request.sampler or card.default_sampler(profile)
     if sampler not in card.samplers:
         raise UnknownSampler(sampler, card.samplers)
     if request.eta > 0 and sampler not in card.eta_samplers:
@@ -54,8 +55,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         )
     steps = _steps(request, sampler, card)
     _check_presence_of_pictures(request, card, steps)
-    profile = request.profile or card.defaults.profile
-    clip = profile in card.clipping_profiles if request.clip is None else request.clip
+    clip = card.clips(profile, sampler) if request.clip is None else request.clip
     if card.must_clip and mode in _USES_CLASSIFIER and not clip and request.dynamic_threshold is None:
         raise InvalidRequest(
             f"'{card.name}' starts from pure noise, where the classifier's term is multiplied by about 20,000: "

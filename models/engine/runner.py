@@ -85,9 +85,7 @@ class Runner:
             respacing = str(spec.steps)
         if profile.respaces and SAMPLERS[spec.sampler].respaces and respacing is None:
             respacing = str(spec.steps)
-        overrides = {} if respacing else dict(profile.samplers.get(spec.sampler, {}))
-        if spec.spacing is not None:
-            overrides.pop("timestep_spacing", None)
+        which, overrides = profile.sampling(spec)
         return compile_table(
             spec.sampler,
             self.scheduler_config,
@@ -97,7 +95,8 @@ class Runner:
             sigmas=spec.sigmas,
             respacing=respacing,
             begin=self._begin(spec) if begin is None else begin,
-            overrides=overrides,
+            overrides={} if respacing else overrides,
+            which=which,
             prediction_type=self.denoiser.prediction_type,
         )
 
@@ -128,7 +127,7 @@ class Runner:
             start = table.level(0)
             if profile.strength is StrengthRule.SD and (begin := self._begin(spec)):
                 start = self.table(spec, begin=begin - 1).level(0)
-        guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
+        guided = spec.guidance.active_range(table.timestep, table.noise_ratio)
         return Course(spec=spec, profile=profile, table=table, guided=guided, inputs=inputs, start=start)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
@@ -261,6 +260,7 @@ class Runner:
             specs=[course.spec for course in courses],
             profiles=[course.profile for course in courses],
             data=data[evaluation.first],
+            from_latent=coefficients["data_from_latent"][:, None, None, None] * x,
             pairs=evaluation.pairs,
             unconditional=data[[evaluation.first[number] + 1 for number in evaluation.pairs]],
             steered=evaluation.steered,

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
+from models.pack import Pack
 from models.profiles import PROFILES
-from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
+from models.samplers import (
+    CFG_PLUS_PLUS_SAMPLERS,
+    SAMPLERS,
+    NotLinear,
+    folder_limits,
+    folder_sampler,
+    max_steps,
+    options,
+)
+from models.spec import Steps
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
@@ -35,7 +48,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         cfg_plus_plus_samplers=tuple(name for name in samplers if name in CFG_PLUS_PLUS_SAMPLERS),
         spacings={name: options(name)[0] for name in samplers if options(name)[0]},
         sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},
-        profiles=tuple(PROFILES),
+        **_profiles(pack, samplers),
         clipping_profiles=clipping,
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
@@ -59,6 +72,27 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         num_parameters=denoiser.num_parameters,
         license=defaults.get("license"),
     )
+
+
+def _profiles(pack: Pack, samplers: Sequence[str]) -> dict[str, Any]:
+    """The profiles of a pack, and what those that follow its folder's scheduler do where a request says nothing."""
+    own = folder_sampler(pack.scheduler_config)
+    following = [name for name, profile in PROFILES.items() if profile.steps is Steps.FOLDER]
+    if own not in samplers:
+        return {"profiles": tuple(name for name in PROFILES if name not in following)}
+    clipped = tuple(sampler for sampler in samplers if _is_limited(sampler, pack))
+    return {
+        "profiles": tuple(PROFILES),
+        "profile_samplers": dict.fromkeys(following, own),
+        "clipped_samplers": dict.fromkeys(following, clipped),
+    }
+
+
+def _is_limited(sampler: str, pack: Pack) -> bool:
+    try:
+        return folder_limits(sampler, pack.scheduler_config)
+    except NotLinear:  # limited in a way that is refused
+        return False
 
 
 def _modes_and_bases(loaded: LoadedPack) -> tuple[tuple[GuidanceMode, ...], tuple[ClassifierBase, ...]]:

@@ -98,7 +98,7 @@ def request_of(params: ImageParams, card: ModelCard) -> GenerateRequest:
     if params.size not in (None, "auto"):
         fields["width"], fields["height"] = (int(side) for side in params.size.split("x"))
     if params.quality is not None and params.steps is None:
-        most = card.sampler_max_steps.get(params.sampler or card.defaults.sampler, card.max_steps)
+        most = card.sampler_max_steps.get(params.sampler or card.default_sampler(params.profile), card.max_steps)
         fields["steps"] = min(most, max(1, round(_QUALITIES[params.quality] * card.defaults.steps)))
     if not card.takes_prompt:
         if params.class_label is not None:
