@@ -124,8 +124,12 @@ def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
     return config | {"shift": math.exp(mu)}
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; a byte order mark before it is skipped."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object; a byte order mark before it is skipped.
+
+    Raises:
+        InvalidPack: it is missing, or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -159,8 +163,8 @@ def open_pack(name_or_folder: str) -> Pack:
     pack = Pack(
         name=on_hub["name"] if on_hub else Path(os.path.abspath(folder)).name,  # as it was typed: links stay links
         folder=folder,
-        index=_object(folder / "model_index.json"),
-        scheduler_config=_SCHEDULER_DEFAULTS | _object(scheduler),
+        index=read_object(folder / "model_index.json"),
+        scheduler_config=_SCHEDULER_DEFAULTS | read_object(scheduler),
     )
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
