@@ -35,7 +35,7 @@ _UNET_2D_CONDITION: Keys = {
     "encoder_hid_dim_type": (None,),
     "class_embed_type": (None,),
     "num_class_embeds": (None,),  # the noise level of an upscaler
-    "class_embeddings_concat": (False,),
+    "class_embeddings_concat": (False, None),
     "addition_embed_type": (None,),
     "addition_time_embed_dim": UNUSED,  # both are of addition_embed_type "text_time"
     "projection_class_embeddings_input_dim": UNUSED,

@@ -32,7 +32,11 @@ class UNet2DDenoiser(FoldedPixels):
         classes, named = int(config.num_class_embeds or 0), len(pack.labels)
         self.has_classes = classes > 0
         self.has_null = self.null_label is not None or not self.has_classes
-        if self.has_classes and not (0 < named <= classes and 0 <= (self.null_label or 0) < classes):
+        if self.has_classes:
+            fits = 0 < named <= classes and 0 <= (self.null_label or 0) < classes
+        else:
+            fits = self.null_label is None and (named == 0 or pack.has_classifier)
+        if not fits:
             raise InvalidPack(
                 f"{pack.folder}: num_class_embeds is {classes} in unet/config.json, but model_index.json names {named} "
                 f"classes by id2label and has null_label {self.null_label}"
