@@ -127,8 +127,12 @@ def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
     return config | {"shift": math.exp(mu)}
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; a byte order mark before it is skipped."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object; a byte order mark before it is skipped.
+
+    Raises:
+        InvalidPack: it is missing, or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -167,12 +171,12 @@ def open_pack(name_or_folder: str) -> Pack:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
-    index = _object(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     pack = Pack(
         name=on_hub["name"] if on_hub else Path(os.path.abspath(folder)).name,  # as it was typed: links stay links
         folder=folder,
         index=index,
-        scheduler_config=_scheduler_config(index, _object(scheduler)),
+        scheduler_config=_scheduler_config(index, read_object(scheduler)),
     )
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:

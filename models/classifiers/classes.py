@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.configs import every_key
 from models.loading import load_component
 from models.networks import AdmClassifier
 from models.pack import Pack
@@ -229,9 +230,9 @@ def load_classifier(
     if not pack.has_classifier:
         return None
     network = AdmClassifier if pack.index["classifier"][1] == "AdmClassifier" else NoiseAwareClassifier
-    return load_component(network, pack, "classifier", device, precision)
+    return load_component(network, pack, "classifier", device, precision, keys=every_key(network))
 
 
 def load_judge(pack: Pack) -> Judge:
     """Load the pack's judge in float32 with frozen parameters, on the CPU."""
-    return load_component(Judge, pack, "judge", torch.device("cpu"))
+    return load_component(Judge, pack, "judge", torch.device("cpu"), keys=every_key(Judge))

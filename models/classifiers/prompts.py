@@ -11,7 +11,9 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import load_component, load_tokenizer, with_float32_mode
+from models.configs import every_key
+from models.configs.text_encoders import CLIP_TEXT
+from models.loading import load_component, load_tokenizer, token_limit, with_float32_mode
 from models.networks.sentences import pack_encoder
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
@@ -34,10 +36,14 @@ class PromptSteering:
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.device = device
-        self.network = load_component(NoiseAwareClassifier, pack, "classifier", device, precision)
-        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device)
+        self.network = load_component(
+            NoiseAwareClassifier, pack, "classifier", device, precision, keys=every_key(NoiseAwareClassifier)
+        )
+        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device, keys=CLIP_TEXT)
         with_float32_mode(self.text, device, forward=FLOAT32)
-        self.tokenizer = load_tokenizer(pack.component("classifier_tokenizer"))
+        folder = pack.component("classifier_tokenizer")
+        self.tokenizer = load_tokenizer(folder)
+        self.max_length = token_limit(self.tokenizer, self.text, folder)
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
@@ -47,7 +53,9 @@ class PromptSteering:
 
     @torch.inference_mode()
     def _embed(self, prompt: str) -> Tensor:
-        tokens = self.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )
         embedding = self.text(tokens.input_ids.to(self.device)).text_embeds[0].float()
         return functional.normalize(embedding, dim=-1)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.configs import every_key
 from models.denoisers.base import Conditioning
 from models.loading import load_component
 from models.networks import AdmUNet
@@ -21,7 +22,7 @@ class AdmDenoiser:
     sees_mask = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(AdmUNet, pack, "unet", device, precision)
+        self.network = load_component(AdmUNet, pack, "unet", device, precision, keys=every_key(AdmUNet))
         config = self.network.config
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.latent_shape = (config.in_channels, config.image_size, config.image_size)

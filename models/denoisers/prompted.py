@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from models.configs.networks import PROMPTED_UNET
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
 from models.loading import load_component
@@ -36,9 +37,9 @@ class PromptedPixelDenoiser(FoldedPixels):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision)
+        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision, keys=PROMPTED_UNET)
         config = self.network.config
-        super().__init__(config.in_channels, config.sample_size, int(pack.index["pixel_unshuffle"]))
+        super().__init__(config.in_channels, config.sample_size, int(pack.index.get("pixel_unshuffle", 1)))
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)

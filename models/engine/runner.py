@@ -143,7 +143,7 @@ class Runner:
         elif not self.denoiser.has_null and any(
             Row.UNCONDITIONAL in guidance.rows(active=active) for active in (True, False)
         ):
-            raise InvalidSpec("this model can't draw without its label; name a second one to guide by")
+            raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
         if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
         condition = None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertModel
 
+from models.configs.text_encoders import BERT
 from models.lanes import set_thread_count
 from models.loading import load_network, load_tokenizer
 from models.pack import InvalidPack, Pack
@@ -76,7 +77,7 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path, device: torch.device, known: Tensor | None = None) -> None:
         self.tokenizer = load_tokenizer(folder)
-        self.network = load_network(BertModel, folder, device)
+        self.network = load_network(BertModel, folder, device, keys=BERT)
         self.device = device
         self.known = known
         self.size = int(self.network.config.hidden_size)
