@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
@@ -31,7 +32,10 @@ def again(
     mask_image: Annotated[
         Path | None, typer.Option(help="the mask it was made with, if any", exists=True, dir_okay=False)
     ] = None,
-    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="override a field")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="override a field"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="output file (default: PICTURE-again.png)")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cynosure.cli import completion
 from cynosure.client import Client
+from cynosure.client.address import server_url
 from cynosure.contract import Job, Preview, Progress
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
 from cynosure.metadata import encoded_picture
@@ -33,13 +35,35 @@ _BY_KIND: Mapping[type[CynosureError], int] = {
     JobCancelled: CANCELLED,
 }
 
-Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="URL of the server")]
+
+def _server_url(text: str) -> str:
+    try:
+        return server_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Url = Annotated[
+    str, typer.Option(envvar="CYNOSURE_URL", callback=_server_url, help="address of the server; without a scheme, http")
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         envvar="CYNOSURE_API_KEY",
         help="API key, if required; prefer the variable: command lines are visible to other users",
     ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.models, help="name of the model", show_default="by the request"),
+]
+Sampler = Annotated[
+    str | None, typer.Option(autocompletion=completion.samplers, help="sampler", show_default="the model's")
+]
+Steps = Annotated[int | None, typer.Option(help="steps of the sampler", show_default="the model's")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="set any other field"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, and errors as JSON too")]
 

@@ -25,7 +25,7 @@ from models.engine import Engine
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
-from models.training.__main__ import main as train_command
+from models.training.__main__ import command as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
 from models.training.data import MissingData, mirrored
 from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
