@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from cynosure.cli.shared import show_table
 from cynosure.errors import StoreUnavailable
 from jobs.accounts.allowance import Limits
 from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
@@ -85,7 +86,7 @@ def list_keys(data: Data = Path("data")) -> None:
     """List all keys, without their secrets."""
 
     async def work(ring: KeyRing) -> None:
-        sys.stdout.writelines(f"{_line(key)}\n" for key in await ring.all())
+        show_table(("key", "state", "expires", "scopes", "name"), [_row(key) for key in await ring.all()])
 
     _run(work, data)
 
@@ -125,11 +126,11 @@ def _settings(data: Path) -> StoreSettings:
     return StoreSettings()
 
 
-def _line(key: ApiKey) -> str:
+def _row(key: ApiKey) -> tuple[str, ...]:
     now_ms = datetime.now(UTC).timestamp() * 1000
     state = "valid" if key.is_valid(now_ms) else "revoked" if key.is_revoked else "expired"
     until = datetime.fromtimestamp(key.expires_ms / 1000, UTC).date()
-    return f"{key.id}  {state:7}  until {until}  {','.join(sorted(key.scopes)):17}  {key.name}"
+    return key.id, state, str(until), ",".join(sorted(key.scopes)), key.name
 
 
 def _run(work: Callable[[KeyRing], Coroutine[None, None, None]], data: Path) -> None:

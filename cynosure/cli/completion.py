@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
@@ -55,35 +55,36 @@ SAMPLERS = (
 _TIMEOUT_S = 0.5  # people notice a longer pause after TAB
 
 
-def models(ctx: typer.Context, incomplete: str) -> list[str]:
+def models(ctx: typer.Context) -> list[str]:
     """Names of models."""
-    return _matching([card.name for card in _cards(ctx)] or BUNDLED, incomplete)
+    return [card.name for card in _cards(ctx)] or list(BUNDLED)
 
 
-def labels(ctx: typer.Context, incomplete: str) -> list[str]:
+def labels(ctx: typer.Context) -> list[str]:
     """Names of labels, of the model in the command line or of all."""
     known = {card.name: card.labels for card in _cards(ctx)} or BUNDLED
-    chosen = known.get(ctx.params.get("model") or "")
-    names = chosen or dict.fromkeys(label for of_model in known.values() for label in of_model)
-    return _matching(names, incomplete)
+    names = known.get(ctx.params.get("model") or "") or [label for of_model in known.values() for label in of_model]
+    if "bash" in os.environ.get("_CYNOSURE_COMPLETE", ""):  # which inserts words as they are
+        return [name.replace(" ", "\\ ") for name in names]
+    return list(names)
 
 
 def several_labels(ctx: typer.Context, incomplete: str) -> list[str]:
     """The last of several labels separated by commas."""
-    before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{label}" for label in labels(ctx, last)]
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{label}" for label in labels(ctx)]
 
 
-def samplers(ctx: typer.Context, incomplete: str) -> list[str]:
+def samplers(ctx: typer.Context) -> list[str]:
     """Names of samplers, of the model in the command line or of all."""
     cards = _cards(ctx)
     chosen = [card for card in cards if card.name == ctx.params.get("model")] or cards
-    return _matching(dict.fromkeys(name for card in chosen for name in card.samplers) or SAMPLERS, incomplete)
+    return list(dict.fromkeys(name for card in chosen for name in card.samplers) or SAMPLERS)
 
 
-def assignments(incomplete: str) -> list[str]:
+def assignments() -> list[str]:
     """Fields of a request, each with its equals sign."""
-    return _matching((f"{name}=" for name in GenerateRequest.model_fields), incomplete)
+    return [f"{name}=" for name in GenerateRequest.model_fields]
 
 
 def _cards(ctx: typer.Context) -> Sequence[ModelCard]:
@@ -93,10 +94,3 @@ def _cards(ctx: typer.Context) -> Sequence[ModelCard]:
             return client.models()
     except (CynosureError, ValueError):
         return ()
-
-
-def _matching(names: Iterable[str], incomplete: str) -> list[str]:
-    found = [name for name in names if name.lower().startswith(incomplete.lower())]
-    if "bash" in os.environ.get("_CYNOSURE_COMPLETE", ""):  # which inserts the words as they are
-        return [name.replace(" ", "\\ ") for name in found]
-    return found

@@ -44,7 +44,7 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _loaded(name, rest) if name in SERVICES else command, rest
+        return name, _loaded(name, tuple(rest)) if name in SERVICES else command, rest
 
 
 def announced(text: str) -> Callable[[], None]:
@@ -56,7 +56,7 @@ def announced(text: str) -> Callable[[], None]:
     return stand_in
 
 
-def _loaded(name: str, arguments: list[str]) -> Any:
+def _loaded(name: str, arguments: tuple[str, ...]) -> Any:
     """The command with its options: it checks the arguments and then becomes the program, so signals reach it."""
     program, declared, _ = SERVICES[name]
     module, _, attribute = declared.partition(":")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
 from cynosure.cli import completion
 from cynosure.client import Client
@@ -43,6 +46,7 @@ def _server_url(text: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+_MAX_CELL = 40  # characters; a longer list wraps within its cell
 Url = Annotated[
     str, typer.Option(envvar="CYNOSURE_URL", callback=_server_url, help="address of the server; without a scheme, http")
 ]
@@ -95,6 +99,23 @@ def show_json(value: Any) -> None:
         return part.model_dump(mode="json") if isinstance(part, BaseModel) else str(part)
 
     typer.echo(json.dumps(value, default=plain))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on a terminal; elsewhere the bare rows, with tabs, as `cut` and `while read` take them."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    for column in table.columns:
+        width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        column.min_width = min(width, _MAX_CELL)
+    console = Console()
+    needed = sum(column.min_width or 0 for column in table.columns) + 2 * len(columns)
+    console.print(table, width=max(console.width, needed), crop=False)  # ids are copied: wrap lines, never cells
 
 
 def progress_bar() -> Bar:

@@ -209,8 +209,10 @@ class KeyRing(StoreClient):
         secret = secrets.token_urlsafe(32)
         async with answering():
             answer = await self._rotate(keys=[self._keys.api_key(key_id)], args=[_digest(secret), overlap_s * 1000])
+        if answer == b"revoked":
+            raise NoSuchKey(f"Key '{key_id}' is revoked.")
         if answer != b"rotated":
-            raise NoSuchKey(f"Key '{key_id}' is {answer.decode()}.")
+            raise NoSuchKey(f"There is no key '{key_id}'.")
         return f"cyn_{key_id}_{secret}"
 
     async def revoke(self, key_id: str) -> None:
