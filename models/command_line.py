@@ -16,6 +16,7 @@ PresetName = Literal[
     "imagenet512",
     "imagenet64-256",
     "imagenet128-512",
+    "lsun256",
 ]
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 NetworkName = Literal["diffusion", "classifier", "judge"]

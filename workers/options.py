@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+
 
 def worker(
     models: Annotated[
@@ -18,8 +20,7 @@ def worker(
         str | None, typer.Option(help="torch device, such as cpu or cuda:0", show_default="CYNOSURE_WORKER_DEVICE")
     ] = None,
     precision: Annotated[
-        Literal["auto", "float32", "tf32", "bfloat16", "float16"] | None,
-        typer.Option(help="number format of the networks", show_default="chosen for the device"),
+        Precision | None, typer.Option(help="number format of the networks", show_default="chosen for the device")
     ] = None,
 ) -> None:
     """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
