@@ -147,7 +147,9 @@ def _bar() -> Bar:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="file for the contact sheet")] = Path("out/demo.png"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="file for the contact sheet", dir_okay=False)] = Path(
+        "out/demo.png"
+    ),
 ) -> None:
     """Start a server, draw labels and prompts in every guidance mode, save a contact sheet, stop the server."""
     port = _free_port()
@@ -169,5 +171,5 @@ def demo(
             server.terminate()
             server.wait()
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
+        sheet.save(out, format="PNG")
         typer.echo(f"wrote {out}")

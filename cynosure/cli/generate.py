@@ -16,8 +16,8 @@ from cynosure.cli.shared import (
     Sampler,
     Steps,
     Url,
-    assignments,
     encoded,
+    merged,
     refusing,
     save_beside,
     show_json,
@@ -44,7 +44,7 @@ def generate(
     sampler: Sampler = None,
     steps: Steps = None,
     seed: Annotated[int | None, typer.Option(help="number that decides the noise", show_default="random")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="number of pictures")] = 1,
+    count: Annotated[int | None, typer.Option("-n", "--count", help="number of pictures", show_default="1")] = None,
     model: Model = None,
     prompt: Annotated[str | None, typer.Option(help="what to draw, for models that take prompts")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
@@ -54,7 +54,7 @@ def generate(
         Path | None, typer.Option(help="mask, white where init_image is redrawn", exists=True, dir_okay=False)
     ] = None,
     more: Assignments = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures", file_okay=False)] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -75,10 +75,9 @@ def generate(
         "init_image": encoded(init_image),
         "strength": strength,
         "mask_image": encoded(mask_image),
-        **assignments(more or ()),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = parsed(GenerateRequest, {key: value for key, value in fields.items() if value is not None})
+        request = parsed(GenerateRequest, merged(fields, more))
         save_all(client, client.submit(request), out, as_json)
 
 

@@ -45,7 +45,7 @@ def jobs(
 
 
 def cancel(
-    ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="jobs to cancel")],
+    ids: Annotated[list[str], typer.Argument(metavar="JOB", help="jobs to cancel")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

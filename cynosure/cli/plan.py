@@ -16,9 +16,7 @@ from cynosure.refusals import parsed
 def plan(
     fields: Annotated[
         list[str],
-        typer.Argument(
-            metavar="FIELD=VALUE...", autocompletion=completion.assignments, help="fields of POST /generate"
-        ),
+        typer.Argument(metavar="FIELD=VALUE", autocompletion=completion.assignments, help="fields of POST /generate"),
     ],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,

@@ -80,6 +80,10 @@ def refusing(as_json: bool = False) -> Iterator[None]:
     except CynosureError as error:
         code = next((code for kind, code in _BY_KIND.items() if isinstance(error, kind)), REFUSED)
         _end(code, error.code, error.field, error.detail, as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _end(REFUSED, "file_error", None, f"{error.filename}: {error.strerror}", as_json)
     except KeyboardInterrupt:
         _end(130, "interrupted", None, "interrupted", as_json)
 
@@ -88,7 +92,8 @@ def _end(exit_code: int, code: str, field: str | None, detail: str, as_json: boo
     if as_json:
         typer.echo(json.dumps({"error": {"code": code, "field": field, "detail": detail}}), err=True)
     else:
-        typer.echo(f"cynosure: {field + ': ' if field else ''}{detail}", err=True)
+        names_it = field is None or detail.startswith(field)
+        typer.echo(f"cynosure: {'' if names_it else f'{field}: '}{detail}", err=True)
     raise typer.Exit(exit_code) from None
 
 
@@ -171,6 +176,15 @@ def encoded(path: Path | None) -> str | None:
     return None if path is None else encoded_picture(path.read_bytes())
 
 
+def merged(options: Mapping[str, Any], texts: Iterable[str] | None) -> dict[str, Any]:
+    """The fields from options that were given, and from `--set`; none may come from both."""
+    given = {field: value for field, value in options.items() if value is not None}
+    more = assignments(texts or ())
+    if twice := given.keys() & more.keys():
+        raise typer.BadParameter(f"'{min(twice)}' is given twice: leave it out of --set", param_hint="--set")
+    return given | more
+
+
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
     """Parse texts of the form `FIELD=VALUE`. A value that is valid JSON is read as JSON, any other as text."""
     fields: dict[str, Any] = {}
@@ -178,6 +192,8 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
+        if field in fields:
+            raise typer.BadParameter(f"'{field}' is given twice")
         try:
             fields[field] = json.loads(value)
         except json.JSONDecodeError:

@@ -44,7 +44,9 @@ def sweep(
     sampler: Sampler = None,
     steps: Steps = None,
     model: Model = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png", file_okay=False)] = Path(
+        "out"
+    ),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
