@@ -134,9 +134,22 @@ def test_a_service_gets_the_options_of_its_command(server_url: str, tmp_path: Pa
     answer = cynosure("up", "--port", port, "--data", str(tmp_path))
     assert answer.returncode == 1
     assert f"127.0.0.1:{port}" in answer.stderr, "it is taken"
-    wrong = cynosure("worker", "--modles", "fashion")
+    wrong = cynosure("worker", "--packs", "fashion")
     assert wrong.returncode == 2
-    assert "No such option: --modles" in wrong.stderr
+    assert "No such option: --packs" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "3", "--set", "steps=2"], "'steps' is given twice"),
+        (["-o", __file__], "is a file"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_drawn(arguments: list[str], says: str) -> None:
+    answer = cynosure("generate", "--label", "bag", *arguments)
+    assert answer.returncode == 2
+    assert says in answer.stderr
 
 
 def test_no_server_is_said(tmp_path: Path) -> None:
