@@ -52,14 +52,14 @@ LABEL_ROWS: Mapping[str, Mapping[str, Any]] = {
 
 PROMPTS = (
     "a happy cat",
-    "puppy",
+    "car",
     "red apple",
     "pizza",
     "sunflower",
     "rocket",
     "sailboat",
     "house",
-    "red heart",
+    "tree",
     "penguin",
 )
 
