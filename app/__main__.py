@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
+from typing import Annotated, Any
 
+import typer
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -29,14 +30,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def main() -> None:
-    """Serve the HTTP API in the foreground."""
-    parser = argparse.ArgumentParser(prog="cynosure serve", description=main.__doc__)
-    parser.add_argument("--host", help="address to listen on (default: CYNOSURE_GATEWAY_HOST, or 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
-    arguments = parser.parse_args()
-    chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@command.command()
+def main(
+    host: Annotated[
+        str | None, typer.Option(help="address to listen on", show_default="CYNOSURE_GATEWAY_HOST, or 127.0.0.1")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
+    ] = False,
+) -> None:
+    """Run the gateway only: the HTTP API, in the foreground."""
+    chosen: dict[str, Any] = {"host": host, "auth": "off" if insecure_no_auth else None}
     settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})
     app = create_app(settings, StoreSettings())
     config = uvicorn.Config(
@@ -44,7 +52,7 @@ def main() -> None:
         http=Protocol,
         ws="none",
         host=settings.host,
-        port=arguments.port,
+        port=port,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=10,
@@ -53,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure serve")

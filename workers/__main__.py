@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import secrets
@@ -10,7 +9,10 @@ import signal
 import socket
 import sys
 import warnings
+from functools import wraps
+from typing import Any
 
+import typer
 from celery.platforms import SecurityWarning
 
 from jobs.fleet import FleetRegistry
@@ -18,9 +20,9 @@ from jobs.plans import InquiryDesk
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
-from models.calibration.networks import PRECISIONS
 from models.engine import Engine
 from models.pack import InvalidPack
+from workers import options
 from workers.celery_app import build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
@@ -59,19 +61,14 @@ def _engine(settings: WorkerSettings, fleet: FleetRegistry) -> Engine:
         sys.exit(os.EX_CONFIG)
 
 
-def _settings() -> WorkerSettings:
-    parser = argparse.ArgumentParser(prog="cynosure worker", description=main.__doc__)
-    parser.add_argument("--models", help="packs to load: names or folders, separated by commas")
-    parser.add_argument("--device", help="torch device, such as cpu or cuda:0")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, help="number format of the networks; by default chosen for the device"
-    )
-    return WorkerSettings(**{key: value for key, value in vars(parser.parse_args()).items() if value is not None})
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def main() -> None:
-    """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
-    settings, store_settings = _settings(), StoreSettings()
+@command.command()
+@wraps(options.worker)
+def _main(**given: Any) -> None:
+    settings = WorkerSettings(**{name: value for name, value in given.items() if value is not None})
+    store_settings = StoreSettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     warnings.filterwarnings("ignore", module="diffusers")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
@@ -126,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure worker")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import ctypes
@@ -20,9 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import httpx
 import redis
+import typer
 
 from app.commands.keys import URL_FILE
 from cynosure.contract import ModelCard, ModelList
@@ -225,19 +226,28 @@ def _stop(children: list[Child]) -> None:
         child.kill()
 
 
-def main() -> None:
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@command.command()
+def main(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    data: Annotated[Path, typer.Option(help="folder for the data of the embedded store")] = Path("data"),
+    workers: Annotated[int, typer.Option(min=0, help="number of workers")] = 1,
+    models: Annotated[
+        str | None, typer.Option(help="model packs to load, separated by commas", show_default="fashion,emoji")
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
+    ] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="stop when the process that started this one ends")
+    ] = False,
+) -> None:
     """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
-    parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder for the data of the embedded store")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--models", help="model packs to load, separated by commas (default: fashion,emoji)")
-    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
-    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
-    arguments = parser.parse_args()
-    _refuse_taken_port(arguments.host, arguments.port)
-    if arguments.with_parent:
+    _refuse_taken_port(host, port)
+    if with_parent:
         _end_with_parent()
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep it ignored
@@ -247,7 +257,7 @@ def main() -> None:
     stores: list[Child] = []
     path = Path()
     if "REDIS_URL" not in environment:
-        data: Path = arguments.data.resolve()
+        data = data.resolve()
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _socket_folder(data) / "valkey.sock"
         for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # another store's; ours needs none
@@ -256,26 +266,26 @@ def main() -> None:
         (data / URL_FILE).write_text(environment["REDIS_URL"])
         environment.setdefault("CYNOSURE_GATEWAY_WEBHOOK_SECRET", _webhook_secret(data))
         stores = [Child(["app.commands.local_store", "--data", str(data), "--socket", str(path)], environment)]
-    auth = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
-    gateway = Child(["app", "--host", arguments.host, "--port", str(arguments.port), *auth], environment)
-    models = ["--models", arguments.models] if arguments.models else []
-    workers = [Child(["workers", *models], environment) for _ in range(arguments.workers)]
+    auth = ["--insecure-no-auth"] if insecure_no_auth else []
+    gateway = Child(["app", "--host", host, "--port", str(port), *auth], environment)
+    packs = ["--models", models] if models else []
+    crew = [Child(["workers", *packs], environment) for _ in range(workers)]
     progress = Progress()
-    progress.say("starting the job store, the gateway and " + _count(arguments.workers, "worker"))
+    progress.say("starting the job store, the gateway and " + _count(workers, "worker"))
     try:
         for store in stores:
             _wait_for_store(environment["REDIS_URL"], store)
         progress.say("the job store is up; loading the models")
-        host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host  # noqa: S104
-        _supervise([*stores, gateway, *workers], f"http://{host}:{arguments.port}", progress)
+        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+        _supervise([*stores, gateway, *crew], f"http://{reached}:{port}", progress)
     except _Stop as stop:
         progress.say(f"{stop}: stopping")
     finally:
-        _stop([gateway, *workers])
+        _stop([gateway, *crew])
         _stop(stores)  # last, so that the jobs that workers hand back are written
-        if stores and path.parent != arguments.data.resolve():
+        if stores and path.parent != data:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure up")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cynosure.batches import Batch, BatchResult
 from cynosure.client import calls
+from cynosure.client.address import server_url
 from cynosure.client.attempts import Attempts, Retries, Server, connection
 from cynosure.client.blocking import DEFAULT_URL
 from cynosure.client.calls import Call, Flow
@@ -58,7 +59,7 @@ class AsyncClient:
         timeout_s: float = 30.0,
         retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
-        self.url = url
+        self.url = url = server_url(url)
         self._timeout_s = timeout_s
         self._server = Server(url, retries)
         self._http = httpx.AsyncClient(**connection(url, api_key, timeout_s))

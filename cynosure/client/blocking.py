@@ -15,6 +15,7 @@ from PIL import Image
 
 from cynosure.batches import Batch, BatchResult
 from cynosure.client import calls
+from cynosure.client.address import server_url
 from cynosure.client.attempts import Attempts, Retries, Server, connection
 from cynosure.client.calls import Call, Flow
 from cynosure.client.following import Follower
@@ -53,7 +54,7 @@ class Client:
     (28, 28)
 
     Args:
-        url: the server, such as `http://127.0.0.1:8000`.
+        url: the server, such as `http://127.0.0.1:8000`; without a scheme, http.
         api_key: `cyn_…`, if the server requires one.
         timeout_s: for one HTTP exchange; waiting for a job may take many of them.
         retries: how often, and after which pauses, a failed call is sent again.
@@ -67,7 +68,7 @@ class Client:
         timeout_s: float = 30.0,
         retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
-        self.url = url
+        self.url = url = server_url(url)
         self._timeout_s = timeout_s
         self._server = Server(url, retries)
         self._http = httpx.Client(**connection(url, api_key, timeout_s))

@@ -136,7 +136,7 @@ def test_jobs_are_listed_and_cancelled(server_url: str) -> None:
     assert cancelled.stdout == f"{job.id} cancelled\n"
     listed = json.loads(cynosure("jobs", "--status", "cancelled", "--limit", "5", "--json", url=server_url).stdout)
     assert job.id in [one["id"] for one in listed["jobs"]]
-    assert job.id in cynosure("jobs", url=server_url).stdout
+    assert f"{job.id}\tcancelled\t" in cynosure("jobs", url=server_url).stdout
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from models.engine import Engine
 from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
 from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
-from models.training.__main__ import main as train_command
+from models.training.__main__ import command as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
 from models.training.data import MissingData, mirrored
 from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
@@ -311,13 +311,30 @@ def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch:
 
 
 def test_the_trainer_refuses_what_would_do_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["cynosure train", "emoji", "--only", "classifier", "--init-from", "emoji"])
     with pytest.raises(SystemExit) as refusal:
-        train_command()
+        train_command(["emoji", "--only", "classifier", "--init-from", "emoji"])
     assert refusal.value.code == 2
-    assert "--only classifier does not train it" in capsys.readouterr().err
+    assert "--init-from: it is for the denoiser" in capsys.readouterr().err
+
+
+def test_the_emoji_sets_are_not_downloaded_into_a_folder_of_pictures(tmp_path: Path) -> None:
+    for name in ("iconify-json-noto-1.2.9", "pictures-0123456789abcdef.safetensors", "cat.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(MissingData, match=r"holds 'cat\.png'"):
+        EMOJI.pictures(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("pack", "option"), [("emoji", "--data"), ("fashion", "--cache")])
+def test_each_recipe_takes_the_folder_that_it_has_a_use_for(
+    pack: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        train_command([pack, option, "folder"])
+    assert refusal.value.code == 2
+    assert f"'{pack}' downloads" in capsys.readouterr().err
 
 
 def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: SentenceEncoder) -> None:

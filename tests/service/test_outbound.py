@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -222,3 +223,11 @@ async def test_the_certificate_must_be_the_names_though_the_connection_goes_to_a
                 f"https://hook.example:{port}/", content=b"body", headers={}
             )
     assert len(receiver.requests) == 1
+
+
+async def test_the_settings_in_the_docs_allow_the_receiver_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path("docs/api.md").read_text()
+    [url] = re.findall(r'"webhook_url": "(http://[^"]+)"', text)
+    for name, value in re.findall(r"(CYNOSURE_OUTBOUND_\w+)='([^']+)'", text):
+        monkeypatch.setenv(name, value)
+    Outbound(OutboundSettings()).check(url)
