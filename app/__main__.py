@@ -47,6 +47,7 @@ def main() -> None:
         port=arguments.port,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # door/proxies.py reads them
         timeout_graceful_shutdown=10,
     )
     Server(config).run()

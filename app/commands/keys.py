@@ -1,4 +1,4 @@
-"""`python -m app.commands.keys`: create, list, rotate and revoke API keys.
+"""`python -m app.commands.keys`: create, list, rotate and revoke API keys, and revoke signed links.
 
 It works on the store and not over HTTP: anyone who can reach the store owns the deployment anyway, the first key needs
 no other key, and the gateway has no route that could create keys.
@@ -17,6 +17,7 @@ from pathlib import Path
 from cynosure.errors import StoreUnavailable
 from jobs.accounts.allowance import Limits
 from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
+from jobs.accounts.links import LinkSigner
 from jobs.settings import StoreSettings
 
 URL_FILE = "store.url"
@@ -87,6 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     revoke = commands.add_parser("revoke", parents=[store], help="revoke a key (takes effect within a second)")
     revoke.add_argument("id")
+    commands.add_parser("revoke-links", parents=[store], help="end every signed link to a picture, of all keys")
     return parser.parse_args(arguments)
 
 
@@ -107,7 +109,8 @@ def _line(key: ApiKey) -> str:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    async with KeyRing.connect(_settings(arguments.data)) as ring:
+    settings = _settings(arguments.data)
+    async with KeyRing.connect(settings) as ring, LinkSigner.connect(settings) as links:
         match arguments.command:
             case "create":
                 limits = Limits(
@@ -127,6 +130,8 @@ async def _run(arguments: argparse.Namespace) -> None:
                 sys.stdout.write(f"{token}\n")
             case "revoke":
                 await ring.revoke(arguments.id)
+            case "revoke-links":
+                await links.revoke_all()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

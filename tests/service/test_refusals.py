@@ -68,9 +68,9 @@ def test_a_value_that_is_wrong_is_told_by_its_field(
 @pytest.mark.parametrize(
     ("path", "kind", "body", "said"),
     [
-        ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff in position 17"),
+        ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff at line 1, column 18"),
         ("/generate", "application/json", b'{"seed": 1' + b"0" * 5000 + b"}", "5001 digits"),
-        ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff in position 12"),
+        ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff at line 1, column 13"),
         ("/v1/images/edits", "multipart/form-data", b"--x", "Missing boundary"),
         ("/v1/images/edits", "multipart/form-data; boundary=x", b"nonsense", "Invalid multipart data"),
     ],
