@@ -34,6 +34,8 @@ from models.samplers.table import CoefficientTable
 
 # "sample" first: the output is then D, so the weights suffer no cancellation between large numbers
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
+PROBED_STEPS = 10
+"""Steps with which `max_steps` tries a sampler. Many more may fail, by repeating a timestep or a noise level."""
 
 
 @functools.lru_cache(maxsize=128)
@@ -41,7 +43,7 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
     pack_config = json.loads(pack_config_json)
     total = int(pack_config["num_train_timesteps"])
     try:
-        compile_table(name, pack_config, steps=min(total, 10), prediction_type=prediction_type)
+        compile_table(name, pack_config, steps=min(total, PROBED_STEPS), prediction_type=prediction_type)
     except NotLinear:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
