@@ -24,7 +24,7 @@ from jobs.store.keyspace import Keys
 
 _KEPT_S = 60
 _ANSWER: TypeAdapter[Plan | JobError | None] = TypeAdapter(Plan | JobError | None)
-_CHECK_S = 5.0  # for a check; a worker that is busy drawing needs tens of milliseconds
+_CHECK_S = 10.0  # for a check: usually milliseconds, but seconds for a thousand steps of some samplers
 _MAX_CHECKED = 4096
 _COURSE = ("sampler", "steps", "timestep_spacing", "sigma_schedule", "timestep_respacing", "eta", "strength", "profile")
 """The fields that decide which noise levels a sampler passes through."""

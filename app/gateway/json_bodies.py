@@ -38,10 +38,10 @@ def parsed_json(raw: bytes, subject: str = "The body", *, is_line: bool = False)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode(errors="replace")
+        before, byte = error.object[: error.start].decode(), error.object[error.start]  # without a byte order mark
         looks = "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise MalformedBody(
-            f"{subject} is not UTF-8: byte 0x{raw[error.start]:02x} {_place(before, len(before), is_line)}{looks}."
+            f"{subject} is not UTF-8: byte 0x{byte:02x} {_place(before, len(before), is_line)}{looks}."
         ) from error
     try:
         return json.loads(text, parse_constant=_refuse)
