@@ -24,7 +24,7 @@ from jobs.store.keyspace import Keys
 
 _KEPT_S = 60
 _ANSWER: TypeAdapter[Plan | JobError | None] = TypeAdapter(Plan | JobError | None)
-_CHECK_S = 10.0  # for a check: usually milliseconds, but seconds for a thousand steps of some samplers
+_CHECK_S = 20.0  # for a check: usually milliseconds, but seconds for a thousand steps of some samplers
 _MAX_CHECKED = 4096
 _COURSE = ("sampler", "steps", "timestep_spacing", "sigma_schedule", "timestep_respacing", "eta", "strength", "profile")
 """The fields that decide which noise levels a sampler passes through."""
@@ -54,11 +54,11 @@ class Inquiries(StoreClient):
     async def check(self, request: ResolvedRequest, card: ModelCard) -> None:
         """Refuse steps that the request's sampler can't take, before they become a job that fails.
 
-        What is not certain by the card is asked of a worker, once for each combination of the fields that matter. If
-        no worker answers, the request passes.
+        What is not certain by the card is asked of a worker, once for each combination of the fields that matter.
 
         Raises:
             InvalidRequest: names the fields.
+            NoWorker: none answered in time.
             StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
         """
         if _is_certain(request, card):
@@ -66,10 +66,7 @@ class Inquiries(StoreClient):
         course = {name: getattr(request, name) for name in _COURSE} | {"inputs": sorted(request.inputs)}
         key = card.drawn_by, json.dumps(course)
         if key not in self._checked:
-            try:
-                answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
-            except NoWorker:
-                return
+            answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
             refused = answer if isinstance(answer, JobError) and answer.code == InvalidRequest.code else None
             self._checked[key] = refused.message if refused else None
         self._checked.move_to_end(key)

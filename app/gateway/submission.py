@@ -84,6 +84,7 @@ async def submission_of(state: State, request: ResolvedRequest, card: ModelCard,
     Raises:
         InvalidRequest: a field does not hold a picture, the webhook's URL is not allowed, or the sampler can't take the
             steps.
+        NoWorker: no worker was there to check the steps.
     """
     check_webhook(state, request)
     submission = await _off_loop_if(has_pictures(request), Submission.of, request)

@@ -50,15 +50,18 @@ def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
     if SAMPLERS[name].path is not Path.PACK or prediction_type == FLOW_PREDICTION:
         return total  # its noise levels are not the pack's timesteps
 
-    def repeats(steps: int) -> bool:
+    def exceeds(steps: int) -> bool:
+        """Whether a timestep repeats, or an offset of the pack's puts one past the last."""
         set_timesteps(scheduler, steps)
         timesteps = scheduler.timesteps
+        if timesteps.is_floating_point():
+            return False
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
-        return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
+        return len(timesteps.unique()) + by_design < len(timesteps) or int(timesteps.max()) >= total
 
-    if not repeats(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
+    if not exceeds(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
         return total
-    return bisect.bisect_left(range(total), True, lo=1, key=repeats) - 1
+    return bisect.bisect_left(range(total), True, lo=1, key=exceeds) - 1
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:

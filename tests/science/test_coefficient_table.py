@@ -242,6 +242,15 @@ def test_every_number_of_steps_up_to_the_samplers_limit_compiles(name: str, is_f
         assert all(0 <= timestep < 1000 for timestep in table.timestep)
 
 
+def test_steps_that_an_offset_puts_past_the_last_timestep_are_beyond_the_limit() -> None:
+    config = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    limit = max_steps("pndm", config)
+    assert limit == 999
+    assert compile_table("pndm", config, steps=limit).timestep.max() < 1000
+    with pytest.raises(NotLinear):
+        compile_table("pndm", config, steps=limit + 1)
+
+
 def test_more_steps_than_timesteps_are_refused() -> None:
     config = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     with pytest.raises(NotLinear, match=r"'unipc'.*itself gives NaN"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
 from models.profiles import PROFILES
-from models.samplers import CFG_PLUS_PLUS_SAMPLERS, PROBED_STEPS, SAMPLERS, max_steps, options
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, FLOW_PREDICTION, PROBED_STEPS, SAMPLERS, max_steps, options
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
@@ -18,8 +18,6 @@ def card_of(loaded: LoadedPack) -> ModelCard:
     defaults = pack.defaults
     limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
     samplers = tuple(name for name, limit in limits.items() if limit)
-    sampler = str(defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"))
-    steps = int(defaults.get("steps", 50))
     profile = str(defaults.get("profile", "cynosure"))
     is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
     clipping = tuple(name for name, candidate in PROFILES.items() if candidate.clips and is_pixel_model)
@@ -46,13 +44,16 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         height=height,
         max_steps=pack.num_train_timesteps,
         sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
-        certain_steps={name: min(limits[name], PROBED_STEPS) for name in samplers} | {sampler: steps},
+        certain_steps={
+            name: limits[name] if _goes_to_its_limit(name, profile, denoiser.prediction_type) else PROBED_STEPS
+            for name in samplers
+        },
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", 3.0),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
-            sampler=sampler,
-            steps=steps,
+            sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
+            steps=defaults.get("steps", 50),
             profile=profile,
             clip=profile in clipping,
         ),
@@ -62,6 +63,14 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         num_parameters=denoiser.num_parameters,
         license=defaults.get("license"),
     )
+
+
+def _goes_to_its_limit(sampler: str, profile: str, prediction_type: str) -> bool:
+    """Whether the sampler, without options, takes every number of steps up to its `max_steps`.
+
+    A profile may space its steps otherwise; and on straight paths more than a few hundred steps repeat a noise level.
+    """
+    return prediction_type != FLOW_PREDICTION and not PROFILES[profile].samplers.get(sampler)
 
 
 def _modes_and_bases(loaded: LoadedPack) -> tuple[tuple[GuidanceMode, ...], tuple[ClassifierBase, ...]]:
