@@ -180,8 +180,8 @@ async def _events(drawing: Drawing, kind: str) -> AsyncIterator[dict[str, Any] |
                     sent += 1
             if record.status.is_final:
                 break
-            drawing.refuse_if_closing()
             yield None
+            drawing.refuse_if_closing()
             with suppress(TimeoutError):
                 await asyncio.wait_for(moved.wait(), POLL_S)
     refuse_unless_drawn(record)
