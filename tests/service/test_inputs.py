@@ -23,6 +23,7 @@ from cynosure.metadata import encoded_picture
 from cynosure.resolving import attached, detached, inputs, resolve, resolve_sweep
 from jobs.accounts.allowance import Allowance
 from jobs.accounts.api_keys import NOBODY
+from jobs.plans import Inquiries
 from jobs.queue.gateway import JobStore
 from jobs.queue.pace import Outlook
 from jobs.queue.record import ANONYMOUS, Claim, NoClaim
@@ -46,7 +47,9 @@ def state_of(card: ModelCard, **store: object) -> State:
         return {card.name: card}
 
     bell = SimpleNamespace(ring=lambda model, job_id: None)
-    return cast(State, {"store": SimpleNamespace(fleet=SimpleNamespace(cards=cards), **store), "doorbell": bell})
+    plans = Inquiries(redis.asyncio.Redis(), StoreSettings())  # never asked: every step of the card is certain
+    fleet = SimpleNamespace(cards=cards)
+    return cast(State, {"store": SimpleNamespace(fleet=fleet, plans=plans, **store), "doorbell": bell})
 
 
 @pytest.fixture
