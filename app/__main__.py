@@ -55,6 +55,7 @@ def main(
         port=port,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # door/proxies.py reads them
         timeout_graceful_shutdown=10,
     )
     Server(config).run()

@@ -9,8 +9,12 @@
     │   └── UnsupportedField      422  the field has no meaning for this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
+    ├── UnsupportedEncoding       415  the body is compressed in a way that is not taken
+    ├── NotAcceptable             406  the Accept header takes no media type that exists
     ├── Unauthenticated           401  no API key, or an invalid one
     ├── Forbidden                 403  the API key lacks the scope; or no key, and a foreign Host or Origin
+    │   ├── InvalidLink           403  the link's signature is not that of its picture
+    │   └── LinkExpired           403  the link was signed for a time that is over
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
@@ -18,7 +22,7 @@
     ├── WebhookNotFound           404  no webhook was sent for the job
     ├── BatchSuperseded           409  another upload of the same batch has taken over
     ├── IdempotencyConflict       409  the key was used before, with another request
-    ├── JobUnfinished             409  the job has not ended, so it can't be retried
+    ├── JobUnfinished             409  the job has not ended, so it can't be retried, or answered yet
     ├── JobExpired                410  the job is finished and its result is no longer kept
     ├── JobFailed                 500  the awaited job failed; carries the job's own error
     ├── JobCancelled              409  the awaited job was cancelled
@@ -162,6 +166,31 @@ class BodyTooLarge(CynosureError):
     code, status, title = "body_too_large", 413, "Body too large"
 
 
+ENCODINGS = ("gzip", "deflate")
+"""Values of Content-Encoding that bodies may have."""
+
+
+class UnsupportedEncoding(CynosureError):
+    """The body's Content-Encoding is not taken."""
+
+    code, status, title = "unsupported_encoding", 415, "Unsupported encoding"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Content-Encoding '{_shown(name)}' is not taken; these are: {', '.join(ENCODINGS)}.",
+            field="Content-Encoding",
+        )
+
+
+class NotAcceptable(CynosureError):
+    """The Accept header takes no media type that exists."""
+
+    code, status, title = "not_acceptable", 406, "Not acceptable"
+
+    def __init__(self, offers: Sequence[str]) -> None:
+        super().__init__(f"Accept takes none of what there is here: {', '.join(offers)}.", field="Accept")
+
+
 class Unauthenticated(CynosureError):
     """The request carries no API key, or an invalid one."""
 
@@ -172,6 +201,18 @@ class Forbidden(CynosureError):
     """The API key is valid but lacks the scope; or there is no key, and the request comes from another site."""
 
     code, status, title = "forbidden", 403, "Forbidden"
+
+
+class InvalidLink(Forbidden):
+    """The link's signature is not that of its picture, or no longer counts."""
+
+    code, title = "invalid_link", "Invalid link"
+
+
+class LinkExpired(Forbidden):
+    """The link was signed for a time that is over."""
+
+    code, title = "link_expired", "Link expired"
 
 
 class ModelNotFound(CynosureError):

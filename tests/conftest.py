@@ -249,9 +249,10 @@ def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Cal
     FleetRegistry(store_settings).publish("worker", [card])
     with ExitStack() as opened:
 
-        def one(**settings: Any) -> TestClient:
+        def one(peer: str = "192.0.2.1", **settings: Any) -> TestClient:
             app = create_app(GatewaySettings(**settings), store_settings)
-            return opened.enter_context(TestClient(app, "http://127.0.0.1", raise_server_exceptions=False))
+            client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, client=(peer, 50_000))
+            return opened.enter_context(client)
 
         yield one
 

@@ -1,4 +1,4 @@
-"""`python -m app.commands.keys`: create, list, rotate and revoke API keys.
+"""`python -m app.commands.keys`: create, list, rotate and revoke API keys, and revoke signed links.
 
 It works on the store and not over HTTP: anyone who can reach the store owns the deployment anyway, the first key needs
 no other key, and the gateway has no route that could create keys.
@@ -20,6 +20,7 @@ from cynosure.cli.shared import show_table
 from cynosure.errors import StoreUnavailable
 from jobs.accounts.allowance import Limits
 from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
+from jobs.accounts.links import LinkSigner
 from jobs.settings import StoreSettings
 
 URL_FILE = "store.url"
@@ -78,7 +79,7 @@ def create(
         sys.stderr.write(f"Key {key.id}. Its token is shown only once:\n")
         sys.stdout.write(f"{token}\n")
 
-    _run(work, data)
+    _run_on_keys(work, data)
 
 
 @command.command("list")
@@ -88,7 +89,7 @@ def list_keys(data: Data = Path("data")) -> None:
     async def work(ring: KeyRing) -> None:
         show_table(("key", "state", "expires", "scopes", "name"), [_row(key) for key in await ring.all()])
 
-    _run(work, data)
+    _run_on_keys(work, data)
 
 
 @command.command()
@@ -104,7 +105,7 @@ def rotate(
         sys.stderr.write("The new token is shown only once:\n")
         sys.stdout.write(f"{token}\n")
 
-    _run(work, data)
+    _run_on_keys(work, data)
 
 
 @command.command()
@@ -113,6 +114,17 @@ def revoke(key_id: KeyId, data: Data = Path("data")) -> None:
 
     async def work(ring: KeyRing) -> None:
         await ring.revoke(key_id)
+
+    _run_on_keys(work, data)
+
+
+@command.command()
+def revoke_links(data: Data = Path("data")) -> None:
+    """End every signed link to a picture, of all keys."""
+
+    async def work(settings: StoreSettings) -> None:
+        async with LinkSigner.connect(settings) as links:
+            await links.revoke_all()
 
     _run(work, data)
 
@@ -133,15 +145,19 @@ def _row(key: ApiKey) -> tuple[str, ...]:
     return key.id, state, str(until), ",".join(sorted(key.scopes)), key.name
 
 
-def _run(work: Callable[[KeyRing], Coroutine[None, None, None]], data: Path) -> None:
+def _run_on_keys(work: Callable[[KeyRing], Coroutine[None, None, None]], data: Path) -> None:
     """Do the work on the keys of the store; exit with code 1 if it fails."""
 
-    async def connected() -> None:
-        async with KeyRing.connect(_settings(data)) as ring:
+    async def connected(settings: StoreSettings) -> None:
+        async with KeyRing.connect(settings) as ring:
             await work(ring)
 
+    _run(connected, data)
+
+
+def _run(work: Callable[[StoreSettings], Coroutine[None, None, None]], data: Path) -> None:
     try:
-        asyncio.run(connected())
+        asyncio.run(work(_settings(data)))
     except StoreUnavailable:
         sys.exit("cynosure keys: the store does not answer. Start `cynosure up` first, or set REDIS_URL or --data.")
     except NoSuchKey as error:

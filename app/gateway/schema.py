@@ -17,9 +17,11 @@ _DESCRIPTIONS = {
     403: "The API key lacks the scope; or no key was sent, and the host or origin is not this machine's",
     404: "Not found, or owned by another API key",
     405: "Method not allowed",
+    406: "No media type here that Accept takes",
     409: "Conflict with the present state",
     410: "No longer kept",
     413: "Too large",
+    415: "Compressed in a way that is not taken; see Accept-Encoding",
     422: "Can't be served as it stands; `field` names what to change",
     429: "Too many requests or jobs; see Retry-After",
     500: "The job or the server failed",
@@ -52,7 +54,7 @@ def refusals_of(path: str, operation: dict[str, Any]) -> set[int]:
     if "security" in operation:
         statuses |= {401, 403, 429, 500, 503}
     if "requestBody" in operation:
-        statuses |= {MalformedBody.status, 409, 413, 422}
+        statuses |= {MalformedBody.status, 409, 413, 415, 422}
     if "parameters" in operation:
         statuses |= {422}
     if "{" in path:

@@ -79,13 +79,16 @@ async def decide(state: State, request: GenerateRequest, card: ModelCard | None 
 
 
 async def submission_of(state: State, request: ResolvedRequest, card: ModelCard, *, is_seeded: bool) -> Submission:
-    """Check a resolved request's pictures, once and off the event loop, and detach them.
+    """Check a resolved request's pictures, once and off the event loop, and detach them; have its steps checked.
 
     Raises:
-        InvalidRequest: a field does not hold a picture, or the webhook's URL is not allowed.
+        InvalidRequest: a field does not hold a picture, the webhook's URL is not allowed, or the sampler can't take the
+            steps.
+        NoWorker: no worker was there to check the steps.
     """
     check_webhook(state, request)
     submission = await _off_loop_if(has_pictures(request), Submission.of, request)
+    await state["store"].plans.check(submission.request, card)
     if not is_seeded:
         return submission
     return replace(submission, cached_as=await cache_key(state, submission.request, submission.shown, card))

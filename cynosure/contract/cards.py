@@ -44,6 +44,11 @@ class ModelCard(BaseModel):
     height: int
     max_steps: int = Field(description="Largest number of steps: the number of training timesteps.")
     sampler_max_steps: dict[str, int] = Field({}, description="Samplers with a limit below max_steps, and that limit.")
+    certain_steps: dict[str, int] = Field(
+        {},
+        description="Numbers of steps, by sampler, up to which a request without options such as timestep_spacing is "
+        "certain to work. Before anything else is accepted, a worker checks it; if this is empty, none does.",
+    )
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
     takes_init_image: bool = Field(True, description="Whether pictures can start from `init_image`.")

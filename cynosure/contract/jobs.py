@@ -42,6 +42,16 @@ class JobLinks(BaseModel):
     sheet: str | None = Field(None, description="Contact sheet of a sweep: all pictures on one sheet.")
 
 
+class PictureLinks(BaseModel):
+    """Signed links to a job's pictures, which work without an API key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expires_at: datetime = Field(description="The time from which the links no longer work.")
+    images: tuple[str, ...] = Field(description="One for each finished picture, in order.")
+    sheet: str | None = Field(None, description="Contact sheet of a sweep.")
+
+
 class JobAttempt(BaseModel):
     """One attempt by a worker to run the job."""
 

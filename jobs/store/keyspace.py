@@ -47,6 +47,7 @@ class Keys:
     | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint of the job that the key made |
     | `{p}:result:OWNER:HASH` | string | id of the finished job that answers requests of that owner and hash |
     | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
+    | `{p}:link-secret` | string | signs links to pictures |
     | `{p}:bucket:OWNER` | hash | tokens of its rate limit |
     | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted on that day |
     | `{p}:charge:TOKEN` | string | marks that a call has charged a quota: a repeated call does not |
@@ -189,6 +190,10 @@ class Keys:
     @property
     def api_keys(self) -> str:
         return f"{self.prefix}:api-keys"
+
+    @property
+    def link_secret(self) -> str:
+        return f"{self.prefix}:link-secret"
 
     @property
     def leases(self) -> str:

@@ -172,6 +172,14 @@ class Engine:
         self._loop.enqueue(by_pack)
         return [Handle(sample.promise) for sample in samples]
 
+    def check(self, spec: SampleSpec) -> None:
+        """Check that the spec's sampler can take its steps, without preparing its networks' inputs.
+
+        Raises:
+            InvalidSpec, NotLinear, InvalidRespacing: it can't, or no such pack is loaded.
+        """
+        self._loaded_for(spec).runner.table(spec)
+
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
 

@@ -1,6 +1,6 @@
 """Samplers as tables of coefficients, compiled from diffusers' schedulers and applied by one update."""
 
-from models.samplers.compile import compile_table, max_steps
+from models.samplers.compile import PROBED_STEPS, compile_table, max_steps
 from models.samplers.folder import folder_limits, folder_sampler
 from models.samplers.kinds import (
     CFG_PLUS_PLUS_SAMPLERS,
@@ -17,6 +17,7 @@ from models.samplers.update import advance
 __all__ = [
     "CFG_PLUS_PLUS_SAMPLERS",
     "FLOW_PREDICTION",
+    "PROBED_STEPS",
     "SAMPLERS",
     "CoefficientTable",
     "InvalidRespacing",

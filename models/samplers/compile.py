@@ -29,6 +29,8 @@ from models.spec import Steps
 
 # "sample" first: the output is then D, so the weights suffer no cancellation between large numbers
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
+PROBED_STEPS = (4, 10)
+"""Steps with which `max_steps` tries a sampler. Many more may fail, by repeating a timestep or a noise level."""
 
 
 @functools.lru_cache(maxsize=128)
@@ -36,22 +38,26 @@ def _max_steps(name: str, pack_config_json: str) -> int:
     pack_config = json.loads(pack_config_json)
     total = int(pack_config["num_train_timesteps"])
     try:
-        compile_table(name, pack_config, steps=min(total, 10))
+        for steps in PROBED_STEPS:
+            compile_table(name, pack_config, steps=min(total, steps))
     except NotLinear:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
     if SAMPLERS[name].path is not Path.PACK or pack_config["prediction_type"] == FLOW_PREDICTION:
         return total  # its noise levels are not the pack's timesteps
 
-    def repeats(steps: int) -> bool:
+    def exceeds(steps: int) -> bool:
+        """Whether a timestep repeats, or an offset of the pack's puts one past the last."""
         set_timesteps(name, scheduler, steps, pack_config)
         timesteps = scheduler.timesteps
+        if timesteps.is_floating_point():
+            return False
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
-        return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
+        return len(timesteps.unique()) + by_design < len(timesteps) or int(timesteps.max()) >= total
 
-    if not repeats(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
+    if not exceeds(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
         return total
-    return bisect.bisect_left(range(total), True, lo=1, key=repeats) - 1
+    return bisect.bisect_left(range(total), True, lo=1, key=exceeds) - 1
 
 
 def _as_json(pack_config: Mapping[str, Any], prediction_type: str | None) -> str:

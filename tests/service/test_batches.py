@@ -31,6 +31,7 @@ from harness.processes import wait_until
 from jobs.accounts.api_keys import NOBODY
 from jobs.batches import Batches, BatchRecord, Line
 from jobs.fleet import Fleet, FleetRegistry
+from jobs.plans import Inquiries
 from jobs.queue.gateway import JobStore
 from jobs.settings import StoreSettings
 from tests.conftest import bearer
@@ -116,8 +117,13 @@ async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had
     async def whole() -> AsyncIterator[bytes]:
         yield lines(*unseeded)
 
-    async with Batches.connect(store_settings) as batches, Fleet.connect(store_settings) as fleet:
-        state = cast(State, {"store": SimpleNamespace(batches=batches, fleet=fleet), "settings": GatewaySettings()})
+    async with (
+        Batches.connect(store_settings) as batches,
+        Fleet.connect(store_settings) as fleet,
+        Inquiries.connect(store_settings) as plans,
+    ):
+        store = SimpleNamespace(batches=batches, fleet=fleet, plans=plans)
+        state = cast(State, {"store": store, "settings": GatewaySettings()})
         with pytest.raises(ClientDisconnect):
             await receive(state, NOBODY, dying(), "k")
         batch_id = await batches.open("new", NOBODY.owner, "look", "k")

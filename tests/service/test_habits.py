@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.gateway.formats import best
 from app.gateway.openai.forms import _value_of
 from app.gateway.openai.shapes import ImageParams
 from app.gateway.submission import draw_seed
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, ModelCard, OutputFormat
+from cynosure.errors import NotAcceptable
 from cynosure.pictures import opened
 from cynosure.resolving import resolve
 from tests.service.test_inputs import picture
@@ -25,6 +27,38 @@ def drawn(server_url: str) -> str:
     with Client(server_url) as client:
         job = client.wait(client.submit(class_label=1, steps=2, seed=1).id)
     return server_url + job.images[0].url
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/json; charset=utf-8", "application/json"),
+        ("image/*", "image/png"),
+        ("image/webp, image/*", "image/webp"),
+        ("image/*, image/png;q=0.5", "image/jpeg"),
+        ("image/png;q=0, */*;q=0.1, application/json;q=0", "image/jpeg"),
+        ("image/png;q=0.2, application/json;q=0.1", "image/png"),
+        ("text/html, image/avif, image/webp, */*;q=0.8", "image/webp"),
+        ("text/html", None),
+        ("*/*;q=0", None),
+    ],
+)
+def test_the_media_type_is_the_one_that_the_client_likes_best(accept: str | None, chosen: str | None) -> None:
+    offers = ["application/json", "image/png", "image/jpeg", "image/webp"]
+    if chosen is not None:
+        assert best(accept, offers) == chosen
+        return
+    with pytest.raises(NotAcceptable, match="image/webp"):
+        best(accept, offers)
+
+
+def test_what_exists_in_one_form_is_not_sent_in_another(drawn: str) -> None:
+    refused = httpx.get(drawn, headers={"Accept": "image/webp"})
+    assert (refused.status_code, refused.json()["code"]) == (406, "not_acceptable")
+    assert "image/png" in refused.json()["detail"]
+    assert httpx.get(drawn, headers={"Accept": "image/webp, */*;q=0.1"}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/models", "/openapi.json", "/docs", "/nowhere"])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from cynosure.contract import JobError
+from cynosure.contract import JobError, ModelCard
+from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
 from jobs.settings import StoreSettings
 
@@ -68,9 +69,9 @@ def test_a_value_that_is_wrong_is_told_by_its_field(
 @pytest.mark.parametrize(
     ("path", "kind", "body", "said"),
     [
-        ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff in position 17"),
+        ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff at line 1, column 18"),
         ("/generate", "application/json", b'{"seed": 1' + b"0" * 5000 + b"}", "5001 digits"),
-        ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff in position 12"),
+        ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff at line 1, column 13"),
         ("/v1/images/edits", "multipart/form-data", b"--x", "Missing boundary"),
         ("/v1/images/edits", "multipart/form-data; boundary=x", b"nonsense", "Invalid multipart data"),
     ],
@@ -83,6 +84,59 @@ def test_a_body_that_can_not_be_read_is_malformed_and_the_answer_says_where(
     assert answer.status_code == 400
     assert '"code":"malformed_body"' in answer.text
     assert said in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "hint"),
+    [
+        (b"{'seed': 1}", "line 1, column 2", "double quotes"),
+        (b'{\n "seed": 1,\n}', "line 3, column 1", "comma"),
+        (b'{"eta": 1,\n "scale": NaN}', "line 2, column 11", "finite"),
+        (b'{"note": "NaN", "scale": -Infinity}', "line 1, column 26", "finite"),
+        (b'{"use_cache": False}', "line 1, column 15", "lower case"),
+        (b'{"prompt": "a\nb"}', "line 1, column 14", "\\n"),
+        (b'{"seed": 1', "line 1, column 11", "too early"),
+        ('{"seed": 1}'.encode("utf-16"), "line 1, column 1", "UTF-16"),
+    ],
+)
+def test_json_that_is_none_is_refused_with_the_place_and_what_would_be_right(
+    open_gateway: Callable[..., TestClient], body: bytes, place: str, hint: str
+) -> None:
+    gateway = open_gateway(auth="off")
+    for path in ("/generate", "/plan", "/sweeps", "/v1/images/generations"):
+        answer = gateway.post(path, content=body, headers={"Content-Type": "application/json"}).json()
+        detail = answer["error"]["message"] if "error" in answer else answer["detail"]
+        assert place in detail
+        assert hint in detail
+    line = b'{"seed": 1}\n' + body.replace(b"\n", b" ")
+    if b"\n" not in body and b"\0" not in body:
+        refused = gateway.post("/batches", content=line, headers={"Content-Type": "application/x-ndjson"}).json()
+        assert refused["line"] == 2
+        assert place.partition(", ")[2] in refused["detail"]
+        assert hint in refused["detail"]
+
+
+def test_steps_that_are_not_certain_are_checked_once_by_a_worker_before_there_is_a_job(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, card: ModelCard
+) -> None:
+    gateway, desk = open_gateway(auth="off"), InquiryDesk(store_settings, ["fashion"])
+    FleetRegistry(store_settings).publish("worker", [card.model_copy(update={"certain_steps": {"ddim": 10}})])
+    refused = JobError(code="invalid_request", message="a noise level repeats")
+    with ThreadPoolExecutor(1) as pool:
+        for steps, verdict, status in ((20, refused, 422), (30, None, 202)):
+            asking = pool.submit(gateway.post, "/generate", json={"class_label": 1, "steps": steps})
+            inquiry = desk.take(timeout_s=10)
+            assert inquiry is not None
+            assert (inquiry.is_check, inquiry.request.steps) == (True, steps)
+            desk.answer(inquiry, verdict)
+            first = asking.result()
+            again = gateway.post("/generate", json={"class_label": 1, "steps": steps})  # the worker is not asked
+            assert (first.status_code, again.status_code) == (status, status)
+    problem = gateway.post("/generate", json={"class_label": 1, "steps": 20}).json()
+    assert (problem["field"], "steps 20" in problem["detail"]) == ("steps", True)
+    assert refused.message in problem["detail"]
+    assert gateway.post("/generate", json={"class_label": 1, "steps": 10}).status_code == 202
+    assert {job["request"]["steps"] for job in gateway.get("/jobs").json()["jobs"]} == {10, 30}
 
 
 @pytest.mark.parametrize(

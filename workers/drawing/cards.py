@@ -11,6 +11,8 @@ from models.pack import Pack
 from models.profiles import PROFILES
 from models.samplers import (
     CFG_PLUS_PLUS_SAMPLERS,
+    FLOW_PREDICTION,
+    PROBED_STEPS,
     SAMPLERS,
     NotLinear,
     folder_limits,
@@ -57,6 +59,10 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         height=height,
         max_steps=pack.num_train_timesteps,
         sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
+        certain_steps={
+            name: limits[name] if _goes_to_its_limit(name, profile, denoiser.prediction_type) else PROBED_STEPS[-1]
+            for name in samplers
+        },
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", 3.0),
@@ -93,6 +99,18 @@ def _is_limited(sampler: str, pack: Pack) -> bool:
         return folder_limits(sampler, pack.scheduler_config)
     except NotLinear:  # limited in a way that is refused
         return False
+
+
+def _goes_to_its_limit(sampler: str, profile: str, prediction_type: str) -> bool:
+    """Whether the sampler, without options, takes every number of steps up to its `max_steps`.
+
+    A profile may space its steps otherwise; and on straight paths more than a few hundred steps repeat a noise level.
+    """
+    return (
+        prediction_type != FLOW_PREDICTION
+        and PROFILES[profile].steps is Steps.EXACT
+        and not PROFILES[profile].samplers.get(sampler)
+    )
 
 
 def _modes_and_bases(loaded: LoadedPack) -> tuple[tuple[GuidanceMode, ...], tuple[ClassifierBase, ...]]:

@@ -11,7 +11,7 @@ from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.background import BackgroundThread
-from workers.drawing.specs import specs_of
+from workers.drawing.specs import course_spec_of, specs_of
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,12 @@ class Planner(BackgroundThread):
         if inquiry is not None:
             self._desk.answer(inquiry, self._answer(inquiry))
 
-    def _answer(self, inquiry: Inquiry) -> Plan | JobError:
+    def _answer(self, inquiry: Inquiry) -> Plan | JobError | None:
         request = inquiry.request
         try:
+            if inquiry.is_check:
+                self._engine.check(course_spec_of(request, self._cards[request.model]))
+                return None
             specs = specs_of(inquiry.id, request, self._cards[request.model])
             return plan_of(request, self._engine.outline(specs))
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:

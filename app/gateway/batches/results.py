@@ -23,13 +23,13 @@ _MODE = S_IFREG | 0o644
 Member = tuple[str, datetime, int, Method, AsyncIterator[bytes]]
 
 
-def batch_of(record: BatchRecord) -> Batch:
-    """The batch as clients see it."""
+def batch_of(record: BatchRecord, root: str) -> Batch:
+    """The batch as clients see it; `root` precedes the path of every link."""
     waiting, ended = record.total - record.fed, dict(record.ended)
     if record.status is BatchStatus.CANCELLED:
         ended["cancelled"] += waiting
         waiting = 0
-    path = f"/batches/{record.id}"
+    path = f"{root}/batches/{record.id}"
     return Batch(
         id=record.id,
         status=record.status,
@@ -54,17 +54,19 @@ async def _rows(
         index += size
 
 
-async def results_of(state: State, record: BatchRecord, first: int, count: int) -> AsyncIterator[bytes]:
+async def results_of(state: State, record: BatchRecord, first: int, count: int, root: str) -> AsyncIterator[bytes]:
     """Yield NDJSON, one line for each line of the batch."""
     async for number, line, job_id, job in _rows(state, record, first, count):
-        yield _result(record, number, line, job_id, job).model_dump_json().encode() + b"\n"
+        yield _result(record, number, line, job_id, job, root).model_dump_json().encode() + b"\n"
 
 
-def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, job: JobRecord | None) -> BatchResult:
+def _result(
+    record: BatchRecord, number: int, line: Line, job_id: str | None, job: JobRecord | None, root: str
+) -> BatchResult:
     if job is None:
         status = "expired" if job_id else "cancelled" if record.status is BatchStatus.CANCELLED else "waiting"
         return BatchResult(line=number, custom_id=line.custom_id, status=status, job_id=job_id, seed=line.request.seed)
-    shown = job_of(job, Outlook())
+    shown = job_of(job, Outlook(), root)
     return BatchResult(
         line=number,
         custom_id=line.custom_id,

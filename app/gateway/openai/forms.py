@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import Any, get_args
 
 from fastapi.concurrency import run_in_threadpool
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.gateway.door.complexity import parts_of, too_many_parts
+from app.gateway.json_bodies import parsed_json
 from app.gateway.openai.shapes import ImageParams
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
@@ -96,12 +96,13 @@ def params_of(fields: dict[str, Any]) -> ImageParams:
 
 def _value_of(field: str, text: str) -> Any:
     """Convert a form's text to the value that JSON would hold, unless the field is text itself."""
+    if field in _TEXT_FIELDS or text[:1] not in ("[", "{"):
+        return text
     try:
-        if field in _TEXT_FIELDS:
-            return text
-        return json.loads(text) if text[:1] in ("[", "{") else text
-    except (ValueError, RecursionError) as error:  # an int of thousands of digits is a ValueError too
-        raise MalformedBody(f"{field} is not JSON: {error}.", field=field) from error
+        return parsed_json(text.encode(errors="surrogatepass"), field)
+    except MalformedBody as error:
+        error.field = field
+        raise
 
 
 def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:

@@ -8,6 +8,7 @@ import time
 
 import httpx
 
+from app.gateway.addresses import public_address
 from app.gateway.outbound import ForbiddenDestination
 from app.gateway.shaping import summary_of
 from app.gateway.state import State
@@ -114,7 +115,8 @@ class Deliverer:
             return None
         if record.request.webhook_url is None:
             return None
-        job = summary_of(record, Outlook())
+        address = public_address(self._state["settings"])
+        job = summary_of(record, Outlook(), "" if address is None else address.root)
         event = JobEvent(type=f"job.{job.status}", timestamp=job.finished_at or job.created_at, data=job)
         await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), event.model_dump_json())
         return await webhooks.get(job_id, EVERYONE)
