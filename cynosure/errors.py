@@ -37,7 +37,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from cynosure.synonyms import field_for, sampler_for
@@ -53,6 +53,7 @@ class CynosureError(Exception):
         field: the request field at fault, if there is one.
         retry_after_s: seconds after which a retry makes sense, if known.
         line: the line of a batch at fault, counted from 1.
+        faults: all faults, as field and what is wrong with it, if there may be several.
     """
 
     code: ClassVar[str] = "internal"
@@ -65,6 +66,7 @@ class CynosureError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
         self.line: int | None = None
+        self.faults: tuple[tuple[str, str], ...] = ()
 
 
 class InvalidRequest(CynosureError):
@@ -75,6 +77,8 @@ class InvalidRequest(CynosureError):
 
 MAX_SHOWN = 100
 """Longest text of a client that an error repeats in full, and that is compared with known names."""
+MAX_NAMED = 20
+"""Most faults, or known names, that an error lists."""
 
 
 def _shown(name: str) -> str:
@@ -86,6 +90,10 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
         return ""
     close = difflib.get_close_matches(name.lower(), known, n=1)
     return f"Did you mean '{close[0]}'? " if close else ""
+
+
+def _lower(hint: str) -> str:
+    return hint[:1].lower() + hint[1:].strip()
 
 
 def _hint(ours: str | None) -> str:
@@ -131,14 +139,31 @@ class UnknownSampler(InvalidRequest):
 
 
 class UnknownField(InvalidRequest):
-    """The request has no such field. A nested one is `outer.inner`; `known` lists the fields allowed there."""
+    """The request has none of these fields.
+
+    A nested one is `outer.inner`; `known` lists the fields allowed there, and `hints` says of some what was meant.
+    """
 
     code, title = "unknown_field", "Unknown field"
 
-    def __init__(self, field: str, known: Sequence[str]) -> None:
-        name = field.rpartition(".")[2]
-        hint = _hint(field_for(name)) or _did_you_mean(name, known)
-        super().__init__(f"No field '{_shown(field)}'. {hint}Known: {', '.join(known)}.", field=_shown(field))
+    def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
+        meant = {field: (hints or {}).get(field) or _field_hint(field, known) for field in fields[:MAX_NAMED]}
+        if len(fields) == 1:
+            [(field, hint)] = meant.items()
+            said = f"No field '{_shown(field)}'. " + (f"{hint[0].upper()}{hint[1:]} " if hint else "")
+        else:
+            named = [f"'{_shown(field)}'" + (f" ({hint.rstrip('.')})" if hint else "") for field, hint in meant.items()]
+            more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
+            said = f"No fields {', '.join(named)}{more}. "
+        super().__init__(f"{said}Known: {', '.join(known)}.", field=_shown(fields[0]))
+
+
+def _field_hint(field: str, known: Sequence[str]) -> str:
+    name = field.rpartition(".")[2]
+    ours = field_for(name) or ""
+    if ours and all(one in known for one in ours.split(" and ")):
+        return f"here it is {ours}."
+    return _lower(_did_you_mean(name, known))
 
 
 class UnsupportedField(InvalidRequest):

@@ -61,7 +61,7 @@ def test_models_lists_what_can_be_asked(server_url: str) -> None:
     [
         (["generate", "--label", "sneker"], "class_label: No class 'sneker'. Did you mean 'sneaker'?"),
         (["generate", "--label", "bag", "--sampler", "eular"], "sampler: No sampler 'eular'. Did you mean 'euler'?"),
-        (["generate", "--label", "bag", "--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["generate", "--label", "bag", "--steps", "0"], "steps must be at least 1"),
         (["generate", "--label", "bag", "--set", "cfg_scale=3"], "No field 'cfg_scale'. Here it is guidance_scale."),
     ],
 )
