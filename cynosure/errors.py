@@ -88,8 +88,13 @@ def _shown(name: str) -> str:
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     if len(name) > MAX_SHOWN:  # the comparison takes the product of the lengths
         return ""
-    close = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"Did you mean '{close[0]}'? " if close else ""
+    by_lower = {one.lower(): one for one in reversed(known)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"Did you mean '{by_lower[close[0]]}'? " if close else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
 
 
 def _lower(hint: str) -> str:
@@ -105,24 +110,35 @@ class UnknownModel(InvalidRequest):
 
     code, title = "unknown_model", "Unknown model"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(
-            f"No model '{_shown(name)}' here. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="model"
-        )
+    def __init__(self, name: str, known: Sequence[str], *, alias_of: str | None = None, field: str = "model") -> None:
+        if alias_of is None:
+            said = f"No model '{_shown(name)}' here. {_did_you_mean(name, known)}"
+        else:
+            said = f"No model '{alias_of}' here, of which '{_shown(name)}' is an alias. "
+        super().__init__(f"{said}Known: {', '.join(known)}.", field=field)
 
 
 class UnknownLabel(InvalidRequest):
-    """The model has no such class."""
+    """No model has such a class: `labels` of those that were looked in, by name. `instead` says what else would do."""
 
     code, title = "unknown_label", "Unknown class label"
 
-    def __init__(self, label: int | str, known: Sequence[str]) -> None:
+    def __init__(self, label: int | str, labels: Mapping[str, Sequence[str]], *, instead: str = "") -> None:
+        several = len(labels) > 1
         if isinstance(label, int):
-            detail = f"Class {label} is out of range: this model has classes 0 to {len(known) - 1}."
+            ranges = [
+                f"'{name}' has " + (f"0 to {len(known) - 1}" if known else "none") for name, known in labels.items()
+            ]
+            said = f"Class {label} is out of range: {', '.join(ranges)}."
         else:
-            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            detail = f"No class '{_shown(label)}'. {_did_you_mean(label, known)}Known: {shown}."
-        super().__init__(detail, field="class_label")
+            names = [name for known in labels.values() for one in known for name in (one, *one.split(", "))]
+            lists = [
+                (f"'{name}' has: " if several else "Known: ") + (_listed(known) or "none")
+                for name, known in labels.items()
+            ]
+            where = f" in {' or '.join(map(repr, labels))}" if several or instead else ""
+            said = f"No class '{_shown(label)}'{where}. {_did_you_mean(label, names)}{'; '.join(lists)}."
+        super().__init__(f"{said} {instead}".strip(), field="class_label")
 
 
 class UnknownSampler(InvalidRequest):

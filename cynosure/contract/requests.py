@@ -101,13 +101,13 @@ class GenerateRequest(Spelled):
     model: str | None = Field(
         None,
         max_length=200,
-        description="Name from GET /models. Default: with a prompt, the first model that takes prompts; without one, "
-        "the first model that doesn't.",
+        description="Name from GET /models, or an alias of it. Default: with a prompt, the first model that takes "
+        "prompts; without one, the first that doesn't; with class labels, the first of these that has them.",
     )
     class_label: Label | None = Field(
         None,
-        description="Class by index or name: the one that a class-conditional model draws, or that the classifier "
-        "steers towards.",
+        description="Class by index, name, or one of the names in a label such as `tench, Tinca tinca`: the one that a "
+        "class-conditional model draws, or that the classifier steers towards.",
     )
     prompt: str | None = Field(
         None, max_length=MAX_PROMPT_LENGTH, description="What to draw, for models that take prompts."
