@@ -79,3 +79,4 @@ class BatchResult(BaseModel):
     seed: int | None = None
     images: tuple[ImageInfo, ...] = ()
     error: JobError | None = None
+    warnings: tuple[str, ...] = Field((), description="As the job's.")

@@ -64,6 +64,7 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
         cached=record.cached,
         reproducible=record.reproducible,
         telemetry=record.telemetry,
+        warnings=record.warnings,
         links=JobLinks(
             self=f"/jobs/{record.id}",
             images=urls,

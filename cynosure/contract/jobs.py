@@ -92,6 +92,9 @@ class Job(BaseModel):
         "conditional_minus_unconditional and gradient_norm (Euclidean), probability (exp of the classifier's "
         "objective) or similarity (of prompt and picture).",
     )
+    warnings: tuple[str, ...] = Field(
+        (), description="What was probably not meant, such as a prompt that is cut off; known once the job is done."
+    )
     links: JobLinks
 
     @computed_field(  # type: ignore[prop-decorator]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from transformers import CLIPTextModelWithProjection
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
 from models.loading import load_component, load_tokenizer, with_float32_mode
 from models.networks.sentences import pack_encoder
+from models.networks.tokens import lost, remarks_on
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec
@@ -41,9 +44,13 @@ class PromptSteering:
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        if not spec.prompt:
+        if not spec.prompt or not spec.prompt.strip():
             raise InvalidSpec("this model's classifier needs a prompt; the spec has none")
         return {"embedding": self._embedded(spec.prompt)}
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        read = partial(lost, self.tokenizer, max_length=self.tokenizer.model_max_length)
+        return remarks_on(replace(spec, negative_prompt=None), [read])
 
     @torch.inference_mode()
     def _embed(self, prompt: str) -> Tensor:
@@ -77,7 +84,7 @@ class PromptedClassSteering(ClassSteering):
             raise InvalidPack(f"'{pack.name}': the classifier's text_size is {text_size}, not {self.encoder.size}")
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        text = self.encoder(spec.prompt) if spec.prompt else torch.zeros(self.encoder.size)
+        text = self.encoder(spec.prompt) if spec.prompt and spec.prompt.strip() else torch.zeros(self.encoder.size)
         return {**super().condition(spec), "text": text}
 
     def examples(self) -> Sequence[Mapping[str, Tensor]]:

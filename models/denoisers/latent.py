@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.loading import load_component
 from models.pack import InvalidPack, Pack
+from models.spec import SampleSpec
 
 
 class Autoencoder:
@@ -73,3 +74,6 @@ class LatentPictures:
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from models.loading import Network, load_component, load_tokenizer, with_float32_mode
+from models.networks.tokens import lost
 from models.pack import Pack
 from models.precision import FLOAT32
 
@@ -19,6 +21,14 @@ class TextEncoder:
         self.network: Any = load_component(network, pack, f"text_encoder{suffix}", device)
         with_float32_mode(self.network, device, forward=FLOAT32)
         self.device = device
+        self._remarks = functools.lru_cache(maxsize=256)(self._lost)
+
+    def remarks(self, prompt: str, max_length: int | None = None) -> tuple[str, ...]:
+        """What of the prompt is not read, as `lost` says it."""
+        return self._remarks(prompt, max_length or self.tokenizer.model_max_length)
+
+    def _lost(self, prompt: str, max_length: int) -> tuple[str, ...]:
+        return tuple(lost(self.tokenizer, prompt, max_length))
 
     def __call__(self, prompt: str, *, max_length: int | None = None) -> Any:
         """Run the network on the prompt, padded or truncated to `max_length` tokens; returns the states of every layer.

@@ -125,6 +125,25 @@ def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str
             client.submit(GenerateRequest(class_label=2), idempotency_key="once")
 
 
+def test_a_job_warns_of_what_its_plan_warns_of(server_url: str) -> None:
+    with Client(server_url) as client:
+        asked = {"class_label": "bag", "guidance_scale": 1, "steps": 4, "seed": 5}
+        plan = client.plan(**asked)
+        job = client.wait(client.submit(**asked).id)
+        again = client.wait(client.submit(**asked).id)
+        swept = SweepRequest(request=GenerateRequest(class_label="bag", steps=4), guidance_scales=(0.5, 1))
+        sweep = client.wait(client.submit_sweep(swept).id)
+        wrong = client.wait(client.submit_sweep(swept.model_copy(update={"request": EMPTY})).id)
+    assert plan.warnings == job.warnings == again.warnings
+    assert again.cached
+    assert "guidance_scale 1 is plain conditional sampling" in job.warnings[0]
+    assert sweep.warnings == ()
+    assert wrong.warnings == ("No evaluation lies in guidance_interval: nothing is guided.",)
+
+
+EMPTY = GenerateRequest(class_label="bag", steps=4, guidance_interval=(0.5, 0.5))
+
+
 def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     request = GenerateRequest(
         class_label="bag",
@@ -139,7 +158,7 @@ def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     with Client(server_url) as client:
         plan = client.plan(request)
         empty = client.plan(request.model_copy(update={"guidance_interval": (0.5, 0.5)}))
-        with pytest.raises(InvalidRequest, match="no model 'nothing' is loaded here"):
+        with pytest.raises(InvalidRequest, match="No model 'nothing' here"):
             client.plan(GenerateRequest(class_label=1, guide_model="nothing"))
     assert len(plan.timesteps) == len(plan.sigmas) == 10
     assert list(plan.sigmas) == sorted(plan.sigmas, reverse=True)

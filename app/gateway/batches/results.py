@@ -73,6 +73,7 @@ def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, jo
         seed=line.request.seed,
         images=shown.images,
         error=shown.error,
+        warnings=shown.warnings,
     )
 
 
