@@ -200,7 +200,7 @@ def test_a_job_is_followed_by_its_events(server_url: str) -> None:
             drawn = np.asarray(Image.open(io.BytesIO(client.image(job.id, index)))).astype(int)
             seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(preview.png)))).astype(int)
             assert np.abs(drawn - seen).mean() < 1, "the last prediction is the picture, but for a last trace of noise"
-        steps = [event.step for event in happened if isinstance(event, Progress)]
+        steps = [event.evaluations_done for event in happened if isinstance(event, Progress)]
         assert steps == sorted(steps)
         assert steps[-1] == 120
         assert last.telemetry is not None

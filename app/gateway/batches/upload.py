@@ -47,7 +47,7 @@ async def receive(state: State, caller: Caller, chunks: AsyncIterator[bytes], id
     total = await _stage(state, batch_id, upload, values)
     if not total:
         raise InvalidRequest("A batch must have at least one request.", field="body")
-    await batches.start(batch_id, upload)
+    await batches.start(batch_id, caller.owner, upload)
     return batch_id
 
 
