@@ -36,11 +36,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from cynosure.synonyms import field_for, sampler_for
+from cynosure.hints import MAX_NAMED, field_hint, listed, nearest, sampler_hint, sentence, shown
 
 
 class CynosureError(Exception):
@@ -75,36 +74,6 @@ class InvalidRequest(CynosureError):
     code, status, title = "invalid_request", 422, "Invalid request"
 
 
-MAX_SHOWN = 100
-"""Longest text of a client that an error repeats in full, and that is compared with known names."""
-MAX_NAMED = 20
-"""Most faults, or known names, that an error lists."""
-
-
-def _shown(name: str) -> str:
-    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    if len(name) > MAX_SHOWN:  # the comparison takes the product of the lengths
-        return ""
-    by_lower = {one.lower(): one for one in reversed(known)}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"Did you mean '{by_lower[close[0]]}'? " if close else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
-
-
-def _lower(hint: str) -> str:
-    return hint[:1].lower() + hint[1:].strip()
-
-
-def _hint(ours: str | None) -> str:
-    return f"Here it is {ours}. " if ours else ""
-
-
 class UnknownModel(InvalidRequest):
     """The request names a model that no live worker holds."""
 
@@ -112,9 +81,9 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str], *, alias_of: str | None = None, field: str = "model") -> None:
         if alias_of is None:
-            said = f"No model '{_shown(name)}' here. {_did_you_mean(name, known)}"
+            said = f"No model '{shown(name)}' here. {sentence(nearest(name, known))}"
         else:
-            said = f"No model '{alias_of}' here, of which '{_shown(name)}' is an alias. "
+            said = f"No model '{alias_of}' here, of which '{shown(name)}' is an alias. "
         super().__init__(f"{said}Known: {', '.join(known)}.", field=field)
 
 
@@ -132,12 +101,9 @@ class UnknownLabel(InvalidRequest):
             said = f"Class {label} is out of range: {', '.join(ranges)}."
         else:
             names = [name for known in labels.values() for one in known for name in (one, *one.split(", "))]
-            lists = [
-                (f"'{name}' has: " if several else "Known: ") + (_listed(known) or "none")
-                for name, known in labels.items()
-            ]
+            lists = [(f"'{name}' has: " if several else "Known: ") + listed(known) for name, known in labels.items()]
             where = f" in {' or '.join(map(repr, labels))}" if several or instead else ""
-            said = f"No class '{_shown(label)}'{where}. {_did_you_mean(label, names)}{'; '.join(lists)}."
+            said = f"No class '{shown(label)}'{where}. {sentence(nearest(label, names))}{'; '.join(lists)}."
         super().__init__(f"{said} {instead}".strip(), field="class_label")
 
 
@@ -148,8 +114,7 @@ class UnknownSampler(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
-            f"No sampler '{_shown(name)}'. {_hint(sampler_for(name)) or _did_you_mean(name, known)}"
-            f"Known: {', '.join(known)}.",
+            f"No sampler '{shown(name)}'. {sentence(sampler_hint(name, known))}Known: {', '.join(known)}.",
             field="sampler",
         )
 
@@ -163,23 +128,15 @@ class UnknownField(InvalidRequest):
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
-        meant = {field: (hints or {}).get(field) or _field_hint(field, known) for field in fields[:MAX_NAMED]}
+        meant = {field: (hints or {}).get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
         if len(fields) == 1:
             [(field, hint)] = meant.items()
-            said = f"No field '{_shown(field)}'. " + (f"{hint[0].upper()}{hint[1:]} " if hint else "")
+            said = f"No field '{shown(field)}'. {sentence(hint)}"
         else:
-            named = [f"'{_shown(field)}'" + (f" ({hint.rstrip('.')})" if hint else "") for field, hint in meant.items()]
+            named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
             more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
             said = f"No fields {', '.join(named)}{more}. "
-        super().__init__(f"{said}Known: {', '.join(known)}.", field=_shown(fields[0]))
-
-
-def _field_hint(field: str, known: Sequence[str]) -> str:
-    name = field.rpartition(".")[2]
-    ours = field_for(name) or ""
-    if ours and all(one in known for one in ours.split(" and ")):
-        return f"here it is {ours}."
-    return _lower(_did_you_mean(name, known))
+        super().__init__(f"{said}Known: {', '.join(known)}.", field=shown(fields[0]))
 
 
 class UnsupportedField(InvalidRequest):

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cynosure.contract.names import spellings
-from cynosure.errors import MAX_NAMED, MAX_SHOWN, InvalidRequest, UnknownField
+from cynosure.errors import InvalidRequest, UnknownField
+from cynosure.hints import MAX_NAMED, MAX_SHOWN
 from cynosure.requirements import requirement
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -105,7 +106,7 @@ def _of_names(model: type[BaseModel] | None, places: Sequence[Place]) -> Unknown
     fields = {} if model is None else _fields_of(model)
     inner = {name: _fields_of(held) for name, field in fields.items() if (held := _model_in(field.annotation))}
     hints = {
-        place.field: f"it belongs in {outer}."
+        place.field: f"it belongs in {outer}"
         for place in places
         for outer, known in inner.items()
         if place.name in known and f"{place.name}s" not in fields  # a sweep's axis

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from cynosure.synonyms import MODES
+
 _KINDS: Mapping[str, str] = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -67,7 +69,8 @@ def _of_value(fault: Mapping[str, Any], field: FieldInfo | None) -> str:
         return _LENGTHS[kind].format(**context)
     if kind in ("enum", "literal_error"):
         known = re.findall(r"'([^']*)'", context["expected"])
-        close = difflib.get_close_matches(str(fault["input"])[:100].lower(), known, n=1)
+        given = str(fault["input"])[:100].lower()
+        close = [one for one in [MODES.get(given)] if one in known] or difflib.get_close_matches(given, known, n=1)
         return f"must be {context['expected']}" + (f" (did you mean '{close[0]}'?)" if close else "")
     if kind == "string_pattern_mismatch" and field is not None and field.examples:
         return f"must be like {', '.join(map(repr, field.examples))}"

@@ -5,13 +5,14 @@ from cynosure.resolving.inputs import attached, detached, has_pictures
 from cynosure.resolving.labels import label_index
 from cynosure.resolving.requests import resolve
 from cynosure.resolving.result_keys import result_key
-from cynosure.resolving.sweeps import cells_of, resolve_sweep, varied
+from cynosure.resolving.sweeps import cells_of, fields_of, resolve_sweep, varied
 
 __all__ = [
     "attached",
     "cells_of",
     "choose",
     "detached",
+    "fields_of",
     "has_pictures",
     "label_index",
     "labels_in",

@@ -20,7 +20,8 @@ def real_name(name: str, cards: Cards, aliases: Mapping[str, str], field: str = 
     """
     real = name if name in cards else aliases.get(name, name)
     if real not in cards:
-        raise UnknownModel(name, [*cards, *aliases], alias_of=aliases.get(name), field=field)
+        known = [*cards, *(alias for alias, stands_for in aliases.items() if stands_for in cards)]
+        raise UnknownModel(name, known, alias_of=aliases.get(name), field=field)
     return real
 
 

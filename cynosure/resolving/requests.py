@@ -16,6 +16,7 @@ from cynosure.contract import (
     ResolvedRequest,
 )
 from cynosure.errors import InvalidRequest, UnknownSampler, UnsupportedField
+from cynosure.hints import listed
 from cynosure.resolving.labels import label_index
 from cynosure.resolving.respacing import respaced_steps
 
@@ -92,7 +93,7 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
         for field in ("prompt", "negative_prompt"):
             if getattr(request, field) is not None:
                 raise UnsupportedField(
-                    field, f"'{card.name}' takes no prompts. Give class_label, one of: {_list(card.labels)}."
+                    field, f"'{card.name}' takes no prompts. Give class_label, one of: {listed(card.labels)}."
                 )
     for field, only in (("width", card.width), ("height", card.height)):
         value = getattr(request, field)
@@ -193,7 +194,7 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
         if card.takes_prompt and not card.labels:
             raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt.", field="prompt")
         raise InvalidRequest(
-            f"guidance_mode '{mode}' needs a class_label, one of: {_list(card.labels)}.",
+            f"guidance_mode '{mode}' needs a class_label, one of: {listed(card.labels)}.",
             field="class_label",
         )
 

@@ -217,7 +217,7 @@ class JobStore(StoreClient):
         """
         png = await self._picture(job_id, "sheet", viewer)
         if png is None:
-            record = await self.get(job_id, viewer)
+            await self.get(job_id, viewer)
             raise ImageNotFound(f"Job '{job_id}' has no sheet: only sweeps have one, once they have succeeded.")
         return png
 

@@ -118,6 +118,24 @@ def test_wrong_values_and_unknown_fields_are_told_together(open_gateway: Callabl
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"class_labels": ["sneker", "trouser"]}, "class_labels"),
+        ({"seeds": [1, 2], "request": {"class_label": "sneker"}}, "request.class_label"),
+        ({"seeds": [1, 2], "request": {"sampler": "eular"}}, "request.sampler"),
+        ({"seeds": [1, 2], "request": {"num_images": 2}}, "request.num_images"),
+        ({"seeds": [1, 2], "request": {"init_image": "aGk="}}, "request.init_image"),
+        ({"seeds": [1, 1]}, "seeds"),
+    ],
+    ids=json.dumps,
+)
+def test_what_a_sweep_can_not_do_is_refused_by_the_field_in_the_sweep(
+    open_gateway: Callable[..., TestClient], body: dict[str, Any], field: str
+) -> None:
+    assert open_gateway(auth="off").post("/sweeps", json=body).json()["field"] == field
+
+
 def test_the_schema_has_every_name_that_a_field_is_read_by(open_gateway: Callable[..., TestClient]) -> None:
     schemas = open_gateway(auth="off").get("/openapi.json").json()["components"]["schemas"]
     for name in ("GenerateRequest", "BatchLine", "ImageParams"):

@@ -127,13 +127,15 @@ def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str
 
 def test_a_job_warns_of_what_its_plan_warns_of(server_url: str) -> None:
     with Client(server_url) as client:
-        asked = {"class_label": "bag", "guidance_scale": 1, "steps": 4, "seed": 5}
+        asked = {"class_label": "bag", "guidance_scale": 1, "steps": 4, "seed": 5, "num_images": 2}
         plan = client.plan(**asked)
         job = client.wait(client.submit(**asked).id)
         again = client.wait(client.submit(**asked).id)
+        second = client.wait(client.submit(**{**asked, "num_images": 1, "first_image": job.images[1].first_image}).id)
         swept = SweepRequest(request=GenerateRequest(class_label="bag", steps=4), guidance_scales=(0.5, 1))
         sweep = client.wait(client.submit_sweep(swept).id)
         wrong = client.wait(client.submit_sweep(swept.model_copy(update={"request": EMPTY})).id)
+    assert second.images[0].sha256 == job.images[1].sha256
     assert plan.warnings == job.warnings == again.warnings
     assert again.cached
     assert "guidance_scale 1 is plain conditional sampling" in job.warnings[0]

@@ -9,7 +9,7 @@ from app.gateway.door.auth import Submitter
 from app.gateway.state import StateDep
 from app.gateway.submission import IdempotencyKey, accept, draw_seed, keyed, served, submission_of
 from cynosure.contract import Job, SweepRequest
-from cynosure.resolving import choose, labels_in, resolve_sweep, with_real_names
+from cynosure.resolving import choose, fields_of, labels_in, resolve_sweep, with_real_names
 
 router = APIRouter(tags=["generate"])
 
@@ -33,12 +33,13 @@ async def sweep(
     Pictures that differ only in scale share the steps before `guidance_interval`.
     """
     cards = await served(state)
-    shared = with_real_names(grid.request, cards, state["settings"].model_aliases)
-    prompted = bool(grid.prompts) or shared.prompt is not None
-    labels = [*labels_in(shared), *grid.class_labels]
-    card = choose(cards, model=shared.model, prompted=prompted, labels=labels)
-    request = resolve_sweep(grid.model_copy(update={"request": shared}), card, seed=draw_seed())
     is_seeded = bool(grid.seeds) or grid.request.seed is not None
-    submission = await submission_of(state, request, card, is_seeded=is_seeded)
+    with fields_of(grid):
+        shared = with_real_names(grid.request, cards, state["settings"].model_aliases)
+        prompted = bool(grid.prompts) or shared.prompt is not None
+        labels = [*labels_in(shared), *grid.class_labels]
+        card = choose(cards, model=shared.model, prompted=prompted, labels=labels)
+        request = resolve_sweep(grid.model_copy(update={"request": shared}), card, seed=draw_seed())
+        submission = await submission_of(state, request, card, is_seeded=is_seeded)
     job_id = await accept(state, caller, await keyed(submission, idempotency_key, grid))
     return await answer(state, caller, job_id, prefer)
