@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -24,22 +24,24 @@ class Place:
     """Where a fault is.
 
     Attributes:
-        field: the field at fault, as `outer.inner`.
+        field: the field at fault, as `outer.inner`; "body" for the whole body.
         within: the element of it, such as "[1]", if only that is at fault.
-        model: the model that has, or lacks, the field; `None` for parameters outside a body.
+        model: the model that has, or lacks, the field; `None` for a parameter or the whole body.
+        name: its name in that model.
     """
 
     field: str
     within: str = ""
     model: type[BaseModel] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.field.rpartition(".")[2]
+    name: str = ""
 
     @property
     def info(self) -> FieldInfo | None:
         return None if self.model is None else _fields_of(self.model).get(self.name)
+
+    @property
+    def is_body(self) -> bool:
+        return self.model is None and self.field == "body"
 
     @property
     def shown(self) -> str:
@@ -68,7 +70,7 @@ def place_of(model: type[BaseModel], location: Location) -> Place:
         field = _fields_of(model).get(names[-1])
         inner = None if field is None else _model_in(field.annotation)
         if inner is None or len(names) == len(location):
-            return Place(".".join(names), _within(field, location[len(names) :]), model)
+            return Place(".".join(names), _within(field, location[len(names) :]), model, names[-1])
         model = inner
 
 
@@ -93,7 +95,7 @@ def refusal_of(faults: Sequence[Mapping[str, Any]], find: Callable[[Location], P
 def _of_value(place: Place, faults: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     if faults[0]["type"] == "extra_forbidden" and place.info is not None:  # the value of its other name was taken
         detail = f"Give {' or '.join(sorted(spellings(place.name, place.info)))}, and only one of them."
-    elif place.field == "body":
+    elif place.is_body:
         detail = "The body must be a JSON object."
     else:
         detail = f"{place.shown} {requirement(faults, place.info)}."
@@ -107,7 +109,7 @@ def _of_names(model: type[BaseModel] | None, places: Sequence[Place]) -> Unknown
     inner = {name: _fields_of(held) for name, field in fields.items() if (held := _model_in(field.annotation))}
     hints = {
         place.field: f"it belongs in {outer}"
-        for place in places
+        for place in places[:MAX_NAMED]
         for outer, known in inner.items()
         if place.name in known and f"{place.name}s" not in fields  # a sweep's axis
     }
@@ -116,6 +118,7 @@ def _of_names(model: type[BaseModel] | None, places: Sequence[Place]) -> Unknown
     return refusal
 
 
+@cache
 def _fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {spelling: field for name, field in model.model_fields.items() for spelling in spellings(name, field)}
 

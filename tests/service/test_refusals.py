@@ -39,6 +39,12 @@ def test_a_misspelt_field_is_named_with_the_one_that_was_meant(
     assert f"Did you mean '{suggestion}'?" in problem["detail"]
 
 
+@pytest.mark.parametrize("name", ["body", "outer.steps", "", "errors"])
+def test_a_field_of_any_name_is_unknown(open_gateway: Callable[..., TestClient], name: str) -> None:
+    problem = open_gateway(auth="off").post("/generate", json={name: 1}).json()
+    assert (problem["code"], problem.get("field")) == ("unknown_field", name)
+
+
 def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., TestClient]) -> None:
     problem = open_gateway(auth="off").post("/jobs/unknown/vary", json={"seed": 3}).json()
     assert problem["field"] == "seed"

@@ -80,10 +80,10 @@ def from_validation(error: RequestValidationError, request: Request) -> JSONResp
         return from_error(
             MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."), path
         )
-    refusal: CynosureError = refusal_of(faults, partial(_place_of, request=request))
-    if refusal.field == "body":
-        refusal = MalformedBody("The body must be a JSON object with Content-Type application/json.")
-    return from_error(refusal, path)
+    find = partial(_place_of, request=request)
+    if find(first["loc"]).is_body:
+        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
+    return from_error(refusal_of(faults, find), path)
 
 
 def install(app: FastAPI) -> None:
