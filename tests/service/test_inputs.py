@@ -13,6 +13,7 @@ import pytest
 import redis
 from PIL import Image
 
+from app.gateway.settings import GatewaySettings
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from app.gateway.submission import accept, decide, keyed, submission_of
@@ -46,7 +47,8 @@ def state_of(card: ModelCard, **store: object) -> State:
         return {card.name: card}
 
     bell = SimpleNamespace(ring=lambda model, job_id: None)
-    return cast(State, {"store": SimpleNamespace(fleet=SimpleNamespace(cards=cards), **store), "doorbell": bell})
+    held = SimpleNamespace(fleet=SimpleNamespace(cards=cards), **store)
+    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings()})
 
 
 @pytest.fixture
