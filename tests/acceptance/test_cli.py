@@ -89,7 +89,7 @@ def test_the_version_is_the_packages() -> None:
 def test_prompts_are_swept_where_a_model_takes_them(server_url: str) -> None:
     answer = cynosure("sweep", "--prompt", "a cat, asleep", "--prompt", "a dog", url=server_url)
     assert answer.returncode == 1
-    assert "prompt: 'fashion' takes no prompts." in answer.stderr
+    assert "prompts: 'fashion' takes no prompts." in answer.stderr
 
 
 def test_no_server_is_said(tmp_path: Path) -> None:
