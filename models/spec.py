@@ -175,6 +175,11 @@ class SampleSpec:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.label, str):
+            raise InvalidSpec(
+                f"label is a class index, not '{self.label}': give "
+                f"engine.packs['{self.pack}'].pack.labels.index('{self.label}')"
+            )
         steered = self.guidance.free_scale is not None or (self.guidance.classifier_scale and not self.guidance.terms)
         if self.label is None and self.prompt is None and steered:
             raise InvalidSpec("guidance needs a label or a prompt to guide to")

@@ -244,6 +244,14 @@ def card() -> ModelCard:
 
 
 @pytest.fixture
+def emoji(card: ModelCard) -> ModelCard:
+    """A model that takes prompts, and has classes too."""
+    return card.model_copy(
+        update={"name": "emoji", "labels": ("noto", "fluent"), "takes_prompt": True, "classifier_takes_prompt": True}
+    )
+
+
+@pytest.fixture
 def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Callable[..., TestClient]]:
     """Gateways of this process on the test's deployment, where a worker said that it holds `card`."""
     FleetRegistry(store_settings).publish("worker", [card])

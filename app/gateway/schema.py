@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -87,9 +88,22 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation["responses"] = answers
     schemas = document["components"]["schemas"]
     schemas["OpenAIError"] = _OPENAI_SCHEMA
-    line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")  # no route takes it as its body
-    for name, part in {**line.pop("$defs", {}), "BatchLine": line}.items():
+    for name, part in _batch_line(schemas).items():
         schemas.setdefault(name, part)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
+
+
+def _batch_line(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a batch's lines, which no route takes as its body, and of their parts."""
+    plain = BatchLine.model_json_schema()["$defs"]
+    # FastAPI calls what differs between requests and answers -Input and -Output.
+    names = {name: f"{name}-Input" if f"{name}-Input" in schemas else name for name in plain}
+    ref_template = "#/components/schemas/{model}"
+    text = json.dumps(BatchLine.model_json_schema(ref_template=ref_template))
+    for name, ours in names.items():
+        text = text.replace(f'"{ref_template.format(model=name)}"', f'"{ref_template.format(model=ours)}"')
+    line = json.loads(text)
+    parts = {names[name]: part for name, part in line.pop("$defs").items()}
+    return {**parts, "BatchLine": line}

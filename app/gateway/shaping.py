@@ -65,8 +65,8 @@ def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
         ),
         request=detached(record.request)[0],  # records of earlier versions hold their pictures
         images=tuple(
-            ImageInfo(index=index, url=urls[index], seed=cell.seed, sha256=sha256)
-            for index, (sha256, (cell, _)) in enumerate(
+            ImageInfo(index=index, url=urls[index], seed=cell.seed, first_image=number, sha256=sha256)
+            for index, (sha256, (cell, number)) in enumerate(
                 zip(record.image_hashes, cells_of(record.request) if done else (), strict=True)
             )
         ),
@@ -74,6 +74,7 @@ def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
         cached=record.cached,
         reproducible=record.reproducible,
         telemetry=record.telemetry,
+        warnings=record.warnings,
         links=JobLinks(
             self=f"{root}/jobs/{record.id}",
             images=urls,

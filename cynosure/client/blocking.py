@@ -13,7 +13,7 @@ import httpx
 from httpx_sse import connect_sse
 from PIL import Image
 
-from cynosure.batches import Batch, BatchResult
+from cynosure.batches import Batch, BatchList, BatchResult, BatchStatus
 from cynosure.client import calls
 from cynosure.client.address import server_url
 from cynosure.client.attempts import Attempts, Retries, Server, connection
@@ -238,6 +238,10 @@ class Client:
     def batch_status(self, batch_id: str) -> Batch:
         """How many of the batch's requests are in which state."""
         return self._do(calls.batch(batch_id))
+
+    def batches(self, *, status: BatchStatus | None = None, cursor: str | None = None, limit: int = 20) -> BatchList:
+        """Your batches, newest first, one page at a time, as `jobs`."""
+        return self._do(calls.batches(status, cursor, limit))
 
     def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES) -> list[BatchResult]:
         """The results of the lines from `first_line` on, in order, at most `limit` of them."""

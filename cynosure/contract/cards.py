@@ -29,7 +29,9 @@ class ModelCard(BaseModel):
     name: str
     title: str
     family: str = Field(description="Kind of denoiser, such as `unet2d`.")
-    labels: tuple[str, ...] = Field(description="Class names, in order of class index.")
+    labels: tuple[str, ...] = Field(
+        description="Class names, in order of class index. If commas separate several, each of them names the class."
+    )
     guidance_modes: tuple[GuidanceMode, ...]
     classifier_takes_prompt: bool = Field(
         False, description="Whether the classifier is conditioned on the prompt (CLIP guidance), not on a label."

@@ -21,6 +21,7 @@ class Keys:
     | `{p}:job:ID:inputs` | hash | the pictures of its request, base64 by field; the record has their digests |
     | `{p}:job:ID:events` | stream | its latest events: status, progress, previews |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
+    | `{p}:owner:OWNER:batches` | sorted set | the owner's started batches by time of acceptance |
     | `{p}:batch:ID` | hash | a batch: owner, status, counts |
     | `{p}:batch:ID:lines` | list | its requests in order, with everything decided |
     | `{p}:batch:ID:jobs` | list | ids of the jobs made from its lines so far, in order |
@@ -81,6 +82,9 @@ class Keys:
 
     def owned(self, owner: str) -> str:
         return f"{self.prefix}:owner:{owner}:jobs"
+
+    def owned_batches(self, owner: str) -> str:
+        return f"{self.prefix}:owner:{owner}:batches"
 
     def batch(self, batch_id: str) -> str:
         return f"{self.prefix}:batch:{batch_id}"

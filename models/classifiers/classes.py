@@ -215,6 +215,9 @@ class ClassSteering:
             raise InvalidSpec("the classifier needs a label or terms; the spec has neither")
         return conditions([Term(1.0, (spec.label,))], self._num_classes)
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
+
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         gradient, log_probability = log_probability_gradient(self.network, x, timesteps, condition)
         return gradient, log_probability.exp()

@@ -20,6 +20,7 @@ class AdmDenoiser:
 
     takes_prompt = False
     sees_mask = False
+    default_scale = 3.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(AdmUNet, pack, "unet", device, precision, keys=every_key(AdmUNet))
@@ -51,6 +52,9 @@ class AdmDenoiser:
         dtype = self.network.dtype
         low_res = conditioning["low_res"].to(dtype) if "low_res" in conditioning else None
         return self.network(x.to(dtype), timesteps, conditioning.get("labels"), low_res).float()
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
 
     def decode(self, x: Tensor) -> Tensor:
         return x

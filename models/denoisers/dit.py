@@ -24,6 +24,7 @@ class DiTDenoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 4.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(

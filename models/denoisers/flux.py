@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -16,6 +17,7 @@ from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import LATENT_PATCH, Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -37,6 +39,7 @@ class FluxDenoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 1.0  # its own guidance is an input of the network
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
@@ -57,6 +60,9 @@ class FluxDenoiser(LatentPictures):
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return remarks_on(spec, [partial(self.t5.remarks, max_length=T5_TOKENS), self.clip.remarks])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:

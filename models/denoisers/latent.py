@@ -13,6 +13,7 @@ from models.configs import Keys
 from models.configs.networks import AUTOENCODER
 from models.loading import load_component
 from models.pack import InvalidPack, Pack
+from models.spec import SampleSpec
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -103,3 +104,6 @@ class LatentPictures:
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()

@@ -19,6 +19,7 @@ from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.profiles import fitted
@@ -69,6 +70,7 @@ class StableDiffusionDenoiser(LatentPictures):
                 "latent, a mask and a masked latent, are supported"
             )
         self.sees_mask = extra > 0
+        self.default_scale = 5.0 if self.is_xl and not self.sees_mask else 7.5
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         is_input = config.time_cond_proj_dim is not None
         guidance = distilled_guidance(pack, LCM_GUIDANCE, is_input=is_input)
@@ -89,6 +91,9 @@ class StableDiffusionDenoiser(LatentPictures):
             unconditional = {**unconditional, "states": states, "pooled": pooled}
         inpainting = self._inpainting(spec) if self.sees_mask else {}
         return {**conditional, **inpainting}, {**unconditional, **inpainting}
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return remarks_on(spec, [encoder.remarks for encoder in self.encoders])
 
     def _inpainting(self, spec: SampleSpec) -> Conditioning:
         if spec.init_image is None or spec.mask is None:

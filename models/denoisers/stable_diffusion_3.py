@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -16,6 +17,7 @@ from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -32,6 +34,7 @@ class StableDiffusion3Denoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 7.0
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
@@ -52,6 +55,10 @@ class StableDiffusion3Denoiser(LatentPictures):
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        t5 = [partial(self.t5.remarks, max_length=T5_TOKENS)] if self.t5 is not None else []
+        return remarks_on(spec, [*(clip.remarks for clip in self.clips), *t5])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:

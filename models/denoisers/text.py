@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from models.configs import Keys
 from models.loading import Network, load_component, load_tokenizer, token_limit, with_float32_mode
+from models.networks.tokens import lost
 from models.pack import Pack
 from models.precision import FLOAT32
 
@@ -39,6 +41,11 @@ class TextEncoder:
         with_float32_mode(self.network, device, forward=FLOAT32)
         self.device = device
         self.max_length = max_length or token_limit(self.tokenizer, self.network, folder)
+        self.remarks = functools.lru_cache(maxsize=256)(self._lost)
+
+    def _lost(self, prompt: str) -> tuple[str, ...]:
+        """What of the prompt is not read, as `lost` says it."""
+        return tuple(lost(self.tokenizer, prompt, self.max_length))
 
     def __call__(self, prompt: str) -> Any:
         """Run the network on the prompt; returns the states of every layer."""

@@ -200,7 +200,10 @@ class Engine:
         return self.packs[spec.pack]
 
     def _course(self, spec: SampleSpec) -> Course:
-        runner = self._loaded_for(spec).runner
+        loaded = self._loaded_for(spec)
+        runner, count = loaded.runner, len(loaded.pack.labels)
+        if spec.label is not None and count and not 0 <= spec.label < count:
+            raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
         return runner.course(spec, self._prepared(runner, spec))
 
     def _prepared(self, runner: Runner, spec: SampleSpec) -> Inputs:

@@ -146,15 +146,17 @@ class Runner:
             raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
         if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
-        condition = None
+        condition, remarks = None, self.denoiser.remarks(spec)
         if guidance.classifier_scale:
             if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
             condition = self.steering.condition(spec)
+            remarks = (*remarks, *self.steering.remarks(spec))
         return Inputs(
             conditional=conditional,
             unconditional=unconditional,
             condition=condition,
+            remarks=tuple(dict.fromkeys(remarks)),
             **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
         )
 

@@ -133,6 +133,7 @@ class _StandIn:
     takes_prompt = False
     sees_mask = False
     low_res_size: int | None = None
+    default_scale = 1.0
 
     def __init__(self, *, learns_variance: bool) -> None:
         self.learns_variance = learns_variance
@@ -143,6 +144,9 @@ class _StandIn:
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
         return torch.cat([output, stand_ins.variance_share(x, timesteps)], dim=1) if self.learns_variance else output
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
 
     def decode(self, x: Tensor) -> Tensor:
         return x

@@ -65,7 +65,7 @@ def test_models_lists_what_can_be_asked(server_url: str) -> None:
     [
         (["generate", "--label", "sneker"], "class_label: No class 'sneker'. Did you mean 'sneaker'?"),
         (["generate", "--label", "bag", "--sampler", "eular"], "sampler: No sampler 'eular'. Did you mean 'euler'?"),
-        (["generate", "--label", "bag", "--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["generate", "--label", "bag", "--steps", "0"], "steps must be at least 1"),
         (["generate", "--label", "bag", "--set", "cfg_scale=3"], "No field 'cfg_scale'. Here it is guidance_scale."),
     ],
 )
@@ -93,7 +93,7 @@ def test_the_version_is_the_packages() -> None:
 def test_prompts_are_swept_where_a_model_takes_them(server_url: str) -> None:
     answer = cynosure("sweep", "--prompt", "a cat, asleep", "--prompt", "a dog", url=server_url)
     assert answer.returncode == 1
-    assert "prompt: 'fashion' takes no prompts." in answer.stderr
+    assert "prompts: 'fashion' takes no prompts." in answer.stderr
 
 
 def test_an_address_needs_no_scheme(server_url: str) -> None:

@@ -83,7 +83,7 @@ class Drawn(Client):
         return self.submit_batch(batch_id.encode())
 
     def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = 2) -> list[BatchResult]:
-        image = ImageInfo(index=0, url=f"/{batch_id}.webp", seed=1, sha256="")
+        image = ImageInfo(index=0, url=f"/{batch_id}.webp", seed=1, first_image=0, sha256="")
         return [BatchResult(line=line, status="succeeded", images=(image,)) for line in (1, 2)]
 
     def file(self, url: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +52,7 @@ from models.calibration.result import fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.noise import draw_noise
-from models.pack import InvalidPack, open_pack
+from models.pack import InvalidPack, Pack, open_pack
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
 from workers.drawing.cards import card_of
 
@@ -198,7 +199,14 @@ def drawn(pack: Path, **what: Any) -> np.ndarray:
         spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
         [picture] = engine.generate([spec])
         assert picture.std() > 5  # random networks, but a picture
+        assert engine.packs["pack"].denoiser.default_scale == usual_scale(engine.packs["pack"].pack)
         return picture
+
+
+def usual_scale(pack: Pack) -> float:
+    """The classifier-free scale that diffusers' pipeline has by default; Flux's `guidance_scale` is another thing."""
+    parameters = inspect.signature(getattr(diffusers, pack.index["_class_name"]).__call__).parameters
+    return float(parameters["true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"].default)
 
 
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_v, stable_diffusion_xl])
@@ -491,6 +499,11 @@ def test_clip_guidance_pulls_towards_the_prompt(tmp_path: Path) -> None:
         with_guidance, without = (handle.telemetry[-1]["similarity"] for handle in handles)
         with pytest.raises(InvalidSpec, match="prompt"):
             engine.submit(replace(steered, prompt=None))
+        [cut] = engine.submit_all([replace(steered, prompt="aa " * TOKENS, negative_prompt="no")])
+        cut.cancel()
+        [remark] = cut.remarks
+        said = f"prompt is too long: the model's text encoder reads {TOKENS - 2} of its {2 * TOKENS} tokens, and not"
+        assert remark == f"{said} '{'aa ' * (TOKENS // 2 + 1)}".rstrip() + "'."
     assert with_guidance > without + 0.01
 
 

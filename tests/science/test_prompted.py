@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
 from models.denoisers.prompted import told
 from models.engine import Engine
-from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
+from models.networks.sentences import FAMILIAR, SentenceEncoder, encoder_folder, pack_encoder, towards_known
 from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
 from models.training.__main__ import command as train_command
@@ -399,3 +400,30 @@ def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path)
             path.write_text(json.dumps(content))
     dog = Concept(emoji="🐶", name="dog face", words=(), keywords=())
     assert [other.emoji for other in other_concepts([dog], tmp_path)] == ["🐱"], "no flag, and none that a set lacks"
+
+
+def test_prompts_that_the_model_can_not_know_are_remarked_on() -> None:
+    encoder = pack_encoder(open_pack("emoji"))
+    for prompt in ("a happy cat", "Two red apples, on a table!", *list(held_out_prompts())[:20]):
+        assert encoder.remarks(prompt) == (), prompt
+    assert encoder.known is not None
+    likeness = encoder.batch(list(held_out_prompts())) @ encoder.known.T
+    assert float(likeness.max(1).values.min()) > FAMILIAR
+    [unlike] = encoder.remarks("quantum chromodynamics")
+    assert unlike == "is like nothing that the model was trained on (similarity 0.27 of 1)"
+    words, _ = encoder.remarks("кошка, 猫 and a 🐱")
+    assert words == "has words that the model's text encoder doesn't know: 'кошка', '猫', '🐱'"
+    *_, cut = encoder.remarks("a happy cat " * 30)
+    assert cut.startswith("is too long: the model's text encoder reads 62 of its 90 tokens, and not 'cat a happy cat")
+
+
+def test_an_empty_prompt_is_none() -> None:
+    spec = SampleSpec(pack="emoji", prompt=" ", negative_prompt="\n", label=0)
+    denoiser = load_denoiser(open_pack("emoji"), CPU)
+    for blank, none in zip(
+        denoiser.conditioning(spec),
+        denoiser.conditioning(replace(spec, prompt=None, negative_prompt=None)),
+        strict=True,
+    ):
+        assert torch.equal(blank["told"], none["told"])
+    assert denoiser.remarks(spec) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import textwrap
 from typing import Any
 
@@ -13,11 +14,14 @@ from app.gateway.formats import best
 from app.gateway.openai.forms import _value_of
 from app.gateway.openai.shapes import ImageParams
 from app.gateway.submission import draw_seed
+from cynosure import synonyms
+from cynosure.batches import BatchLine
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest, ModelCard, OutputFormat
+from cynosure.contract import GenerateRequest, ModelCard, OutputFormat, SweepRequest
 from cynosure.errors import NotAcceptable
 from cynosure.pictures import opened
 from cynosure.resolving import resolve
+from models.samplers import SAMPLERS
 from tests.service.test_inputs import picture
 
 
@@ -146,6 +150,10 @@ def test_a_forms_fields_are_read_by_their_type(field: str, text: str, value: Any
         ({"batch_size": 2}, "Here it is num_images."),
         ({"size": "28x28"}, "Here it is width and height."),
         ({"denoising_strength": 0.5}, "Here it is strength."),
+        ({"scheduler": "Karras"}, "Here it is sampler or sigma_schedule."),
+        ({"clip_skip": 2}, "No field 'clip_skip'. Known: "),
+        ({"class_label": 1, "guidance_mode": "cfg"}, "did you mean 'classifier_free'?"),
+        ({"class_label": 1, "sampler": "UniPCMultistepScheduler"}, "Here it is unipc."),
         ({"class_label": 1, "sampler": "euler_a"}, "Here it is euler_ancestral."),
         ({"class_label": 1, "sampler": "DPM++ 2M Karras"}, "Here it is dpmpp_2m with sigma_schedule karras."),
         ({"class_label": 1, "scale": 3, "guidance_scale": 2}, "Give guidance_scale or scale, and only one of them."),
@@ -156,3 +164,9 @@ def test_other_tools_names_lead_to_ours(server_url: str, body: dict[str, Any], s
     answer = httpx.post(f"{server_url}/generate", json=body)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
+
+
+def test_other_tools_samplers_lead_to_samplers_that_there_are() -> None:
+    assert {name.partition(" ")[0] for name in synonyms.SAMPLERS.values()} <= SAMPLERS.keys()
+    fields = {*ImageParams.model_fields, *BatchLine.model_fields, *SweepRequest.model_fields}
+    assert {name for ours in synonyms.FIELDS.values() if ours for name in re.split(" and | or ", ours)} <= fields

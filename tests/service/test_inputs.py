@@ -13,6 +13,7 @@ import pytest
 import redis
 from PIL import Image
 
+from app.gateway.settings import GatewaySettings
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from app.gateway.submission import accept, decide, keyed, submission_of
@@ -48,8 +49,8 @@ def state_of(card: ModelCard, **store: object) -> State:
 
     bell = SimpleNamespace(ring=lambda model, job_id: None)
     plans = Inquiries(redis.asyncio.Redis(), StoreSettings())  # never asked: every step of the card is certain
-    fleet = SimpleNamespace(cards=cards)
-    return cast(State, {"store": SimpleNamespace(fleet=fleet, plans=plans, **store), "doorbell": bell})
+    held = SimpleNamespace(fleet=SimpleNamespace(cards=cards), plans=plans, **store)
+    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings()})
 
 
 @pytest.fixture
@@ -175,7 +176,6 @@ def test_a_job_from_a_picture_can_be_varied_and_shows_no_picture(server_url: str
         assert client.wait(client.submit_sweep(sweep).id).status is JobStatus.SUCCEEDED
     shown = httpx.get(f"{server_url}/jobs/{job.id}").json()
     assert shown["request"]["init_image"] is None
-    assert (shown["steps"], shown["step"]) == (shown["evaluations"], shown["evaluations_done"]), "deprecated names"
     again = httpx.post(f"{server_url}/generate", json=shown["request"])
     assert (again.status_code, again.json()["field"]) == (422, "inputs")
 

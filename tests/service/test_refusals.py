@@ -40,6 +40,12 @@ def test_a_misspelt_field_is_named_with_the_one_that_was_meant(
     assert f"Did you mean '{suggestion}'?" in problem["detail"]
 
 
+@pytest.mark.parametrize("name", ["body", "outer.steps", "", "errors"])
+def test_a_field_of_any_name_is_unknown(open_gateway: Callable[..., TestClient], name: str) -> None:
+    problem = open_gateway(auth="off").post("/generate", json={name: 1}).json()
+    assert (problem["code"], problem.get("field")) == ("unknown_field", name)
+
+
 def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., TestClient]) -> None:
     problem = open_gateway(auth="off").post("/jobs/unknown/vary", json={"seed": 3}).json()
     assert problem["field"] == "seed"
@@ -47,23 +53,102 @@ def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., T
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "field", "says"),
     [
-        ({"request": {"steps": 0}, "seeds": [1, 2]}, "request.steps"),
-        ({"request": {"class_label": []}, "seeds": [1, 2]}, "request.class_label"),
-        ({"request": {"scale": 1000}, "seeds": [1, 2]}, "request.scale"),
-        ({"request": {}, "seeds": [1, "x"]}, "seeds"),
-        ({"request": {"classifier_condition": {"labels": {"bag": "x"}}}}, "request.classifier_condition.labels"),
-        ({"request": {"classifier_condition": {"not": 3}}}, "request.classifier_condition.not"),
+        ({"request": {"steps": 0}}, "request.steps", "must be at least 1"),
+        ({"request": {"steps": 1.5}}, "request.steps", "must be a whole number"),
+        ({"request": {"class_label": []}}, "request.class_label", "must be a whole number or a string"),
+        ({"request": {"class_label": "x" * 201}}, "request.class_label", "must have at most 200 characters"),
+        ({"request": {"scale": 1000}}, "request.scale", "must be at most 100"),
+        ({"request": {"guidance_interval": [1, 0]}}, "request.guidance_interval", "start must not be greater than"),
+        ({"request": {"guidance_mode": "classifier-free"}}, "request.guidance_mode", "mean 'classifier_free'?)."),
+        ({"request": {"timestep_respacing": "x"}}, "request.timestep_respacing", "must be like '250', '10,15,20'"),
+        ({"request": {"webhook_url": "me"}}, "request.webhook_url", "must be a whole URL"),
+        ({"request": []}, "request", "must be an object"),
+        ({"seeds": [1, "x"]}, "seeds", "seeds[1] must be a whole number."),
+        (
+            {"request": {"classifier_condition": {"labels": {"bag": "x"}}}},
+            "request.classifier_condition.labels",
+            "labels['bag'] must be a number.",
+        ),
+        (
+            {"request": {"classifier_condition": {"not": [1], "none_of": [2]}}},
+            "request.classifier_condition.none_of",
+            "Give none_of or not, and only one of them.",
+        ),
     ],
     ids=json.dumps,
 )
-def test_a_value_that_is_wrong_is_told_by_its_field(
-    open_gateway: Callable[..., TestClient], body: dict[str, Any], field: str
+def test_a_value_that_is_wrong_is_told_by_its_field_and_what_it_must_be(
+    open_gateway: Callable[..., TestClient], body: dict[str, Any], field: str, says: str
 ) -> None:
     problem = open_gateway(auth="off").post("/sweeps", json=body).json()
     assert (problem["code"], problem["field"]) == ("invalid_request", field)
-    assert problem["detail"].startswith(f"{field}: ")
+    assert says in problem["detail"]
+
+
+FROM_A1111 = {"batch_size": 3, "sampler_name": "Euler", "enable_hr": True, "step": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", FROM_A1111),
+        ("/plan", FROM_A1111),
+        ("/sweeps", {"request": FROM_A1111}),
+        ("/batches", [FROM_A1111]),
+        ("/v1/images/generations", {"prompt": "bag", **FROM_A1111}),
+    ],
+)
+def test_all_unknown_fields_are_named_at_once(
+    open_gateway: Callable[..., TestClient], path: str, body: dict[str, Any]
+) -> None:
+    problem = open_gateway(auth="off").post(path, json=body).json()
+    detail = problem["error"]["message"] if "error" in problem else problem["detail"]
+    detail = detail.replace("request.", "").removeprefix("line 1: ")
+    assert detail.startswith(
+        "No fields 'batch_size' (here it is num_images), 'sampler_name' (here it is sampler), 'enable_hr', "
+        "'step' (did you mean 'steps'?). Known: "
+    )
+    assert {"scale", "num_inference_steps"} <= set(detail.rstrip(".").partition("Known: ")[2].split(", "))
+    if "errors" in problem:
+        assert [one["field"].removeprefix("request.") for one in problem["errors"]] == list(FROM_A1111)
+
+
+def test_wrong_values_and_unknown_fields_are_told_together(open_gateway: Callable[..., TestClient]) -> None:
+    problem = open_gateway(auth="off").post("/sweeps", json={"steps": 0, "seeds": [-1], "prompts": 3}).json()
+    assert (problem["code"], problem["field"]) == ("invalid_request", "prompts")
+    assert [one["field"] for one in problem["errors"]] == ["prompts", "seeds", "steps"]
+    assert (
+        "prompts must be a list. seeds[0] must be at least 0. No field 'steps'. It belongs in request."
+        in (problem["detail"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"class_labels": ["sneker", "trouser"]}, "class_labels"),
+        ({"seeds": [1, 2], "request": {"class_label": "sneker"}}, "request.class_label"),
+        ({"seeds": [1, 2], "request": {"sampler": "eular"}}, "request.sampler"),
+        ({"seeds": [1, 2], "request": {"num_images": 2}}, "request.num_images"),
+        ({"seeds": [1, 2], "request": {"init_image": "aGk="}}, "request.init_image"),
+        ({"seeds": [1, 1]}, "seeds"),
+    ],
+    ids=json.dumps,
+)
+def test_what_a_sweep_can_not_do_is_refused_by_the_field_in_the_sweep(
+    open_gateway: Callable[..., TestClient], body: dict[str, Any], field: str
+) -> None:
+    assert open_gateway(auth="off").post("/sweeps", json=body).json()["field"] == field
+
+
+def test_the_schema_has_every_name_that_a_field_is_read_by(open_gateway: Callable[..., TestClient]) -> None:
+    schemas = open_gateway(auth="off").get("/openapi.json").json()["components"]["schemas"]
+    for name in ("GenerateRequest", "BatchLine", "ImageParams"):
+        assert {"scale", "guidance_scale", "steps", "num_inference_steps"} <= schemas[name]["properties"].keys()
+    assert {"not", "none_of"} <= schemas["ClassifierCondition-Input"]["properties"].keys()
+    assert "scale" not in schemas["ResolvedRequest"]["properties"]
 
 
 @pytest.mark.parametrize(

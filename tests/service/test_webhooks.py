@@ -178,7 +178,8 @@ def test_a_private_address_is_refused_at_the_door(open_gateway: Callable[..., Te
         "/batches": [request],
     }
     answer = open_gateway(**SETTINGS).post(path, json=bodies[path])
-    assert (answer.status_code, answer.json()["field"]) == (422, "webhook_url")
+    field = "request.webhook_url" if path == "/sweeps" else "webhook_url"
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
 def test_without_a_secret_no_webhook_is_taken(open_gateway: Callable[..., TestClient]) -> None:

@@ -65,7 +65,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         },
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
-            guidance_scale=defaults.get("guidance_scale", 3.0),
+            guidance_scale=defaults.get("guidance_scale", denoiser.default_scale),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
             sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
             steps=defaults.get("steps", 50),

@@ -10,6 +10,7 @@ from typing import Any
 
 from stream_zip import NO_COMPRESSION_64, Method
 
+from app.gateway.batches.names import MemberNames
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of, moment
 from app.gateway.state import State
@@ -75,18 +76,21 @@ def _result(
         seed=line.request.seed,
         images=shown.images,
         error=shown.error,
+        warnings=shown.warnings,
     )
 
 
 async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]:
-    """Yield every finished picture as `LINE-INDEX.FORMAT`, in order."""
+    """Yield every finished picture as `NAME-INDEX.FORMAT`, in order."""
+    names = MemberNames()
     async for number, line, job_id, job in _rows(state, record, 1, record.total):
+        base = names.of(number, line.custom_id)  # of all lines, so that a later ZIP has the same names
         if job is None or job_id is None:
             continue
         made = moment(job.finished_ms or job.created_ms)
         for index, png in enumerate(await state["store"].jobs.images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
-            name = f"{number:05d}-{index:02d}.{line.request.output_format}"
+            name = f"{base}-{index:02d}.{line.request.output_format}"
             # Pictures are compressed already, so the ZIP stores them as they are. In all they may exceed 4 GiB.
             yield name, made, _MODE, NO_COMPRESSION_64(len(content), zlib.crc32(content)), _once(content)
 

@@ -1,4 +1,4 @@
-"""POST /batches, GET and DELETE /batches/{id}, its results and its pictures."""
+"""POST and GET /batches, GET and DELETE /batches/{id}, its results and its pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.gateway.door.auth import Reader, Submitter
 from app.gateway.formats import Accept, best
 from app.gateway.state import State, StateDep
 from app.gateway.submission import IdempotencyKey
-from cynosure.batches import Batch
+from cynosure.batches import Batch, BatchList, BatchStatus
 from cynosure.contract import MAX_BATCH_LINES, Problem
 from cynosure.errors import JobExpired, JobNotFound
 
@@ -59,6 +59,26 @@ async def post_batch(
     return batch_of(await state["store"].batches.look(batch_id, caller.sees), address.root)
 
 
+@router.get("", summary="List your batches")
+async def list_batches(
+    state: StateDep,
+    caller: Reader,
+    address: AddressDep,
+    status: Annotated[BatchStatus | None, Query(description="Only batches in this state.")] = None,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of batches on a page.")] = 20,
+) -> BatchList:
+    """The batches that this API key posted, newest first, as long as they are kept.
+
+    Only those whose lines have all arrived. A page may be shorter than `limit` if batches of the status are rare; the
+    last page has a null `next_cursor`.
+    """
+    page = await state["store"].batches.page(caller.owner, status=status, cursor=cursor, limit=limit)
+    return BatchList(
+        batches=tuple(batch_of(record, address.root) for record in page.records), next_cursor=page.next_cursor
+    )
+
+
 @router.get("/{batch_id}", summary="A batch's counts")
 async def get_batch(batch_id: str, state: StateDep, caller: Reader, address: AddressDep) -> Batch:
     """How many of the batch's requests are in which state."""
@@ -93,7 +113,11 @@ async def get_results(
     responses={200: {"content": {_ZIP: {}}}, 406: {"model": Problem}},
 )
 async def get_images(batch_id: str, state: StateDep, caller: Reader, accept: Accept = None) -> StreamingResponse:
-    """A ZIP, streamed, with every picture finished so far as `LINE-INDEX.FORMAT`."""
+    """A ZIP, streamed, with every picture finished so far as `CUSTOM_ID-INDEX.FORMAT`.
+
+    A line without a `custom_id` has its number, of five digits, in its place. Characters that a file system may refuse
+    become `_`; a line whose name an earlier one has, has its number behind it: `CUSTOM_ID~LINE-INDEX.FORMAT`.
+    """
     media_type = best(accept, [_ZIP])
     record = await state["store"].batches.look(batch_id, caller.sees)
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}

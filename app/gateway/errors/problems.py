@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,18 +19,15 @@ from app.gateway.headers import secure
 from cynosure.contract import Problem
 from cynosure.errors import (
     ENCODINGS,
-    MAX_SHOWN,
     CynosureError,
-    InvalidRequest,
     JobFailed,
     MalformedBody,
     Unauthenticated,
     UnsupportedEncoding,
 )
-from cynosure.refusals import place_of, unknown_field
+from cynosure.refusals import Location, Place, place_of, refusal_of
 
 OPENAI_PREFIX = "/v1/"
-MAX_FAULTS = 20
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
@@ -72,43 +69,28 @@ def from_error(error: CynosureError, scope: Scope) -> JSONResponse:
         detail=error.detail,
         field=error.field,
         line=error.line,
+        errors=[{"field": field, "detail": detail} for field, detail in error.faults] if error.faults[1:] else None,
         headers=_headers_of(error),
         job_code=error.job_code if isinstance(error, JobFailed) else None,
     )
 
 
-def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, list[str]]:
-    """The field at fault ("body" for the whole body), and the fields allowed in its place (none for a header)."""
+def _place_of(location: Location, request: Request) -> Place:
+    """The place of a fault: in the body's model, or a parameter."""
     source, *inside = location
-    if not inside:
-        return str(source), []
     body = getattr(request.scope.get("route"), "body_field", None)
     if source == "body" and body is not None:
         return place_of(body.field_info.annotation, inside)
-    return str(inside[0]), []
+    return Place(str(inside[0]) if inside else str(source))
 
 
 def from_validation(error: RequestValidationError, request: Request) -> JSONResponse:
-    """A 422 that names the first field at fault and lists the first faults; a 400 if the body is no JSON object."""
+    """A 422 that names all faults; a 400 if the body is not a JSON object."""
     faults, scope = error.errors(), request.scope
-    first = faults[0]
-    field, known = _place_of(first["loc"], request)
-    if field == "body":
+    find = partial(_place_of, request=request)
+    if find(faults[0]["loc"]).is_body:
         return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), scope)
-    if first["type"] == "extra_forbidden":
-        return from_error(unknown_field(field, known), scope)
-    return problem_response(
-        scope=scope,
-        status=InvalidRequest.status,
-        code=InvalidRequest.code,
-        title=InvalidRequest.title,
-        detail=f"{field}: {first['msg']}.",
-        field=field,
-        errors=[
-            {"field": ".".join(str(part)[:MAX_SHOWN] for part in fault["loc"][1:]), "detail": fault["msg"]}
-            for fault in faults[:MAX_FAULTS]
-        ],
-    )
+    return from_error(refusal_of(faults, find), scope)
 
 
 def install(app: FastAPI) -> None:

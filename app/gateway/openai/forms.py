@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.gateway.door.complexity import parts_of, too_many_parts
@@ -16,7 +15,7 @@ from app.gateway.openai.shapes import ImageParams
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
 from cynosure.pictures import opened, rgba
-from cynosure.refusals import refusal_of
+from cynosure.refusals import parsed
 
 MAX_PARTS = 64
 _TEXT_FIELDS = {
@@ -79,19 +78,7 @@ async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
     mask = await run_in_threadpool(_mask_of, files["image"][0], files["mask"][0] if files["mask"] else None)
     if mask is not None:
         fields["mask_image"] = encoded_picture(mask)
-    return params_of(fields)
-
-
-def params_of(fields: dict[str, Any]) -> ImageParams:
-    """Validate the fields as a request.
-
-    Raises:
-        InvalidRequest: names the first field at fault.
-    """
-    try:
-        return ImageParams.model_validate(fields)
-    except ValidationError as error:
-        raise refusal_of(error, ImageParams) from error
+    return parsed(ImageParams, fields)
 
 
 def _value_of(field: str, text: str) -> Any:

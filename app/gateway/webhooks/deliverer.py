@@ -9,7 +9,7 @@ import time
 import httpx
 
 from app.gateway.addresses import public_address
-from app.gateway.outbound import ForbiddenDestination
+from app.gateway.outbound import ForbiddenDestination, UnknownHost
 from app.gateway.shaping import summary_of
 from app.gateway.state import State
 from app.gateway.webhooks.signing import decoded_secret, headers_of, secret_of
@@ -89,8 +89,12 @@ class Deliverer:
             http_status = await self._state["outbound"].post(
                 delivery.url, content=body, headers={**headers, "Content-Type": "application/json"}
             )
-        except (ForbiddenDestination, httpx.HTTPError, TimeoutError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+        except ForbiddenDestination as failure:
+            error = f"not allowed: {failure}"
+        except TimeoutError:
+            error = f"no answer within {self._state['outbound'].timeout_s:g} s"
+        except (UnknownHost, httpx.HTTPError) as failure:
+            error = str(failure) or type(failure).__name__
         await self._note(delivery, http_status, error)
 
     async def _note(self, delivery: Delivery, http_status: int | None, error: str) -> None:
