@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AliasChoices, SecretStr
+from pydantic import AliasChoices, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -81,6 +81,7 @@ TYPES = {
     bool: "`true` or `false`",
     Path: "path",
     SecretStr: "secret",
+    HttpUrl: "address",
 }
 
 
@@ -115,6 +116,10 @@ def _kind(annotation: Any) -> str:
     origin, inner = get_origin(annotation), [one for one in get_args(annotation) if one not in (NoneType, Ellipsis)]
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is dict:
+        return "JSON object"
     if origin in (tuple, frozenset):
         return "JSON list of " + (
             "networks" if get_origin(inner[0]) else f"{TYPES[inner[0]]}s".replace("text", "string")
@@ -134,7 +139,7 @@ def _limits(field: FieldInfo) -> Iterator[str]:
 def _written(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(sorted(value) if isinstance(value, frozenset) else value)
+    return json.dumps(sorted(value) if isinstance(value, frozenset) else value, default=str)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from functools import partial
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -62,7 +61,7 @@ class FluxDenoiser(LatentPictures):
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
     def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return remarks_on(spec, [partial(self.t5.remarks, max_length=T5_TOKENS), self.clip.remarks])
+        return remarks_on(spec, [self.t5.remarks, self.clip.remarks])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from functools import partial
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -57,7 +56,7 @@ class StableDiffusion3Denoiser(LatentPictures):
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
     def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        t5 = [partial(self.t5.remarks, max_length=T5_TOKENS)] if self.t5 is not None else []
+        t5 = [self.t5.remarks] if self.t5 is not None else []
         return remarks_on(spec, [*(clip.remarks for clip in self.clips), *t5])
 
     @torch.inference_mode()
