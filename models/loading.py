@@ -6,7 +6,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -28,6 +29,49 @@ Network = TypeVar("Network", bound=nn.Module)
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 _MULTIPLYING = RLock()
+
+
+class InvalidDevice(ValueError):
+    """There is no such device; the message names it and says which there are."""
+
+
+def device_named(name: str) -> torch.device:
+    """The torch device of that name, which has been used once, so that it is known to work.
+
+    Raises:
+        InvalidDevice: this machine, or this build of torch, does not have it.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+        if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
+            torch.zeros(1, device=device).item()
+            return device
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError):  # an unknown type, or one that torch was built without
+        pass
+    raise InvalidDevice(
+        f"there is no device '{name}' for torch {torch.__version__} here; there are: {', '.join(there)}"
+    )
+
+
+@contextmanager
+def opening(pack: Pack) -> Iterator[None]:
+    """Name the pack and its folder in any error that is met while its files are put to use.
+
+    Raises:
+        InvalidPack: instead of every error but those of the device.
+    """
+    try:
+        yield
+    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InvalidPack(
+            f"pack '{pack.name}' in {pack.folder} can't be served: {type(error).__name__}: {reason[:300]}"
+        ) from error
 
 
 def load_component(

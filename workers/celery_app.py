@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from celery import Celery
+from celery.apps.worker import Worker
 from kombu import Queue
 
 from jobs.queue.doorbell import RUN_JOB, celery_settings, queue_of
 from jobs.settings import StoreSettings
 from workers.host import EngineHost
+
+
+class SilentWorker(Worker):
+    """Leaves signals to the drain: Celery's own handlers print to the terminal, and restart the worker on SIGHUP."""
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        pass
 
 
 def build_celery(settings: StoreSettings, host: EngineHost) -> Celery:

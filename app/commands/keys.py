@@ -18,6 +18,7 @@ from cynosure.errors import StoreUnavailable
 from jobs.accounts.allowance import Limits
 from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
 from jobs.settings import StoreSettings
+from jobs.starting import InvalidSettings, read_settings
 
 URL_FILE = "store.url"
 """File in the data folder of `cynosure up` that holds the address of its store."""
@@ -95,8 +96,8 @@ def _settings(data: Path) -> StoreSettings:
     if "REDIS_URL" not in os.environ and url_file.exists():
         # Credentials in the environment belong to another store; the one of `cynosure up` needs none.
         no_credentials = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
-        return StoreSettings(redis_url=url_file.read_text().strip(), **no_credentials)
-    return StoreSettings()
+        return read_settings(StoreSettings, redis_url=url_file.read_text().strip(), **no_credentials)
+    return read_settings(StoreSettings)
 
 
 def _line(key: ApiKey) -> str:
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(_run(_parse(arguments)))
     except StoreUnavailable:
         sys.exit("cynosure keys: the store does not answer. Start `cynosure up` first, or set REDIS_URL or --data.")
-    except NoSuchKey as error:
+    except (NoSuchKey, InvalidSettings) as error:
         sys.exit(f"cynosure keys: {error}")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import typer
 
+from cynosure.programs import program
+
 SERVICES = {
     "up": ("app.commands.up", "Run the store, workers and gateway on this machine."),
     "serve": ("app", "Run the gateway only."),
@@ -25,6 +27,6 @@ def service(module: str) -> Callable[[typer.Context], None]:
     """A command that passes all its arguments to `python -m module`."""
 
     def run(context: typer.Context) -> None:
-        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+        os.execv(sys.executable, program(module, *context.args))
 
     return run

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-import torch
-
 from models.calibration.measure import calibrated
 from models.calibration.networks import PRECISIONS
 from models.calibration.report import report
+from models.loading import InvalidDevice, device_named
 from models.pack import InvalidPack, open_pack
 
 
@@ -22,13 +21,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure even if a result is cached")
     parser.add_argument("--compile", action="store_true", help="compile the kernels with torch.compile (takes minutes)")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
     try:
+        device = device_named(arguments.device)
         pack = open_pack(arguments.pack)
         calibration = calibrated(
             pack, device, precision=arguments.precision, compiled=arguments.compile, again=arguments.again
         )
-    except InvalidPack as error:
+    except (InvalidPack, InvalidDevice) as error:
         sys.exit(f"cynosure calibrate: {error}")
     print("\n".join(report(pack, device, calibration)))
 

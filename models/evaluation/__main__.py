@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from models.evaluation import classes, prompts
-from models.pack import PROMPTED_PIXELS, open_pack
+from models.pack import PROMPTED_PIXELS, InvalidPack, open_pack
 
 
 def main() -> None:
@@ -17,7 +18,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only settings whose name contains this")
     parser.add_argument("--sheets", type=Path, help="write contact sheets of a prompted pack's pictures to this folder")
     arguments = parser.parse_args()
-    pack = open_pack(arguments.pack)
+    try:
+        pack = open_pack(arguments.pack)
+    except InvalidPack as error:
+        sys.exit(f"cynosure evaluate: {error}")
     if pack.family != PROMPTED_PIXELS:
         if arguments.sheets:
             parser.error(f"argument --sheets: '{pack.name}' draws classes; use `cynosure demo` for a sheet of those")

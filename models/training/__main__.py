@@ -14,7 +14,7 @@ from torch import nn
 
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.pack import open_pack
+from models.pack import InvalidPack, open_pack
 from models.training.data import MissingData
 from models.training.loop import train
 from models.training.recipe import PixelRecipe
@@ -103,7 +103,7 @@ def main() -> None:
         parser.error(f"argument --init-from: it is for the denoiser, and --only {arguments.only} does not train it")
     try:
         run(RECIPES[arguments.pack], arguments)
-    except MissingData as error:
+    except (MissingData, InvalidPack) as error:
         sys.exit(f"cynosure train: {error}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
+from models.loading import opening
 from models.profiles import PROFILES
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
 
@@ -11,7 +12,16 @@ MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure 
 
 
 def card_of(loaded: LoadedPack) -> ModelCard:
-    """The card of this pack: all that the gateway may promise of it."""
+    """The card of this pack: all that the gateway may promise of it.
+
+    Raises:
+        InvalidPack: its defaults are not what a card takes.
+    """
+    with opening(loaded.pack):
+        return _card(loaded)
+
+
+def _card(loaded: LoadedPack) -> ModelCard:
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
     height, width = denoiser.picture_size
     modes, bases = _modes_and_bases(loaded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Annotated
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.gateway.errors.problems import OPENAI_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
+from cynosure.addresses import is_loopback
 from cynosure.errors import CynosureError, Forbidden, Unauthenticated
 from jobs.accounts.api_keys import NOBODY, Caller
 from jobs.accounts.api_keys import Scope as KeyScope
@@ -23,17 +23,8 @@ OPEN = frozenset(
     {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 )
 """Paths that need no key: health, and the API's description."""
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CALLER = "cynosure.caller"
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached only from this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class KeyPolicy(Enum):
@@ -114,7 +105,8 @@ def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
         Forbidden: the host or the origin is not allowed.
     """
     host = headers.get("host", "")
-    if _name_of(host) not in (*_LOOPBACK_NAMES, *settings.allowed_hosts):
+    name = _name_of(host)
+    if not is_loopback(name) and name not in {allowed.strip("[]") for allowed in settings.allowed_hosts}:
         raise Forbidden(
             f"Without API keys this server accepts requests only from its own machine, not for host '{host[:100]}'. "
             "Create a key with `cynosure keys create`, or add the host to CYNOSURE_GATEWAY_ALLOWED_HOSTS."
@@ -128,8 +120,8 @@ def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
 
 
 def _name_of(host: str) -> str:
-    """The host of a Host header, without its port."""
-    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+    """The host of a Host header, without its port and an IPv6 address's brackets."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:
