@@ -13,13 +13,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class StoreSettings(BaseSettings):
     """Settings of the job store, from the environment (`REDIS_URL`, `CYNOSURE_…`)."""
 
-    model_config = SettingsConfigDict(env_prefix="CYNOSURE_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_", frozen=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,  # it may hold a password
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
-        description="redis://, rediss:// or unix:///path",
+        description="redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH",
     )
     redis_password: SecretStr | None = Field(
         None,
@@ -65,7 +65,7 @@ class StoreSettings(BaseSettings):
         except ValueError:  # a port that is no number, or a bracket that is not closed
             is_valid = False
         if not is_valid:
-            raise ValueError("it must be redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH")
+            raise ValueError("this is not the address of a store")
         return url
 
     @field_validator("redis_password_file", "redis_ca_file")
@@ -75,7 +75,7 @@ class StoreSettings(BaseSettings):
             try:
                 path.read_bytes()
             except OSError as error:
-                raise ValueError(f"it can't be read: {error.strerror}") from None
+                raise ValueError(f"the file can't be read: {error.strerror}") from None
         return path
 
     @model_validator(mode="after")

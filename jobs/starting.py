@@ -46,9 +46,11 @@ def read_settings(kind: type[Settings], **given: Any) -> Settings:
         return kind(**given)
     except SettingsError as error:
         field = str(error).split('"')[1]  # it has no other trace of the field
-        default = kind.model_fields[field].default
-        example = json.dumps(sorted(default) if isinstance(default, frozenset) else default or ["one", "two"])
-        raise InvalidSettings(f"{_variable(kind, field)} must be a JSON list, such as {example}") from None
+        variable = _variable(kind, field)
+        value = next(value for name, value in os.environ.items() if name.upper() == variable)
+        likely = json.dumps([part.strip(' "') for part in value.strip("[]").split(",")])
+        description = kind.model_fields[field].description
+        raise InvalidSettings(f"{variable}={value!r}: write a JSON list, such as {likely} ({description})") from None
     except ValidationError as error:
         raise InvalidSettings("; ".join(_explained(kind, part, given) for part in error.errors())) from None
 
@@ -79,11 +81,15 @@ def unknown_variables(*kinds: type[BaseSettings]) -> dict[str, str | None]:
 
     Those that begin like the settings of other programs are left to these programs.
     """
-    known = {_variable(kind, name) for kind in kinds for name in kind.model_fields} | _ELSEWHERE
+    known = {_variable(kind, name) for kind in kinds for name in kind.model_fields}
     others = tuple(set(_PROGRAMS) - {_prefix(kind) for kind in kinds})
     names = [name for name in os.environ if name.upper().startswith(_PREFIX)]
-    unknown = sorted(name for name in names if name.upper() not in known and not name.upper().startswith(others))
-    return {name: next(iter(difflib.get_close_matches(name.upper(), known, 1, 0.8)), None) for name in unknown}
+    unknown = sorted(
+        name for name in names if name.upper() not in known | _ELSEWHERE and not name.upper().startswith(others)
+    )
+    ends = {name.removeprefix(_PREFIX): name for name in known}
+    similar = {name: difflib.get_close_matches(name.upper().removeprefix(_PREFIX), ends, 1) for name in unknown}
+    return {name: ends[found[0]] if found else None for name, found in similar.items()}
 
 
 def warn_of_unknown_variables(*kinds: type[BaseSettings]) -> None:

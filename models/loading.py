@@ -16,6 +16,7 @@ from weakref import WeakMethod
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -70,7 +71,8 @@ def opening(pack: Pack) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InvalidPack(
-            f"pack '{pack.name}' in {pack.folder} can't be served: {type(error).__name__}: {reason[:300]}"
+            f"pack '{pack.name}' in {pack.folder} can't be served; check its JSON files: "
+            f"{type(error).__name__}: {reason[:300]}"
         ) from error
 
 
@@ -148,6 +150,8 @@ def _read(network: type[Network], folder: Path, precision: Precision, also: Coll
     if not config.is_file():
         raise InvalidPack(f"{folder} has no config.json")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()  # what they warn of is in the report
     try:
         written_as = json.loads(config.read_text(encoding="utf-8-sig")).get("_class_name", network.__name__)
         if written_as not in (network.__name__, *also):

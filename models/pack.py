@@ -27,6 +27,7 @@ _SHIFTING_DEFAULTS = {
     "base_shift": 0.5,
     "max_shift": 1.15,
 }  # those of its flow-matching scheduler
+_PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
@@ -64,17 +65,26 @@ class Pack:
         """
         if self.index.get("_class_name") == PROMPTED_PIXELS:
             return PROMPTED_PIXELS
-        component = self.index.get("unet") or self.index.get("transformer") or [None, None]
-        return str(component[1] or "nothing")
+        return self.declared_class("unet") or self.declared_class("transformer") or "nothing"
 
     def has(self, component: str) -> bool:
         """Whether the index names this component; pipelines list absent ones as [null, null]."""
-        return bool((self.index.get(component) or [None])[0])
+        return self.declared_class(component) is not None
 
     def declared_class(self, component: str) -> str | None:
-        """The class of a component, as the index names it; `None` if the index does not name the component."""
-        _, declared = self.index.get(component) or [None, None]
-        return declared
+        """The class of a component, as the index names it; `None` if the index does not name the component.
+
+        Raises:
+            InvalidPack: the entry is not what pipelines write.
+        """
+        match self.index.get(component):
+            case None:
+                return None
+            case [_, str() | None as declared]:
+                return declared
+            case other:
+                file = self.folder / "model_index.json"
+                raise InvalidPack(f"{file}: {component} must be a library and a class, not {json.dumps(other)}")
 
     @property
     def has_classifier(self) -> bool:
@@ -215,6 +225,12 @@ def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
     )
     if not isinstance(pack.defaults, dict):
         raise InvalidPack(f"{folder / 'model_index.json'}: cynosure must be a JSON object, with the pack's defaults")
+    steps = pack.scheduler_config["num_train_timesteps"]
+    if not isinstance(steps, int) or steps < 1:
+        raise InvalidPack(f"{scheduler}: num_train_timesteps must be a positive whole number, not {json.dumps(steps)}")
+    prediction = pack.scheduler_config["prediction_type"]
+    if prediction not in _PREDICTIONS:
+        raise InvalidPack(f"{scheduler}: prediction_type must be one of {_PREDICTIONS}, not {json.dumps(prediction)}")
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
         raise InvalidPack(f"{folder / 'model_index.json'}: id2label must name the classes 0 to N-1, without a gap")

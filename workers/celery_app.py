@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import Celery
 from celery.apps.worker import Worker
 from kombu import Queue
@@ -12,7 +14,11 @@ from workers.host import EngineHost
 
 
 class SilentWorker(Worker):
-    """Leaves signals to the drain: Celery's own handlers print to the terminal, and restart the worker on SIGHUP."""
+    """Leaves the log as it is, and signals to the drain: Celery's handlers print, and on SIGHUP restart the worker."""
+
+    def setup_logging(self, colorize: bool | None = None) -> bool:
+        logging.getLogger("celery").setLevel(logging.WARNING)
+        return True  # "it is set up"
 
     def install_platform_tweaks(self, worker: Worker) -> None:
         pass

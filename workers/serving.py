@@ -87,11 +87,11 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
     )
     drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     Retrying(timeout_s=STORE_TIMEOUT_S).call(registration.publish)
+    drain.listen()
     for helper in helpers:
         helper.start()
     log.info("worker %s serves %s", name, ", ".join(models))
     engine.measure()  # only now: measuring would delay the start
-    drain.listen()
     try:
         SilentWorker(
             app=celery,
@@ -101,7 +101,6 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
             without_mingle=True,
             without_gossip=True,
             without_heartbeat=True,
-            loglevel="WARNING",
             quiet=True,
         ).start()
     finally:

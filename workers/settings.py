@@ -15,8 +15,8 @@ class WorkerSettings(BaseSettings):
 
     models: str = Field(
         "fashion,emoji",
-        description="Packs to load, separated by commas: names, folders or owner/name@COMMIT. NAME= before one gives it "
-        "another name. The first that fits a request is its default model.",
+        description="Packs to load, separated by commas: names, folders or owner/name@COMMIT. NAME= before one gives "
+        "it another name. The first that fits a request is its default model.",
     )
     device: str = Field("cpu", description="Torch device of the engine.")
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
 from models.loading import opening
+from models.pack import InvalidPack, Pack
 from models.profiles import PROFILES
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
 
@@ -18,7 +19,21 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         InvalidPack: its defaults are not what a card takes.
     """
     with opening(loaded.pack):
-        return _card(loaded)
+        card = _card(loaded)
+    _check_defaults(loaded.pack, card)
+    return card
+
+
+def _check_defaults(pack: Pack, card: ModelCard) -> None:
+    defaults = card.defaults
+    known = (
+        ("sampler", defaults.sampler in card.samplers, f"one of {', '.join(card.samplers)}"),
+        ("profile", defaults.profile in card.profiles, f"one of {', '.join(card.profiles)}"),
+        ("steps", 1 <= defaults.steps <= card.max_steps, f"a number from 1 to {card.max_steps}"),
+    )
+    for name, is_right, right in known:
+        if not is_right:
+            raise InvalidPack(f"{pack.folder / 'model_index.json'}: {name} in cynosure must be {right}")
 
 
 def _card(loaded: LoadedPack) -> ModelCard:
