@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from urllib.request import getproxies
 
 import httpx
 import redis
@@ -119,8 +120,18 @@ def _examples(url: str) -> Iterator[str]:
         label = {"class_label": card.labels[-1]} if card.labels else {}
         condition = {"prompt": "a happy cat"} if card.takes_prompt else label
         body = json.dumps({"model": card.name, **condition})
-        headers = ("-H", "Content-Type: application/json", "-H", "Accept: image/png")
-        yield "  " + shlex.join(["curl", "-s", f"{url}/generate", *headers, "-d", body, "-o", f"{card.name}.png"])
+        options = [
+            "-H",
+            "Content-Type: application/json",
+            "-H",
+            "Accept: image/png",
+            "-d",
+            body,
+            "-o",
+            f"{card.name}.png",
+        ]
+        direct = ["--noproxy", "*"] if getproxies() else []
+        yield "  " + shlex.join(["curl", "-s", *direct, f"{url}/generate", *options])
 
 
 def _count(number: int, noun: str) -> str:
@@ -199,8 +210,8 @@ def _checked_host(arguments: argparse.Namespace) -> str:
     """
     for kind in (OutboundSettings, StoreSettings):
         read_settings(kind)
-    settings = read_settings(GatewaySettings)
-    host = settings.host if arguments.host is None else str(arguments.host)
+    given = {} if arguments.host is None else {"host": arguments.host}
+    host = read_settings(GatewaySettings, **given).host
     for probe in listening(host, arguments.port):
         probe.close()
     return host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -36,3 +36,9 @@ class GatewaySettings(BaseSettings):
         description="Seconds before each further attempt to deliver a webhook; after the last, it has failed.",
     )
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        """An IPv6 address may be written as in a URL."""
+        return host.strip("[]")

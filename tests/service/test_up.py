@@ -7,6 +7,7 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,8 +133,17 @@ def test_it_starts_at_ipv6_beside_an_app_and_a_proxy_and_speaks_with_one_voice(
     for name in ("app", "workers", "jobs", "models", "redis", "uvicorn", "celeryconfig"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the current folder was run')")
     url = f"http://[::1]:{free_port()}"
-    options = ("--host", "::1", "--port", url.rpartition(":")[2], "--models", str(small_pack), "--data", str(tmp_path))
-    command = program("app.commands.up", *options)
+    options = (
+        "--host",
+        "[::1]",
+        "--port",
+        url.rpartition(":")[2],
+        "--models",
+        str(small_pack),
+        "--data",
+        str(tmp_path),
+    )
+    command = [str(Path(sys.executable).with_name("cynosure")), "up", *options]
     with subprocess.Popen(
         command, env=clean_environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
@@ -153,6 +163,7 @@ def test_it_starts_at_ipv6_beside_an_app_and_a_proxy_and_speaks_with_one_voice(
     text = "".join(lines)
     assert re.search(r"^\S+ \S+ up INFO SIGTERM: stopping$", text, re.MULTILINE), text
     assert re.search(r"^\S+ \S+ workers\.\S+ INFO SIGTERM: stopping", text, re.MULTILINE), text
+    assert "--noproxy" in text, "the ready-made command draws a picture here, too"
     strange = [
         line for line in lines if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \S+ [A-Z]+ |  curl ", line)
     ]
