@@ -43,18 +43,18 @@ def device_named(name: str) -> torch.device:
         InvalidDevice: this machine, or this build of torch, does not have it.
     """
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    reason = f"torch {torch.__version__} has: {', '.join(there)}"
     try:
         device = torch.device(name)
-        if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
-            torch.zeros(1, device=device).item()
-            return device
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InvalidDevice(f"there is no device '{name}' here; {reason}")
+        torch.zeros(1, device=device).item()
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
-    except (RuntimeError, AssertionError, NotImplementedError):  # an unknown type, or one that torch was built without
-        pass
-    raise InvalidDevice(
-        f"there is no device '{name}' for torch {torch.__version__} here; there are: {', '.join(there)}"
-    )
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a type that torch was built without
+        text = str(error).partition("\n")[0]
+        raise InvalidDevice(f"device '{name}' can't be used; {reason} ({text[:200]})") from error
+    return device
 
 
 @contextmanager
@@ -170,7 +170,9 @@ def _read(network: type[Network], folder: Path, precision: Precision, also: Coll
         raise
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InvalidPack(f"{folder} can't be loaded as {network.__name__}: {reason[:300]}") from error
+        raise InvalidPack(
+            f"{folder} can't be loaded as {network.__name__}; save it again, or download it again: {reason[:300]}"
+        ) from error
     for kind, text in _REFUSED.items():
         if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

@@ -155,19 +155,19 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def open_packs(names_or_folders: Sequence[str]) -> list[Pack]:
-    """Open packs that are served together, each as `open_pack` does.
+def open_packs(wanted: Sequence[str | Pack]) -> list[Pack]:
+    """Open packs that are served together, each as `open_pack` does, unless it is open.
 
     Raises:
         InvalidPack: one of them can't be opened, or two have the same name.
     """
     packs: dict[str, Pack] = {}
-    for name_or_folder in names_or_folders:
-        pack = open_pack(name_or_folder)
+    for one in wanted:
+        pack = one if isinstance(one, Pack) else open_pack(one)
         if (other := packs.setdefault(pack.name, pack)) is not pack:
             raise InvalidPack(
                 f"two packs are called '{pack.name}': {other.folder} and {pack.folder}; to serve both, give one of "
-                f"them another name: other-name={name_or_folder.rpartition('=')[2]}"
+                f"them another name: other-name={one.rpartition('=')[2] if isinstance(one, str) else one.folder}"
             )
     return list(packs.values())
 

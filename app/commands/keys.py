@@ -22,6 +22,8 @@ from jobs.starting import InvalidSettings, read_settings
 
 URL_FILE = "store.url"
 """File in the data folder of `cynosure up` that holds the address of its store."""
+NO_CREDENTIALS: dict[str, None] = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+"""For the store of `cynosure up`, which needs none: those in the environment belong to another store."""
 
 
 def _scopes(text: str) -> frozenset[Scope]:
@@ -94,9 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _settings(data: Path) -> StoreSettings:
     url_file = data / URL_FILE
     if "REDIS_URL" not in os.environ and url_file.exists():
-        # Credentials in the environment belong to another store; the one of `cynosure up` needs none.
-        no_credentials = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
-        return read_settings(StoreSettings, redis_url=url_file.read_text().strip(), **no_credentials)
+        return read_settings(StoreSettings, redis_url=url_file.read_text().strip(), **NO_CREDENTIALS)
     return read_settings(StoreSettings)
 
 

@@ -24,7 +24,7 @@ import httpx
 import redis
 
 from app.commands.children import STOP_SIGNALS, Child, end_with_parent, run, stop
-from app.commands.keys import URL_FILE
+from app.commands.keys import NO_CREDENTIALS, URL_FILE
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from app.listening import CannotListen, listening, port_number
@@ -79,8 +79,8 @@ def _embedded_store(data: Path, environment: dict[str, str]) -> tuple[Child, Pat
     Raises:
         InvalidSettings: the folder can't be used.
     """
-    for name in ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"):  # another store's; ours needs none
-        environment.pop(name, None)
+    for name in NO_CREDENTIALS:
+        environment.pop(name.upper(), None)
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _socket_folder(data) / "valkey.sock"
@@ -208,8 +208,8 @@ def _checked_host(arguments: argparse.Namespace) -> str:
     Raises:
         InvalidSettings, CannotListen: it can't run like this.
     """
-    for kind in (OutboundSettings, StoreSettings):
-        read_settings(kind)
+    read_settings(OutboundSettings)
+    read_settings(StoreSettings, **({} if "REDIS_URL" in os.environ else NO_CREDENTIALS))
     given = {} if arguments.host is None else {"host": arguments.host}
     host = read_settings(GatewaySettings, **given).host
     for probe in listening(host, arguments.port):

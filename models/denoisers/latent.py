@@ -60,7 +60,9 @@ class LatentPictures:
     ) -> None:
         self.autoencoder = Autoencoder(pack, device, standardized=standardized)
         if size is None:
-            raise InvalidPack(f"pack '{pack.name}': its network's config.json has no sample_size")
+            raise InvalidPack(
+                f"{pack.folder}: the config.json of its network has no sample_size; add it: the side of the latents"
+            )
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape = (self.autoencoder.channels, height, width)
         self.picture_size = (height * self.autoencoder.factor, width * self.autoencoder.factor)

@@ -55,7 +55,7 @@ class Engine:
     independently, so that none waits for another. Use the engine as a context manager, or call `close`.
 
     Args:
-        packs: opened packs, or what `open_packs` takes: names of bundled packs, folders, `owner/name@COMMIT`.
+        packs: opened packs, names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
@@ -68,7 +68,7 @@ class Engine:
         on_death: called on the engine's thread when that thread, or a lane, fails with an error that no sample caused.
 
     Raises:
-        InvalidPack: a pack does not exist or is invalid.
+        InvalidPack: a pack does not exist or is invalid, or two have the same name.
         InvalidDevice: the device does not exist.
 
     Example:
@@ -79,7 +79,7 @@ class Engine:
 
     def __init__(
         self,
-        packs: Sequence[str] | Sequence[Pack],
+        packs: Sequence[str | Pack],
         *,
         device: str = "cpu",
         precision: str = "auto",
@@ -91,8 +91,7 @@ class Engine:
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.device = device_named(device)
-        opened = [pack for pack in packs if isinstance(pack, Pack)]
-        opened += open_packs([name for name in packs if isinstance(name, str)])
+        opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
         self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
         self._calibrate = calibrate

@@ -80,14 +80,14 @@ def test_addresses_of_stores(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("CYNOSURE_WORKER_CONCURENCY", "CYNOSURE_LEASES_S", "CYNOSURE_REDIS_URL", "CYNOSURE_BANANA", "OTHER")
+    names = ("CYNOSURE_WORKER_DEVICES", "CYNOSURE_LEASES_S", "CYNOSURE_REDIS_URL", "CYNOSURE_BANANA", "OTHER")
     for name in (*names, "CYNOSURE_LEASE_S", "CYNOSURE_URL", "CYNOSURE_GATEWAY_BANANA"):
         monkeypatch.setenv(name, "1")
     assert unknown_variables(StoreSettings, WorkerSettings) == {
         "CYNOSURE_BANANA": None,
         "CYNOSURE_LEASES_S": "CYNOSURE_LEASE_S",
         "CYNOSURE_REDIS_URL": "REDIS_URL",
-        "CYNOSURE_WORKER_CONCURENCY": "CYNOSURE_WORKER_CONCURRENCY",
+        "CYNOSURE_WORKER_DEVICES": "CYNOSURE_WORKER_DEVICE",
     }, "a gateway's are left to the gateway"
 
 
