@@ -17,6 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cynosure cynosure
 COPY jobs jobs
 COPY app app
+COPY docs/errors.md docs/errors.md
 COPY workers workers
 COPY models models
 

@@ -12,7 +12,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHANGED = $(shell git diff --name-only --diff-filter=d HEAD -- '*.py')
 
-.PHONY: help install run demo test test-full quick bench chaos soak check audit openapi format clean
+.PHONY: help install run demo test test-full quick bench chaos soak check audit openapi settings format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ audit: $(STAMP) ## Look the dependencies up in the database of known weaknesses 
 
 openapi: $(STAMP) ## Write docs/openapi.json, which a test compares with the code
 	$(BIN)/python -m app.commands.openapi > docs/openapi.json
+
+settings: $(STAMP) ## Write docs/settings.md, which a test compares with the code
+	$(BIN)/python .ci/settings.py > docs/settings.md
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	-$(BIN)/ruff check --fix .

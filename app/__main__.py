@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
+from typing import Annotated, Any
 
+import typer
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from app.gateway.webhooks.signing import decoded_secret
-from app.listening import CannotListen, listening, port_number
+from app.listening import CannotListen, listening
 from app.main import create_app
 from jobs.settings import StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
@@ -42,21 +43,28 @@ def _check_secret(settings: GatewaySettings) -> None:
             raise InvalidSettings(f"CYNOSURE_GATEWAY_WEBHOOK_SECRET: {error}") from None
 
 
-def main() -> None:
-    """Serve the HTTP API in the foreground."""
-    parser = argparse.ArgumentParser(prog="cynosure serve", description=main.__doc__)
-    parser.add_argument("--host", help="address to listen on (default: CYNOSURE_GATEWAY_HOST, or 127.0.0.1)")
-    parser.add_argument("--port", type=port_number, default=8000)
-    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
-    arguments = parser.parse_args()
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@command.command()
+def main(
+    host: Annotated[
+        str | None, typer.Option(help="address to listen on", show_default="CYNOSURE_GATEWAY_HOST, or 127.0.0.1")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
+    ] = False,
+) -> None:
+    """Run the gateway only: the HTTP API, in the foreground."""
     log_to(sys.stderr)
-    chosen = {"host": arguments.host, "auth": "off" if arguments.insecure_no_auth else None}
+    chosen: dict[str, Any] = {"host": host, "auth": "off" if insecure_no_auth else None}
     given = {name: value for name, value in chosen.items() if value is not None}
     with refusing("cynosure serve", InvalidSettings, CannotListen):
         settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)
-        sockets = listening(settings.host, arguments.port)
+        sockets = listening(settings.host, port)
     warn_of_unknown_variables(GatewaySettings, OutboundSettings, StoreSettings)
     config = uvicorn.Config(
         create_app(settings, store_settings),
@@ -65,10 +73,11 @@ def main() -> None:
         log_config=None,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # door/proxies.py reads them
         timeout_graceful_shutdown=10,
     )
     Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure serve")

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 
 from cynosure.addresses import host_and_port
 
-MAX_PORT = 65535
-
 
 class CannotListen(Exception):
     """The address can't be listened on; the message names it and says why."""
-
-
-def port_number(text: str) -> int:
-    """Parse a port on the command line."""
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_PORT:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to {MAX_PORT}")
-    return int(text)
 
 
 def listening(host: str, port: int) -> list[socket.socket]:

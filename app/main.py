@@ -15,7 +15,9 @@ from app.gateway.batches import routes as batch_routes
 from app.gateway.batches.feeder import Feeder
 from app.gateway.door.auth import Door
 from app.gateway.door.complexity import PartLimit
+from app.gateway.door.encoding import Decompressed
 from app.gateway.door.limits import BodyLimit
+from app.gateway.door.proxies import ProxyHeaders
 from app.gateway.door.query import refuse_unknown
 from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
@@ -73,17 +75,20 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
         summary="Guided diffusion as a service.",
         lifespan=lifespan,
         docs_url=None,  # routes/docs.py serves it, with a content security policy
+        openapi_url=None,  # and this, with the public address
         redoc_url=None,
     )
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={"/batches": settings.max_batch_bytes})
     app.add_middleware(PartLimit, max_parts=settings.max_json_parts, exempt=frozenset({"/batches"}))
+    app.add_middleware(Decompressed)
     app.add_middleware(Door)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(NoticeHangUps)  # the middleware added last is the outermost
+    app.add_middleware(NoticeHangUps)
+    app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):

@@ -39,4 +39,4 @@ class CountingEngine(Engine):
 if __name__ == "__main__":
     vars(host)["specs_of"] = _poisoned
     vars(serving)["Engine"] = CountingEngine
-    program.main()
+    program.command()

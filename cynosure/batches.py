@@ -67,6 +67,15 @@ class Batch(BaseModel):
     links: BatchLinks
 
 
+class BatchList(BaseModel):
+    """GET /batches: a page of your batches, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batches: tuple[Batch, ...]
+    next_cursor: str | None = Field(None, description="`cursor` of the next page; null after the last.")
+
+
 class BatchResult(BaseModel):
     """The result of one line of a batch."""
 
@@ -79,3 +88,4 @@ class BatchResult(BaseModel):
     seed: int | None = None
     images: tuple[ImageInfo, ...] = ()
     error: JobError | None = None
+    warnings: tuple[str, ...] = Field((), description="As the job's.")

@@ -9,8 +9,12 @@
     │   └── UnsupportedField      422  the field has no meaning for this model or mode
     ├── MalformedBody             400  not JSON, or not a JSON object
     ├── BodyTooLarge              413  the body is over the limit
+    ├── UnsupportedEncoding       415  the body is compressed in a way that is not taken
+    ├── NotAcceptable             406  the Accept header takes no media type that exists
     ├── Unauthenticated           401  no API key, or an invalid one
     ├── Forbidden                 403  the API key lacks the scope; or no key, and a foreign Host or Origin
+    │   ├── InvalidLink           403  the link's signature is not that of its picture
+    │   └── LinkExpired           403  the link was signed for a time that is over
     ├── ModelNotFound             404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
@@ -18,7 +22,7 @@
     ├── WebhookNotFound           404  no webhook was sent for the job
     ├── BatchSuperseded           409  another upload of the same batch has taken over
     ├── IdempotencyConflict       409  the key was used before, with another request
-    ├── JobUnfinished             409  the job has not ended, so it can't be retried
+    ├── JobUnfinished             409  the job has not ended, so it can't be retried, or answered yet
     ├── JobExpired                410  the job is finished and its result is no longer kept
     ├── JobFailed                 500  the awaited job failed; carries the job's own error
     ├── JobCancelled              409  the awaited job was cancelled
@@ -36,11 +40,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from cynosure.synonyms import field_for, sampler_for
+from cynosure.hints import MAX_NAMED, field_hint, listed, nearest, sampler_hint, sentence, shown
 
 
 class CynosureError(Exception):
@@ -53,6 +56,7 @@ class CynosureError(Exception):
         field: the request field at fault, if there is one.
         retry_after_s: seconds after which a retry makes sense, if known.
         line: the line of a batch at fault, counted from 1.
+        faults: all faults, as field and what is wrong with it, if there may be several.
     """
 
     code: ClassVar[str] = "internal"
@@ -65,6 +69,7 @@ class CynosureError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
         self.line: int | None = None
+        self.faults: tuple[tuple[str, str], ...] = ()
 
 
 class InvalidRequest(CynosureError):
@@ -73,48 +78,37 @@ class InvalidRequest(CynosureError):
     code, status, title = "invalid_request", 422, "Invalid request"
 
 
-MAX_SHOWN = 100
-"""Longest text of a client that an error repeats in full, and that is compared with known names."""
-
-
-def _shown(name: str) -> str:
-    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    if len(name) > MAX_SHOWN:  # the comparison takes the product of the lengths
-        return ""
-    close = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"Did you mean '{close[0]}'? " if close else ""
-
-
-def _hint(ours: str | None) -> str:
-    return f"Here it is {ours}. " if ours else ""
-
-
 class UnknownModel(InvalidRequest):
     """The request names a model that no live worker holds."""
 
     code, title = "unknown_model", "Unknown model"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(
-            f"No model '{_shown(name)}' here. {_did_you_mean(name, known)}Known: {', '.join(known)}.", field="model"
-        )
+    def __init__(self, name: str, known: Sequence[str], *, alias_of: str | None = None, field: str = "model") -> None:
+        if alias_of is None:
+            said = f"No model '{shown(name)}' here. {sentence(nearest(name, known))}"
+        else:
+            said = f"No model '{alias_of}' here, of which '{shown(name)}' is an alias. "
+        super().__init__(f"{said}Known: {', '.join(known)}.", field=field)
 
 
 class UnknownLabel(InvalidRequest):
-    """The model has no such class."""
+    """No model has such a class: `labels` of those that were looked in, by name. `instead` says what else would do."""
 
     code, title = "unknown_label", "Unknown class label"
 
-    def __init__(self, label: int | str, known: Sequence[str]) -> None:
+    def __init__(self, label: int | str, labels: Mapping[str, Sequence[str]], *, instead: str = "") -> None:
+        several = len(labels) > 1
         if isinstance(label, int):
-            detail = f"Class {label} is out of range: this model has classes 0 to {len(known) - 1}."
+            ranges = [
+                f"'{name}' has " + (f"0 to {len(known) - 1}" if known else "none") for name, known in labels.items()
+            ]
+            said = f"Class {label} is out of range: {', '.join(ranges)}."
         else:
-            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            detail = f"No class '{_shown(label)}'. {_did_you_mean(label, known)}Known: {shown}."
-        super().__init__(detail, field="class_label")
+            names = [name for known in labels.values() for one in known for name in (one, *one.split(", "))]
+            lists = [(f"'{name}' has: " if several else "Known: ") + listed(known) for name, known in labels.items()]
+            where = f" in {' or '.join(map(repr, labels))}" if several or instead else ""
+            said = f"No class '{shown(label)}'{where}. {sentence(nearest(label, names))}{'; '.join(lists)}."
+        super().__init__(f"{said} {instead}".strip(), field="class_label")
 
 
 class UnknownSampler(InvalidRequest):
@@ -124,21 +118,29 @@ class UnknownSampler(InvalidRequest):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
-            f"No sampler '{_shown(name)}'. {_hint(sampler_for(name)) or _did_you_mean(name, known)}"
-            f"Known: {', '.join(known)}.",
+            f"No sampler '{shown(name)}'. {sentence(sampler_hint(name, known))}Known: {', '.join(known)}.",
             field="sampler",
         )
 
 
 class UnknownField(InvalidRequest):
-    """The request has no such field. A nested one is `outer.inner`; `known` lists the fields allowed there."""
+    """The request has none of these fields.
+
+    A nested one is `outer.inner`; `known` lists the fields allowed there, and `hints` says of some what was meant.
+    """
 
     code, title = "unknown_field", "Unknown field"
 
-    def __init__(self, field: str, known: Sequence[str]) -> None:
-        name = field.rpartition(".")[2]
-        hint = _hint(field_for(name)) or _did_you_mean(name, known)
-        super().__init__(f"No field '{_shown(field)}'. {hint}Known: {', '.join(known)}.", field=_shown(field))
+    def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
+        meant = {field: (hints or {}).get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
+        if len(fields) == 1:
+            [(field, hint)] = meant.items()
+            said = f"No field '{shown(field)}'. {sentence(hint)}"
+        else:
+            named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
+            more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
+            said = f"No fields {', '.join(named)}{more}. "
+        super().__init__(f"{said}Known: {', '.join(known)}.", field=shown(fields[0]))
 
 
 class UnsupportedField(InvalidRequest):
@@ -162,6 +164,31 @@ class BodyTooLarge(CynosureError):
     code, status, title = "body_too_large", 413, "Body too large"
 
 
+ENCODINGS = ("gzip", "deflate")
+"""Values of Content-Encoding that bodies may have."""
+
+
+class UnsupportedEncoding(CynosureError):
+    """The body's Content-Encoding is not taken."""
+
+    code, status, title = "unsupported_encoding", 415, "Unsupported encoding"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Content-Encoding '{shown(name)}' is not taken; these are: {', '.join(ENCODINGS)}.",
+            field="Content-Encoding",
+        )
+
+
+class NotAcceptable(CynosureError):
+    """The Accept header takes no media type that exists."""
+
+    code, status, title = "not_acceptable", 406, "Not acceptable"
+
+    def __init__(self, offers: Sequence[str]) -> None:
+        super().__init__(f"Accept takes none of what there is here: {', '.join(offers)}.", field="Accept")
+
+
 class Unauthenticated(CynosureError):
     """The request carries no API key, or an invalid one."""
 
@@ -172,6 +199,18 @@ class Forbidden(CynosureError):
     """The API key is valid but lacks the scope; or there is no key, and the request comes from another site."""
 
     code, status, title = "forbidden", 403, "Forbidden"
+
+
+class InvalidLink(Forbidden):
+    """The link's signature is not that of its picture, or no longer counts."""
+
+    code, title = "invalid_link", "Invalid link"
+
+
+class LinkExpired(Forbidden):
+    """The link was signed for a time that is over."""
+
+    code, title = "link_expired", "Link expired"
 
 
 class ModelNotFound(CynosureError):

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cynosure import __version__
 from cynosure.contract import DELIVERY_FIELDS, INPUT_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.pictures import DAMAGE, content_of, opened
+from cynosure.refusals import parsed
 
 WEBP_METHOD = 4  # libwebp's own default between speed (0) and size (6)
 JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any gain
@@ -156,13 +157,10 @@ def again(request: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
         if needed is not None and field not in overrides:
             raise InvalidRequest(f"The picture in from_image was made with {field}: send {field} too.", field=field)
     try:
-        merged = GenerateRequest.model_validate({**base, "first_image": made.image_index, **overrides})
-    except ValidationError as error:
-        fault = error.errors()[0]
+        merged = parsed(GenerateRequest, {**base, "first_image": made.image_index, **overrides})
+    except InvalidRequest as error:
         raise InvalidRequest(
-            f"The request in from_image is not valid in this version: {'.'.join(map(str, fault['loc']))}: "
-            f"{fault['msg']}.",
-            field="from_image",
+            f"The request in from_image is not valid in this version: {error.detail}", field="from_image"
         ) from error
     return merged, None if request.model is not None else made
 

@@ -16,7 +16,7 @@ FIELDS: Mapping[str, str] = {
     "num_images_per_prompt": "num_images",
     "sampler_name": "sampler",
     "sampler_index": "sampler",
-    "scheduler": "sampler",
+    "scheduler": "sampler or sigma_schedule",
     "num_steps": "steps",
     "sample_steps": "steps",
     "size": "width and height",
@@ -33,9 +33,30 @@ FIELDS: Mapping[str, str] = {
     "model_name": "model",
     "sd_model_checkpoint": "model",
     "clip_denoised": "clip",
+    "ckpt_name": "model",
     "manual_seed": "seed",
+    "noise_seed": "seed",
+    "generator": "seed",
+    "denoise": "strength",
+    "positive": "prompt",
+    "negative": "negative_prompt",
+    "id": "custom_id",
+    "labels": "class_labels",
+    "scales": "guidance_scales",
+    "clip_skip": "",
+    "subseed": "",
 }
-"""By the names of A1111's and OpenAI's API, diffusers' pipelines and ComfyUI's nodes."""
+"""By the names of A1111's and OpenAI's API, diffusers' pipelines and ComfyUI's nodes; empty if we have no such thing,
+though a name of ours looks like it."""
+
+MODES: Mapping[str, str] = {
+    "cfg": "classifier_free",
+    "cg": "classifier",
+    "clip": "classifier",
+    "clip_guidance": "classifier",
+    "both": "combined",
+}
+"""Guidance modes by other names."""
 
 SAMPLERS: Mapping[str, str] = {
     "euler a": "euler_ancestral",
@@ -47,11 +68,26 @@ SAMPLERS: Mapping[str, str] = {
     "dpmpp 2m karras": "dpmpp_2m with sigma_schedule karras",
     "dpm++ 2m sde": "dpmpp_2m_sde",
     "dpm2": "kdpm2",
-    "dpm2 a": "kdpm2_ancestral",
     "plms": "pndm",
     "uni pc": "unipc",
+    "ddimscheduler": "ddim",
+    "ddpmscheduler": "ddpm",
+    "pndmscheduler": "pndm",
+    "lmsdiscretescheduler": "lms",
+    "eulerdiscretescheduler": "euler",
+    "eulerancestraldiscretescheduler": "euler_ancestral",
+    "heundiscretescheduler": "heun",
+    "kdpm2discretescheduler": "kdpm2",
+    "dpmsolvermultistepscheduler": "dpmpp_2m",
+    "dpmsolversinglestepscheduler": "dpm_single",
+    "deismultistepscheduler": "deis",
+    "unipcmultistepscheduler": "unipc",
+    "sasolverscheduler": "sa_solver",
+    "lcmscheduler": "lcm",
+    "tcdscheduler": "tcd",
+    "flowmatcheulerdiscretescheduler": "flow_euler",
 }
-"""By A1111's and ComfyUI's names, in lower case, hyphens and underscores as spaces."""
+"""By the names in A1111 and ComfyUI, in lower case, hyphens and underscores as spaces, and by diffusers' classes."""
 
 
 def field_for(name: str) -> str | None:

@@ -18,6 +18,7 @@ from jobs.queue.record import JobRecord, decode_record, may_see
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient
+from jobs.store.paging import Page, page_of
 from jobs.store.scripts import script
 
 _SCRIPTS = ("open", "stage", "start", "fed", "look", "cancel")
@@ -106,16 +107,17 @@ class Batches(StoreClient):
         async with answering():
             _refuse(await self._run["stage"](keys=keys, args=[upload, kept, self._ttl_s, *encoded]), batch_id)
 
-    async def start(self, batch_id: str, upload: str) -> None:
+    async def start(self, batch_id: str, owner: str, upload: str) -> None:
         """Start the batch: all of its lines have arrived.
 
         Raises:
             BatchSuperseded: as `stage`.
         """
-        keys = [self._keys.batch(batch_id), self._keys.batch_lines(batch_id), self._keys.batches]
+        keys = self._keys
+        places = [keys.batch(batch_id), keys.batch_lines(batch_id), keys.batches, keys.owned_batches(owner)]
         async with answering():
             args: list[str | int] = [batch_id, upload, self._ttl_s]
-            _refuse(await self._accepting(self._run["start"], keys=keys, args=args), batch_id)
+            _refuse(await self._accepting(self._run["start"], keys=places, args=args), batch_id)
 
     async def look(self, batch_id: str, viewer: str) -> BatchRecord:
         """The batch as it is now, if `viewer` (an owner or `EVERYONE`) may see it.
@@ -141,6 +143,33 @@ class Batches(StoreClient):
             running=running,
             ended=ended,
         )
+
+    async def page(
+        self, owner: str, *, status: BatchStatus | None, cursor: str | None, limit: int
+    ) -> Page[BatchRecord]:
+        """The owner's batches that have started, after `cursor` and with that status, newest first.
+
+        Raises:
+            InvalidRequest: this server gave no such cursor.
+        """
+
+        async def read(batch_ids: Sequence[str]) -> list[BatchRecord | None]:
+            return [await self._found(batch_id, owner) for batch_id in batch_ids]
+
+        return await page_of(
+            self._client,
+            self._keys.owned_batches(owner),
+            read,
+            lambda record: status in (None, record.status),
+            cursor=cursor,
+            limit=limit,
+        )
+
+    async def _found(self, batch_id: str, owner: str) -> BatchRecord | None:
+        try:
+            return await self.look(batch_id, owner)
+        except BatchNotFound:
+            return None
 
     async def lines(self, batch_id: str, first: int, count: int) -> list[Line]:
         """Up to `count` lines from index `first` on."""

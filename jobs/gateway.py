@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jobs.accounts.allowance import Allowance
 from jobs.accounts.api_keys import KeyRing
+from jobs.accounts.links import LinkSigner
 from jobs.batches import Batches
 from jobs.fleet import Fleet
 from jobs.plans import Inquiries
@@ -32,6 +33,7 @@ class Store:
         plans: questions that a worker answers.
         fleet: the workers' model cards.
         api_keys: API keys and the callers they identify.
+        links: signatures of links to pictures.
         allowance: rate limits and daily quotas.
         batches: uploads of many requests.
         webhooks: deliveries of jobs' ends.
@@ -43,6 +45,7 @@ class Store:
     plans: Inquiries
     fleet: Fleet
     api_keys: KeyRing
+    links: LinkSigner
     allowance: Allowance
     batches: Batches
     webhooks: Webhooks
@@ -63,6 +66,7 @@ class Store:
                 plans=Inquiries(waiting, settings),
                 fleet=Fleet(client, settings),
                 api_keys=KeyRing(client, settings),
+                links=LinkSigner(client, settings),
                 allowance=Allowance(client, settings),
                 batches=Batches(client, settings),
                 webhooks=Webhooks(client, settings),

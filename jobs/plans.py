@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import redis.asyncio
 from pydantic import TypeAdapter
 
-from cynosure.contract import JobError, Plan, ResolvedRequest
+from cynosure.contract import JobError, ModelCard, Plan, ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, NoWorker
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
@@ -21,21 +23,57 @@ from jobs.store.connection import StoreClient, connect
 from jobs.store.keyspace import Keys
 
 _KEPT_S = 60
-_ANSWER: TypeAdapter[Plan | JobError] = TypeAdapter(Plan | JobError)
+_ANSWER: TypeAdapter[Plan | JobError | None] = TypeAdapter(Plan | JobError | None)
+_CHECK_S = 20.0  # for a check: usually milliseconds, but seconds for a thousand steps of some samplers
+_MAX_CHECKED = 4096
+_COURSE = ("sampler", "steps", "timestep_spacing", "sigma_schedule", "timestep_respacing", "eta", "strength", "profile")
+"""The fields that decide which noise levels a sampler passes through."""
 
 
 @dataclass(frozen=True)
 class Inquiry:
-    """A request to plan; `id` names the list that receives the answer."""
+    """A request to plan, or only to check; `id` names the list that receives the answer.
+
+    A request to check is detached: it has digests in place of its pictures.
+    """
 
     id: str
     request: ResolvedRequest
+    is_check: bool = False
 
 
 class Inquiries(StoreClient):
     """The gateway's side: ask, and wait for the answer."""
 
     timeout_s = 30.0  # longer than any caller waits for an answer
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        super().__init__(client, settings)
+        self._checked: OrderedDict[tuple[str, str], str | None] = OrderedDict()  # refusals; `None` if it works
+
+    async def check(self, request: ResolvedRequest, card: ModelCard) -> None:
+        """Refuse steps that the request's sampler can't take, before they become a job that fails.
+
+        What is not certain by the card is asked of a worker, once for each combination of the fields that matter.
+
+        Raises:
+            InvalidRequest: names the fields.
+            NoWorker: none answered in time.
+            StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
+        """
+        if _is_certain(request, card):
+            return
+        course = {name: getattr(request, name) for name in _COURSE} | {"inputs": sorted(request.inputs)}
+        key = card.drawn_by, json.dumps(course)
+        if key not in self._checked:
+            answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
+            refused = answer if isinstance(answer, JobError) and answer.code == InvalidRequest.code else None
+            self._checked[key] = refused.message if refused else None
+        self._checked.move_to_end(key)
+        if len(self._checked) > _MAX_CHECKED:
+            self._checked.popitem(last=False)
+        if (reason := self._checked[key]) is not None:
+            raise _refusal(request, reason)
 
     async def plan(self, request: ResolvedRequest, *, timeout_s: float) -> Plan:
         """Ask a worker what drawing `request` would take.
@@ -46,8 +84,24 @@ class Inquiries(StoreClient):
             NoWorker: no worker answered in time.
             StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
         """
+        answer = await self._asked(request, timeout_s=timeout_s)
+        if isinstance(answer, Plan):
+            return answer
+        if answer is not None and answer.code == InvalidRequest.code:
+            raise InvalidRequest(answer.message)
+        raise CynosureError("The worker failed to plan this request; its log has the cause.")
+
+    async def _asked(
+        self, request: ResolvedRequest, *, timeout_s: float, is_check: bool = False
+    ) -> Plan | JobError | None:
+        """A worker's answer.
+
+        Raises:
+            NoWorker: none answered in time.
+        """
         inquiry_id, queue = secrets.token_hex(8), self._keys.inquiries(request.model)
-        question = json.dumps({"id": inquiry_id, "request": request.model_dump(mode="json")})
+        fields = {"id": inquiry_id, "request": request.model_dump(mode="json"), "is_check": is_check}
+        question = json.dumps(fields)
         async with answering():
             async with self._client.pipeline() as pipe:
                 pipe.rpush(queue, question)
@@ -58,12 +112,20 @@ class Inquiries(StoreClient):
                 await self._client.lrem(queue, 1, question)
         if popped is None:
             raise NoWorker(f"No worker of '{request.model}' answered in {timeout_s:g} s; try again.", retry_after_s=5)
-        answer = _ANSWER.validate_json(popped[1])
-        if not isinstance(answer, JobError):
-            return answer
-        if answer.code == InvalidRequest.code:
-            raise InvalidRequest(answer.message)
-        raise CynosureError("The worker failed to plan this request; its log has the cause.")
+        return _ANSWER.validate_json(popped[1])
+
+
+def _is_certain(request: ResolvedRequest, card: ModelCard) -> bool:
+    options = (request.timestep_spacing, request.sigma_schedule, request.timestep_respacing, request.eta)
+    is_plain = not any(options) and "init_image" not in request.inputs and request.profile == card.defaults.profile
+    return not card.certain_steps or (is_plain and request.steps <= card.certain_steps.get(request.sampler, 0))
+
+
+def _refusal(request: ResolvedRequest, reason: str) -> InvalidRequest:
+    given = {name: value for name in _COURSE if (value := getattr(request, name))}
+    field = next((name for name in ("sigma_schedule", "timestep_spacing", "strength") if name in given), "steps")
+    told = ", ".join(f"{name} {value}" for name, value in given.items())
+    return InvalidRequest(f"These can't go together: {told}. Change one of them. The cause: {reason}.", field=field)
 
 
 class InquiryDesk:
@@ -80,12 +142,13 @@ class InquiryDesk:
         if popped is None:
             return None
         question = json.loads(popped[1])
-        return Inquiry(question["id"], ResolvedRequest.model_validate(question["request"]))
+        request = ResolvedRequest.model_validate(question["request"])
+        return Inquiry(question["id"], request, question.get("is_check", False))  # older gateways never check
 
-    def answer(self, inquiry: Inquiry, plan: Plan | JobError) -> None:
+    def answer(self, inquiry: Inquiry, plan: Plan | JobError | None) -> None:
         """Send the answer to the gateway that asked."""
         key = self._keys.inquiry(inquiry.id)
         with self._client.pipeline() as pipe:
-            pipe.rpush(key, plan.model_dump_json())
+            pipe.rpush(key, _ANSWER.dump_json(plan))
             pipe.expire(key, _KEPT_S)
             pipe.execute()

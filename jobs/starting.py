@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, get_origin
 
 from pydantic import AliasChoices, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
@@ -49,8 +49,9 @@ def read_settings(kind: type[Settings], **given: Any) -> Settings:
         variable = _variable(kind, field)
         value = next(value for name, value in os.environ.items() if name.upper() == variable)
         likely = json.dumps([part.strip(' "') for part in value.strip("[]").split(",")])
+        form = "object" if get_origin(kind.model_fields[field].annotation) is dict else f"list, such as {likely}"
         description = kind.model_fields[field].description
-        raise InvalidSettings(f"{variable}={value!r}: write a JSON list, such as {likely} ({description})") from None
+        raise InvalidSettings(f"{variable}={value!r}: write a JSON {form} ({description})") from None
     except ValidationError as error:
         raise InvalidSettings("; ".join(_explained(kind, part, given) for part in error.errors())) from None
 

@@ -68,7 +68,7 @@ class Webhooks(StoreClient):
             fields: Any = await self._client.hgetall(self._keys.webhook(job_id))
         delivery = _decoded(job_id, fields) if fields else None
         if delivery is None or not may_see(viewer, delivery.owner):
-            raise WebhookNotFound(f"Job '{job_id}' has called no webhook: it has none, or has not ended.")
+            raise WebhookNotFound(f"No webhook was sent for job '{job_id}': it has none, or it has not ended yet.")
         return delivery
 
     async def begin(self, job_id: str, owner: str, url: str, body: str) -> None:

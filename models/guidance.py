@@ -27,6 +27,7 @@ class Predictions:
     Attributes:
         specs, profiles: R of each: how the samples are guided.
         data: (R,C,H,W), the data prediction of each sample's first row: the conditional one if there is one.
+        from_latent: (R,C,H,W), the part of it that is a multiple of the latent; the rest, of the network's output.
         pairs: indices of the P samples that have a second, unconditional row.
         unconditional: (P,C,H,W), the data predictions of those rows.
         steered: indices of the Q samples that the classifier steers.
@@ -39,6 +40,7 @@ class Predictions:
     specs: Sequence[SampleSpec]
     profiles: Sequence[Profile]
     data: Tensor
+    from_latent: Tensor
     pairs: Sequence[int]
     unconditional: Tensor
     steered: Sequence[int]
@@ -72,7 +74,7 @@ def combine(predictions: Predictions) -> Guided:
     limited = _limited(predictions, free, [profile.clips_before for profile in predictions.profiles])
     steered, shift = _steered(predictions, limited)
     data = _limited(predictions, steered, [profile.clips_after for profile in predictions.profiles])
-    shift = shift + _plus_plus_shift(predictions, limited, unguided)
+    shift = shift + _plus_plus_shift(predictions, limited, unguided) + _kept_noise_shift(predictions, steered, data)
     return Guided(data=data, shift=shift, unguided=unguided, unlimited=(free, steered))
 
 
@@ -126,7 +128,8 @@ def _classifier_free_rows(predictions: Predictions) -> tuple[Tensor, Tensor]:
         data[pairs] = classifier_free(predictions.data[pairs], predictions.unconditional, scale)
         for row, each in zip(pairs, guidance, strict=True):
             if each.rescale:
-                data[row] = rescaled(data[row], predictions.data[row], each.rescale)
+                kept = predictions.from_latent[row] if predictions.profiles[row].rescales_output else 0.0
+                data[row] = kept + rescaled(data[row] - kept, predictions.data[row] - kept, each.rescale)
     return data, unguided
 
 
@@ -140,6 +143,15 @@ def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -
     for row in predictions.pairs:
         if predictions.specs[row].guidance.plus_plus:
             shift[row] += predictions.signal_kept[row] * (data[row] - unguided[row])
+    return shift
+
+
+def _kept_noise_shift(predictions: Predictions, unlimited: Tensor, data: Tensor) -> Tensor:
+    """What the next latents gain if their noise is estimated from D before it was limited, (R,C,H,W); see CFG++."""
+    shift = torch.zeros_like(data)
+    for row, (spec, profile) in enumerate(zip(predictions.specs, predictions.profiles, strict=True)):
+        if spec.sampler in profile.keeps_noise:
+            shift[row] = predictions.signal_kept[row] * (data[row] - unlimited[row])
     return shift
 
 

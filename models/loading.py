@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from models.configs import Keys, check_keys, defaults
 from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu_layers
-from models.pack import InvalidPack, Pack
+from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -83,6 +83,7 @@ def load_component(
     device: torch.device,
     precision: Precision = FLOAT32,
     *,
+    keys: Keys,
     also: Collection[str] = (),
 ) -> Network:
     """Load a pack's component as `load_network` does, if it is what `model_index.json` says it is.
@@ -93,18 +94,21 @@ def load_component(
         component: name of its sub-folder.
         device: where to.
         precision: number format.
+        keys: what its config.json may hold.
         also: older names of the class.
 
     Raises:
-        InvalidPack: the component is of another class, or does not hold exactly the network's weights.
+        InvalidPack: the component is of another class, has other keys, or does not hold exactly the network's weights.
     """
     declared = pack.declared_class(component)
+    if component in pack.index and declared is None:
+        raise InvalidPack(f"{pack.folder / 'model_index.json'}: {component} is null; served: {network.__name__}")
     if declared not in (None, network.__name__, *also):
         raise InvalidPack(
             f"pack '{pack.name}': its {component} is of class {declared}; a pack with a {pack.family} is "
             f"served with {network.__name__}"
         )
-    return load_network(network, pack.component(component), device, precision, also=also)
+    return load_network(network, pack.component(component), device, precision, keys=keys, also=also)
 
 
 def load_network(
@@ -113,12 +117,14 @@ def load_network(
     device: torch.device,
     precision: Precision = FLOAT32,
     *,
+    keys: Keys,
     also: Collection[str] = (),
 ) -> Network:
     """Load a network onto `device`, for inference, with frozen parameters.
 
     Raises:
-        InvalidPack: naming the folder: it can't be read, holds another class, or not exactly the network's weights.
+        InvalidPack: naming the folder: it can't be read, holds another class or other keys, or not exactly the
+            network's weights.
     """
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same bytes for the same request
@@ -129,7 +135,8 @@ def load_network(
             f"to AUTO,STRICT (now: {os.environ.get('MKL_CBWR')}).",
             stacklevel=2,
         )
-    loaded = _read(network, folder, precision, also)
+    _check_config(network, folder, keys, also)
+    loaded = _read(network, folder, precision)
     memory_format = torch.channels_last if precision.channels_last else torch.contiguous_format
     loaded = loaded.to(device, memory_format=memory_format).eval().requires_grad_(False)
     for module in loaded.modules():
@@ -144,18 +151,23 @@ def load_network(
     return ready
 
 
-def _read(network: type[Network], folder: Path, precision: Precision, also: Collection[str]) -> Any:
-    """The network with the weights in the folder, on the CPU."""
-    config = folder / "config.json"
-    if not config.is_file():
+def _check_config(network: type[Network], folder: Path, keys: Keys, also: Collection[str]) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
         raise InvalidPack(f"{folder} has no config.json")
+    config = read_object(path)
+    written_as = config.get("_class_name", network.__name__)
+    if written_as not in (network.__name__, *also):
+        raise InvalidPack(f"{path} is of class {written_as}; it can't be loaded as {network.__name__}")
+    check_keys(config, keys, path, defaults(network))
+
+
+def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
+    """The network with the weights in the folder, on the CPU."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
     for library in (transformers_logging, diffusers_logging):
         library.set_verbosity_error()  # what they warn of is in the report
     try:
-        written_as = json.loads(config.read_text(encoding="utf-8-sig")).get("_class_name", network.__name__)
-        if written_as not in (network.__name__, *also):
-            raise InvalidPack(f"{config} is of class {written_as}; it can't be loaded as {network.__name__}")
         loaded, report = network.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers have it
             folder,
             torch_dtype=getattr(torch, precision.dtype),
@@ -225,6 +237,21 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidPack(f"{folder} holds no tokenizer that can be loaded: {reason[:300]}") from error
+
+
+def token_limit(tokenizer: Any, network: Any, folder: Path) -> int:
+    """The number of tokens that prompts are padded to: the tokenizer's limit.
+
+    Raises:
+        InvalidPack: it is more than the text encoder's positions.
+    """
+    limit, positions = tokenizer.model_max_length, network.config.max_position_embeddings
+    if limit > positions:
+        raise InvalidPack(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {limit:.15g}; its text encoder has {positions} "
+            "positions (max_position_embeddings)"
+        )
+    return int(limit)
 
 
 def with_float32_mode(adapter: object, device: torch.device, **precisions: Precision) -> None:

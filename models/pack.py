@@ -28,6 +28,8 @@ _SHIFTING_DEFAULTS = {
     "max_shift": 1.15,
 }  # those of its flow-matching scheduler
 _PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+_DISTILLED_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_DISTILLED = ("LCMScheduler", "TCDScheduler")  # their defaults are Stable Diffusion's betas
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 
 
@@ -43,7 +45,8 @@ class Pack:
         name: its name in requests.
         folder: holds `model_index.json` and one sub-folder per component.
         index: the parsed `model_index.json`.
-        scheduler_config: the parsed scheduler configuration: noise schedule and prediction type.
+        scheduler_config: the scheduler's configuration: noise schedule, prediction type and sampling, and as
+            `_class_name` and `_pipeline` the classes that the index names for scheduler and pipeline.
     """
 
     name: str
@@ -142,8 +145,12 @@ def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
     return config | {"shift": math.exp(mu)}
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; a byte order mark before it is skipped."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object; a byte order mark before it is skipped.
+
+    Raises:
+        InvalidPack: it is missing, or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -153,6 +160,14 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidPack(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def _scheduler_config(pack: Pack, config: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration, with its defaults, and the classes of the scheduler and of the folder's pipeline."""
+    declared = pack.declared_class("scheduler")
+    named = {"_class_name": declared or config.get("_class_name"), "_pipeline": pack.index.get("_class_name")}
+    defaults = _SCHEDULER_DEFAULTS | (_DISTILLED_BETAS if named["_class_name"] in _DISTILLED else {})
+    return defaults | config | named
 
 
 def open_packs(wanted: Sequence[str | Pack]) -> list[Pack]:
@@ -217,12 +232,8 @@ def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
-    pack = Pack(
-        name=name,
-        folder=folder,
-        index=_object(folder / "model_index.json"),
-        scheduler_config=_SCHEDULER_DEFAULTS | _object(scheduler),
-    )
+    pack = Pack(name=name, folder=folder, index=read_object(folder / "model_index.json"), scheduler_config={})
+    pack = replace(pack, scheduler_config=_scheduler_config(pack, read_object(scheduler)))
     if not isinstance(pack.defaults, dict):
         raise InvalidPack(f"{folder / 'model_index.json'}: cynosure must be a JSON object, with the pack's defaults")
     steps = pack.scheduler_config["num_train_timesteps"]

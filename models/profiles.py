@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.spec import SampleSpec, Steps
+
 
 class Rounding(StrEnum):
     """How a float picture in [-1, 1] becomes `uint8`."""
@@ -42,10 +44,13 @@ class Profile:
         clips_before: D is limited before the classifier's term is added.
         clips_after: D is limited after everything else.
         clips: whether D is clipped if the request doesn't say.
+        keeps_noise: samplers that estimate the noise from D before it is limited.
+        rescales_output: guidance rescale is applied to the network's output, not to D.
         classifier_at_mean: ancestral sampling adds Σ·s·∇ₓ log p(y | xₜ, t) to the mean (ADM's `condition_mean`), and
             does not change D.
         rounding: how floats become bytes.
         strength: how image-to-image counts strength.
+        steps: whose steps the tables follow; `CONTINUOUS` concerns the samplers of `samplers`.
         samplers: configuration of diffusers' schedulers that differs from ours, by sampler.
         respaces: ddpm and ddim use ADM's timesteps and variances, with endpoints, in float64.
     """
@@ -53,16 +58,27 @@ class Profile:
     clips_before: bool = False
     clips_after: bool = True
     clips: bool = False
+    keeps_noise: tuple[str, ...] = ()
+    rescales_output: bool = False
     classifier_at_mean: bool = False
     rounding: Rounding = Rounding.NEAREST
     strength: StrengthRule = StrengthRule.DIFFUSERS
+    steps: Steps = Steps.EXACT
     samplers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     respaces: bool = False
+
+    def sampling(self, spec: SampleSpec) -> tuple[Steps, dict[str, Any]]:
+        """Whose steps a spec's table follows, and the scheduler's configuration that differs from ours."""
+        overrides = dict(self.samplers.get(spec.sampler, {}))
+        is_spaced = spec.spacing is not None or spec.sigmas is not None
+        if spec.spacing is not None:
+            overrides.pop("timestep_spacing", None)
+        is_theirs = self.steps is not Steps.CONTINUOUS or (bool(overrides) and not is_spaced)
+        return self.steps if is_theirs else Steps.EXACT, overrides
 
 
 _TO_SIGMA_MIN = {"final_sigmas_type": "sigma_min"}
 _SD_STEPS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
-_LEADING = {"timestep_spacing": "leading"}
 
 PROFILES: Mapping[str, Profile] = {
     "cynosure": Profile(clips_before=True, clips=True),
@@ -75,13 +91,15 @@ PROFILES: Mapping[str, Profile] = {
         respaces=True,
     ),
     "glide": Profile(clips_before=True, clips_after=False, clips=True, classifier_at_mean=True, respaces=True),
-    "dpm-solver": Profile(samplers=dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpm_single"), _TO_SIGMA_MIN)),
+    "dpm-solver": Profile(
+        steps=Steps.CONTINUOUS, samplers=dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpm_single"), _TO_SIGMA_MIN)
+    ),
     "sd": Profile(
         rounding=Rounding.TRUNCATE,
         strength=StrengthRule.SD,
         samplers=dict.fromkeys(("ddim", "pndm"), _SD_STEPS),
     ),
-    "diffusers": Profile(samplers=dict.fromkeys(("ddim", "ddpm"), _LEADING)),
+    "diffusers": Profile(steps=Steps.FOLDER, keeps_noise=("ddim",), rescales_output=True),
 }
 
 

@@ -26,6 +26,14 @@ class IntervalUnit(StrEnum):
     TIMESTEP = "timestep"  # the timestep that the network gets; both ends included
 
 
+class Steps(StrEnum):
+    """Whose steps a table follows."""
+
+    EXACT = "exact"  # each step ends at the noise level at which the network is evaluated next
+    FOLDER = "folder"  # those of the folder's own scheduler configuration, as diffusers' pipelines run it
+    CONTINUOUS = "continuous"  # evenly spaced in continuous time, as in DPM-Solver's published code
+
+
 class Row(Enum):
     """A denoiser row's kind of conditioning."""
 
@@ -167,6 +175,11 @@ class SampleSpec:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.label, str):
+            raise InvalidSpec(
+                f"label is a class index, not '{self.label}': give "
+                f"engine.packs['{self.pack}'].pack.labels.index('{self.label}')"
+            )
         steered = self.guidance.free_scale is not None or (self.guidance.classifier_scale and not self.guidance.terms)
         if self.label is None and self.prompt is None and steered:
             raise InvalidSpec("guidance needs a label or a prompt to guide to")

@@ -249,14 +249,23 @@ def card() -> ModelCard:
 
 
 @pytest.fixture
+def emoji(card: ModelCard) -> ModelCard:
+    """A model that takes prompts, and has classes too."""
+    return card.model_copy(
+        update={"name": "emoji", "labels": ("noto", "fluent"), "takes_prompt": True, "classifier_takes_prompt": True}
+    )
+
+
+@pytest.fixture
 def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Callable[..., TestClient]]:
     """Gateways of this process on the test's deployment, where a worker said that it holds `card`."""
     FleetRegistry(store_settings).publish("worker", [card])
     with ExitStack() as opened:
 
-        def one(**settings: Any) -> TestClient:
+        def one(peer: str = "192.0.2.1", **settings: Any) -> TestClient:
             app = create_app(GatewaySettings(**settings), store_settings)
-            return opened.enter_context(TestClient(app, "http://127.0.0.1", raise_server_exceptions=False))
+            client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, client=(peer, 50_000))
+            return opened.enter_context(client)
 
         yield one
 

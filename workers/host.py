@@ -23,6 +23,7 @@ from workers.claims import Claims
 from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
+from workers.drawing.warnings import warnings_of_job
 from workers.leases import HeldJob, LeaseKeeper
 from workers.retrying import Retrying
 
@@ -157,6 +158,7 @@ class EngineHost:
             reproducible=self._is_reproducible(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digests=tuple(model.drawn_by for model in models),
+            warnings=warnings_of_job(request, card, job.handles),
         )
 
     def _is_reproducible(self, models: Sequence[ModelCard]) -> bool:

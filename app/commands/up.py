@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import json
@@ -18,16 +17,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 from urllib.request import getproxies
 
 import httpx
 import redis
+import typer
 
 from app.commands.children import STOP_SIGNALS, Child, end_with_parent, run, stop
 from app.commands.keys import NO_CREDENTIALS, URL_FILE
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
-from app.listening import CannotListen, listening, port_number
+from app.listening import CannotListen, listening
 from cynosure.addresses import host_and_port
 from cynosure.contract import ModelCard, ModelList
 from jobs.settings import StoreSettings
@@ -181,28 +182,52 @@ def _announced(url: str) -> Iterator[None]:
         log.info("benchmarking is done; batches run at full speed")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
-    return int(text)
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="cynosure up", description=main.__doc__)
-    parser.add_argument("--host", help="address to listen on (default: CYNOSURE_GATEWAY_HOST, or 127.0.0.1)")
-    parser.add_argument("--port", type=port_number, default=8000)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder for the data of the embedded store")
-    parser.add_argument("--workers", type=_positive, default=1)
-    parser.add_argument(
-        "--models",
-        help="model packs to load, separated by commas: names, folders, or NAME=FOLDER (default: fashion,emoji)",
-    )
-    parser.add_argument("--insecure-no-auth", action="store_true", help="require no API key, whatever the address")
-    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
-    return parser.parse_args()
+@command.command()
+def main(
+    host: Annotated[
+        str | None, typer.Option(help="address to listen on", show_default="CYNOSURE_GATEWAY_HOST, or 127.0.0.1")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    data: Annotated[Path, typer.Option(help="folder for the data of the embedded store")] = Path("data"),
+    workers: Annotated[int, typer.Option(min=1, help="number of workers")] = 1,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="model packs to load, separated by commas: names, folders, or NAME=FOLDER",
+            show_default="fashion,emoji",
+        ),
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
+    ] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="stop when the process that started this one ends")
+    ] = False,
+) -> None:
+    """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
+    log_to(sys.stdout)
+    if with_parent:
+        end_with_parent()
+    packs = ["--models", models] if models is not None else []
+    auth = ["--insecure-no-auth"] if insecure_no_auth else []
+    with refusing("cynosure up", InvalidSettings, CannotListen):
+        warn_of_unknown_variables(*SETTINGS)
+        address = _checked_host(host, port)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep it ignored
+                signal.signal(number, _on_signal)
+        _run(
+            data.resolve(),
+            gateway=["app", "--host", address, "--port", str(port), *auth],
+            workers=[["workers", *packs]] * workers,
+            url=f"http://{host_and_port(WILDCARDS.get(address, address), port)}",
+        )
 
 
-def _checked_host(arguments: argparse.Namespace) -> str:
+def _checked_host(host: str | None, port: int) -> str:
     """The address to listen on, after everything was checked that can be checked before anything starts.
 
     Raises:
@@ -210,33 +235,29 @@ def _checked_host(arguments: argparse.Namespace) -> str:
     """
     read_settings(OutboundSettings)
     read_settings(StoreSettings, **({} if "REDIS_URL" in os.environ else NO_CREDENTIALS))
-    given = {} if arguments.host is None else {"host": arguments.host}
-    host = read_settings(GatewaySettings, **given).host
-    for probe in listening(host, arguments.port):
+    given = {} if host is None else {"host": host}
+    checked = read_settings(GatewaySettings, **given).host
+    for probe in listening(checked, port):
         probe.close()
-    return host
+    return checked
 
 
-def _run(arguments: argparse.Namespace, host: str) -> None:
+def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) -> None:
+    """Run the programs, each a module and its arguments, until a signal stops them."""
     environment = {name: value for name, value in os.environ.items() if name not in unknown_variables(*SETTINGS)}
-    models = ["--models", arguments.models] if arguments.models is not None else []
-    auth = ["--insecure-no-auth"] if arguments.insecure_no_auth else []
-    data: Path = arguments.data.resolve()
     stores: list[Child] = []
     others: list[Child] = []
     folders: list[Path] = []
     try:
-        if code := run("workers", *models, "--check", environment=environment):
+        if code := run(*workers[0], "--check", environment=environment):
             sys.exit(code)
-        log.info("starting the job store, the gateway and %s", _count(arguments.workers, "worker"))
+        log.info("starting the job store, the gateway and %s", _count(len(workers), "worker"))
         if "REDIS_URL" not in environment:
             store, socket = _embedded_store(data, environment)
             stores, folders = [store], [socket.parent]
             _wait_for_store(environment["REDIS_URL"], store, data)
         log.info("the job store is up; loading the models")
-        gateway = Child("app", "--host", host, "--port", str(arguments.port), *auth, environment=environment)
-        others = [gateway, *(Child("workers", *models, environment=environment) for _ in range(arguments.workers))]
-        url = f"http://{host_and_port(WILDCARDS.get(host, host), arguments.port)}"
+        others = [Child(*arguments, environment=environment) for arguments in (gateway, *workers)]
         _supervise([*stores, *others], url)
     except _Stop as cause:
         log.info("%s: stopping", cause)
@@ -248,20 +269,5 @@ def _run(arguments: argparse.Namespace, host: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
-    """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
-    arguments = _parse()
-    log_to(sys.stdout)
-    if arguments.with_parent:
-        end_with_parent()
-    with refusing("cynosure up", InvalidSettings, CannotListen):
-        warn_of_unknown_variables(*SETTINGS)
-        host = _checked_host(arguments)
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep it ignored
-                signal.signal(number, _on_signal)
-        _run(arguments, host)
-
-
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure up")

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 
+from app.gateway.addresses import Address
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
@@ -65,23 +66,29 @@ def refuse_unless_drawn(record: JobRecord) -> None:
         raise JobFailed(record.error.message, job_code=record.error.code)
 
 
-async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat) -> Response:
+async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat, root: str) -> Response:
     refuse_unless_drawn(record)
     picture = await in_format(await state["store"].jobs.image(record.id, 0, caller.sees), to)
-    headers = {"Location": f"/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
+    headers = {"Location": f"{root}/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
     return Response(picture, media_type=to.media_type, headers=headers)
 
 
 async def answer(
-    state: State, caller: Caller, job_id: str, prefer: str | None, *, as_picture: OutputFormat | None = None
+    state: State,
+    caller: Caller,
+    address: Address,
+    job_id: str,
+    prefer: str | None,
+    *,
+    as_picture: OutputFormat | None = None,
 ) -> Response:
     """Answer 202 with the job, or 200 with its result if the client asked to wait and the job is done."""
     held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
     record = await wait_for(state, caller, job_id, held_s or 0.0)
     if as_picture and record.status.is_final:
-        return await _picture(state, caller, record, as_picture)
-    job = job_of(record, await state["store"].jobs.outlook(record))
-    headers = {"Location": f"/jobs/{job_id}"}
+        return await _picture(state, caller, record, as_picture, address.root)
+    job = job_of(record, await state["store"].jobs.outlook(record), address.root)
+    headers = {"Location": f"{address.root}/jobs/{job_id}", "Vary": "Accept"}
     if held_s is not None:
         headers["Preference-Applied"] = f"wait={held_s:g}"
     done = record.status.is_final and held_s is not None

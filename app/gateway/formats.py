@@ -1,31 +1,42 @@
-"""Picture formats: which one the client accepts, and conversion to it."""
+"""Content negotiation: which media type the client prefers; and conversion of pictures."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from typing import Annotated
 
+from fastapi import Header
 from fastapi.concurrency import run_in_threadpool
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from cynosure.contract import OutputFormat
+from cynosure.errors import NotAcceptable
 from cynosure.metadata import transcoded
 
-_BY_MEDIA_TYPE = {format.media_type: format for format in OutputFormat}
-_QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)")
+Accept = Annotated[str | None, Header(alias="accept", description="Media types that the client takes (RFC 9110).")]
 
 
-def wanted(accept: str | None, default: OutputFormat) -> OutputFormat | None:
-    """The picture format that an `Accept` header (RFC 9110, 12.5.1) prefers; `None` if it prefers another type.
+def best(accept: str | None, offers: Sequence[str]) -> str:
+    """The media type of `offers` that an `Accept` header (RFC 9110, 12.5.1) prefers.
 
-    The first of several with equal quality wins; `image/*` means `default`.
+    Each offer has the quality of the most specific range that it matches. Of offers with equal quality, a type that
+    the header names comes before those that only a wildcard matches, then the one named first, then the first offer.
+
+    Raises:
+        NotAcceptable: the header accepts none of them.
     """
-    best: tuple[float, OutputFormat | None] = (0.0, None)
-    for part in (accept or "").split(","):
-        kind = part.partition(";")[0].strip().lower()
-        match = _QUALITY.search(part)
-        quality = float(match.group(1)) if match else 1.0
-        if quality > best[0]:
-            best = quality, default if kind == "image/*" else _BY_MEDIA_TYPE.get(kind)
-    return best[1]
+    # Without parameters such as charset: none of the offers has any.
+    ranges = MIMEAccept(
+        [
+            (kind.partition(";")[0].strip(), quality)
+            for kind, quality in parse_accept_header(accept or "*/*", MIMEAccept)
+        ]
+    )
+    chosen = max(offers, key=lambda offer: (ranges.quality(offer), -ranges.find(offer)))
+    if not ranges.quality(chosen):
+        raise NotAcceptable(offers)
+    return chosen
 
 
 async def in_format(png: bytes, to: OutputFormat, quality: int | None = None) -> bytes:

@@ -8,17 +8,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
 _UNLESS_SET = {
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Cache-Control": "no-store",
+}
+
+
+_OF_EVENTS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx and others would hold the events back until a buffer is full
 }
 
 
 def secure(headers: MutableHeaders) -> None:
     """Add the security headers to an answer's headers."""
     headers.update(_ALWAYS)
+    if headers.get("Content-Type", "").startswith("text/event-stream"):
+        headers.update(_OF_EVENTS)
     for name, value in _UNLESS_SET.items():
         headers.setdefault(name, value)
     if headers["Cache-Control"] != "no-store":

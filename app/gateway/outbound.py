@@ -49,6 +49,10 @@ class ForbiddenDestination(Exception):
     """The URL may not be called. The text says why, but does not reveal what a name resolved to."""
 
 
+class UnknownHost(Exception):
+    """The name of the host can't be resolved, now at least."""
+
+
 class OutboundSettings(BaseSettings):
     """Settings for outbound calls, from the environment (`CYNOSURE_OUTBOUND_…`)."""
 
@@ -143,6 +147,7 @@ class Outbound:
 
         Raises:
             ForbiddenDestination: the URL, or an address that its host resolves to, may not be called.
+            UnknownHost: its host can't be resolved.
             TimeoutError, httpx.HTTPError: there is no answer, or it is too slow.
         """
         parsed = self.check(url)
@@ -158,11 +163,11 @@ class Outbound:
         try:
             addresses = [ipaddress.ip_address(text) for text in await self._resolver(host, _port_of(url))]
         except (OSError, ValueError, UnicodeError):
-            raise ForbiddenDestination(f"can't resolve {host}") from None
+            raise UnknownHost(f"can't resolve {host}") from None
         for address in addresses:  # all of them, so that the name's DNS server can't choose a forbidden one
             self._allow(address)
         if not addresses:
-            raise ForbiddenDestination(f"can't resolve {host}")
+            raise UnknownHost(f"can't resolve {host}")
         return addresses[0]
 
     def _allow(self, address: Address) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,9 +18,11 @@ _DESCRIPTIONS = {
     403: "The API key lacks the scope; or no key was sent, and the host or origin is not this machine's",
     404: "Not found, or owned by another API key",
     405: "Method not allowed",
+    406: "No media type here that Accept takes",
     409: "Conflict with the present state",
     410: "No longer kept",
     413: "Too large",
+    415: "Compressed in a way that is not taken; see Accept-Encoding",
     422: "Can't be served as it stands; `field` names what to change",
     429: "Too many requests or jobs; see Retry-After",
     500: "The job or the server failed",
@@ -52,7 +55,7 @@ def refusals_of(path: str, operation: dict[str, Any]) -> set[int]:
     if "security" in operation:
         statuses |= {401, 403, 429, 500, 503}
     if "requestBody" in operation:
-        statuses |= {MalformedBody.status, 409, 413, 422}
+        statuses |= {MalformedBody.status, 409, 413, 415, 422}
     if "parameters" in operation:
         statuses |= {422}
     if "{" in path:
@@ -85,9 +88,22 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation["responses"] = answers
     schemas = document["components"]["schemas"]
     schemas["OpenAIError"] = _OPENAI_SCHEMA
-    line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")  # no route takes it as its body
-    for name, part in {**line.pop("$defs", {}), "BatchLine": line}.items():
+    for name, part in _batch_line(schemas).items():
         schemas.setdefault(name, part)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
+
+
+def _batch_line(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a batch's lines, which no route takes as its body, and of their parts."""
+    plain = BatchLine.model_json_schema()["$defs"]
+    # FastAPI calls what differs between requests and answers -Input and -Output.
+    names = {name: f"{name}-Input" if f"{name}-Input" in schemas else name for name in plain}
+    ref_template = "#/components/schemas/{model}"
+    text = json.dumps(BatchLine.model_json_schema(ref_template=ref_template))
+    for name, ours in names.items():
+        text = text.replace(f'"{ref_template.format(model=name)}"', f'"{ref_template.format(model=ours)}"')
+    line = json.loads(text)
+    parts = {names[name]: part for name, part in line.pop("$defs").items()}
+    return {**parts, "BatchLine": line}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from ipaddress import ip_network
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, HttpUrl, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _address(url: HttpUrl) -> HttpUrl:
+    if url.username or url.password or url.query is not None or url.fragment is not None:
+        raise ValueError("give only scheme, host and path, such as https://img.example.org/draw")
+    return url
 
 
 class GatewaySettings(BaseSettings):
@@ -18,11 +25,24 @@ class GatewaySettings(BaseSettings):
         "auto",
         description="Whether callers need an API key. auto: yes, but on a loopback address only once a key exists.",
     )
+    public_url: Annotated[HttpUrl, AfterValidator(_address)] | None = Field(
+        None,
+        description="Address that clients use, such as https://img.example.org/draw: all links in answers begin so.",
+    )
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        description="Networks of the proxies whose X-Forwarded-Host, -Proto and -Prefix count without a public_url.",
+    )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Host names, besides those of loopback, that a gateway without keys accepts requests for."
     )
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins whose pages may call, such as https://studio.example.org."
+    )
+    model_aliases: dict[str, str] = Field(
+        {},
+        description="Other names that requests may give to models, such as those that OpenAI's clients send: a JSON "
+        'object like {"gpt-image-1": "emoji"}.',
     )
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
@@ -34,6 +54,9 @@ class GatewaySettings(BaseSettings):
     webhook_retry_s: tuple[float, ...] = Field(
         (5, 30, 120, 600, 1800, 3600, 10_800, 28_800),
         description="Seconds before each further attempt to deliver a webhook; after the last, it has failed.",
+    )
+    link_lifetime_s: int = Field(
+        3600, ge=1, le=30 * 86_400, description="Seconds for which a signed link to a picture works."
     )
     max_wait_s: int = Field(120, ge=0, description="Longest time that `Prefer: wait` holds an answer.")
 

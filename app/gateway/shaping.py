@@ -24,12 +24,22 @@ def moment(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def job_of(record: JobRecord, outlook: Outlook) -> Job:
-    """The job as clients see it."""
+def image_paths(record: JobRecord) -> tuple[str, ...]:
+    """The paths of the finished pictures, in the format that the request asks for."""
+    kind, count = record.request.output_format, len(record.image_hashes)
+    return tuple(f"/jobs/{record.id}/images/{index}.{kind}" for index in range(count))
+
+
+def sheet_path(record: JobRecord) -> str | None:
+    """The path of a finished sweep's contact sheet."""
+    return f"/jobs/{record.id}/sheet.png" if record.image_hashes and record.request.sweep else None
+
+
+def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
+    """The job as clients see it; `root` precedes the path of every link."""
     done = bool(record.image_hashes)
-    urls = tuple(
-        f"/jobs/{record.id}/images/{index}.{record.request.output_format}" for index in range(len(record.image_hashes))
-    )
+    urls = tuple(root + path for path in image_paths(record))
+    sheet = sheet_path(record)
     return Job(
         id=record.id,
         status=record.status,
@@ -55,8 +65,8 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
         ),
         request=detached(record.request)[0],  # records of earlier versions hold their pictures
         images=tuple(
-            ImageInfo(index=index, url=urls[index], seed=cell.seed, sha256=sha256)
-            for index, (sha256, (cell, _)) in enumerate(
+            ImageInfo(index=index, url=urls[index], seed=cell.seed, first_image=number, sha256=sha256)
+            for index, (sha256, (cell, number)) in enumerate(
                 zip(record.image_hashes, cells_of(record.request) if done else (), strict=True)
             )
         ),
@@ -64,15 +74,16 @@ def job_of(record: JobRecord, outlook: Outlook) -> Job:
         cached=record.cached,
         reproducible=record.reproducible,
         telemetry=record.telemetry,
+        warnings=record.warnings,
         links=JobLinks(
-            self=f"/jobs/{record.id}",
+            self=f"{root}/jobs/{record.id}",
             images=urls,
-            sheet=f"/jobs/{record.id}/sheet.png" if done and record.request.sweep else None,
+            sheet=root + sheet if sheet else None,
         ),
     )
 
 
-def summary_of(record: JobRecord, outlook: Outlook) -> Job:
+def summary_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
     """The job as lists show it: without telemetry, which may be megabytes."""
-    job = job_of(record, outlook)
+    job = job_of(record, outlook, root)
     return job.model_copy(update={"telemetry": None})

@@ -16,9 +16,17 @@ from pydantic import BaseModel
 from app.gateway.state import State
 from app.gateway.webhooks.deliverer import check_webhook
 from cynosure.contract import GenerateRequest, ModelCard, ResolvedRequest
-from cynosure.errors import InvalidRequest, NoWorker, UnknownModel
+from cynosure.errors import InvalidRequest, NoWorker
 from cynosure.metadata import MadeFrom, again
-from cynosure.resolving import has_pictures, resolve, result_key
+from cynosure.resolving import (
+    choose,
+    has_pictures,
+    labels_in,
+    real_name,
+    resolve,
+    result_key,
+    with_real_names,
+)
 from jobs.accounts.allowance import UNLIMITED
 from jobs.accounts.api_keys import Caller
 from jobs.queue.record import Submission, new_job_id
@@ -36,24 +44,37 @@ def draw_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-async def card_of(state: State, name: str | None, *, prompted: bool = False) -> ModelCard:
-    """The card of the requested model.
+async def served(state: State) -> Mapping[str, ModelCard]:
+    """The cards of all served models by name, in their order.
 
-    Without a name, the first model that takes prompts if `prompted`, else the first that takes none; if there is no
-    such model, the first of all.
+    Raises:
+        NoWorker: no worker is running.
+    """
+    cards = await state["store"].fleet.cards()
+    if not cards:
+        raise NoWorker("No worker is running yet; try again in a few seconds.", retry_after_s=5)
+    return cards
+
+
+async def card_of(state: State, name: str) -> ModelCard:
+    """The card of the model that a job's request names.
 
     Raises:
         NoWorker: no worker is running.
         UnknownModel: no worker holds the model.
     """
+    cards = await served(state)
+    return cards[real_name(name, cards, {})]
+
+
+async def named_card(state: State, name: str) -> ModelCard:
+    """The card of the model in an address, by its name or an alias.
+
+    Raises:
+        ModelNotFound: no live worker holds it.
+    """
     cards = await state["store"].fleet.cards()
-    if not cards:
-        raise NoWorker("No worker is running yet; try again in a few seconds.", retry_after_s=5)
-    if name is None:
-        return next((card for card in cards.values() if card.takes_prompt == prompted), next(iter(cards.values())))
-    if name not in cards:
-        raise UnknownModel(name, list(cards))
-    return cards[name]
+    return await state["store"].fleet.card(name if name in cards else state["settings"].model_aliases.get(name, name))
 
 
 async def decide(state: State, request: GenerateRequest, card: ModelCard | None = None) -> Submission:
@@ -69,23 +90,28 @@ async def decide(state: State, request: GenerateRequest, card: ModelCard | None 
         NoWorker: no worker is running.
     """
     request, made = await _off_loop_if(has_pictures(request), again, request)
+    cards = await served(state)
+    request = with_real_names(request, cards, state["settings"].model_aliases)
     if card is None:
-        card = await card_of(state, request.model, prompted=request.prompt is not None)
+        is_prompted = request.prompt is not None
+        card = choose(cards, model=request.model, prompted=is_prompted, labels=labels_in(request))
     if made is not None:
-        guide = (await state["store"].fleet.cards()).get(request.guide_model or "")
-        check_made_here(made, card, guide)
+        check_made_here(made, card, cards.get(request.guide_model or ""))
     resolved = resolve(request, card, seed=draw_seed())
     return await submission_of(state, resolved, card, is_seeded=request.seed is not None)
 
 
 async def submission_of(state: State, request: ResolvedRequest, card: ModelCard, *, is_seeded: bool) -> Submission:
-    """Check a resolved request's pictures, once and off the event loop, and detach them.
+    """Check a resolved request's pictures, once and off the event loop, and detach them; have its steps checked.
 
     Raises:
-        InvalidRequest: a field does not hold a picture, or the webhook's URL is not allowed.
+        InvalidRequest: a field does not hold a picture, the webhook's URL is not allowed, or the sampler can't take the
+            steps.
+        NoWorker: no worker was there to check the steps.
     """
     check_webhook(state, request)
     submission = await _off_loop_if(has_pictures(request), Submission.of, request)
+    await state["store"].plans.check(submission.request, card)
     if not is_seeded:
         return submission
     return replace(submission, cached_as=await cache_key(state, submission.request, submission.shown, card))

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
     Url,
-    assignments,
     encoded,
+    merged,
     refusing,
     save_beside,
     show_json,
@@ -24,15 +25,22 @@ from cynosure.refusals import parsed
 
 
 def again(
-    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a picture made by Cynosure")],
+    picture: Annotated[
+        Path, typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, help="a picture made by Cynosure")
+    ],
     init_image: Annotated[
         Path | None, typer.Option(help="the picture it was made from, if any", exists=True, dir_okay=False)
     ] = None,
     mask_image: Annotated[
         Path | None, typer.Option(help="the mask it was made with, if any", exists=True, dir_okay=False)
     ] = None,
-    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="override a field")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="output file (default: PICTURE-again.png)")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="override a field"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", dir_okay=False, help="output file", show_default="PICTURE-again.png")
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -42,13 +50,12 @@ def again(
         "from_image": encoded(picture),
         "init_image": encoded(init_image),
         "mask_image": encoded(mask_image),
-        **assignments(more or ()),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = parsed(GenerateRequest, {key: value for key, value in fields.items() if value is not None})
+        request = parsed(GenerateRequest, merged(fields, more))
         job = wait_showing(client, client.submit(request))
         content = client.image(job.id, 0)
-    path = save_beside(out or picture.with_name(f"{picture.stem}-again.png"), content)
+        path = save_beside(out or picture.with_name(f"{picture.stem}-again.png"), content)
     is_same = content == picture.read_bytes()
     if as_json:
         show_json({"job": job, "file": path, "same_bytes": is_same})

@@ -29,10 +29,15 @@ def batch(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True, dir_okay=False, help="requests as for POST /generate: one per line (NDJSON) or a JSON array"
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="requests as for POST /generate: one per line (NDJSON) or a JSON array",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures and results.ndjson")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="folder for the pictures and results.ndjson", file_okay=False)
+    ] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -59,13 +64,14 @@ def batch(
         except KeyboardInterrupt:
             typer.echo(f"cynosure: batch {submitted.id} goes on; run the same command again to resume", err=True)
             raise
-    lines = "".join(f"{one.model_dump_json()}\n" for one in results)
-    save(out / "results.ndjson", lines.encode())
+        lines = "".join(f"{one.model_dump_json()}\n" for one in results)
+        save(out / "results.ndjson", lines.encode())
     failed = [one for one in results if one.status != "succeeded"]
     if as_json:
         show_json({"batch": submitted.id, "results": out / "results.ndjson", "failed": len(failed)})
     else:
-        typer.echo(f"{sum(len(one.images) for one in results)} pictures in {out}")
+        pictures = sum(len(one.images) for one in results)
+        typer.echo(f"{pictures} picture{'s' * (pictures != 1)} in {out}")
         for one in failed[:10]:
             reason = one.error.message if one.error else one.status
             typer.echo(f"cynosure: line {one.line}: {reason}", err=True)

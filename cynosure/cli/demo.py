@@ -9,13 +9,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from cynosure.cli.shared import refusing
 from cynosure.client import Client
@@ -49,14 +52,14 @@ LABEL_ROWS: Mapping[str, Mapping[str, Any]] = {
 
 PROMPTS = (
     "a happy cat",
-    "puppy",
+    "car",
     "red apple",
     "pizza",
     "sunflower",
     "rocket",
     "sailboat",
     "house",
-    "red heart",
+    "tree",
     "penguin",
 )
 
@@ -76,11 +79,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> tuple[ModelCard, ...]:
+def _wait_until_ready(client: Client, server: subprocess.Popen[bytes], log: Path) -> tuple[ModelCard, ...]:
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         if server.poll() is not None:
-            raise CynosureError(f"the server exited with code {server.returncode}")
+            raise CynosureError(f"the server exited with code {server.returncode}:\n{log.read_text().strip()}")
         try:
             if cards := client.models():
                 return cards
@@ -117,7 +120,7 @@ def _submitted(client: Client, table: Table) -> list[list[Job]]:
     ]
 
 
-def _draw_sheet(client: Client, tables: list[Table]) -> Image.Image:
+def _draw_sheet(client: Client, tables: list[Table], on_picture: Callable[[], None]) -> Image.Image:
     jobs = [_submitted(client, table) for table in tables]
     width = MARGIN + CELL * max(len(table.columns) for table in tables)
     sheet = Image.new("RGB", (width, sum(HEADER + CELL * len(table.rows) for table in tables)), "white")
@@ -133,12 +136,20 @@ def _draw_sheet(client: Client, tables: list[Table]) -> Image.Image:
                 picture = Image.open(io.BytesIO(client.image(client.wait(job.id).id)))
                 cell = picture.convert("RGB").resize((CELL - 2, CELL - 2), Image.Resampling.LANCZOS)
                 sheet.paste(cell, (left, top))
+                on_picture()
             top += CELL
     return sheet
 
 
+def _bar() -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True))
+
+
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="file for the contact sheet")] = Path("out/demo.png"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="file for the contact sheet", dir_okay=False)] = Path(
+        "out/demo.png"
+    ),
 ) -> None:
     """Start a server, draw labels and prompts in every guidance mode, save a contact sheet, stop the server."""
     port = _free_port()
@@ -146,13 +157,19 @@ def demo(
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
         environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: none is needed
         command = program("app.commands.up", "--port", str(port), "--data", data, "--with-parent")
-        server = subprocess.Popen(command, env=environment)
+        path = Path(data) / "server.log"  # its hints are for a server that stays
+        with path.open("wb") as log:
+            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            with Client(f"http://127.0.0.1:{port}") as client:
-                sheet = _draw_sheet(client, list(_tables(_wait_until_ready(client, server))))
+            with Client(f"http://127.0.0.1:{port}") as client, _bar() as bar:
+                task = bar.add_task("starting a server", total=None)
+                tables = list(_tables(_wait_until_ready(client, server, path)))
+                pictures = sum(len(table.rows) * len(table.columns) for table in tables)
+                bar.update(task, description="drawing", total=pictures)
+                sheet = _draw_sheet(client, tables, lambda: bar.advance(task))
         finally:
             server.terminate()
             server.wait()
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
+        sheet.save(out, format="PNG")
         typer.echo(f"wrote {out}")

@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
+    Assignments,
+    Model,
+    Sampler,
+    Steps,
     Url,
-    assignments,
     encoded,
+    merged,
     refusing,
     save_beside,
     show_json,
@@ -25,16 +30,22 @@ from cynosure.refusals import parsed
 
 def generate(
     label: Annotated[
-        str | None, typer.Option("--label", "--style", help="class, by name or index; with a prompt, the style")
+        str | None,
+        typer.Option(
+            "--label",
+            "--style",
+            autocompletion=completion.labels,
+            help="class, by name or index; with a prompt, the style",
+        ),
     ] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
     scale: Annotated[float | None, typer.Option(help="guidance scale")] = None,
     classifier_scale: Annotated[float | None, typer.Option(help="classifier scale, in mode combined")] = None,
-    sampler: Annotated[str | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="number of pictures")] = 1,
-    model: Annotated[str | None, typer.Option()] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    seed: Annotated[int | None, typer.Option(help="number that decides the noise", show_default="random")] = None,
+    count: Annotated[int | None, typer.Option("-n", "--count", help="number of pictures", show_default="1")] = None,
+    model: Model = None,
     prompt: Annotated[str | None, typer.Option(help="what to draw, for models that take prompts")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
     init_image: Annotated[Path | None, typer.Option(help="picture to start from", exists=True, dir_okay=False)] = None,
@@ -42,8 +53,8 @@ def generate(
     mask_image: Annotated[
         Path | None, typer.Option(help="mask, white where init_image is redrawn", exists=True, dir_okay=False)
     ] = None,
-    more: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="set any other field")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures")] = Path("out"),
+    more: Assignments = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the pictures", file_okay=False)] = Path("out"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -64,10 +75,9 @@ def generate(
         "init_image": encoded(init_image),
         "strength": strength,
         "mask_image": encoded(mask_image),
-        **assignments(more or ()),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = parsed(GenerateRequest, {key: value for key, value in fields.items() if value is not None})
+        request = parsed(GenerateRequest, merged(fields, more))
         save_all(client, client.submit(request), out, as_json)
 
 

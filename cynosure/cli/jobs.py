@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import JobStatus
 
@@ -27,25 +25,27 @@ def jobs(
     if as_json:
         show_json(page)
         return
-    table = Table("job", "status", "done", "pictures", "model", "sampler", "accepted")
-    for job in page.jobs:
-        request = job.request
-        table.add_row(
-            job.id,
-            job.status,
-            f"{job.progress:.0%}",
-            str(request.num_images),
-            request.model,
-            f"{request.sampler}, {request.steps}",
-            f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S}",
-        )
-    Console().print(table)
+    show_table(
+        ("job", "status", "done", "pictures", "model", "sampler", "accepted"),
+        (
+            (
+                job.id,
+                job.status,
+                f"{job.progress:.0%}",
+                str(job.request.num_images),
+                job.request.model,
+                f"{job.request.sampler}, {job.request.steps}",
+                f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S}",
+            )
+            for job in page.jobs
+        ),
+    )
     if page.next_cursor:
-        typer.echo(f"next page: cynosure jobs --cursor {page.next_cursor}")
+        typer.echo(f"next page: cynosure jobs --cursor {page.next_cursor}", err=True)
 
 
 def cancel(
-    ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="jobs to cancel")],
+    ids: Annotated[list[str], typer.Argument(metavar="JOB", help="jobs to cancel")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

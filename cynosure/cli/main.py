@@ -14,12 +14,17 @@ from cynosure.cli.generate import generate
 from cynosure.cli.jobs import cancel, jobs
 from cynosure.cli.models import models
 from cynosure.cli.plan import plan
-from cynosure.cli.services import SERVICES, service
+from cynosure.cli.services import SERVICES, Commands, announced
 from cynosure.cli.shared import EXIT_CODES
 from cynosure.cli.sweep import sweep
 
 app = typer.Typer(
-    help="Guided diffusion as a service.", epilog=EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False
+    cls=Commands,
+    help="Guided diffusion as a service.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -47,10 +52,5 @@ app.command()(jobs)
 app.command()(cancel)
 app.command()(models)
 app.command()(demo)
-for name, (module, text) in SERVICES.items():
-    app.command(
-        name,
-        help=text,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(service(module))
+for name, (_, _, text) in SERVICES.items():
+    app.command(name)(announced(text))

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Sequence
+from typing import Annotated
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json
+import typer
+
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
 from cynosure.client import DEFAULT_URL, Client
 
 
-def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def models(
+    with_labels: Annotated[bool, typer.Option("--labels", help="list the labels instead of counting them")] = False,
+    with_samplers: Annotated[
+        bool, typer.Option("--samplers", help="list the samplers instead of counting them")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
     """List the server's models."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
         cards = client.models()
     if as_json:
         show_json(cards)
         return
-    table = Table("model", "size", "labels", "guidance", "default", "samplers")
-    for card in cards:
-        table.add_row(
-            card.name,
-            f"{card.width}×{card.height}",
-            ", ".join(card.labels),
-            ", ".join(card.guidance_modes),
-            f"{card.defaults.sampler}, {card.defaults.steps} steps",
-            ", ".join(card.samplers),
-        )
-    Console().print(table)
+    show_table(
+        ("model", "size", "prompts", "default", "guidance", "labels", "samplers"),
+        (
+            (
+                card.name,
+                f"{card.width}×{card.height}",
+                "yes" if card.takes_prompt else "no",
+                f"{card.defaults.sampler}, {card.defaults.steps} steps",
+                f"{len(card.guidance_modes)} modes",
+                _shown(card.labels, with_labels),
+                _shown(card.samplers, with_samplers),
+            )
+            for card in cards
+        ),
+    )
+
+
+def _shown(names: Sequence[str], are_listed: bool) -> str:
+    return ", ".join(names) if are_listed else str(len(names))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cynosure.cli import completion
 from cynosure.cli.shared import ApiKey, AsJson, Url, assignments, refusing, show_json
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GenerateRequest
@@ -13,7 +14,10 @@ from cynosure.refusals import parsed
 
 
 def plan(
-    fields: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE...", help="fields of POST /generate")],
+    fields: Annotated[
+        list[str],
+        typer.Argument(metavar="FIELD=VALUE", autocompletion=completion.assignments, help="fields of POST /generate"),
+    ],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
+from cynosure.cli import completion
 from cynosure.client import Client
+from cynosure.client.address import server_url
 from cynosure.contract import Job, Preview, Progress
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
 from cynosure.metadata import encoded_picture
@@ -33,13 +38,36 @@ _BY_KIND: Mapping[type[CynosureError], int] = {
     JobCancelled: CANCELLED,
 }
 
-Url = Annotated[str, typer.Option(envvar="CYNOSURE_URL", help="URL of the server")]
+
+def _server_url(text: str) -> str:
+    try:
+        return server_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+_MAX_CELL = 40  # characters; a longer list wraps within its cell
+Url = Annotated[
+    str, typer.Option(envvar="CYNOSURE_URL", callback=_server_url, help="address of the server; without a scheme, http")
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         envvar="CYNOSURE_API_KEY",
         help="API key, if required; prefer the variable: command lines are visible to other users",
     ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.models, help="name of the model", show_default="by the request"),
+]
+Sampler = Annotated[
+    str | None, typer.Option(autocompletion=completion.samplers, help="sampler", show_default="the model's")
+]
+Steps = Annotated[int | None, typer.Option(help="steps of the sampler", show_default="the model's")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="set any other field"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, and errors as JSON too")]
 
@@ -52,6 +80,10 @@ def refusing(as_json: bool = False) -> Iterator[None]:
     except CynosureError as error:
         code = next((code for kind, code in _BY_KIND.items() if isinstance(error, kind)), REFUSED)
         _end(code, error.code, error.field, error.detail, as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _end(REFUSED, "file_error", None, f"{error.filename}: {error.strerror}", as_json)
     except KeyboardInterrupt:
         _end(130, "interrupted", None, "interrupted", as_json)
 
@@ -60,7 +92,8 @@ def _end(exit_code: int, code: str, field: str | None, detail: str, as_json: boo
     if as_json:
         typer.echo(json.dumps({"error": {"code": code, "field": field, "detail": detail}}), err=True)
     else:
-        typer.echo(f"cynosure: {field + ': ' if field else ''}{detail}", err=True)
+        names_it = field is None or detail.startswith(field)
+        typer.echo(f"cynosure: {'' if names_it else f'{field}: '}{detail}", err=True)
     raise typer.Exit(exit_code) from None
 
 
@@ -71,6 +104,23 @@ def show_json(value: Any) -> None:
         return part.model_dump(mode="json") if isinstance(part, BaseModel) else str(part)
 
     typer.echo(json.dumps(value, default=plain))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on a terminal; elsewhere the bare rows, with tabs, as `cut` and `while read` take them."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    for column in table.columns:
+        width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        column.min_width = min(width, _MAX_CELL)
+    console = Console()
+    needed = sum(column.min_width or 0 for column in table.columns) + 2 * len(columns)
+    console.print(table, width=max(console.width, needed), crop=False)  # ids are copied: wrap lines, never cells
 
 
 def progress_bar() -> Bar:
@@ -126,6 +176,15 @@ def encoded(path: Path | None) -> str | None:
     return None if path is None else encoded_picture(path.read_bytes())
 
 
+def merged(options: Mapping[str, Any], texts: Iterable[str] | None) -> dict[str, Any]:
+    """The fields from options that were given, and from `--set`; none may come from both."""
+    given = {field: value for field, value in options.items() if value is not None}
+    more = assignments(texts or ())
+    if twice := given.keys() & more.keys():
+        raise typer.BadParameter(f"'{min(twice)}' is given twice: leave it out of --set", param_hint="--set")
+    return given | more
+
+
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
     """Parse texts of the form `FIELD=VALUE`. A value that is valid JSON is read as JSON, any other as text."""
     fields: dict[str, Any] = {}
@@ -133,6 +192,8 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{text}' is not FIELD=VALUE")
+        if field in fields:
+            raise typer.BadParameter(f"'{field}' is given twice")
         try:
             fields[field] = json.loads(value)
         except json.JSONDecodeError:

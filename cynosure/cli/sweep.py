@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, save_beside, show_json, wait_showing
+from cynosure.cli import completion
+from cynosure.cli.shared import (
+    ApiKey,
+    AsJson,
+    Model,
+    Sampler,
+    Steps,
+    Url,
+    refusing,
+    save_beside,
+    show_json,
+    wait_showing,
+)
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GuidanceMode, SweepRequest
 from cynosure.refusals import parsed
@@ -18,7 +30,10 @@ def _parts(text: str | None) -> list[str]:
 
 
 def sweep(
-    labels: Annotated[str | None, typer.Option(help="classes, by name or index, separated by commas")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion.several_labels, help="classes, by name or index, separated by commas"),
+    ] = None,
     prompts: Annotated[list[str] | None, typer.Option("--prompt", help="a prompt; give it several times")] = None,
     scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
@@ -26,10 +41,12 @@ def sweep(
     interval: Annotated[
         str | None, typer.Option(help="guide only in this part of the trajectory, such as 0.2,1")
     ] = None,
-    sampler: Annotated[str | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    model: Annotated[str | None, typer.Option()] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png")] = Path("out"),
+    sampler: Sampler = None,
+    steps: Steps = None,
+    model: Model = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png", file_okay=False)] = Path(
+        "out"
+    ),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

@@ -12,8 +12,9 @@ import httpx
 from httpx_sse import aconnect_sse
 from PIL import Image
 
-from cynosure.batches import Batch, BatchResult
+from cynosure.batches import Batch, BatchList, BatchResult, BatchStatus
 from cynosure.client import calls
+from cynosure.client.address import server_url
 from cynosure.client.attempts import Attempts, Retries, Server, connection
 from cynosure.client.blocking import DEFAULT_URL
 from cynosure.client.calls import Call, Flow
@@ -58,7 +59,7 @@ class AsyncClient:
         timeout_s: float = 30.0,
         retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
-        self.url = url
+        self.url = url = server_url(url)
         self._timeout_s = timeout_s
         self._server = Server(url, retries)
         self._http = httpx.AsyncClient(**connection(url, api_key, timeout_s))
@@ -215,6 +216,12 @@ class AsyncClient:
     async def batch_status(self, batch_id: str) -> Batch:
         """How many of the batch's requests are in which state."""
         return await self._do(calls.batch(batch_id))
+
+    async def batches(
+        self, *, status: BatchStatus | None = None, cursor: str | None = None, limit: int = 20
+    ) -> BatchList:
+        """Your batches, newest first, one page at a time, as `jobs`."""
+        return await self._do(calls.batches(status, cursor, limit))
 
     async def batch_results(
         self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES

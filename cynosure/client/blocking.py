@@ -13,8 +13,9 @@ import httpx
 from httpx_sse import connect_sse
 from PIL import Image
 
-from cynosure.batches import Batch, BatchResult
+from cynosure.batches import Batch, BatchList, BatchResult, BatchStatus
 from cynosure.client import calls
+from cynosure.client.address import server_url
 from cynosure.client.attempts import Attempts, Retries, Server, connection
 from cynosure.client.calls import Call, Flow
 from cynosure.client.following import Follower
@@ -53,7 +54,7 @@ class Client:
     (28, 28)
 
     Args:
-        url: the server, such as `http://127.0.0.1:8000`.
+        url: the server, such as `http://127.0.0.1:8000`; without a scheme, http.
         api_key: `cyn_…`, if the server requires one.
         timeout_s: for one HTTP exchange; waiting for a job may take many of them.
         retries: how often, and after which pauses, a failed call is sent again.
@@ -67,7 +68,7 @@ class Client:
         timeout_s: float = 30.0,
         retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
-        self.url = url
+        self.url = url = server_url(url)
         self._timeout_s = timeout_s
         self._server = Server(url, retries)
         self._http = httpx.Client(**connection(url, api_key, timeout_s))
@@ -237,6 +238,10 @@ class Client:
     def batch_status(self, batch_id: str) -> Batch:
         """How many of the batch's requests are in which state."""
         return self._do(calls.batch(batch_id))
+
+    def batches(self, *, status: BatchStatus | None = None, cursor: str | None = None, limit: int = 20) -> BatchList:
+        """Your batches, newest first, one page at a time, as `jobs`."""
+        return self._do(calls.batches(status, cursor, limit))
 
     def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = MAX_BATCH_LINES) -> list[BatchResult]:
         """The results of the lines from `first_line` on, in order, at most `limit` of them."""

@@ -13,7 +13,7 @@ import httpx
 from PIL import Image
 from pydantic import BaseModel
 
-from cynosure.batches import Batch, BatchResult
+from cynosure.batches import Batch, BatchList, BatchResult, BatchStatus
 from cynosure.contract import (
     GenerateRequest,
     Job,
@@ -158,6 +158,12 @@ def submit_batch(lines: bytes, key: str | None = None) -> Call[Batch]:
 def batch(batch_id: str) -> Call[Batch]:
     """A batch's counts."""
     return Call("GET", f"/batches/{batch_id}", _batch)
+
+
+def batches(status: BatchStatus | None, cursor: str | None, limit: int) -> Call[BatchList]:
+    """A page of the caller's batches."""
+    params = {"status": status, "cursor": cursor, "limit": limit}
+    return Call("GET", "/batches", lambda response: BatchList.model_validate_json(response.content), params=params)
 
 
 def cancel_batch(batch_id: str) -> Call[Batch]:

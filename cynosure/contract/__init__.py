@@ -15,6 +15,7 @@ from cynosure.contract.jobs import (
     JobError,
     JobLinks,
     JobList,
+    PictureLinks,
     Preview,
     Progress,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "ModelList",
     "NetworkCalls",
     "OutputFormat",
+    "PictureLinks",
     "Plan",
     "Preview",
     "Priority",

@@ -29,7 +29,9 @@ class ModelCard(BaseModel):
     name: str
     title: str
     family: str = Field(description="Kind of denoiser, such as `unet2d`.")
-    labels: tuple[str, ...] = Field(description="Class names, in order of class index.")
+    labels: tuple[str, ...] = Field(
+        description="Class names, in order of class index. If commas separate several, each of them names the class."
+    )
     guidance_modes: tuple[GuidanceMode, ...]
     classifier_takes_prompt: bool = Field(
         False, description="Whether the classifier is conditioned on the prompt (CLIP guidance), not on a label."
@@ -44,6 +46,11 @@ class ModelCard(BaseModel):
     height: int
     max_steps: int = Field(description="Largest number of steps: the number of training timesteps.")
     sampler_max_steps: dict[str, int] = Field({}, description="Samplers with a limit below max_steps, and that limit.")
+    certain_steps: dict[str, int] = Field(
+        {},
+        description="Numbers of steps, by sampler, up to which a request without options such as timestep_spacing is "
+        "certain to work. Before anything else is accepted, a worker checks it; if this is empty, none does.",
+    )
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
     takes_init_image: bool = Field(True, description="Whether pictures can start from `init_image`.")
@@ -51,6 +58,12 @@ class ModelCard(BaseModel):
     spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")
     sigma_schedules: dict[str, tuple[str, ...]] = Field({}, description="Sigma schedules, by sampler.")
     clipping_profiles: tuple[str, ...] = Field((), description="Profiles that clip unless the request sets `clip`.")
+    profile_samplers: dict[str, str] = Field(
+        {}, description="Default samplers by profile, for profiles that do not use that of `defaults`."
+    )
+    clipped_samplers: dict[str, tuple[str, ...]] = Field(
+        {}, description="For profiles not in clipping_profiles: samplers with which they clip nevertheless."
+    )
     must_clip: bool = Field(False, description="Whether classifier guidance without clipping would ruin the picture.")
     defaults: ModelDefaults
     digest: str = Field(description="SHA-256 of the pack's weights and configuration.")
@@ -63,6 +76,14 @@ class ModelCard(BaseModel):
     )
     num_parameters: int
     license: str | None = None
+
+    def default_sampler(self, profile: str | None) -> str:
+        """The sampler of a request that names none."""
+        return self.profile_samplers.get(profile or self.defaults.profile, self.defaults.sampler)
+
+    def clips(self, profile: str, sampler: str) -> bool:
+        """Whether D is clipped if a request doesn't say."""
+        return profile in self.clipping_profiles or sampler in self.clipped_samplers.get(profile, ())
 
     @property
     def drawn_by(self) -> str:

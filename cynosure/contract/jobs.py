@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field
 
 from cynosure.contract.requests import ResolvedRequest
 from cynosure.contract.terms import JobStatus
@@ -17,8 +17,10 @@ class ImageInfo(BaseModel):
 
     index: int
     url: str
-    seed: int = Field(
-        description="The noise is determined by (seed, first_image + index), or in a sweep by (seed, first_image)."
+    seed: int = Field(description="The job's seed, or in a sweep the cell's.")
+    first_image: int = Field(
+        description="Number of the picture among those of its seed, from which (seed, number) give its noise. "
+        "A request with this seed and first_image draws this picture alone."
     )
     sha256: str
 
@@ -40,6 +42,16 @@ class JobLinks(BaseModel):
     self: str
     images: tuple[str, ...] = ()
     sheet: str | None = Field(None, description="Contact sheet of a sweep: all pictures on one sheet.")
+
+
+class PictureLinks(BaseModel):
+    """Signed links to a job's pictures, which work without an API key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expires_at: datetime = Field(description="The time from which the links no longer work.")
+    images: tuple[str, ...] = Field(description="One for each finished picture, in order.")
+    sheet: str | None = Field(None, description="Contact sheet of a sweep.")
 
 
 class JobAttempt(BaseModel):
@@ -92,21 +104,10 @@ class Job(BaseModel):
         "conditional_minus_unconditional and gradient_norm (Euclidean), probability (exp of the classifier's "
         "objective) or similarity (of prompt and picture).",
     )
+    warnings: tuple[str, ...] = Field(
+        (), description="What was probably not meant, such as a prompt that is cut off; known once the job is done."
+    )
     links: JobLinks
-
-    @computed_field(  # type: ignore[prop-decorator]
-        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
-    )
-    @property
-    def step(self) -> int:
-        return self.evaluations_done
-
-    @computed_field(  # type: ignore[prop-decorator]
-        description="Old name of evaluations.", json_schema_extra={"deprecated": True}
-    )
-    @property
-    def steps(self) -> int:
-        return self.evaluations
 
 
 class JobList(BaseModel):
@@ -131,20 +132,6 @@ class Progress(BaseModel):
         (), description="For each evaluation since the last event: image, evaluation, and the fields of Job.telemetry."
     )
 
-    @computed_field(  # type: ignore[prop-decorator]
-        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
-    )
-    @property
-    def step(self) -> int:
-        return self.evaluations_done
-
-    @computed_field(  # type: ignore[prop-decorator]
-        description="Old name of evaluations.", json_schema_extra={"deprecated": True}
-    )
-    @property
-    def steps(self) -> int:
-        return self.evaluations
-
 
 class Preview(BaseModel):
     """Event of a job's stream: the guided prediction of a finished picture, as it is so far."""
@@ -154,10 +141,3 @@ class Preview(BaseModel):
     image: int = Field(description="Index of the picture.")
     evaluations_done: int = Field(description="Network evaluations done for this picture.")
     png: str = Field(description="Base64 PNG, at most 256 pixels wide and high.")
-
-    @computed_field(  # type: ignore[prop-decorator]
-        description="Old name of evaluations_done.", json_schema_extra={"deprecated": True}
-    )
-    @property
-    def step(self) -> int:
-        return self.evaluations_done

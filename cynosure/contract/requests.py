@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from cynosure.contract.names import Spelled
 from cynosure.contract.terms import (
     MAX_BASE64_IMAGE_LENGTH,
     MAX_FIRST_IMAGE,
@@ -40,7 +41,7 @@ from cynosure.contract.terms import (
 
 def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[0] > interval[1]:
-        raise ValueError("the interval's start must not be greater than its end")
+        raise ValueError("its start must not be greater than its end")
     return interval
 
 
@@ -52,21 +53,23 @@ Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
 
 
-class ClassifierCondition(BaseModel):
+class ClassifierCondition(Spelled):
     """A condition for the classifier, if one label is not enough; at most 8 terms, which are summed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     labels: dict[Annotated[str, Field(max_length=200)], Scale] = Field(
         {}, description="Weights of labels, by name or index: the sum of weight times log p(label)."
     )
     any_of: tuple[Label, ...] = Field((), description="Any one of these: log of the sum of their probabilities.")
     none_of: tuple[Label, ...] = Field(
-        (), alias="not", description="None of these: log of the sum of all others' probabilities."
+        (),
+        validation_alias=AliasChoices("not", "none_of"),
+        description="None of these: log of the sum of all others' probabilities.",
     )
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(Spelled):
     """A request for pictures. A field left out takes the model's default; an unknown field is an error."""
 
     model_config = ConfigDict(
@@ -98,13 +101,13 @@ class GenerateRequest(BaseModel):
     model: str | None = Field(
         None,
         max_length=200,
-        description="Name from GET /models. Default: with a prompt, the first model that takes prompts; without one, "
-        "the first model that doesn't.",
+        description="Name from GET /models, or an alias of it. Default: with a prompt, the first model that takes "
+        "prompts; without one, the first that doesn't; with class labels, the first of these that has them.",
     )
     class_label: Label | None = Field(
         None,
-        description="Class by index or name: the one that a class-conditional model draws, or that the classifier "
-        "steers towards.",
+        description="Class by index, name, or one of the names in a label such as `tench, Tinca tinca`: the one that a "
+        "class-conditional model draws, or that the classifier steers towards.",
     )
     prompt: str | None = Field(
         None, max_length=MAX_PROMPT_LENGTH, description="What to draw, for models that take prompts."
@@ -165,6 +168,7 @@ class GenerateRequest(BaseModel):
         None,
         max_length=200,
         pattern=r"^(fast27|ddim[0-9]{1,4}|[0-9]{1,4}(,[0-9]{1,4})*)$",
+        examples=["250", "10,15,20", "ddim25", "fast27"],
         description="ADM's timestep string for ddpm and ddim, instead of steps: `250`, `10,15,20`, `ddim25`, `fast27`.",
     )
     eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")

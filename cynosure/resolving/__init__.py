@@ -1,17 +1,25 @@
 """Resolving requests: fill in defaults, lay out sweeps, detach input pictures."""
 
+from cynosure.resolving.choice import choose, labels_in, real_name, with_real_names
 from cynosure.resolving.inputs import attached, detached, has_pictures
+from cynosure.resolving.labels import label_index
 from cynosure.resolving.requests import resolve
 from cynosure.resolving.result_keys import result_key
-from cynosure.resolving.sweeps import cells_of, resolve_sweep, varied
+from cynosure.resolving.sweeps import cells_of, fields_of, resolve_sweep, varied
 
 __all__ = [
     "attached",
     "cells_of",
+    "choose",
     "detached",
+    "fields_of",
     "has_pictures",
+    "label_index",
+    "labels_in",
+    "real_name",
     "resolve",
     "resolve_sweep",
     "result_key",
     "varied",
+    "with_real_names",
 ]

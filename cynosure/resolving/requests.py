@@ -15,7 +15,9 @@ from cynosure.contract import (
     ModelCard,
     ResolvedRequest,
 )
-from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
+from cynosure.errors import InvalidRequest, UnknownSampler, UnsupportedField
+from cynosure.hints import listed
+from cynosure.resolving.labels import label_index
 from cynosure.resolving.respacing import respaced_steps
 
 _NEEDS_CONDITION = (GuidanceMode.CLASSIFIER_FREE, GuidanceMode.COMBINED)
@@ -36,13 +38,14 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         InvalidRequest: names the field and says what would be right.
     """
     _refuse_what_the_model_lacks(request, card)
-    label = _label_index(request.class_label, card)
+    label = None if request.class_label is None else label_index(request.class_label, card)
     has_condition = label is not None or request.prompt is not None
     mode = request.guidance_mode or (card.defaults.guidance_mode if has_condition else GuidanceMode.NONE)
     _check_mode(request, mode, label, card)
     _check_refinements(request, mode)
     guidance_scale, classifier_scale = _scales(request, mode, card)
-    sampler = request.sampler or card.defaults.sampler
+    profile = request.profile or card.defaults.profile
+    sampler = request.sampler or card.default_sampler(profile)
     if sampler not in card.samplers:
         raise UnknownSampler(sampler, card.samplers)
     if request.eta > 0 and sampler not in card.eta_samplers:
@@ -54,8 +57,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         )
     steps = _steps(request, sampler, card)
     _check_presence_of_pictures(request, card, steps)
-    profile = request.profile or card.defaults.profile
-    clip = profile in card.clipping_profiles if request.clip is None else request.clip
+    clip = card.clips(profile, sampler) if request.clip is None else request.clip
     if card.must_clip and mode in _USES_CLASSIFIER and not clip and request.dynamic_threshold is None:
         raise InvalidRequest(
             f"'{card.name}' starts from pure noise, where the classifier's term is multiplied by about 20,000: "
@@ -91,7 +93,7 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
         for field in ("prompt", "negative_prompt"):
             if getattr(request, field) is not None:
                 raise UnsupportedField(
-                    field, f"'{card.name}' takes no prompts. Give class_label, one of: {_list(card.labels)}."
+                    field, f"'{card.name}' takes no prompts. Give class_label, one of: {listed(card.labels)}."
                 )
     for field, only in (("width", card.width), ("height", card.height)):
         value = getattr(request, field)
@@ -101,24 +103,6 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
         raise UnsupportedField("profile", f"No profile '{request.profile}'; known: {_list(card.profiles)}.")
     if request.num_images > card.max_images:
         raise InvalidRequest(f"At most {card.max_images} pictures per job.", field="num_images")
-
-
-def _label_index(label: int | str | None, card: ModelCard) -> int | None:
-    if label is None:
-        return None
-    if not card.labels:
-        raise UnsupportedField("class_label", f"'{card.name}' has no classes.")
-    if isinstance(label, int):
-        if 0 <= label < len(card.labels):
-            return label
-        raise UnknownLabel(label, card.labels)
-    indices = {name.casefold(): index for index, name in enumerate(card.labels)}
-    name = label.strip().casefold()
-    if name in indices:
-        return indices[name]
-    if name.isdecimal() and len(name) < 10:
-        return _label_index(int(name), card)
-    raise UnknownLabel(label, card.labels)
 
 
 def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
@@ -171,12 +155,11 @@ def _condition(request: GenerateRequest, card: ModelCard) -> ClassifierCondition
         return None
 
     def indices(labels: Iterable[int | str]) -> tuple[int, ...]:
-        return tuple(index for label in labels if (index := _label_index(label, card)) is not None)
+        return tuple(label_index(label, card) for label in labels)
 
-    weights = {
-        str(_label_index(int(name) if name.isdecimal() else name, card)): weight
-        for name, weight in condition.labels.items()
-    }
+    weights = {str(label_index(name, card)): weight for name, weight in condition.labels.items()}
+    if len(weights) < len(condition.labels):
+        raise InvalidRequest("The condition weighs a class twice, by two of its names.", field="classifier_condition")
     if not weights and not condition.any_of and not condition.none_of:
         raise InvalidRequest("The condition is empty: give labels, any_of or not.", field="classifier_condition")
     if len(weights) + bool(condition.any_of) + bool(condition.none_of) > MAX_CONDITION_TERMS:
@@ -211,7 +194,7 @@ def _check_mode(request: GenerateRequest, mode: GuidanceMode, label: int | None,
         if card.takes_prompt and not card.labels:
             raise InvalidRequest(f"guidance_mode '{mode}' needs a prompt.", field="prompt")
         raise InvalidRequest(
-            f"guidance_mode '{mode}' needs a class_label, one of: {_list(card.labels)}.",
+            f"guidance_mode '{mode}' needs a class_label, one of: {listed(card.labels)}.",
             field="class_label",
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cynosure.contract import (
     MAX_SWEEP_CELLS,
@@ -15,6 +16,21 @@ from cynosure.contract import (
 )
 from cynosure.errors import InvalidRequest
 from cynosure.resolving.requests import resolve
+
+AXES = {"class_labels": "class_label", "prompts": "prompt", "guidance_scales": "guidance_scale", "seeds": "seed"}
+"""The field that each axis of a sweep varies."""
+
+
+@contextmanager
+def fields_of(grid: SweepRequest) -> Iterator[None]:
+    """Let refusals of a sweep's shared request or its cells name the field where it stands in the sweep."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field is not None and error.field not in AXES:
+            axes = (axis for axis, field in AXES.items() if field == error.field and getattr(grid, axis))
+            error.field = next(axes, f"request.{error.field}")
+        raise
 
 
 def resolve_sweep(grid: SweepRequest, card: ModelCard, *, seed: int) -> ResolvedRequest:
@@ -29,12 +45,7 @@ def resolve_sweep(grid: SweepRequest, card: ModelCard, *, seed: int) -> Resolved
         InvalidRequest: names the axis or field and says what would be right.
     """
     request = grid.request
-    axes = {
-        "class_labels": ("class_label", grid.class_labels),
-        "prompts": ("prompt", grid.prompts),
-        "guidance_scales": ("guidance_scale", grid.guidance_scales),
-        "seeds": ("seed", grid.seeds),
-    }
+    axes = {axis: (field, getattr(grid, axis)) for axis, field in AXES.items()}
     for axis, (field, values) in axes.items():
         if values and getattr(request, field) is not None:
             raise InvalidRequest(f"The sweep varies {axis}; leave {field} out of 'request'.", field=axis)
@@ -87,13 +98,7 @@ def cells_of(request: ResolvedRequest) -> list[tuple[ResolvedRequest, int]]:
     if request.sweep is None:
         return [(request, request.first_image + index) for index in range(request.num_images)]
     sweep = request.sweep
-    axes = {
-        "class_label": sweep.class_labels,
-        "prompt": sweep.prompts,
-        "guidance_scale": sweep.guidance_scales,
-        "seed": sweep.seeds,
-    }
-    swept = {field: values for field, values in axes.items() if values}
+    swept = {field: values for axis, field in AXES.items() if (values := getattr(sweep, axis))}
     return [
         (
             request.model_copy(update={"sweep": None, "num_images": 1, **dict(zip(swept, values, strict=True))}),

@@ -210,7 +210,7 @@ class KeyRing(StoreClient):
         async with answering():
             answer = await self._rotate(keys=[self._keys.api_key(key_id)], args=[_digest(secret), overlap_s * 1000])
         if answer != b"rotated":
-            raise NoSuchKey(f"Key '{key_id}' is {answer.decode()}.")
+            raise NoSuchKey(f"Key '{key_id}' is revoked." if answer == b"revoked" else f"No key '{key_id}'.")
         return f"cyn_{key_id}_{secret}"
 
     async def revoke(self, key_id: str) -> None:
@@ -221,7 +221,7 @@ class KeyRing(StoreClient):
         """
         async with answering():
             if await self._revoke(keys=[self._keys.api_key(key_id)]) != b"revoked":
-                raise NoSuchKey(f"There is no key '{key_id}'.")
+                raise NoSuchKey(f"No key '{key_id}'.")
 
     async def _known(self, key_id: str) -> _Remembered:
         remembered = self._remembered.get(key_id)

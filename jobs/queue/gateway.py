@@ -199,9 +199,7 @@ class JobStore(StoreClient):
         png = await self._picture(job_id, str(index), viewer)
         if png is None:
             record = await self.get(job_id, viewer)
-            raise ImageNotFound(
-                f"Job '{job_id}' has no image {index}: it is {record.status}, with {len(record.image_hashes)} images."
-            )
+            raise ImageNotFound(f"Job '{job_id}' has no image {index}: {_images_of(record)}.")
         return png
 
     async def images(self, job_id: str, viewer: str) -> list[bytes]:
@@ -219,8 +217,8 @@ class JobStore(StoreClient):
         """
         png = await self._picture(job_id, "sheet", viewer)
         if png is None:
-            record = await self.get(job_id, viewer)
-            raise ImageNotFound(f"Job '{job_id}' has no sheet: it is {record.status}; sweeps have one when done.")
+            await self.get(job_id, viewer)
+            raise ImageNotFound(f"Job '{job_id}' has no sheet: only sweeps have one, once they have succeeded.")
         return png
 
     async def cancel(self, job_id: str, viewer: str) -> JobRecord:
@@ -258,3 +256,19 @@ class JobStore(StoreClient):
             read(pipe)
             owner, answer = await pipe.execute()
         return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None
+
+
+def _images_of(record: JobRecord) -> str:
+    """What images a job has, and why no more."""
+    match record.status:
+        case JobStatus.QUEUED:
+            return "it is still queued"
+        case JobStatus.RUNNING:
+            return "it is still running"
+        case JobStatus.SUCCEEDED:
+            count = len(record.image_hashes)
+            return "it has 1 image, index 0" if count == 1 else f"it has {count} images, 0 to {count - 1}"
+        case JobStatus.FAILED:
+            return "it failed"
+        case JobStatus.CANCELLED:
+            return "it was cancelled"

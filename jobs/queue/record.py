@@ -74,6 +74,7 @@ class JobRecord:
     cached: bool
     reproducible: bool | None
     telemetry: tuple[tuple[dict[str, float], ...], ...] | None
+    warnings: tuple[str, ...]
     attempts: tuple[Attempt, ...]
     not_before_ms: int | None
 
@@ -163,6 +164,7 @@ class Finished:
         reproducible: whether this worker gives the same bytes for the same request, whatever shares its batches.
         telemetry: measurements of guidance, by picture and evaluation; empty unless requested.
         digests: digest of the model that drew the pictures, and that of its guide, if any.
+        warnings: what was probably not meant.
     """
 
     pictures: tuple[bytes, ...]
@@ -170,6 +172,7 @@ class Finished:
     reproducible: bool
     telemetry: tuple[list[dict[str, float]], ...] = ()
     digests: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def hashes(self) -> list[str]:
@@ -211,6 +214,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         cached="cached" in text,
         reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
         telemetry=json.loads(text["telemetry"]) if text.get("telemetry") else None,
+        warnings=tuple(json.loads(text["warnings"])) if text.get("warnings") else (),
         attempts=_attempts(text),
         not_before_ms=moment("not_before_ms"),
     )

@@ -271,6 +271,7 @@ class WorkerStore:
                 int(made.reproducible),
                 made.sheet or b"",
                 json.dumps(made.telemetry) if made.telemetry else "",
+                json.dumps(made.warnings) if made.warnings else "",
                 *made.pictures,
             ],
         )

@@ -21,6 +21,7 @@ class Keys:
     | `{p}:job:ID:inputs` | hash | the pictures of its request, base64 by field; the record has their digests |
     | `{p}:job:ID:events` | stream | its latest events: status, progress, previews |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
+    | `{p}:owner:OWNER:batches` | sorted set | the owner's started batches by time of acceptance |
     | `{p}:batch:ID` | hash | a batch: owner, status, counts |
     | `{p}:batch:ID:lines` | list | its requests in order, with everything decided |
     | `{p}:batch:ID:jobs` | list | ids of the jobs made from its lines so far, in order |
@@ -47,6 +48,7 @@ class Keys:
     | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint of the job that the key made |
     | `{p}:result:OWNER:HASH` | string | id of the finished job that answers requests of that owner and hash |
     | `{p}:api-key:ID` | hash | an API key: digest of its secret, scopes, expiry |
+    | `{p}:link-secret` | string | signs links to pictures |
     | `{p}:bucket:OWNER` | hash | tokens of its rate limit |
     | `{p}:used:OWNER:DAY:WHAT` | string | pictures or evaluations accepted on that day |
     | `{p}:charge:TOKEN` | string | marks that a call has charged a quota: a repeated call does not |
@@ -80,6 +82,9 @@ class Keys:
 
     def owned(self, owner: str) -> str:
         return f"{self.prefix}:owner:{owner}:jobs"
+
+    def owned_batches(self, owner: str) -> str:
+        return f"{self.prefix}:owner:{owner}:batches"
 
     def batch(self, batch_id: str) -> str:
         return f"{self.prefix}:batch:{batch_id}"
@@ -189,6 +194,10 @@ class Keys:
     @property
     def api_keys(self) -> str:
         return f"{self.prefix}:api-keys"
+
+    @property
+    def link_secret(self) -> str:
+        return f"{self.prefix}:link-secret"
 
     @property
     def leases(self) -> str:

@@ -28,6 +28,9 @@ class Steering(Protocol):
             InvalidSpec: the spec has no condition, or too many terms.
         """
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        """What of the spec's prompt the network does not read, in sentences. Called where `condition` is."""
+
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(gradient, score) for noised latents `x` (B,C,H,W) at `timesteps` (B,): shapes (B,C,H,W) and (B,).
 

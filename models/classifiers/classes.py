@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.configs import every_key
 from models.loading import load_component
 from models.networks import AdmClassifier
 from models.pack import Pack
@@ -214,6 +215,9 @@ class ClassSteering:
             raise InvalidSpec("the classifier needs a label or terms; the spec has neither")
         return conditions([Term(1.0, (spec.label,))], self._num_classes)
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
+
     def gradient(self, x: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         gradient, log_probability = log_probability_gradient(self.network, x, timesteps, condition)
         return gradient, log_probability.exp()
@@ -229,9 +233,9 @@ def load_classifier(
     if not pack.has_classifier:
         return None
     network = AdmClassifier if pack.declared_class("classifier") == "AdmClassifier" else NoiseAwareClassifier
-    return load_component(network, pack, "classifier", device, precision)
+    return load_component(network, pack, "classifier", device, precision, keys=every_key(network))
 
 
 def load_judge(pack: Pack) -> Judge:
     """Load the pack's judge in float32 with frozen parameters, on the CPU."""
-    return load_component(Judge, pack, "judge", torch.device("cpu"))
+    return load_component(Judge, pack, "judge", torch.device("cpu"), keys=every_key(Judge))

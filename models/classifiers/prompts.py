@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +13,11 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection
 
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
-from models.loading import load_component, load_tokenizer, with_float32_mode
+from models.configs import every_key
+from models.configs.text_encoders import CLIP_TEXT
+from models.loading import load_component, load_tokenizer, token_limit, with_float32_mode
 from models.networks.sentences import pack_encoder
+from models.networks.tokens import lost, remarks_on
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec
@@ -34,20 +39,30 @@ class PromptSteering:
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.device = device
-        self.network = load_component(NoiseAwareClassifier, pack, "classifier", device, precision)
-        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device)
+        self.network = load_component(
+            NoiseAwareClassifier, pack, "classifier", device, precision, keys=every_key(NoiseAwareClassifier)
+        )
+        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device, keys=CLIP_TEXT)
         with_float32_mode(self.text, device, forward=FLOAT32)
-        self.tokenizer = load_tokenizer(pack.component("classifier_tokenizer"))
+        folder = pack.component("classifier_tokenizer")
+        self.tokenizer = load_tokenizer(folder)
+        self.max_length = token_limit(self.tokenizer, self.text, folder)
         self._embedded = functools.lru_cache(maxsize=256)(self._embed)
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        if not spec.prompt:
+        if not spec.prompt or not spec.prompt.strip():
             raise InvalidSpec("this model's classifier needs a prompt; the spec has none")
         return {"embedding": self._embedded(spec.prompt)}
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        read = partial(lost, self.tokenizer, max_length=self.tokenizer.model_max_length)
+        return remarks_on(replace(spec, negative_prompt=None), [read])
+
     @torch.inference_mode()
     def _embed(self, prompt: str) -> Tensor:
-        tokens = self.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )
         embedding = self.text(tokens.input_ids.to(self.device)).text_embeds[0].float()
         return functional.normalize(embedding, dim=-1)
 
@@ -77,7 +92,7 @@ class PromptedClassSteering(ClassSteering):
             raise InvalidPack(f"'{pack.name}': the classifier's text_size is {text_size}, not {self.encoder.size}")
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
-        text = self.encoder(spec.prompt) if spec.prompt else torch.zeros(self.encoder.size)
+        text = self.encoder(spec.prompt) if spec.prompt and spec.prompt.strip() else torch.zeros(self.encoder.size)
         return {**super().condition(spec), "text": text}
 
     def examples(self) -> Sequence[Mapping[str, Tensor]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from models.configs import check_index
 from models.denoisers.base import Conditioning, Denoiser
 from models.loading import with_float32_mode
 from models.pack import InvalidPack, Pack
@@ -30,10 +31,11 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     """Load the pack's denoiser.
 
     Raises:
-        InvalidPack: the pack's family is not served.
+        InvalidPack: the pack's family is not served, or a key of its configuration; as for the family's parts.
     """
     if pack.family not in FAMILIES:
         raise InvalidPack(f"pack '{pack.name}' has a {pack.family}; served: {', '.join(FAMILIES)}")
+    check_index(pack)
     denoiser: Denoiser = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
     with_float32_mode(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
     return denoiser

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.configs import every_key
 from models.denoisers.base import Conditioning
 from models.loading import load_component
 from models.networks import AdmUNet
@@ -19,9 +20,10 @@ class AdmDenoiser:
 
     takes_prompt = False
     sees_mask = False
+    default_scale = 3.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(AdmUNet, pack, "unet", device, precision)
+        self.network = load_component(AdmUNet, pack, "unet", device, precision, keys=every_key(AdmUNet))
         config = self.network.config
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.latent_shape = (config.in_channels, config.image_size, config.image_size)
@@ -50,6 +52,9 @@ class AdmDenoiser:
         dtype = self.network.dtype
         low_res = conditioning["low_res"].to(dtype) if "low_res" in conditioning else None
         return self.network(x.to(dtype), timesteps, conditioning.get("labels"), low_res).float()
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
 
     def decode(self, x: Tensor) -> Tensor:
         return x

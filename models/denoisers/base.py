@@ -27,6 +27,7 @@ class Denoiser(Protocol):
         sees_mask: whether the network was trained for inpainting, and takes the mask and the unmasked picture as input.
         low_res_size: side of the small picture that a super-resolution model enlarges, or `None`.
         learns_variance: whether the output has C more channels, for the variance.
+        default_scale: classifier-free scale of diffusers' pipeline for the family, for packs that declare none.
     """
 
     latent_shape: tuple[int, int, int]
@@ -39,6 +40,7 @@ class Denoiser(Protocol):
     sees_mask: bool
     low_res_size: int | None
     learns_variance: bool
+    default_scale: float
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         """Conditioning of a conditional and an unconditional row. May be slow: not called on threads that run ticks.
@@ -46,6 +48,9 @@ class Denoiser(Protocol):
         Raises:
             InvalidSpec: the spec lacks what the family needs.
         """
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        """What of the spec's prompts the family does not read, in sentences. Called where `conditioning` is."""
 
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output, float32 (B,C or 2C,H,W), for `x` (B,C,H,W) at `timesteps` (B,)."""

@@ -6,10 +6,11 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
+from models.configs.networks import DIT
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.loading import load_component
-from models.pack import Pack
+from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.spec import SampleSpec
 
@@ -23,13 +24,19 @@ class DiTDenoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 4.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(
-            DiTTransformer2DModel, pack, "transformer", device, precision, also=("Transformer2DModel",)
+            DiTTransformer2DModel, pack, "transformer", device, precision, keys=DIT, also=("Transformer2DModel",)
         )
         config = self.network.config
-        super().__init__(pack, device, config.sample_size)
+        if config.out_channels not in (None, config.in_channels, 2 * config.in_channels):
+            raise InvalidPack(
+                f"{pack.folder}: out_channels of its transformer is {config.out_channels}; served: {config.in_channels}"
+                f", or {2 * config.in_channels} with the variance"
+            )
+        super().__init__(pack, device, config.sample_size, config.in_channels)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.null_label = int(config.num_embeds_ada_norm)

@@ -10,16 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, T5EncoderModel
 
+from models.configs.networks import FLOW_AUTOENCODER, FLUX_TRANSFORMER
+from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures
+from models.denoisers.latent import LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import LATENT_PATCH, Pack
 from models.precision import Precision
 from models.spec import SampleSpec
 
 T5_TOKENS = 512
-DISTILLED_GUIDANCE = 3.5  # Flux.1-dev's guidance input, unless its pack sets another
+GUIDANCE = 3.5  # of Flux.1-dev's pipeline
 
 
 class FluxDenoiser(LatentPictures):
@@ -35,16 +38,20 @@ class FluxDenoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 1.0  # its own guidance is an input of the network
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(FluxTransformer2DModel, pack, "transformer", device, precision)
-        super().__init__(pack, device, pack.latent_size)
+        self.network = load_component(
+            FluxTransformer2DModel, pack, "transformer", device, precision, keys=FLUX_TRANSFORMER
+        )
+        channels = self.network.config.in_channels // LATENT_PATCH**2
+        super().__init__(pack, device, pack.latent_size, channels, FLOW_AUTOENCODER)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        self.guidance = float(pack.defaults.get("distilled_guidance", DISTILLED_GUIDANCE))
+        self.guidance = distilled_guidance(pack, GUIDANCE, is_input=self.network.config.guidance_embeds)
         self.device = device
-        self.clip = TextEncoder(pack, "", CLIPTextModel, device)
-        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device)
+        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)
+        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, T5_TOKENS)
         side = torch.arange(pack.latent_size // LATENT_PATCH, device=device)
         rows, columns = torch.meshgrid(side, side, indexing="ij")
         self.places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()  # (tokens,3)
@@ -53,9 +60,12 @@ class FluxDenoiser(LatentPictures):
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return remarks_on(spec, [self.t5.remarks, self.clip.remarks])
+
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:
-        states = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
+        states = self.t5(prompt).last_hidden_state[0]
         return {"states": states, "pooled": self.clip(prompt).pooler_output[0]}
 
     @torch.inference_mode()

@@ -9,20 +9,37 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from models.configs import Keys
+from models.configs.networks import AUTOENCODER
 from models.loading import load_component
 from models.pack import InvalidPack, Pack
+from models.spec import SampleSpec
+
+
+def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
+    """The scale that a guidance-distilled network takes as an input: the pack's `distilled_guidance`, or the default.
+
+    Raises:
+        InvalidPack: the pack sets one, and its network takes none.
+    """
+    if "distilled_guidance" in pack.defaults and not is_input:
+        raise InvalidPack(
+            f"{pack.folder / 'model_index.json'}: cynosure.distilled_guidance is set, and the {pack.family} takes no "
+            "guidance scale as an input; leave it out"
+        )
+    return float(pack.defaults.get("distilled_guidance", default))
 
 
 class Autoencoder:
     """Converts between latents and pixels, one picture at a time and in float32: half precision overflows for XL."""
 
-    def __init__(self, pack: Pack, device: torch.device, *, standardized: bool) -> None:
-        self.network = load_component(AutoencoderKL, pack, "vae", device)
+    def __init__(self, pack: Pack, device: torch.device, keys: Keys) -> None:
+        self.network = load_component(AutoencoderKL, pack, "vae", device, keys=keys)
         config = self.network.config
         self.scale = float(config.scaling_factor)
         self.shift: float | Tensor = float(config.shift_factor or 0.0)
         self.spread: float | Tensor = 1.0
-        if standardized and config.latents_mean is not None and config.latents_std is not None:
+        if config.latents_mean is not None and config.latents_std is not None:
             self.shift, self.spread = (
                 torch.tensor(values, device=device).view(-1, 1, 1)
                 for values in (config.latents_mean, config.latents_std)
@@ -52,16 +69,30 @@ class LatentPictures:
         pack: the folder.
         device: where its autoencoder runs.
         size: of the latents: (height, width), or the side of a square, as a network's `sample_size` is.
-        standardized: whether the autoencoder's `latents_mean` and `latents_std` are used, as XL's pipeline does.
+        channels: of the latents that the network denoises.
+        keys: what the autoencoder's config.json may hold.
+
+    Raises:
+        InvalidPack: no size, or an autoencoder with other latents; as for `load_component`.
     """
 
     def __init__(
-        self, pack: Pack, device: torch.device, size: int | Sequence[int] | None, *, standardized: bool = False
+        self,
+        pack: Pack,
+        device: torch.device,
+        size: int | Sequence[int] | None,
+        channels: int,
+        keys: Keys = AUTOENCODER,
     ) -> None:
-        self.autoencoder = Autoencoder(pack, device, standardized=standardized)
+        self.autoencoder = Autoencoder(pack, device, keys)
         if size is None:
             raise InvalidPack(
                 f"{pack.folder}: the config.json of its network has no sample_size; add it: the side of the latents"
+            )
+        if channels != self.autoencoder.channels:
+            raise InvalidPack(
+                f"{pack.folder}: its {pack.family} denoises {channels} channels, and the latents of its vae have "
+                f"{self.autoencoder.channels} (latent_channels)"
             )
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape = (self.autoencoder.channels, height, width)
@@ -75,3 +106,6 @@ class LatentPictures:
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()

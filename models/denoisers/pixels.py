@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.spec import SampleSpec
+
 
 class FoldedPixels:
     """Base of denoisers that fold blocks of `pixel_unshuffle` by `pixel_unshuffle` pixels into channels.
@@ -14,6 +16,8 @@ class FoldedPixels:
         channels, side: of the latents (channels, side, side).
         pixel_unshuffle: the factor; 1 for unfolded pixels.
     """
+
+    default_scale = 3.0
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
         self.pixel_unshuffle = pixel_unshuffle
@@ -27,6 +31,9 @@ class FoldedPixels:
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         channels = self.latent_shape[0] // self.pixel_unshuffle**2

@@ -6,10 +6,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from models.configs.networks import PROMPTED_UNET
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
 from models.loading import load_component
 from models.networks.sentences import pack_encoder
+from models.networks.tokens import remarks_on
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -36,9 +38,9 @@ class PromptedPixelDenoiser(FoldedPixels):
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision)
+        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision, keys=PROMPTED_UNET)
         config = self.network.config
-        super().__init__(config.in_channels, config.sample_size, int(pack.index["pixel_unshuffle"]))
+        super().__init__(config.in_channels, config.sample_size, int(pack.index.get("pixel_unshuffle", 1)))
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
@@ -47,8 +49,11 @@ class PromptedPixelDenoiser(FoldedPixels):
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._conditioning(spec.prompt, spec.label), self._conditioning(spec.negative_prompt, None)
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return remarks_on(spec, [self.encoder.remarks])
+
     def _conditioning(self, prompt: str | None, style: int | None) -> Conditioning:
-        text = self.encoder(prompt) if prompt else torch.zeros(self.encoder.size)
+        text = self.encoder(prompt) if prompt and prompt.strip() else torch.zeros(self.encoder.size)
         styles = torch.zeros(self.num_styles)
         if style is not None:
             styles[style] = 1.0

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOENCODER, XL_UNET
+from models.configs.text_encoders import CLIP_TEXT
 from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures
+from models.denoisers.latent import LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.profiles import fitted
 from models.spec import SampleSpec
+
+LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
+
+
+def _size(config: Any) -> int | Sequence[int] | None:
+    """The `sample_size`; before diffusers 0.9 converters wrote 32 where 64 was meant, and its pipelines know that."""
+    size, is_old = config.sample_size, re.match(r"0\.[0-8]\b", str(config.get("_diffusers_version")))
+    return 64 if is_old and isinstance(size, int) and size < 64 else size
+
+
+def _embedded_scale(guidance: float, width: int, device: torch.device) -> Tensor:
+    """Sinusoids (1,width) of a guidance scale, as latent consistency models are told it."""
+    scale = torch.tensor([1000.0 * (guidance - 1)], device=device)
+    return get_timestep_embedding(scale, width, flip_sin_to_cos=False, downscale_freq_shift=1)
 
 
 class StableDiffusionDenoiser(LatentPictures):
@@ -24,19 +45,23 @@ class StableDiffusionDenoiser(LatentPictures):
 
     A UNet trained for inpainting has additional input channels for the mask and for the latents of the picture with the
     masked area grey. Without a picture everything is masked.
+
+    The UNet of a latent consistency model (Luo et al. 2023) takes a guidance scale, the pack's `distilled_guidance`, as
+    an input like the timestep. It was trained without unconditional rows.
     """
 
     takes_prompt = True
     has_classes = False
     low_res_size: int | None = None
-    has_null = True
     learns_variance = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision)
-        config = self.network.config
         self.is_xl = pack.has("text_encoder_2")
-        super().__init__(pack, device, config.sample_size, standardized=self.is_xl)
+        keys = XL_UNET if self.is_xl else STABLE_DIFFUSION_UNET
+        self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision, keys=keys)
+        config = self.network.config
+        size = config.sample_size if self.is_xl else _size(config)
+        super().__init__(pack, device, size, config.out_channels, XL_AUTOENCODER if self.is_xl else AUTOENCODER)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
@@ -45,12 +70,17 @@ class StableDiffusionDenoiser(LatentPictures):
                 "latent, a mask and a masked latent, are supported"
             )
         self.sees_mask = extra > 0
+        self.default_scale = 5.0 if self.is_xl and not self.sees_mask else 7.5
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        is_input = config.time_cond_proj_dim is not None
+        guidance = distilled_guidance(pack, LCM_GUIDANCE, is_input=is_input)
+        self.scale = _embedded_scale(guidance, config.time_cond_proj_dim, device) if is_input else None
+        self.has_null = not is_input
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
         self.device = device
-        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device)]
+        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)]
         if self.is_xl:
-            self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device))
+            self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT))
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
@@ -61,6 +91,9 @@ class StableDiffusionDenoiser(LatentPictures):
             unconditional = {**unconditional, "states": states, "pooled": pooled}
         inpainting = self._inpainting(spec) if self.sees_mask else {}
         return {**conditional, **inpainting}, {**unconditional, **inpainting}
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return remarks_on(spec, [encoder.remarks for encoder in self.encoders])
 
     def _inpainting(self, spec: SampleSpec) -> Conditioning:
         if spec.init_image is None or spec.mask is None:
@@ -99,5 +132,8 @@ class StableDiffusionDenoiser(LatentPictures):
         states = conditioning["states"].to(dtype)
         if self.sees_mask:
             x = torch.cat([x, conditioning["mask"], conditioning["masked_latent"]], dim=1)
-        output = self.network(x.to(dtype), timesteps, encoder_hidden_states=states, added_cond_kwargs=added)
+        scale = None if self.scale is None else self.scale.to(dtype).expand(len(x), -1)
+        output = self.network(
+            x.to(dtype), timesteps, encoder_hidden_states=states, timestep_cond=scale, added_cond_kwargs=added
+        )
         return output.sample.float()

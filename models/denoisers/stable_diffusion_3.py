@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from models.configs.networks import FLOW_AUTOENCODER, SD3_TRANSFORMER
+from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
 from models.denoisers.base import Conditioning
 from models.denoisers.latent import LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
+from models.networks.tokens import remarks_on
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -30,19 +33,31 @@ class StableDiffusion3Denoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    default_scale = 7.0
     prediction_type = "flow_prediction"
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
-        self.network = load_component(SD3Transformer2DModel, pack, "transformer", device, precision)
-        super().__init__(pack, device, self.network.config.sample_size)
+        self.network = load_component(
+            SD3Transformer2DModel, pack, "transformer", device, precision, keys=SD3_TRANSFORMER
+        )
+        config = self.network.config
+        super().__init__(pack, device, config.sample_size, config.in_channels, FLOW_AUTOENCODER)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.device = device
-        self.clips = [TextEncoder(pack, suffix, CLIPTextModelWithProjection, device) for suffix in ("", "_2")]
-        self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device) if pack.has("text_encoder_3") else None
+        first = TextEncoder(pack, "", CLIPTextModelWithProjection, device, CLIP_TEXT)
+        second = TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT, first.max_length)
+        self.clips = [first, second]
+        self.t5 = None
+        if pack.has("text_encoder_3"):
+            self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device, T5_ENCODER, T5_TOKENS)
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
+
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        t5 = [self.t5.remarks] if self.t5 is not None else []
+        return remarks_on(spec, [*(clip.remarks for clip in self.clips), *t5])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:
@@ -50,10 +65,7 @@ class StableDiffusion3Denoiser(LatentPictures):
         width = int(self.network.config.joint_attention_dim)
         states = torch.cat([output.hidden_states[-2][0] for output in outputs], dim=-1)
         states = functional.pad(states, (0, width - states.shape[-1]))
-        if self.t5 is None:
-            t5_states = states.new_zeros(T5_TOKENS, width)
-        else:
-            t5_states = self.t5(prompt, max_length=T5_TOKENS).last_hidden_state[0]
+        t5_states = states.new_zeros(T5_TOKENS, width) if self.t5 is None else self.t5(prompt).last_hidden_state[0]
         return {"states": torch.cat([states, t5_states]), "pooled": torch.cat([output[0][0] for output in outputs])}
 
     @torch.inference_mode()

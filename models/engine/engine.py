@@ -175,6 +175,14 @@ class Engine:
         self._loop.enqueue(by_pack)
         return [Handle(sample.promise) for sample in samples]
 
+    def check(self, spec: SampleSpec) -> None:
+        """Check that the spec's sampler can take its steps, without preparing its networks' inputs.
+
+        Raises:
+            InvalidSpec, NotLinear, InvalidRespacing: it can't, or no such pack is loaded.
+        """
+        self._loaded_for(spec).runner.table(spec)
+
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
 
@@ -195,7 +203,10 @@ class Engine:
         return self.packs[spec.pack]
 
     def _course(self, spec: SampleSpec) -> Course:
-        runner = self._loaded_for(spec).runner
+        loaded = self._loaded_for(spec)
+        runner, count = loaded.runner, len(loaded.pack.labels)
+        if spec.label is not None and count and not 0 <= spec.label < count:
+            raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
         return runner.course(spec, self._prepared(runner, spec))
 
     def _prepared(self, runner: Runner, spec: SampleSpec) -> Inputs:

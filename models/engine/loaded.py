@@ -16,7 +16,7 @@ from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
 from models.pack import InvalidPack, Pack
 from models.samplers import FLOW_PREDICTION
-from models.samplers.respacing import alpha_bars
+from models.samplers.levels import alpha_bars
 
 FEW_ROWS = 4  # per lane; two pictures with a classifier took 19 ms an evaluation in one tick, and 29 ms in two
 

@@ -23,6 +23,7 @@ class Outline:
         guide_rows: rows through a second pack's denoiser.
         classifier_rows: rows through the classifier, forward and backward.
         flop: of all rows, as torch counts them: 2 per multiply-add. `None` if not counted.
+        remarks: what of the prompts the networks do not read.
         seconds: estimated time of the networks on this device when it does nothing else. `None` if not measured.
     """
 
@@ -34,6 +35,12 @@ class Outline:
     classifier_rows: int
     flop: int | None
     seconds: float | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one picture."""
+        return len(self.timesteps)
 
 
 def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
@@ -71,4 +78,5 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
         classifier_rows=rows["classifier"],
         flop=flop if is_known else None,
         seconds=seconds if is_known else None,
+        remarks=course.inputs.remarks,
     )

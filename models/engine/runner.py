@@ -85,9 +85,7 @@ class Runner:
             respacing = str(spec.steps)
         if profile.respaces and SAMPLERS[spec.sampler].respaces and respacing is None:
             respacing = str(spec.steps)
-        overrides = {} if respacing else dict(profile.samplers.get(spec.sampler, {}))
-        if spec.spacing is not None:
-            overrides.pop("timestep_spacing", None)
+        which, overrides = profile.sampling(spec)
         return compile_table(
             spec.sampler,
             self.scheduler_config,
@@ -97,7 +95,8 @@ class Runner:
             sigmas=spec.sigmas,
             respacing=respacing,
             begin=self._begin(spec) if begin is None else begin,
-            overrides=overrides,
+            overrides={} if respacing else overrides,
+            which=which,
             prediction_type=self.denoiser.prediction_type,
         )
 
@@ -128,7 +127,7 @@ class Runner:
             start = table.level(0)
             if profile.strength is StrengthRule.SD and (begin := self._begin(spec)):
                 start = self.table(spec, begin=begin - 1).level(0)
-        guided = spec.guidance.active_range(table.timestep, table.sigma / table.alpha)
+        guided = spec.guidance.active_range(table.timestep, table.noise_ratio)
         return Course(spec=spec, profile=profile, table=table, guided=guided, inputs=inputs, start=start)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
@@ -144,18 +143,20 @@ class Runner:
         elif not self.denoiser.has_null and any(
             Row.UNCONDITIONAL in guidance.rows(active=active) for active in (True, False)
         ):
-            raise InvalidSpec("this model can't draw without its label; name a second one to guide by")
+            raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
         if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
-        condition = None
+        condition, remarks = None, self.denoiser.remarks(spec)
         if guidance.classifier_scale:
             if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
             condition = self.steering.condition(spec)
+            remarks = (*remarks, *self.steering.remarks(spec))
         return Inputs(
             conditional=conditional,
             unconditional=unconditional,
             condition=condition,
+            remarks=tuple(dict.fromkeys(remarks)),
             **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
         )
 
@@ -261,6 +262,7 @@ class Runner:
             specs=[course.spec for course in courses],
             profiles=[course.profile for course in courses],
             data=data[evaluation.first],
+            from_latent=coefficients["data_from_latent"][:, None, None, None] * x,
             pairs=evaluation.pairs,
             unconditional=data[[evaluation.first[number] + 1 for number in evaluation.pairs]],
             steered=evaluation.steered,

@@ -31,6 +31,7 @@ class Inputs:
         condition: the classifier's target.
         init: latent (C,H,W) to start from.
         mask: (C or 1,H,W), 1 where `init` is redrawn.
+        remarks: what of the prompts the networks do not read.
     """
 
     conditional: Conditioning
@@ -38,6 +39,7 @@ class Inputs:
     condition: Conditioning | None = None
     init: Tensor | None = None
     mask: Tensor | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +90,8 @@ class Promise:
     """
 
     evaluations: int
+    guided: range
+    remarks: tuple[str, ...] = ()
     evaluations_done: int = 0
     telemetry: list[dict[str, float]] = field(default_factory=list)
     is_cancelled: bool = False
@@ -132,6 +136,16 @@ class Handle:
         return self._promise.evaluations
 
     @property
+    def guided(self) -> range:
+        """The evaluations at which guidance is on."""
+        return self._promise.guided
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What of the spec's prompts the networks do not read, in sentences."""
+        return self._promise.remarks
+
+    @property
     def telemetry(self) -> list[dict[str, float]]:
         """Effect of guidance in each evaluation so far, if the spec requests telemetry."""
         return list(self._promise.telemetry)
@@ -160,7 +174,8 @@ class Sample:
     @classmethod
     def begin(cls, course: Course, *, deadline: float | None = None, on_preview: Preview | None = None) -> Sample:
         """A sample at the start of its course."""
-        return cls(course=course, promise=Promise(len(course)), deadline=deadline, on_preview=on_preview)
+        promise = Promise(len(course), course.guided, course.inputs.remarks)
+        return cls(course=course, promise=promise, deadline=deadline, on_preview=on_preview)
 
     @property
     def priority(self) -> int:

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from functools import wraps
 from pathlib import Path
 
+import typer
+
+from models import command_line
 from models.evaluation import classes, prompts
 from models.pack import PROMPTED_PIXELS, InvalidPack, open_pack
 
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-def main() -> None:
-    """Measure a pack with a judge trained on clean pictures."""
-    parser = argparse.ArgumentParser(prog="cynosure evaluate", description=main.__doc__)
-    parser.add_argument("pack", nargs="?", default="fashion")
-    parser.add_argument("--count", type=int, help="pictures per setting (500), or prompts of known names (126)")
-    parser.add_argument("--only", default="", help="only settings whose name contains this")
-    parser.add_argument("--sheets", type=Path, help="write contact sheets of a prompted pack's pictures to this folder")
-    arguments = parser.parse_args()
+
+@command.command()
+@wraps(command_line.evaluate)
+def _main(pack: str, count: int | None, only: str, sheets: Path | None) -> None:
     try:
-        pack = open_pack(arguments.pack)
+        opened = open_pack(pack)
     except InvalidPack as error:
         sys.exit(f"cynosure evaluate: {error}")
-    if pack.family != PROMPTED_PIXELS:
-        if arguments.sheets:
-            parser.error(f"argument --sheets: '{pack.name}' draws classes; use `cynosure demo` for a sheet of those")
-        lines = classes.measured(pack, count=arguments.count or 500, only=arguments.only)
-    elif arguments.sheets:
-        return prompts.save_sheets(pack, arguments.sheets)
+    if opened.family != PROMPTED_PIXELS:
+        if sheets:
+            raise typer.BadParameter(
+                f"'{opened.name}' draws classes; use `cynosure demo` for a sheet of those", param_hint="--sheets"
+            )
+        lines = classes.measured(opened, count=count or 500, only=only)
+    elif sheets:
+        return prompts.save_sheets(opened, sheets)
     else:
-        lines = prompts.measured(pack, count=arguments.count or 126, only=arguments.only)
+        lines = prompts.measured(opened, count=count or 126, only=only)
     for line in lines:
         print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure evaluate")

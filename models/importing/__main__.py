@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
+import shlex
 import sys
+from functools import wraps
 from pathlib import Path
 
+import typer
+
+from models import command_line
 from models.importing.adm import PRESETS, Unfit, import_adm
 
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-def main() -> None:
-    """Convert a published ADM checkpoint, and its classifier, to a pack that `cynosure up --models OUT` serves."""
-    parser = argparse.ArgumentParser(prog="cynosure import-adm", description=main.__doc__)
-    parser.add_argument("diffusion", type=Path, help="the diffusion model's .pt")
-    parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--classifier", type=Path, help="the noise-aware classifier's .pt")
-    parser.add_argument("--preset", required=True, choices=PRESETS, help="the checkpoint's published configuration")
-    parser.add_argument("--labels", type=Path, help="file of class names, one per line; numbers by default")
-    arguments = parser.parse_args()
-    labels = arguments.labels.read_text().splitlines() if arguments.labels else None
+
+@command.command()
+@wraps(command_line.import_adm)
+def _main(
+    diffusion: Path, out: Path, preset: command_line.PresetName, classifier: Path | None, labels: Path | None
+) -> None:
+    names = labels.read_text().splitlines() if labels else None
     try:
-        import_adm(
-            arguments.diffusion,
-            arguments.out,
-            PRESETS[arguments.preset],
-            classifier=arguments.classifier,
-            labels=labels,
-        )
+        import_adm(diffusion, out, PRESETS[preset], classifier=classifier, labels=names)
     except Unfit as error:
         sys.exit(f"cynosure import-adm: {error}")
-    print(f"wrote {arguments.out}; serve it with: cynosure up --models {arguments.out}")
+    print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(str(out))}")
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure import-adm")

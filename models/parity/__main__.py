@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from functools import wraps
 
 import torch
+import typer
 
+from models import command_line
 from models.calibration import calibrated
 from models.calibration.report import report
 from models.pack import open_pack
 from models.parity.cases import cases
 
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-def main() -> None:
-    """Print a pack's calibration and the differences from the reference systems; exit with 1 if one is too large."""
-    parser = argparse.ArgumentParser(prog="cynosure selftest", description=main.__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/parity.md")
-    as_table = parser.parse_args().markdown
-    if not as_table:
+
+@command.command()
+@wraps(command_line.selftest)
+def _main(markdown: bool) -> None:
+    if not markdown:
         pack, device = open_pack("fashion"), torch.device("cpu")
         print(*report(pack, device, calibrated(pack, device)), "", sep="\n", flush=True)
     else:
@@ -28,7 +30,7 @@ def main() -> None:
         error = case.measure()
         fits = error <= case.tolerance
         failed += not fits
-        if as_table:
+        if markdown:
             print(f"| {case.name} | {case.reference} | {error:.1e} | {case.tolerance:.0e} |")
         else:
             print(f"{'ok  ' if fits else 'FAIL'}  {error:8.1e}  ({case.tolerance:.0e})  {case.reference}: {case.name}")
@@ -37,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure selftest")

@@ -25,7 +25,8 @@ from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins
 from models.parity.stand_ins import LABELS, NUM_CLASSES, SHAPE, TIMESTEPS, TinyClassifier, inputs
 from models.samplers import respaced
-from models.samplers.respacing import InvalidRespacing, alpha_bars
+from models.samplers.levels import alpha_bars
+from models.samplers.respacing import InvalidRespacing
 from models.spec import Guidance, SampleSpec, Term
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,14 +34,17 @@ ADM, DPM_SOLVER, GLIDE = "guided-diffusion", "DPM-Solver", "GLIDE"
 RESPACINGS = ("250", "50", "10,15,20", "ddim25", "ddim50", "fast27")
 SCALES = (0.0, 1.0, 10.0)
 ETAS = (0.0, 0.5, 1.0)
-MULTISTEP = ((2, 9), (2, 27), (2, 37), (3, 9), (3, 27), (3, 37))
-SINGLESTEP = ((2, 9), (2, 27))
-LINEAR = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "prediction_type": "epsilon",
+MULTISTEP = ((2, 9), (2, 12), (2, 27), (2, 37), (3, 9), (3, 12), (3, 27), (3, 37))
+SINGLESTEP = ((2, 9), (2, 12), (2, 27))
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "linear": {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "linear",
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": "epsilon",
+    },
+    "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"},
 }
 
 
@@ -113,9 +117,8 @@ def _possible_strides() -> float:
 
 
 def _schedule(name: str) -> float:
-    kind = {"linear": LINEAR, "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}}[name]
     golden = torch.cumprod(1 - _golden("loops", f"betas.{name}"), dim=0)
-    return float(np.abs(alpha_bars(kind) - golden.numpy()).max())
+    return float(np.abs(alpha_bars(SCHEDULES[name]) - golden.numpy()).max())
 
 
 class _StandIn:
@@ -130,6 +133,7 @@ class _StandIn:
     takes_prompt = False
     sees_mask = False
     low_res_size: int | None = None
+    default_scale = 1.0
 
     def __init__(self, *, learns_variance: bool) -> None:
         self.learns_variance = learns_variance
@@ -141,13 +145,16 @@ class _StandIn:
         output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
         return torch.cat([output, stand_ins.variance_share(x, timesteps)], dim=1) if self.learns_variance else output
 
+    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
+        return ()
+
     def decode(self, x: Tensor) -> Tensor:
         return x
 
     encode = encode_mask = decode
 
 
-def trajectory(*, learns_variance: bool, **spec_fields: Any) -> Tensor:
+def trajectory(*, learns_variance: bool, schedule: str = "linear", **spec_fields: Any) -> Tensor:
     """Draw a spec for each label with the engine's tick; returns the finished latents (2,*SHAPE)."""
     classifier: Any = TinyClassifier().requires_grad_(False)
     classifier.config = SimpleNamespace(num_classes=NUM_CLASSES)
@@ -155,7 +162,7 @@ def trajectory(*, learns_variance: bool, **spec_fields: Any) -> Tensor:
         _StandIn(learns_variance=learns_variance),
         ClassSteering(classifier),
         fixed_calibration(),
-        LINEAR,
+        SCHEDULES[schedule],
         device=torch.device("cpu"),
         siblings={},
     )
@@ -241,36 +248,39 @@ def _adm_cases() -> Iterator[Case]:
 
 
 def _dpm_solver_cases() -> Iterator[Case]:
-    solver: dict[str, Any] = {"profile": "dpm-solver", "clip": False, "file": "dpm_solver", "learns_variance": False}
+    for schedule in SCHEDULES:
+        yield from _dpm_solver_cases_on(schedule)
+    yield Case(name="dynamic thresholding, 0.995", reference=DPM_SOLVER, tolerance=0.0, measure=_thresholding)
+
+
+def _dpm_solver_cases_on(schedule: str) -> Iterator[Case]:
+    def case(name: str, key: str, **spec_fields: Any) -> Case:
+        shared: dict[str, Any] = {
+            "profile": "dpm-solver",
+            "clip": False,
+            "schedule": schedule,
+            "learns_variance": False,
+        }
+        measure = _loop(f"{schedule}.{key}", file="dpm_solver", **shared, **spec_fields)
+        return Case(name=f"{name}, {schedule} schedule", reference=DPM_SOLVER, tolerance=2e-5, measure=measure)
+
     for order, steps in MULTISTEP:
-        yield Case(
-            name=f"DPM-Solver++ multistep, order {order}, {steps} steps",
-            reference=DPM_SOLVER,
-            tolerance=2e-5,
-            measure=_loop(f"multistep.{order}.{steps}", sampler=f"dpmpp_{order}m", steps=steps, **solver),
-        )
+        name = f"DPM-Solver++ multistep, order {order}, {steps} steps"
+        yield case(name, f"multistep.{order}.{steps}", sampler=f"dpmpp_{order}m", steps=steps)
     for order, steps in SINGLESTEP:
-        yield Case(
-            name=f"DPM-Solver++ singlestep, order {order}, {steps} evaluations",
-            reference=DPM_SOLVER,
-            tolerance=2e-5,
-            measure=_loop(f"singlestep.{order}.{steps}", sampler="dpm_single", steps=steps, **solver),
-        )
+        name = f"DPM-Solver++ singlestep, order {order}, {steps} evaluations"
+        yield case(name, f"singlestep.{order}.{steps}", sampler="dpm_single", steps=steps)
     for name, key, options in (
         ("dynamic thresholding, 0.995", "thresholded", {"dynamic_threshold": 0.995}),
         ("classifier scale 2", "classifier", {"guidance": Guidance(classifier_scale=2.0)}),
         ("classifier-free scale 3", "classifier_free", {"guidance": Guidance(free_scale=3.0)}),
     ):
-        yield Case(
-            name=f"DPM-Solver++ 2M, 27 steps, {name}",
-            reference=DPM_SOLVER,
-            tolerance=2e-5,
-            measure=_loop(key, sampler="dpmpp_2m", steps=27, **solver, **options),
+        yield case(f"DPM-Solver++ 2M, 27 steps, {name}", key, sampler="dpmpp_2m", steps=27, **options)
+    if schedule == "linear":  # ADM's code does not cut a cosine schedule off
+        yield case(
+            "DPM-Solver of order 1, classifier scale 2, to noise 0: ADM's DDIM over 28 steps, unclipped",
+            "first_order",
+            sampler="ddim",
+            respacing="28",
+            guidance=Guidance(classifier_scale=2.0),
         )
-    yield Case(
-        name="DPM-Solver of order 1, classifier scale 2, to noise 0: ADM's DDIM over 28 steps, unclipped",
-        reference=DPM_SOLVER,
-        tolerance=2e-5,
-        measure=_loop("first_order", sampler="ddim", respacing="28", guidance=Guidance(classifier_scale=2.0), **solver),
-    )
-    yield Case(name="dynamic thresholding, 0.995", reference=DPM_SOLVER, tolerance=0.0, measure=_thresholding)

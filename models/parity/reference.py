@@ -161,11 +161,20 @@ def _trajectories(diffusion: Any, respace: Any) -> dict[str, Tensor]:
 
 
 def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
-    """Trajectories of the published DPM-Solver++ code."""
+    """Trajectories of the published DPM-Solver++ code, on both of ADM's noise schedules."""
+    outputs: dict[str, Tensor] = {}
+    for name in ("linear", "cosine"):
+        betas = torch.from_numpy(diffusion.get_named_beta_schedule(name, 1000))
+        schedule = dpm.NoiseScheduleVP("discrete", betas=betas, dtype=torch.float64)
+        outputs |= {f"{name}.{key}": tensor for key, tensor in _solved(dpm, schedule).items()}
+    limiter = dpm.DPM_Solver(None, schedule, algorithm_type="dpmsolver++", correcting_x0_fn="dynamic_thresholding")
+    outputs["limited"] = limiter.dynamic_thresholding_fn(2 * inputs(4, *SHAPE), None)
+    return outputs
+
+
+def _solved(dpm: Any, schedule: Any) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
     labels, classifier = torch.tensor(LABELS), TinyClassifier()
-    betas = torch.from_numpy(diffusion.get_named_beta_schedule("linear", 1000))
-    schedule = dpm.NoiseScheduleVP("discrete", betas=betas, dtype=torch.float64)
     x = step_noise(0).double()
 
     def network(x: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -202,8 +211,6 @@ def dpm_solver(dpm: Any, diffusion: Any) -> dict[str, Tensor]:
     )
     outputs["classifier"] = solve(steered, steps=27, order=2, method="multistep")
     outputs["first_order"] = solve(steered, steps=27, order=1, method="multistep", denoise_to_zero=True)
-    limiter = dpm.DPM_Solver(plain, schedule, algorithm_type="dpmsolver++", correcting_x0_fn="dynamic_thresholding")
-    outputs["limited"] = limiter.dynamic_thresholding_fn(2 * inputs(4, *SHAPE), None)
     free = dpm.model_wrapper(
         network,
         schedule,

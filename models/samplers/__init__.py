@@ -1,21 +1,23 @@
 """Samplers as tables of coefficients, compiled from diffusers' schedulers and applied by one update."""
 
-from models.samplers.compile import compile_table, max_steps
-from models.samplers.respacing import InvalidRespacing, respaced
-from models.samplers.schedulers import (
+from models.samplers.compile import PROBED_STEPS, compile_table, max_steps
+from models.samplers.folder import folder_limits, folder_sampler
+from models.samplers.kinds import (
     CFG_PLUS_PLUS_SAMPLERS,
     FLOW_PREDICTION,
     SAMPLERS,
     NotLinear,
     UnknownSampler,
-    options,
 )
+from models.samplers.respacing import InvalidRespacing, respaced
+from models.samplers.schedulers import options
 from models.samplers.table import CoefficientTable
 from models.samplers.update import advance
 
 __all__ = [
     "CFG_PLUS_PLUS_SAMPLERS",
     "FLOW_PREDICTION",
+    "PROBED_STEPS",
     "SAMPLERS",
     "CoefficientTable",
     "InvalidRespacing",
@@ -23,6 +25,8 @@ __all__ = [
     "UnknownSampler",
     "advance",
     "compile_table",
+    "folder_limits",
+    "folder_sampler",
     "max_steps",
     "options",
     "respaced",

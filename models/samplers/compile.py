@@ -18,45 +18,52 @@ from typing import Any, NamedTuple
 
 import diffusers
 
-from models.samplers.probe import Levels, Probe, StraightLevels, data_factors
+from models.samplers.folder import folder_limits, folder_sampler
+from models.samplers.kinds import FLOW_PREDICTION, SAMPLERS, NotLinear, Path, UnknownSampler
+from models.samplers.levels import data_factors, levels_of
+from models.samplers.probe import Probe
 from models.samplers.respacing import InvalidRespacing, adm_table, respaced
-from models.samplers.schedulers import (
-    FLOW_PREDICTION,
-    SAMPLERS,
-    NotLinear,
-    Path,
-    UnknownSampler,
-    build_scheduler,
-    relevant,
-    set_timesteps,
-)
+from models.samplers.schedulers import build_scheduler, set_timesteps
 from models.samplers.table import CoefficientTable
+from models.spec import Steps
 
 # "sample" first: the output is then D, so the weights suffer no cancellation between large numbers
 _PROBED_AS = ("sample", "v_prediction", "epsilon")
+PROBED_STEPS = (4, 10)
+"""Steps with which `max_steps` tries a sampler. Many more may fail, by repeating a timestep or a noise level."""
 
 
 @functools.lru_cache(maxsize=128)
-def _max_steps(name: str, pack_config_json: str, prediction_type: str) -> int:
+def _max_steps(name: str, pack_config_json: str) -> int:
     pack_config = json.loads(pack_config_json)
     total = int(pack_config["num_train_timesteps"])
     try:
-        compile_table(name, pack_config, steps=min(total, 10), prediction_type=prediction_type)
+        for steps in PROBED_STEPS:
+            compile_table(name, pack_config, steps=min(total, steps))
     except NotLinear:
         return 0
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
-    if SAMPLERS[name].path is not Path.PACK or prediction_type == FLOW_PREDICTION:
+    if SAMPLERS[name].path is not Path.PACK or pack_config["prediction_type"] == FLOW_PREDICTION:
         return total  # its noise levels are not the pack's timesteps
 
-    def repeats(steps: int) -> bool:
-        set_timesteps(scheduler, steps)
+    def exceeds(steps: int) -> bool:
+        """Whether a timestep repeats, or an offset of the pack's puts one past the last."""
+        set_timesteps(name, scheduler, steps, pack_config)
         timesteps = scheduler.timesteps
+        if timesteps.is_floating_point():
+            return False
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
-        return not timesteps.is_floating_point() and len(timesteps.unique()) + by_design < len(timesteps)
+        return len(timesteps.unique()) + by_design < len(timesteps) or int(timesteps.max()) >= total
 
-    if not repeats(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
+    if not exceeds(total):  # true for most samplers; saves the bisection, as some schedulers take a third of a second
         return total
-    return bisect.bisect_left(range(total), True, lo=1, key=repeats) - 1
+    return bisect.bisect_left(range(total), True, lo=1, key=exceeds) - 1
+
+
+def _as_json(pack_config: Mapping[str, Any], prediction_type: str | None) -> str:
+    """A pack's scheduler configuration, with what its network predicts, as a key for caches."""
+    predicted = prediction_type or pack_config.get("prediction_type", "epsilon")
+    return json.dumps({**pack_config, "prediction_type": predicted}, sort_keys=True)
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:
@@ -68,8 +75,7 @@ def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | 
     Raises:
         UnknownSampler: no such name.
     """
-    predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
-    return _max_steps(name, relevant(pack_config), predicted)
+    return _max_steps(name, _as_json(pack_config, prediction_type))
 
 
 def compile_table(
@@ -83,6 +89,7 @@ def compile_table(
     respacing: str | None = None,
     begin: int = 0,
     overrides: Mapping[str, Any] = MappingProxyType({}),
+    which: Steps = Steps.EXACT,
     prediction_type: str | None = None,
 ) -> CoefficientTable:
     """Compile sampler `name` for a pack's noise schedule. Results are cached.
@@ -97,6 +104,7 @@ def compile_table(
         respacing: ADM's timestep string for `ddpm` and `ddim`, as `respaced` reads it; `steps` is then ignored.
         begin: steps skipped at the noisy end, for image-to-image.
         overrides: additional configuration of the scheduler.
+        which: whose steps the table follows.
         prediction_type: what the network predicts; the pack's own by default.
 
     Raises:
@@ -106,20 +114,27 @@ def compile_table(
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
-    predicted = prediction_type or str(pack_config.get("prediction_type", "epsilon"))
+    pack_config_json = _as_json(pack_config, prediction_type)
+    is_straight = json.loads(pack_config_json)["prediction_type"] == FLOW_PREDICTION
     if respacing is not None:
         if not SAMPLERS[name].respaces:
             raise InvalidRespacing(f"respacing is for ddpm and ddim; the sampler here is '{name}'")
-        if predicted == FLOW_PREDICTION:
+        if is_straight:
             raise InvalidRespacing(
                 "respacing chooses from a schedule of betas; this pack was trained on straight paths"
             )
         timesteps = respaced(respacing, int(pack_config["num_train_timesteps"]))
-        return _compile_adm(name, relevant(pack_config), tuple(timesteps), eta, begin, predicted)
-    if predicted == FLOW_PREDICTION and SAMPLERS[name].path is Path.PACK:
+        return _compile_adm(name, pack_config_json, tuple(timesteps), eta, begin)
+    is_own = False
+    if which is Steps.FOLDER:
+        folder_limits(name, pack_config)  # refused here if the guidance stack can't repeat it
+        is_own = name == folder_sampler(pack_config)
+    if is_straight and SAMPLERS[name].path is Path.PACK and not is_own:
         overrides = {**overrides, **_straight(name, pack_config)}
-    configured = _Configured(name, spacing, sigmas, tuple(sorted(overrides.items())))
-    return _compile(configured, relevant(pack_config), steps, eta, begin, predicted)
+    if which is Steps.CONTINUOUS:
+        overrides = {**overrides, "lower_order_final": _ends_in_lower_order(name, steps)}
+    configured = _Configured(name, spacing, sigmas, tuple(sorted(overrides.items())), which)
+    return _compile(configured, pack_config_json, steps, eta, begin)
 
 
 class _Configured(NamedTuple):
@@ -127,25 +142,28 @@ class _Configured(NamedTuple):
     spacing: str | None
     sigmas: str | None
     overrides: tuple[tuple[str, Any], ...]
+    which: Steps
 
 
 @functools.lru_cache(maxsize=128)
 def _compile_adm(
-    name: str, pack_config_json: str, timesteps: tuple[int, ...], eta: float, begin: int, prediction_type: str
+    name: str, pack_config_json: str, timesteps: tuple[int, ...], eta: float, begin: int
 ) -> CoefficientTable:
-    factors = functools.partial(data_factors, prediction_type)
-    return adm_table(name, json.loads(pack_config_json), timesteps, eta=eta, factors=factors, begin=begin)
+    pack_config = json.loads(pack_config_json)
+    factors = functools.partial(data_factors, pack_config["prediction_type"])
+    return adm_table(name, pack_config, timesteps, eta=eta, factors=factors, begin=begin)
 
 
 @functools.lru_cache(maxsize=512)
-def _compile(
-    configured: _Configured, pack_config_json: str, steps: int, eta: float, begin: int, prediction_type: str
-) -> CoefficientTable:
+def _compile(configured: _Configured, pack_config_json: str, steps: int, eta: float, begin: int) -> CoefficientTable:
     pack_config: dict[str, Any] = json.loads(pack_config_json)
-    name, spacing, sigmas, overrides = configured
-    levels = (StraightLevels if prediction_type == FLOW_PREDICTION else Levels)(pack_config)
+    name, spacing, sigmas, overrides, which = configured
+    predicted = str(pack_config["prediction_type"])
+    # PNDM's multistep formula is for ε (Liu et al. 2022, eq. 12); its scheduler mixes whatever the network predicts.
+    mixes_outputs = SAMPLERS[name].mixes_outputs
+    candidates = _PROBED_AS if not mixes_outputs else (predicted,) if which is Steps.FOLDER else ("epsilon",)
     last_refusal: Exception | None = None
-    for probed_as in (prediction_type,) if SAMPLERS[name].mixes_outputs else _PROBED_AS:
+    for probed_as in candidates:
         try:
             scheduler = build_scheduler(
                 name,
@@ -154,21 +172,41 @@ def _compile(
                 spacing=spacing,
                 sigmas=sigmas,
                 overrides=dict(overrides),
+                which=which,
             )
-            probe = Probe(name, scheduler, steps, eta, probed_as, levels, begin)
+            set_timesteps(name, scheduler, steps, pack_config, which)
+            probe = Probe(
+                name,
+                scheduler,
+                eta=eta,
+                probed_as=probed_as,
+                levels=levels_of(pack_config),
+                begin=begin,
+                is_exact=which is Steps.EXACT,
+            )
             if "use_flow_sigmas" in dict(overrides) and float(scheduler.sigmas[-1]) > 0.001:
                 raise NotLinear(f"sampler '{name}' ({SAMPLERS[name].scheduler}) stops short of a straight path's end")
-            return probe.table(prediction_type)
+            return probe.table(predicted)
         except NotImplementedError as error:
             last_refusal = error
         except ValueError as error:
-            if "rediction" not in str(error):
+            if isinstance(error, NotLinear):
                 raise
+            if "rediction" not in str(error):
+                raise _refusal(name, steps, error) from error
             last_refusal = error
         except (IndexError, RuntimeError, AssertionError, ZeroDivisionError) as error:  # a step that isn't there
-            scheduler_name = SAMPLERS[name].scheduler
-            raise NotLinear(f"sampler '{name}' ({scheduler_name}) can't take {steps} steps here: {error}") from error
-    raise NotLinear(f"sampler '{name}' can't take a network that predicts '{prediction_type}'") from last_refusal
+            raise _refusal(name, steps, error) from error
+    raise NotLinear(f"sampler '{name}' can't take a network that predicts '{predicted}'") from last_refusal
+
+
+def _refusal(name: str, steps: int, error: Exception) -> NotLinear:
+    return NotLinear(f"sampler '{name}' ({SAMPLERS[name].scheduler}) can't take {steps} steps here: {error}")
+
+
+def _ends_in_lower_order(name: str, steps: int) -> bool:
+    """Whether DPM-Solver's published code takes its last steps with a lower order; diffusers does below 15 steps."""
+    return steps % 2 == 1 if name == "dpm_single" else steps < 10
 
 
 def _straight(name: str, pack_config: Mapping[str, Any]) -> dict[str, Any]:

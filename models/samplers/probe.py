@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from models.samplers.respacing import alpha_bars
-from models.samplers.schedulers import FLOW_PREDICTION, SAMPLERS, NotLinear, Path, set_timesteps
+from models.samplers.kinds import FLOW_PREDICTION, SAMPLERS, NotLinear, Path
+from models.samplers.levels import Levels, data_factors
 from models.samplers.table import CARRY, DATA, HISTORY, LATENT, NOISE, NUM_COLUMNS, CoefficientTable
 
 RESIDUAL_TOLERANCE = 1e-6
@@ -34,62 +33,27 @@ class _OneHotNoise(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Levels:
-    """The noise levels that a pack was trained on."""
+class _Gap:
+    """Stands for a scheduler's number of steps N, so that its T // N is the gap to the next timestep."""
 
-    def __init__(self, pack_config: Mapping[str, Any]) -> None:
-        alpha_bar = np.clip(alpha_bars(pack_config), 1e-12, 1.0)  # schedules with zero terminal SNR end at 0
-        self.log_ratio = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # log σ/α, rising with the timestep
+    def __init__(self, gap: int) -> None:
+        self.gap = gap
 
-    def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
-        """(input scale, timestep, α, σ) of the pack's level for the latent signal·x₀ + noise·ε.
-
-        The level has the same noise-to-signal ratio, clipped to the pack's range.
-        """
-        with np.errstate(divide="ignore"):
-            wanted = np.clip(np.log(np.float64(noise) / np.float64(signal)), self.log_ratio[0], self.log_ratio[-1])
-        timestep = float(np.interp(wanted, self.log_ratio, np.arange(len(self.log_ratio))))
-        ratio = float(np.exp(wanted))
-        alpha = (ratio**2 + 1) ** -0.5
-        return (signal**2 + noise**2) ** -0.5, timestep, alpha, ratio * alpha
-
-
-class StraightLevels(Levels):
-    """The noise levels of a pack trained on straight paths, (1−σ)x₀ + σε at timestep σ·T."""
-
-    def __init__(self, pack_config: Mapping[str, Any]) -> None:
-        self.total = int(pack_config["num_train_timesteps"])
-
-    def nearest(self, signal: float, noise: float) -> tuple[float, float, float, float]:
-        sigma = noise / (signal + noise)
-        # α is kept above 0 at pure noise, because σ is divided by it.
-        return 1 / (signal + noise), sigma * self.total, max(1 - sigma, 1e-6), sigma
-
-
-def data_factors(prediction_type: str, input_scale: float, alpha: float, sigma: float) -> tuple[float, float]:
-    """(p, q) of D = p·x + q·output, if the network's input input_scale·x is alpha·x₀ + sigma·ε."""
-    match prediction_type:
-        case "sample":
-            return 0.0, 1.0
-        case "epsilon":
-            return input_scale / alpha, -sigma / alpha
-        case "v_prediction":  # Salimans & Ho 2022: v = αε − σx₀
-            return input_scale * alpha, -sigma
-        case "flow_prediction":
-            return input_scale, -sigma
-    raise NotLinear(
-        f"prediction type '{prediction_type}' is not supported; known: epsilon, v_prediction, sample, {FLOW_PREDICTION}"
-    )
+    def __rfloordiv__(self, total: int) -> int:
+        return self.gap
 
 
 class Probe:
     """One pass over a scheduler's steps with one-hot vectors.
 
+    The scheduler's timesteps are set; the pass begins at its step `begin`. If `is_exact`, the network is evaluated at
+    the very level of the latent, which some schedulers miss: they round timesteps, or assume that these lie evenly.
+
     Coordinates of the probe space, at step i: a latent, an output, a noise, a carried latent and the previous noise.
     """
 
     def __init__(
-        self, name: str, scheduler: Any, steps: int, eta: float, probed_as: str, levels: Levels, begin: int
+        self, name: str, scheduler: Any, *, eta: float, probed_as: str, levels: Levels, begin: int, is_exact: bool
     ) -> None:
         self.name = name
         self.kind = SAMPLERS[name]
@@ -97,12 +61,12 @@ class Probe:
         self.step_arguments = {"eta": eta} if self.kind.takes_eta else {}
         self.scheduler = scheduler
         self.levels = levels
-        set_timesteps(self.scheduler, steps)
+        self.is_exact = is_exact
         self.first = begin * getattr(scheduler, "order", 1)
-        if self.first:
-            if not hasattr(scheduler, "set_begin_index") and hasattr(scheduler, "sigmas"):
-                raise NotLinear(f"sampler '{name}' can't begin in the middle")
-            getattr(scheduler, "set_begin_index", lambda index: None)(self.first)
+        if hasattr(scheduler, "set_begin_index") and (self.first or is_exact):
+            scheduler.set_begin_index(self.first)  # else it looks for the first timestep, which may be there twice
+        elif self.first and hasattr(scheduler, "sigmas"):
+            raise NotLinear(f"sampler '{name}' can't begin in the middle")
         self.timesteps = scheduler.timesteps[self.first :]
         self.positions = len(self.timesteps)
 
@@ -128,6 +92,8 @@ class Probe:
                 signal, noise, *probed[i] = self._on_its_path(i)
             if self.kind.path is not Path.PACK or prediction_type == FLOW_PREDICTION:
                 scale[i], timestep[i], alpha[i], sigma[i] = self.levels.nearest(signal, noise)
+            elif self.is_exact:
+                timestep[i] = self.levels.nearest(signal, noise)[1]
             wanted[i] = data_factors(prediction_type, scale[i], alpha[i], sigma[i])
             answer, carried = self._step(i)
             weights[i, 0] = self._columns(answer, i, probed)
@@ -183,12 +149,19 @@ class Probe:
             setattr(self.scheduler, kind.carried, self.one_hot(3, i))
         if kind.noised and i > 0:
             setattr(self.scheduler, kind.noised, self.one_hot(4, i))
+        if kind.even_gaps and self.is_exact:
+            self.scheduler.num_inference_steps = _Gap(self._gap(i))
         with _OneHotNoise(self.one_hot(2, i)):
             answer = self.scheduler.step(
                 self.one_hot(1, i), self.timesteps[i], self.one_hot(0, i), **self.step_arguments
             )
         carried = getattr(self.scheduler, kind.carried).double() if kind.carried else None
         return answer.prev_sample.double(), carried
+
+    def _gap(self, i: int) -> int:
+        """Timesteps from evaluation i to the next; PNDM takes its first step twice."""
+        timesteps = [*self.timesteps.tolist(), -1]
+        return int(timesteps[i] - timesteps[i + 1] or timesteps[i - 1] - timesteps[i])
 
     def _gives_nan(self, i: int) -> NotLinear:
         return NotLinear(f"sampler '{self.name}' ({self.kind.scheduler}) itself gives NaN at step {i} here")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.samplers.levels import alpha_bars
 from models.samplers.table import DATA, LATENT, NOISE, NUM_COLUMNS, CoefficientTable
 
 FAST27 = "10,10,3,2,2"
@@ -53,33 +53,6 @@ def respaced(text: str, total: int) -> list[int]:
             at += stride
         start += size
     return chosen
-
-
-def alpha_bars(pack_config: Mapping[str, Any]) -> NDArray[np.float64]:
-    """ᾱ of every training timestep (T,), computed from the definitions in float64; diffusers uses float32."""
-    total = int(pack_config["num_train_timesteps"])
-    if pack_config.get("trained_betas") is not None:
-        betas = np.array(pack_config["trained_betas"], dtype=np.float64)
-    else:
-        first, last = pack_config.get("beta_start", 0.0001), pack_config.get("beta_end", 0.02)
-        match pack_config.get("beta_schedule", "linear"):
-            case "linear":
-                betas = np.linspace(first, last, total)
-            case "scaled_linear":
-                betas = np.linspace(first**0.5, last**0.5, total) ** 2
-            case "squaredcos_cap_v2":
-
-                def bar(t: float) -> float:
-                    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-                betas = np.array([min(1 - bar((i + 1) / total) / bar(i / total), 0.999) for i in range(total)])
-            case unknown:
-                raise InvalidRespacing(f"beta schedule '{unknown}' is not supported")
-    bars = np.cumprod(1 - betas).astype(np.float64)
-    if pack_config.get("rescale_betas_zero_snr"):  # Lin et al. 2023, algorithm 1
-        roots = np.sqrt(bars)
-        bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
-    return bars
 
 
 def adm_table(

@@ -1,100 +1,23 @@
-"""Builds diffusers' schedulers, by our names, on a pack's noise schedule."""
+"""Builds diffusers' schedulers, by our names, and sets their steps."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 import diffusers
 import numpy as np
+import torch
 from torch import Tensor
 
-COSINE_LAMBDA_MIN = -5.1  # diffusers' documented floor of the half log-SNR for cosine schedules
+from models.samplers.folder import folder_config, folder_sampler
+from models.samplers.kinds import FLOW_PREDICTION, SAMPLERS, NotLinear, Path, SamplerKind, UnknownSampler
+from models.samplers.levels import COSINE_LAMBDA_MIN, alpha_bars, continuous_steps, noise_range
+from models.spec import Steps
 
-
-class UnknownSampler(ValueError):
-    """No sampler of that name."""
-
-
-class NotLinear(ValueError):
-    """The scheduler's step is not a weighted sum of the table's columns."""
-
-
-class Path(StrEnum):
-    """The mixtures of picture and noise that a sampler passes through.
-
-    On a path other than the pack's, the network gets the timestep, in general fractional, at which the pack has the
-    same signal-to-noise ratio.
-    """
-
-    PACK = "pack"
-    EDM = "edm"  # x₀ + σε, σ from 80 down to 0.002 (Karras et al. 2022)
-    FLOW = "flow"  # (1−σ)x₀ + σε, σ from 1 to 0 (Liu et al. 2022)
-    ANGLE = "angle"  # √(1−β²)x₀ + βε, β = sin²
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerKind:
-    """How a sampler's name maps to a diffusers scheduler.
-
-    Attributes:
-        scheduler: class name in diffusers.
-        overrides: configuration that differs from the scheduler's own defaults.
-        takes_eta: whether `step` has an `eta`.
-        respaces: whether it has a form on ADM's timesteps (models/samplers/respacing.py).
-        carried: the attribute in which a predictor-corrector keeps its corrected latent between steps.
-        noised: the attribute in which it keeps the noise of the previous step.
-        mixes_outputs: whether it mixes the network's raw outputs, so that their prediction type matters.
-        path: the mixtures of picture and noise it passes through; the pack's by default.
-    """
-
-    scheduler: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    takes_eta: bool = False
-    respaces: bool = False
-    carried: str | None = None
-    noised: str | None = None
-    mixes_outputs: bool = False
-    path: Path = Path.PACK
-
-
-SAMPLERS: Mapping[str, SamplerKind] = {
-    "ddpm": SamplerKind(scheduler="DDPMScheduler", respaces=True, overrides={"timestep_spacing": "trailing"}),
-    "ddim": SamplerKind(
-        scheduler="DDIMScheduler", respaces=True, overrides={"timestep_spacing": "trailing"}, takes_eta=True
-    ),
-    "euler": SamplerKind(scheduler="EulerDiscreteScheduler"),
-    "euler_ancestral": SamplerKind(scheduler="EulerAncestralDiscreteScheduler"),
-    # The trapezoid is unstable over the huge first step of a cosine schedule; Karras spacing has no such step.
-    "heun": SamplerKind(scheduler="HeunDiscreteScheduler", overrides={"use_karras_sigmas": True}),
-    "lms": SamplerKind(scheduler="LMSDiscreteScheduler"),
-    "dpmpp_2m": SamplerKind(scheduler="DPMSolverMultistepScheduler"),
-    "dpmpp_3m": SamplerKind(scheduler="DPMSolverMultistepScheduler", overrides={"solver_order": 3}),
-    "dpmpp_2m_sde": SamplerKind(
-        scheduler="DPMSolverMultistepScheduler", overrides={"algorithm_type": "sde-dpmsolver++"}
-    ),
-    "dpm_single": SamplerKind(scheduler="DPMSolverSinglestepScheduler", overrides={"lower_order_final": True}),
-    "deis": SamplerKind(scheduler="DEISMultistepScheduler"),
-    "kdpm2": SamplerKind(scheduler="KDPM2DiscreteScheduler"),
-    "tcd": SamplerKind(scheduler="TCDScheduler"),
-    "lcm": SamplerKind(scheduler="LCMScheduler"),
-    "unipc": SamplerKind(scheduler="UniPCMultistepScheduler", carried="last_sample"),
-    "kdpm2_ancestral": SamplerKind(scheduler="KDPM2AncestralDiscreteScheduler", overrides={"use_karras_sigmas": True}),
-    "pndm": SamplerKind(scheduler="PNDMScheduler", overrides={"skip_prk_steps": True}, mixes_outputs=True),
-    "sa_solver": SamplerKind(scheduler="SASolverScheduler", carried="last_sample", noised="last_noise"),
-    "ipndm": SamplerKind(scheduler="IPNDMScheduler", path=Path.ANGLE),
-    "edm_euler": SamplerKind(scheduler="EDMEulerScheduler", path=Path.EDM),
-    "edm_dpmpp_2m": SamplerKind(scheduler="EDMDPMSolverMultistepScheduler", path=Path.EDM),
-    "flow_euler": SamplerKind(scheduler="FlowMatchEulerDiscreteScheduler", path=Path.FLOW),
-}
-CFG_PLUS_PLUS_SAMPLERS = ("ddim", "euler")
-"""The samplers that CFG++ is defined for: those with one prediction and one direction per step."""
 SIGMA_SCHEDULES = {
     "karras": "use_karras_sigmas",
     "exponential": "use_exponential_sigmas",
@@ -113,11 +36,13 @@ _FROM_PACK = (
     "set_alpha_to_one",
     "steps_offset",
     "shift",
+    "shift_terminal",
+    "time_shift_type",
     "use_dynamic_shifting",
 )
-FLOW_PREDICTION = "flow_prediction"
-"""Prediction type of networks trained on straight paths from noise to picture: ε − x₀ (Liu et al. 2022)."""
-_PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack clips D itself
+_PROBED_WITHOUT = {"clip_sample": False, "thresholding": False}  # the guidance stack limits D itself
+_LEVELS = ("sigmas", "alphas_cumprod", "final_alpha_cumprod")
+_DENOISED_BELOW = 2**-24  # ᾱ that diffusers gives the noisiest timestep of a schedule that ends in pure noise
 
 
 def build_scheduler(
@@ -128,22 +53,24 @@ def build_scheduler(
     spacing: str | None = None,
     sigmas: str | None = None,
     overrides: Mapping[str, Any] = MappingProxyType({}),
+    which: Steps = Steps.EXACT,
 ) -> Any:
     """Build the diffusers scheduler for `name`, on the pack's noise schedule, without clipping.
 
     Raises:
         UnknownSampler: no such name.
-        NotLinear: the sampler does not support the spacing or the sigmas.
+        NotLinear: the sampler does not support the spacing or the sigmas, or can't follow the folder's scheduler.
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
     kind = SAMPLERS[name]
     scheduler_class = getattr(diffusers, kind.scheduler)
     accepted = inspect.signature(scheduler_class.__init__).parameters
-    config = {key: pack_config[key] for key in _FROM_PACK if pack_config.get(key) is not None}
-    if pack_config.get("beta_schedule") == "squaredcos_cap_v2":
-        config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
-    config |= {**_PROBED_WITHOUT, **kind.overrides, **overrides, "prediction_type": prediction_type}
+    if which is Steps.FOLDER:
+        own = {} if name == folder_sampler(pack_config) else kind.meaning
+    else:
+        own = _on_the_packs_schedule(kind, pack_config, accepted)
+    config = {**own, **_PROBED_WITHOUT, **overrides, "prediction_type": prediction_type}
     if spacing is not None:
         if "timestep_spacing" not in accepted or spacing not in SPACINGS:
             raise NotLinear(f"sampler '{name}' has no timestep spacing '{spacing}'")
@@ -152,7 +79,24 @@ def build_scheduler(
         if SIGMA_SCHEDULES.get(sigmas) not in accepted:
             raise NotLinear(f"sampler '{name}' has no sigmas '{sigmas}'")
         config |= {key: sigmas == schedule for schedule, key in SIGMA_SCHEDULES.items()}
-    return scheduler_class(**{key: value for key, value in config.items() if key in accepted})
+    config = {key: value for key, value in config.items() if key in accepted}
+    if which is Steps.FOLDER:
+        return scheduler_class.from_config(dict(folder_config(pack_config)), **config)
+    return scheduler_class(**config)
+
+
+def _on_the_packs_schedule(
+    kind: SamplerKind, pack_config: Mapping[str, Any], accepted: Mapping[str, Any]
+) -> dict[str, Any]:
+    config = {key: pack_config[key] for key in _FROM_PACK if pack_config.get(key) is not None}
+    if config.get("beta_schedule") == "squaredcos_cap_v2":
+        config["lambda_min_clipped"] = COSINE_LAMBDA_MIN
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
+        bars = np.clip(alpha_bars(pack_config), _DENOISED_BELOW, 1.0)
+        config["trained_betas"] = (1 - bars / np.append(1.0, bars[:-1])).tolist()
+    if kind.path is Path.EDM:
+        config["sigma_min"], config["sigma_max"] = noise_range(pack_config)
+    return config | {**kind.meaning, **kind.preferred}
 
 
 def options(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,23 +106,39 @@ def options(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return spacings, tuple(schedule for schedule, key in SIGMA_SCHEDULES.items() if key in accepted)
 
 
-def relevant(pack_config: Mapping[str, Any]) -> str:
-    """The part of a pack's configuration that schedulers read, as JSON."""
-    return json.dumps({key: pack_config[key] for key in _FROM_PACK if key in pack_config}, sort_keys=True)
-
-
-def set_timesteps(scheduler: Any, steps: int) -> None:
-    """Call the scheduler's `set_timesteps` with the arguments it needs for this number of steps."""
+def set_timesteps(
+    name: str, scheduler: Any, steps: int, pack_config: Mapping[str, Any], which: Steps = Steps.EXACT
+) -> None:
+    """Set the scheduler's timesteps and noise levels for this number of steps."""
     arguments: dict[str, Any] = {}
-    if scheduler.config.get("use_dynamic_shifting"):
-        # A scheduler that takes a shift for every picture also takes the levels: evenly spaced from 1 down to 1/N.
-        arguments = {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": math.log(scheduler.config.shift)}
+    if SAMPLERS[name].path is Path.FLOW:
+        arguments = _flow_levels(steps, pack_config)
     elif steps > scheduler.config.get("original_inference_steps", steps):
         # LCM and TCD choose their steps from a uniform grid of 50; more steps need a finer uniform grid.
         total = scheduler.config.num_train_timesteps
         arguments["original_inference_steps"] = next(n for n in range(steps, total + 1) if total % n == 0)
     scheduler.set_timesteps(None if "sigmas" in arguments else steps, **arguments)
-    for name, value in vars(scheduler).items():
-        if name.startswith("sigmas") and isinstance(value, Tensor):
-            # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between distant sigmas.
-            setattr(scheduler, name, value.double())
+    for attribute, value in vars(scheduler).items():
+        if attribute.startswith(_LEVELS) and isinstance(value, Tensor):
+            # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between distant sigmas, and so do
+            # PNDM's terms at the noisy end of a cosine schedule.
+            setattr(scheduler, attribute, value.double())
+    if which is Steps.CONTINUOUS:
+        scheduler.timesteps, scheduler.sigmas = map(torch.from_numpy, continuous_steps(pack_config, steps))
+    if SAMPLERS[name].path is Path.ANGLE:
+        least, greatest = (math.asin(math.sin(math.atan(ratio)) ** 0.5) for ratio in noise_range(pack_config))
+        scheduler.betas = torch.from_numpy(np.append(np.sin(np.linspace(greatest, least, steps)) ** 2, 0.0))
+        scheduler.alphas = (1 - scheduler.betas**2) ** 0.5
+
+
+def _flow_levels(steps: int, pack_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `FlowMatchEulerDiscreteScheduler.set_timesteps`."""
+    arguments: dict[str, Any] = {}
+    if pack_config.get("prediction_type") != FLOW_PREDICTION:
+        least, greatest = (ratio / (1 + ratio) for ratio in noise_range(pack_config))
+        arguments["sigmas"] = np.linspace(greatest, least, steps)
+    elif str(pack_config.get("_pipeline")).startswith("Flux"):  # its pipelines choose the levels, up to the shift
+        arguments["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    if pack_config.get("use_dynamic_shifting"):
+        arguments["mu"] = math.log(pack_config["shift"])
+    return arguments

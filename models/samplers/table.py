@@ -72,6 +72,12 @@ class CoefficientTable:
         return np.stack([named[name] for name in COEFFICIENTS], axis=1).astype(np.float32)
 
     @cached_property
+    def noise_ratio(self) -> NDArray[np.float64]:
+        """(M,), σ/α of the network's input; ∞ where a schedule with zero terminal SNR begins."""
+        with np.errstate(divide="ignore"):
+            return self.sigma / self.alpha
+
+    @cached_property
     def adds_noise(self) -> NDArray[np.bool_]:
         """(M,), whether an evaluation's noise is used in it or in the next."""
         uses = (self.weights != 0).any(axis=1)  # (M, NUM_COLUMNS)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
+from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import typer
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from models import command_line
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.pack import InvalidPack, open_pack
@@ -44,14 +48,14 @@ def start_from(network: nn.Module, weights: Path) -> None:
     network.load_state_dict(load_file(weights / "diffusion_pytorch_model.safetensors"))
 
 
-def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
+def run(recipe: PixelRecipe, arguments: SimpleNamespace) -> None:
     """Train the networks that `arguments` select.
 
     Raises:
         MissingData: the training pictures are missing; the message says how to get them.
     """
     folder: Path = arguments.out or Path("out/train") / arguments.pack
-    data_folder: Path = arguments.data or recipe.data_folder
+    data_folder: Path = getattr(arguments, recipe.pictures_from) or recipe.data_folder
     override = {} if arguments.steps is None else {"steps": arguments.steps}
 
     def index(*, with_classifier: bool) -> None:
@@ -88,24 +92,30 @@ def run(recipe: PixelRecipe, arguments: argparse.Namespace) -> None:
         recipe.save_reference(data_folder, folder)
 
 
-def main() -> None:
-    """Train a pack's denoiser, noise-aware classifier and judge into a folder that can be served at any time."""
-    parser = argparse.ArgumentParser(prog="cynosure train", description=main.__doc__)
-    parser.add_argument("pack", choices=sorted(RECIPES))
-    parser.add_argument("-o", "--out", type=Path, help="pack folder; out/train/PACK by default")
-    parser.add_argument("--data", type=Path, help="folder of the training pictures")
-    parser.add_argument("--only", choices=("diffusion", "classifier", "judge"), help="train only this network")
-    parser.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's, for a quick try")
-    parser.add_argument("--init-from", help="pack whose denoiser to start from, if the folder has no checkpoint")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser: slow to start, then faster")
-    arguments = parser.parse_args()
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@command.command()
+@wraps(command_line.train)
+def _main(**given: Any) -> None:
+    arguments = SimpleNamespace(**given)
+    recipe = RECIPES[arguments.pack]
+    if arguments.data and recipe.pictures_from == "cache":
+        raise typer.BadParameter(
+            f"'{arguments.pack}' downloads its pictures and takes none of yours; --cache FOLDER is where it keeps them",
+            param_hint="--data",
+        )
+    if arguments.cache and recipe.pictures_from == "data":
+        raise typer.BadParameter(f"'{arguments.pack}' downloads nothing; give --data FOLDER", param_hint="--cache")
     if arguments.init_from and arguments.only not in (None, "diffusion"):
-        parser.error(f"argument --init-from: it is for the denoiser, and --only {arguments.only} does not train it")
+        raise typer.BadParameter(
+            f"it is for the denoiser, and --only {arguments.only} does not train it", param_hint="--init-from"
+        )
     try:
-        run(RECIPES[arguments.pack], arguments)
+        run(recipe, arguments)
     except (MissingData, InvalidPack) as error:
         sys.exit(f"cynosure train: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="cynosure train")

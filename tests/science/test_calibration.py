@@ -32,6 +32,7 @@ from models.calibration import (
 from models.calibration.measure import LONGEST_BATCH_S, _Measured, finished
 from models.calibration.networks import _first_that_fits
 from models.calibration.probes import CPU_SIZES, Network, Probes
+from models.configs.networks import UNET_2D
 from models.denoisers import Conditioning
 from models.engine.packing import packed
 from models.lanes import Lanes, Layout
@@ -312,7 +313,7 @@ def test_a_pack_is_measured_in_the_format_of_the_rule(
 
 
 def test_attention_leaves_a_row_alone_in_the_layout_that_it_has_in_company() -> None:
-    network = load_network(UNet2DModel, open_pack("fashion").component("unet"), torch.device("cpu"))
+    network = load_network(UNet2DModel, open_pack("fashion").component("unet"), torch.device("cpu"), keys=UNET_2D)
     layouts: dict[int, list[tuple[int, ...]]] = {1: [], 2: []}
     for module in network.modules():
         if isinstance(module, Attention):

@@ -483,3 +483,11 @@ def test_what_cannot_be_drawn_is_refused_at_once(engine: Engine) -> None:
         engine.submit(SampleSpec(pack="nope"))
     with pytest.raises(InvalidSpec, match="needs a label"):
         SampleSpec(pack="fashion", guidance=Guidance(free_scale=2.0))
+
+
+def test_a_label_is_an_index_of_a_class_that_is_there(engine: Engine) -> None:
+    with pytest.raises(InvalidSpec, match=r"not 'bag': give engine\.packs\['fashion'\]\.pack\.labels\.index\('bag'\)"):
+        SampleSpec(pack="fashion", label="bag")  # type: ignore[arg-type]
+    for label in (-1, 10):
+        with pytest.raises(InvalidSpec, match="'fashion' has classes 0 to 9"):
+            engine.submit(SampleSpec(pack="fashion", label=label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,15 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMPipeline,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
@@ -28,6 +32,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from PIL import Image
 from tokenizers import Tokenizer
@@ -47,8 +52,9 @@ from models.calibration.result import fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.noise import draw_noise
-from models.pack import InvalidPack, open_pack
+from models.pack import InvalidPack, Pack, open_pack
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
+from workers.drawing.cards import card_of
 
 STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16
 
@@ -193,7 +199,14 @@ def drawn(pack: Path, **what: Any) -> np.ndarray:
         spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
         [picture] = engine.generate([spec])
         assert picture.std() > 5  # random networks, but a picture
+        assert engine.packs["pack"].denoiser.default_scale == usual_scale(engine.packs["pack"].pack)
         return picture
+
+
+def usual_scale(pack: Pack) -> float:
+    """The classifier-free scale that diffusers' pipeline has by default; Flux's `guidance_scale` is another thing."""
+    parameters = inspect.signature(getattr(diffusers, pack.index["_class_name"]).__call__).parameters
+    return float(parameters["true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"].default)
 
 
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_v, stable_diffusion_xl])
@@ -214,6 +227,78 @@ def test_text_pipelines_draw_what_diffusers_draws(
         ).images[0]
     mine = drawn(pack, prompt="a red cat", negative_prompt=negative, guidance=Guidance(free_scale=SCALE))
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def with_scheduler(build: Callable[[], Any], kind: Any, **config: Any) -> Callable[[], Any]:
+    """The pipeline with another scheduler, as its users change it."""
+
+    def built() -> Any:
+        pipeline = build()
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **config)
+        return pipeline
+
+    return built
+
+
+@pytest.mark.parametrize(
+    ("build", "sampler", "options"),
+    [
+        (with_scheduler(stable_diffusion_xl, EulerDiscreteScheduler, timestep_spacing="leading"), "euler", {}),
+        (with_scheduler(stable_diffusion, PNDMScheduler, skip_prk_steps=True), "pndm", {}),
+        (
+            with_scheduler(stable_diffusion_v, DDIMScheduler, rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+            "ddim",
+            {"guidance_rescale": 0.7},
+        ),
+        (stable_diffusion, "ddim", {"guidance_rescale": 0.7}),
+    ],
+    ids=["XL, Euler, leading", "PNDM", "zero terminal SNR, rescaled", "rescaled"],
+)
+def test_the_folders_own_sampling_is_what_diffusers_draws(
+    build: Callable[[], Any], sampler: str, options: dict[str, float], tmp_path: Path
+) -> None:
+    pipeline, pack = saved(build, tmp_path)
+    with torch.inference_mode():
+        expected = pipeline(
+            "a red cat",
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
+            height=16,
+            width=16,
+            output_type="np",
+            **options,
+        ).images[0]
+    guidance = Guidance(free_scale=SCALE, rescale=options.get("guidance_rescale", 0.0))
+    mine = drawn(pack, prompt="a red cat", sampler=sampler, guidance=guidance)
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_a_pixel_pipeline_that_clips_draws_what_diffusers_draws(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    unet = UNet2DModel(
+        sample_size=16,
+        block_out_channels=(32, 32),
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+    ).eval()
+    pipeline, pack = saved(lambda: DDIMPipeline(unet, DDIMScheduler()), tmp_path)  # clip_sample is its default
+    noise = draw_noise(7, 0, 0, (3, 16, 16))[None]
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(diffusers.pipelines.ddim.pipeline_ddim, "randn_tensor", lambda *args, **kwargs: noise.clone())
+        expected = pipeline(num_inference_steps=STEPS, output_type="np").images[0]
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
+        spec = SampleSpec(pack="pack", steps=STEPS, seed=7, profile="diffusers", guidance=Guidance(conditional=False))
+        [mine] = engine.generate([spec])
+        card = card_of(engine.packs["pack"])
+        [unclipped] = engine.generate([replace(spec, clip=False)])
+    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    assert (unclipped != mine).any()
+    assert card.default_sampler("diffusers") == "ddim"
+    assert card.clips("diffusers", "ddim")
+    assert not card.clips("diffusers", "euler")
 
 
 @pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without"])
@@ -237,8 +322,10 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
         assert (elsewhere != mine).any()
 
 
-@pytest.mark.parametrize("distilled", [True, False], ids=["guidance-distilled", "plain"])
-def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("distilled", "shifts"), [(True, True), (False, True), (False, False)], ids=["dev", "plain", "schnell"]
+)
+def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path: Path) -> None:
     def build() -> FluxPipeline:
         torch.manual_seed(9)
         transformer = FluxTransformer2DModel(
@@ -254,7 +341,7 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, tmp_path: Path) -> Non
         ).eval()
         config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
         return FluxPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts),
             vae=autoencoder(shift_factor=0.1159),
             text_encoder=CLIPTextModel(text_config(32)).eval(),
             tokenizer=letters_tokenizer(TOKENS),
@@ -412,6 +499,11 @@ def test_clip_guidance_pulls_towards_the_prompt(tmp_path: Path) -> None:
         with_guidance, without = (handle.telemetry[-1]["similarity"] for handle in handles)
         with pytest.raises(InvalidSpec, match="prompt"):
             engine.submit(replace(steered, prompt=None))
+        [cut] = engine.submit_all([replace(steered, prompt="aa " * TOKENS, negative_prompt="no")])
+        cut.cancel()
+        [remark] = cut.remarks
+        said = f"prompt is too long: the model's text encoder reads {TOKENS - 2} of its {2 * TOKENS} tokens, and not"
+        assert remark == f"{said} '{'aa ' * (TOKENS // 2 + 1)}".rstrip() + "'."
     assert with_guidance > without + 0.01
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, AutoencoderTiny, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from models.calibration import fixed_calibration
+from models.denoisers import load_denoiser
 from models.engine import Engine
 from models.noise import draw_noise
 from models.pack import PACKS_FOLDER, InvalidPack, open_pack, open_packs
 from models.spec import Guidance, SampleSpec
-from tests.science.test_families import SCALE, SIDE, STEPS, saved, stable_diffusion, stable_diffusion_xl
+from tests.science.test_families import SCALE, SIDE, STEPS, saved, stable_diffusion, stable_diffusion_xl, unet
 
 NOBODY = 65534
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -33,10 +34,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drawn(folder: Path) -> np.ndarray:
+def drawn(folder: Path, scale: float | None = SCALE) -> np.ndarray:
     spec = SampleSpec(
         pack=folder.name, prompt="a red cat", steps=STEPS, seed=7, profile="diffusers", clip=False,
-        guidance=Guidance(free_scale=SCALE),
+        guidance=Guidance(free_scale=scale),
     )  # fmt: skip
     with Engine([str(folder)], precision="float32", calibrate=fixed_calibration) as engine:
         [picture] = engine.generate([spec])
@@ -86,6 +87,11 @@ def tiny_autoencoder(folder: Path) -> None:
         encoder_block_out_channels=(32, 32), decoder_block_out_channels=(32, 32), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1),
     ).save_pretrained(folder / "vae")  # fmt: skip
+
+
+def wider_latents(folder: Path) -> None:
+    config = dict(AutoencoderKL.load_config(folder / "vae"))
+    AutoencoderKL.from_config(config | {"latent_channels": 8}).save_pretrained(folder / "vae")
 
 
 def pickled(folder: Path) -> None:
@@ -143,6 +149,40 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no number for a factor": (config("vae/config.json", scaling_factor="x"), r"spoilt can't be served; .* ValueError"),
     "a folder for a file": (folder_for("unet/config.json"), r"unet has no config.json"),
     "labels with a gap": (config("model_index.json", id2label={"5": "x"}), r"id2label .* without a gap"),
+    "a key of no class": (
+        config("vae/config.json", scale_factor=0.5),
+        r"vae/config.json: scale_factor is 0.5, and no such key is read here; leave it out",
+    ),
+    "a mean that the pipeline does not take off": (
+        config("vae/config.json", latents_mean=[0, 0, 0, 1]),
+        r"vae/config.json: latents_mean is \[0, 0, 0, 1\]; served: null",
+    ),
+    "masked text": (
+        config("text_encoder/config.json", use_attention_mask=True),
+        r"text_encoder/config.json: use_attention_mask is true; served: false, null",
+    ),
+    "a pipeline that does more": (
+        config("model_index.json", _class_name="StableDiffusionGLIGENPipeline"),
+        r"_class_name is StableDiffusionGLIGENPipeline; served: .*StableDiffusionPipeline",
+    ),
+    "a component that would not be run": (
+        config("model_index.json", controlnet=["diffusers", "ControlNetModel"]),
+        r"model_index.json: controlnet is \[.*\], and no such key",
+    ),
+    "a component that is null": (config("model_index.json", vae=[None, None]), r"vae is null; served: AutoencoderKL"),
+    "a default of no name": (
+        config("model_index.json", cynosure={"guidance": 3}),
+        r"model_index.json: cynosure: guidance is 3, and no such key",
+    ),
+    "a scale that is no input": (
+        config("model_index.json", cynosure={"distilled_guidance": 3.5}),
+        r"cynosure.distilled_guidance is set, and the UNet2DConditionModel takes no guidance scale",
+    ),
+    "other latents": (wider_latents, r"denoises 4 channels, and the latents of its vae have 8 \(latent_channels\)"),
+    "more tokens than positions": (
+        config("tokenizer/tokenizer_config.json", model_max_length=99),
+        r"tokenizer_config.json: model_max_length is 99; its text encoder has 16 positions",
+    ),
     "no scheduler": (gone("scheduler"), r"no scheduler/scheduler_config.json"),
 }
 
@@ -197,7 +237,16 @@ def standardized() -> object:
     return pipeline
 
 
-@pytest.mark.parametrize(("build", "width"), [(wide, SIDE + 4), (standardized, SIDE)])
+def with_unet(**config: object) -> object:
+    parts = stable_diffusion().components
+    return StableDiffusionPipeline(**parts | {"unet": unet(**config)}, requires_safety_checker=False)
+
+
+def projected() -> object:
+    return with_unet(cross_attention_dim=48, encoder_hid_dim=32)
+
+
+@pytest.mark.parametrize(("build", "width"), [(wide, SIDE + 4), (standardized, SIDE), (projected, SIDE)])
 def test_what_a_config_says_beyond_the_usual_is_done_as_diffusers_does_it(
     build: Callable[[], object], width: int, tmp_path: Path
 ) -> None:
@@ -213,6 +262,49 @@ def test_what_a_config_says_beyond_the_usual_is_done_as_diffusers_does_it(
             width=2 * width,
         ).images[0]
     assert np.abs(drawn(folder).astype(int) - (expected * 255).round().astype(int)).max() <= 1
+
+
+def test_a_guidance_scale_that_the_network_takes_as_an_input_is_the_packs(tmp_path: Path) -> None:
+    pipeline, folder = saved(lambda: with_unet(cross_attention_dim=32, time_cond_proj_dim=16), tmp_path)
+    pictures = []
+    for scale in (8.5, SCALE):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                num_inference_steps=STEPS,
+                guidance_scale=scale,
+                latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
+                output_type="np",
+            ).images[0]
+        pictures.append(drawn(folder, scale=None))
+        assert np.abs(pictures[-1].astype(int) - (expected * 255).round().astype(int)).max() <= 1
+        config("model_index.json", cynosure={"distilled_guidance": SCALE})(folder)
+    assert (pictures[0] != pictures[1]).any()
+    assert not load_denoiser(open_pack(str(folder)), torch.device("cpu")).has_null
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id2label": {"0": "boot", "1": "bag"}, "null_label": 99},
+        {"id2label": {}},
+        {"id2label": dict.fromkeys(map(str, range(12)), "a")},
+    ],
+    ids=["a null label of no class", "no names", "more names than classes"],
+)
+def test_labels_that_the_network_does_not_have_are_refused(
+    change: dict[str, object], small_pack: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(small_pack, tmp_path / "spoilt")
+    config("model_index.json", **change)(folder)
+    with pytest.raises(InvalidPack, match=r"num_class_embeds is 11 in unet/config.json, but model_index.json names"):
+        load_denoiser(open_pack(str(folder)), torch.device("cpu"))
+
+
+def test_a_size_that_early_converters_wrote_is_read_as_diffusers_reads_it(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "early")
+    config("unet/config.json", _diffusers_version="0.8.0")(folder)
+    assert load_denoiser(open_pack(str(folder)), torch.device("cpu")).latent_shape == (4, 64, 64)
 
 
 def test_a_folder_has_the_name_that_was_typed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ def test_combining_guides_each_row_by_itself_and_changes_nothing_that_it_is_give
             specs=[SampleSpec(pack="", label=0, guidance=one) for one in chosen],
             profiles=[PROFILES["cynosure"]] * len(chosen),
             data=data[at],
+            from_latent=data[at] / 3,
             pairs=pairs,
             unconditional=second[at[pairs]],
             steered=steered,

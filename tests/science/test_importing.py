@@ -45,7 +45,7 @@ def test_an_imported_pack_is_served_guided(unet_file: Path, tmp_path: Path) -> N
         )
         assert plain.shape == (32, 32, 3)
         assert not np.array_equal(plain, guided)
-        with pytest.raises(InvalidSpec, match="can't draw without its label; name a second one to guide by"):
+        with pytest.raises(InvalidSpec, match="has no unconditional prediction; name a second one to guide by"):
             engine.submit(SampleSpec(pack="adm", label=1, guidance=Guidance(free_scale=3.0)))
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cynosure import contract
+from cynosure.cli import completion
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import respacing as read_by_the_gateway
 from cynosure.resolving.respacing import respaced_steps
-from models import classifiers, spec
+from models import classifiers, command_line, spec
+from models.calibration.networks import PRECISIONS
+from models.importing.adm import PRESETS
+from models.pack import PACKS_FOLDER, open_pack
 from models.samplers import InvalidRespacing, respaced
 from models.samplers import respacing as read_by_the_sampler
+from models.samplers.schedulers import SAMPLERS
+from models.training.recipes import RECIPES
+from workers import options
+from workers.settings import WorkerSettings
 
 SECTIONS = st.lists(st.integers(0, 400), min_size=1, max_size=6).map(lambda counts: ",".join(map(str, counts)))
 STRINGS = st.one_of(st.integers(0, 1200).map(str), st.integers(0, 1200).map(lambda count: f"ddim{count}"), SECTIONS)
@@ -38,3 +48,14 @@ def test_what_is_written_down_twice_is_the_same() -> None:
     assert {unit.value for unit in contract.IntervalUnit} == {unit.value for unit in spec.IntervalUnit}
     assert read_by_the_gateway.FAST27 == read_by_the_sampler.FAST27
     assert contract.MAX_CONDITION_TERMS == classifiers.MAX_TERMS
+
+
+def test_the_command_line_knows_what_there_is_without_torch_and_without_a_server() -> None:
+    assert list(completion.SAMPLERS) == list(SAMPLERS)
+    packs = [open_pack(path.parent.name) for path in PACKS_FOLDER.glob("*/model_index.json")]
+    assert {pack.name: pack.labels for pack in packs} == completion.BUNDLED
+    assert set(get_args(command_line.RecipeName)) == RECIPES.keys()
+    assert set(get_args(command_line.PresetName)) == PRESETS.keys()
+    assert set(get_args(command_line.Precision)) == PRECISIONS.keys()
+    precision = WorkerSettings.model_fields["precision"].annotation
+    assert get_args(precision) == get_args(command_line.Precision) == get_args(options.Precision)

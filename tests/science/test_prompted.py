@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ from models.classifiers import NoiseAwareClassifier, load_steering
 from models.denoisers import load_denoiser
 from models.denoisers.prompted import told
 from models.engine import Engine
-from models.networks.sentences import SentenceEncoder, encoder_folder, towards_known
+from models.networks.sentences import FAMILIAR, SentenceEncoder, encoder_folder, pack_encoder, towards_known
 from models.pack import InvalidPack, open_pack
 from models.spec import Guidance, InvalidSpec, SampleSpec
-from models.training.__main__ import main as train_command
+from models.training.__main__ import command as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
 from models.training.data import MissingData, mirrored
 from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
@@ -311,13 +312,30 @@ def test_pictures_are_drawn_anew_for_other_concepts(tmp_path: Path, monkeypatch:
 
 
 def test_the_trainer_refuses_what_would_do_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["cynosure train", "emoji", "--only", "classifier", "--init-from", "emoji"])
     with pytest.raises(SystemExit) as refusal:
-        train_command()
+        train_command(["emoji", "--only", "classifier", "--init-from", "emoji"])
     assert refusal.value.code == 2
-    assert "--only classifier does not train it" in capsys.readouterr().err
+    assert "--init-from: it is for the denoiser" in capsys.readouterr().err
+
+
+def test_the_emoji_sets_are_not_downloaded_into_a_folder_of_pictures(tmp_path: Path) -> None:
+    for name in ("iconify-json-noto-1.2.9", "pictures-0123456789abcdef.safetensors", "cat.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(MissingData, match=r"holds 'cat\.png'"):
+        EMOJI.pictures(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("pack", "option"), [("emoji", "--data"), ("fashion", "--cache")])
+def test_each_recipe_takes_the_folder_that_it_has_a_use_for(
+    pack: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        train_command([pack, option, "folder"])
+    assert refusal.value.code == 2
+    assert f"'{pack}' downloads" in capsys.readouterr().err
 
 
 def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: SentenceEncoder) -> None:
@@ -382,3 +400,30 @@ def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path)
             path.write_text(json.dumps(content))
     dog = Concept(emoji="🐶", name="dog face", words=(), keywords=())
     assert [other.emoji for other in other_concepts([dog], tmp_path)] == ["🐱"], "no flag, and none that a set lacks"
+
+
+def test_prompts_that_the_model_can_not_know_are_remarked_on() -> None:
+    encoder = pack_encoder(open_pack("emoji"))
+    for prompt in ("a happy cat", "Two red apples, on a table!", *list(held_out_prompts())[:20]):
+        assert encoder.remarks(prompt) == (), prompt
+    assert encoder.known is not None
+    likeness = encoder.batch(list(held_out_prompts())) @ encoder.known.T
+    assert float(likeness.max(1).values.min()) > FAMILIAR
+    [unlike] = encoder.remarks("quantum chromodynamics")
+    assert unlike == "is like nothing that the model was trained on (similarity 0.27 of 1)"
+    words, _ = encoder.remarks("кошка, 猫 and a 🐱")
+    assert words == "has words that the model's text encoder doesn't know: 'кошка', '猫', '🐱'"
+    *_, cut = encoder.remarks("a happy cat " * 30)
+    assert cut.startswith("is too long: the model's text encoder reads 62 of its 90 tokens, and not 'cat a happy cat")
+
+
+def test_an_empty_prompt_is_none() -> None:
+    spec = SampleSpec(pack="emoji", prompt=" ", negative_prompt="\n", label=0)
+    denoiser = load_denoiser(open_pack("emoji"), CPU)
+    for blank, none in zip(
+        denoiser.conditioning(spec),
+        denoiser.conditioning(replace(spec, prompt=None, negative_prompt=None)),
+        strict=True,
+    ):
+        assert torch.equal(blank["told"], none["told"])
+    assert denoiser.remarks(spec) == ()

@@ -19,7 +19,7 @@ from models.parity import stand_ins
 from models.parity.cases import trajectory
 from models.parity.stand_ins import LABELS, NUM_CLASSES
 from models.samplers import compile_table
-from models.samplers.respacing import alpha_bars
+from models.samplers.levels import alpha_bars
 from models.spec import Guidance, IntervalUnit, InvalidSpec, Pixels, SampleSpec, Term
 
 

@@ -80,8 +80,9 @@ async def test_a_rotated_keys_old_token_goes_on_for_the_overlap_alone(
     await ring.revoke(key.id)
     with pytest.raises(NoSuchKey, match="revoked"):
         await ring.rotate(key.id, overlap_s=0)
-    with pytest.raises(NoSuchKey):
-        await ring.revoke("0" * 16)
+    for call in (ring.revoke("nosuch"), ring.rotate("nosuch", overlap_s=0)):
+        with pytest.raises(NoSuchKey, match=r"^No key 'nosuch'\.$"):
+            await call
 
 
 @pytest.mark.anyio
@@ -199,7 +200,7 @@ def test_keys_are_listed_without_secrets(
     keys(["revoke", key_id])
     keys(["list"])
     assert "revoked" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="gone"):
+    with pytest.raises(SystemExit, match=r"No key '0000000000000000'\."):
         keys(["rotate", "0" * 16])
     with pytest.raises(SystemExit):
         keys(["create", "--name", "x", "--scopes", "root"])

@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from app.gateway.batches import feeder
+from app.gateway.batches.names import MemberNames
 from app.gateway.batches.upload import receive
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
@@ -31,6 +32,7 @@ from harness.processes import wait_until
 from jobs.accounts.api_keys import NOBODY
 from jobs.batches import Batches, BatchRecord, Line
 from jobs.fleet import Fleet, FleetRegistry
+from jobs.plans import Inquiries
 from jobs.queue.gateway import JobStore
 from jobs.settings import StoreSettings
 from tests.conftest import bearer
@@ -116,8 +118,13 @@ async def test_a_client_that_dies_in_the_middle_comes_back_to_the_lines_that_had
     async def whole() -> AsyncIterator[bytes]:
         yield lines(*unseeded)
 
-    async with Batches.connect(store_settings) as batches, Fleet.connect(store_settings) as fleet:
-        state = cast(State, {"store": SimpleNamespace(batches=batches, fleet=fleet), "settings": GatewaySettings()})
+    async with (
+        Batches.connect(store_settings) as batches,
+        Fleet.connect(store_settings) as fleet,
+        Inquiries.connect(store_settings) as plans,
+    ):
+        store = SimpleNamespace(batches=batches, fleet=fleet, plans=plans)
+        state = cast(State, {"store": store, "settings": GatewaySettings()})
         with pytest.raises(ClientDisconnect):
             await receive(state, NOBODY, dying(), "k")
         batch_id = await batches.open("new", NOBODY.owner, "look", "k")
@@ -142,7 +149,7 @@ async def test_a_batch_is_kept_for_as_long_as_it_is_fed_and_leaves_nothing_behin
     async with Batches.connect(store_settings) as batches:
         await batches.open("b", NOBODY.owner, "upload", None)
         await batches.stage("b", "upload", 0, [line, line])
-        await batches.start("b", "upload")
+        await batches.start("b", "anonymous", "upload")
         with redis.Redis.from_url(store_settings.redis_url) as client:
 
             def names() -> list[str]:
@@ -164,9 +171,9 @@ async def test_a_start_that_is_repeated_starts_once(store_settings: StoreSetting
     async with Batches.connect(store_settings) as batches:
         await batches.open("b", NOBODY.owner, "upload", None)
         for _ in range(2):
-            await batches.start("b", "upload")
+            await batches.start("b", "anonymous", "upload")
         with pytest.raises(BatchSuperseded):
-            await batches.start("b", "another")
+            await batches.start("b", "anonymous", "another")
 
 
 def test_lines_become_jobs_as_there_is_room_each_once(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,20 +292,52 @@ def test_a_stranger_sees_no_batch(open_gateway: Open, make_key: Callable[..., st
 
 def test_a_batch_is_drawn_and_comes_back_as_lines_and_as_a_zip(server_url: str) -> None:
     asked = [{"class_label": n, "steps": 4, "seed": n, "num_images": 1 + n % 2} for n in range(6)]
-    asked[5] |= {"output_format": "webp", "custom_id": "the last"}
+    asked[5] |= {"output_format": "webp", "custom_id": "../the: last"}
     with Client(server_url) as client:
         batch = client.submit_batch(asked)
         wait_until(lambda: client.batch_status(batch.id).status is BatchStatus.FINISHED, what="the batch is drawn")
         assert client.batch_status(batch.id).counts.succeeded == 6
         results = client.batch_results(batch.id)
         assert [len(one.images) for one in results] == [1, 2, 1, 2, 1, 2]
-        assert results[5].custom_id == "the last"
+        assert results[5].custom_id == "../the: last"
+        assert batch.id in [one.id for one in client.batches(status=BatchStatus.FINISHED).batches]
         with zipfile.ZipFile(io.BytesIO(httpx.get(f"{server_url}/batches/{batch.id}/images.zip").content)) as files:
             assert files.testzip() is None
             assert len(files.namelist()) == 9
             assert {one.extract_version for one in files.infolist()} == {zipfile.ZIP64_VERSION}, "or it ends at 4 GiB"
             assert files.read("00004-01.png") == client.image(results[3].job_id or "", 1)
-            assert Image.open(io.BytesIO(files.read("00006-00.webp"))).format == "WEBP"
+            assert Image.open(io.BytesIO(files.read("_the_ last-00.webp"))).format == "WEBP"
+
+
+def test_members_are_named_safely_and_each_by_another_name() -> None:
+    names = MemberNames()
+    asked = ["cat", "Cat", None, "00005", None, "a/b\\c:d", "..", "con\0\n", "é" * 150, "é" * 149, "cat~2", "猫 1"]
+    assert [names.of(line, custom_id) for line, custom_id in enumerate(asked, start=1)] == [
+        *("cat", "Cat~00002", "00003", "00005", "00005~00005", "a_b_c_d", "00007", "con__"),
+        *("é" * 100, f"{'é' * 100}~00010", "cat_2", "猫 1"),
+    ]
+
+
+def test_batches_are_listed_newest_first_page_by_page_to_their_owner(
+    open_gateway: Open, make_key: Callable[..., str]
+) -> None:
+    token, other = make_key(), make_key()
+    gateway = open_gateway(auth="required")
+    ids = [post(gateway, lines({"class_label": 1}), **bearer(token)).json()["id"] for _ in range(5)]
+    assert post(gateway, lines({"steps": 0}), **bearer(token), **{"Idempotency-Key": "refused"}).status_code == 422
+    assert gateway.delete(f"/batches/{ids[1]}", headers=bearer(token)).status_code == 200
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor:
+        params = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = gateway.get("/batches", params=params, headers=bearer(token)).json()
+        seen += page["batches"]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert (sorted(one["id"] for one in seen), pages) == (sorted(ids), 3)
+    assert [one["created_at"] for one in seen] == sorted((one["created_at"] for one in seen), reverse=True)
+    found = gateway.get("/batches", params={"status": "cancelled"}, headers=bearer(token)).json()["batches"]
+    assert [one["id"] for one in found] == [ids[1]]
+    assert gateway.get("/batches", headers=bearer(other)).json() == {"batches": [], "next_cursor": None}
+    assert gateway.get("/batches", headers=bearer(make_key("submit"))).status_code == 403
 
 
 @pytest.mark.anyio

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
+from cynosure.errors import CynosureError
 from jobs.queue.gateway import JobStore
 
 Open = Callable[..., TestClient]
@@ -68,8 +69,8 @@ def test_the_apis_page_runs_its_own_script_and_needs_no_other_host(open_gateway:
     assert "://" not in policy
     loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     assert [url for url in loaded if not url.startswith("data:")] == [
-        "/docs/swagger-ui.css",
-        "/docs/swagger-ui-bundle.js",
+        "docs/swagger-ui.css",
+        "docs/swagger-ui-bundle.js",
     ]
     sheet, bundle = gateway.get("/docs/swagger-ui.css"), gateway.get("/docs/swagger-ui-bundle.js")
     assert (sheet.headers["Content-Type"].split(";")[0], sheet.status_code) == ("text/css", 200)
@@ -78,6 +79,21 @@ def test_the_apis_page_runs_its_own_script_and_needs_no_other_host(open_gateway:
     assert gateway.get("/docs/../../secret").status_code in (401, 404)
     assert gateway.get("/docs/redoc.standalone.js").status_code in (401, 404)
     assert "frame-ancestors 'none'" in policy
+
+
+def test_the_page_of_errors_has_every_code_and_nothing_to_load(open_gateway: Open) -> None:
+    page = open_gateway(auth="required").get("/docs/errors")
+    [style] = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert page.headers["Content-Security-Policy"] == STRICT.replace(";", f"; style-src 'sha256-{digest}';", 1)
+    assert not re.findall(r"""(?:src=|<script|<link|style=|url\()""", page.text)
+    anchors = set(re.findall(r'<h3 id="(\w+)">', page.text))
+    assert {*(kind.code for kind in _tree(CynosureError)), "not_found", "method_not_allowed", "http_error"} <= anchors
+    assert "<table>" in page.text
+
+
+def _tree(root: type[CynosureError]) -> set[type[CynosureError]]:
+    return {root}.union(*(_tree(child) for child in root.__subclasses__()))
 
 
 def test_another_origin_is_told_nothing_unless_it_is_named(open_gateway: Open) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import base64
+import re
 import textwrap
 from typing import Any
 
 import httpx
 import pytest
 
+from app.gateway.formats import best
 from app.gateway.openai.forms import _value_of
 from app.gateway.openai.shapes import ImageParams
 from app.gateway.submission import draw_seed
+from cynosure import synonyms
+from cynosure.batches import BatchLine
 from cynosure.client import Client
-from cynosure.contract import GenerateRequest, ModelCard, OutputFormat
+from cynosure.contract import GenerateRequest, ModelCard, OutputFormat, SweepRequest
+from cynosure.errors import NotAcceptable
 from cynosure.pictures import opened
 from cynosure.resolving import resolve
+from models.samplers import SAMPLERS
 from tests.service.test_inputs import picture
 
 
@@ -25,6 +31,38 @@ def drawn(server_url: str) -> str:
     with Client(server_url) as client:
         job = client.wait(client.submit(class_label=1, steps=2, seed=1).id)
     return server_url + job.images[0].url
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/json; charset=utf-8", "application/json"),
+        ("image/*", "image/png"),
+        ("image/webp, image/*", "image/webp"),
+        ("image/*, image/png;q=0.5", "image/jpeg"),
+        ("image/png;q=0, */*;q=0.1, application/json;q=0", "image/jpeg"),
+        ("image/png;q=0.2, application/json;q=0.1", "image/png"),
+        ("text/html, image/avif, image/webp, */*;q=0.8", "image/webp"),
+        ("text/html", None),
+        ("*/*;q=0", None),
+    ],
+)
+def test_the_media_type_is_the_one_that_the_client_likes_best(accept: str | None, chosen: str | None) -> None:
+    offers = ["application/json", "image/png", "image/jpeg", "image/webp"]
+    if chosen is not None:
+        assert best(accept, offers) == chosen
+        return
+    with pytest.raises(NotAcceptable, match="image/webp"):
+        best(accept, offers)
+
+
+def test_what_exists_in_one_form_is_not_sent_in_another(drawn: str) -> None:
+    refused = httpx.get(drawn, headers={"Accept": "image/webp"})
+    assert (refused.status_code, refused.json()["code"]) == (406, "not_acceptable")
+    assert "image/png" in refused.json()["detail"]
+    assert httpx.get(drawn, headers={"Accept": "image/webp, */*;q=0.1"}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/models", "/openapi.json", "/docs", "/nowhere"])
@@ -112,6 +150,10 @@ def test_a_forms_fields_are_read_by_their_type(field: str, text: str, value: Any
         ({"batch_size": 2}, "Here it is num_images."),
         ({"size": "28x28"}, "Here it is width and height."),
         ({"denoising_strength": 0.5}, "Here it is strength."),
+        ({"scheduler": "Karras"}, "Here it is sampler or sigma_schedule."),
+        ({"clip_skip": 2}, "No field 'clip_skip'. Known: "),
+        ({"class_label": 1, "guidance_mode": "cfg"}, "did you mean 'classifier_free'?"),
+        ({"class_label": 1, "sampler": "UniPCMultistepScheduler"}, "Here it is unipc."),
         ({"class_label": 1, "sampler": "euler_a"}, "Here it is euler_ancestral."),
         ({"class_label": 1, "sampler": "DPM++ 2M Karras"}, "Here it is dpmpp_2m with sigma_schedule karras."),
         ({"class_label": 1, "scale": 3, "guidance_scale": 2}, "Give guidance_scale or scale, and only one of them."),
@@ -122,3 +164,9 @@ def test_other_tools_names_lead_to_ours(server_url: str, body: dict[str, Any], s
     answer = httpx.post(f"{server_url}/generate", json=body)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
+
+
+def test_other_tools_samplers_lead_to_samplers_that_there_are() -> None:
+    assert {name.partition(" ")[0] for name in synonyms.SAMPLERS.values()} <= SAMPLERS.keys()
+    fields = {*ImageParams.model_fields, *BatchLine.model_fields, *SweepRequest.model_fields}
+    assert {name for ours in synonyms.FIELDS.values() if ours for name in re.split(" and | or ", ours)} <= fields

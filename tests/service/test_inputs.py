@@ -13,6 +13,7 @@ import pytest
 import redis
 from PIL import Image
 
+from app.gateway.settings import GatewaySettings
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from app.gateway.submission import accept, decide, keyed, submission_of
@@ -23,6 +24,7 @@ from cynosure.metadata import encoded_picture
 from cynosure.resolving import attached, detached, inputs, resolve, resolve_sweep
 from jobs.accounts.allowance import Allowance
 from jobs.accounts.api_keys import NOBODY
+from jobs.plans import Inquiries
 from jobs.queue.gateway import JobStore
 from jobs.queue.pace import Outlook
 from jobs.queue.record import ANONYMOUS, Claim, NoClaim
@@ -46,7 +48,9 @@ def state_of(card: ModelCard, **store: object) -> State:
         return {card.name: card}
 
     bell = SimpleNamespace(ring=lambda model, job_id: None)
-    return cast(State, {"store": SimpleNamespace(fleet=SimpleNamespace(cards=cards), **store), "doorbell": bell})
+    plans = Inquiries(redis.asyncio.Redis(), StoreSettings())  # never asked: every step of the card is certain
+    held = SimpleNamespace(fleet=SimpleNamespace(cards=cards), plans=plans, **store)
+    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings()})
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ async def test_the_record_has_the_digests_and_the_worker_the_pictures(
     job_id, keys = await accept_job(store, request), Keys(store_settings.key_prefix)
     assert request.init_image.encode() not in cast(bytes, raw.hget(keys.job(job_id), "request"))
     record = await store.get(job_id, ANONYMOUS)
-    shown = job_of(record, Outlook()).request
+    shown = job_of(record, Outlook(), "").request
     assert shown.init_image is None
     assert shown.inputs["init_image"].size == len(base64.b64decode(picture()))
     assert await store.inputs(record) == {"init_image": picture()}
@@ -145,7 +149,7 @@ async def test_records_that_hold_their_pictures_are_read_and_shown_without_them(
     job_id, keys = await accept_job(store, request), Keys(store_settings.key_prefix)
     raw.hset(keys.job(job_id), "request", request.model_dump_json())
     raw.delete(keys.inputs(job_id))
-    assert set(job_of(await store.get(job_id, ANONYMOUS), Outlook()).request.inputs) == {"init_image"}
+    assert set(job_of(await store.get(job_id, ANONYMOUS), Outlook(), "").request.inputs) == {"init_image"}
     claim = worker_store.claim("fashion", "w", held=0)
     assert isinstance(claim, Claim)
     assert claim.request.init_image == picture()
@@ -172,7 +176,6 @@ def test_a_job_from_a_picture_can_be_varied_and_shows_no_picture(server_url: str
         assert client.wait(client.submit_sweep(sweep).id).status is JobStatus.SUCCEEDED
     shown = httpx.get(f"{server_url}/jobs/{job.id}").json()
     assert shown["request"]["init_image"] is None
-    assert (shown["steps"], shown["step"]) == (shown["evaluations"], shown["evaluations_done"]), "deprecated names"
     again = httpx.post(f"{server_url}/generate", json=shown["request"])
     assert (again.status_code, again.json()["field"]) == (422, "inputs")
 

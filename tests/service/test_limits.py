@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -52,6 +54,37 @@ def test_a_body_of_too_many_bytes_or_parts_is_refused_as_it_arrives(open_gateway
         answer = gateway.post(path, content=in_pieces(body), headers=JSON)
         assert answer.status_code == 413
         assert "body_too_large" in answer.text
+
+
+LINE = json.dumps({"class_label": 1}).encode()
+GZIP = gzip.compress(LINE)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "said"),
+    [
+        ("gzip", GZIP, 202, ""),
+        ("x-gzip", gzip.compress(LINE[:7]) + gzip.compress(LINE[7:]), 202, ""),
+        ("deflate", zlib.compress(LINE), 202, ""),
+        ("identity", LINE, 202, ""),
+        ("gzip", GZIP[:-3], 400, "cut short"),
+        ("gzip", LINE, 400, "is not gzip"),
+        ("deflate", zlib.compress(LINE) + b"more", 400, "goes on"),
+        ("gzip", gzip.compress(b" " * 10_000_000), 413, "larger than"),
+        ("br", LINE, 415, "gzip, deflate"),
+        ("gzip, gzip", gzip.compress(GZIP), 415, "gzip, deflate"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/generate", "/batches"])
+def test_a_compressed_body_is_taken_within_the_limits_of_what_it_holds(
+    open_gateway: Open, path: str, encoding: str, body: bytes, status: int, said: str
+) -> None:
+    gateway = open_gateway(auth="off", max_body_bytes=100_000, max_batch_bytes=100_000)
+    for content in (body, in_pieces(body)):
+        answer = gateway.post(path, content=content, headers={**JSON, "Content-Encoding": encoding})
+        assert answer.status_code == status, answer.text
+        assert said in answer.json().get("detail", "")
+        assert answer.headers.get("Accept-Encoding") == ("gzip, deflate" if status == 415 else None)
 
 
 @pytest.mark.parametrize("is_array", [False, True], ids=["lines", "array"])

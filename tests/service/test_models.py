@@ -32,7 +32,11 @@ from jobs.settings import StoreSettings
         ("/generate", {"prompt": "a happy cat"}, "emoji"),
         ("/generate", {"prompt": "a happy cat", "class_label": "noto"}, "emoji"),
         ("/generate", {"class_label": "noto", "model": "emoji"}, "emoji"),
+        ("/generate", {"class_label": "noto"}, "emoji"),
+        ("/generate", {"prompt": "a happy cat", "model": "dall-e-3"}, "emoji"),
         ("/sweeps", {"class_labels": [0, 1], "request": {}}, "fashion"),
+        ("/sweeps", {"class_labels": ["noto", "fluent"], "request": {}}, "emoji"),
+        ("/sweeps", {"seeds": [1, 2], "request": {"class_label": 0, "model": "dall-e-3"}}, "emoji"),
         ("/sweeps", {"prompts": ["cat", "dog"], "request": {}}, "emoji"),
         ("/sweeps", {"seeds": [1, 2], "request": {"prompt": "a happy cat"}}, "emoji"),
     ],
@@ -41,14 +45,13 @@ from jobs.settings import StoreSettings
 def test_a_prompt_goes_to_the_model_that_takes_it(
     open_gateway: Callable[..., TestClient],
     store_settings: StoreSettings,
-    card: ModelCard,
+    emoji: ModelCard,
     path: str,
     body: dict[str, Any],
     model: str,
 ) -> None:
-    prompted = card.model_copy(update={"name": "emoji", "takes_prompt": True, "labels": ("noto", "fluent")})
-    FleetRegistry(store_settings).publish("second", [prompted])
-    answer = open_gateway(auth="off").post(path, json=body)
+    FleetRegistry(store_settings).publish("second", [emoji])
+    answer = open_gateway(auth="off", model_aliases=ALIASES).post(path, json=body)
     assert answer.status_code == 202, answer.text
     assert answer.json()["request"]["model"] == model
 
@@ -75,6 +78,50 @@ def test_models_have_the_order_in_which_workers_name_them(
         with TestClient(create_app(GatewaySettings(auth="off"), store_settings)) as gateway:
             assert [model["name"] for model in gateway.get("/models").json()["models"]] == order
             assert gateway.post("/generate", json={"class_label": 1}).json()["request"]["model"] == order[0]
+
+
+ASTRAY = {"class_label": "sneaker", "prompt": "red"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", ASTRAY),
+        ("/plan", ASTRAY),
+        ("/sweeps", {"class_labels": ["sneaker", "noto"], "request": {"prompt": "red"}}),
+        ("/batches", [ASTRAY]),
+        ("/v1/images/generations", ASTRAY),
+    ],
+)
+def test_a_label_of_another_model_than_the_prompts_is_refused_with_that_model(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, emoji: ModelCard, path: str, body: Any
+) -> None:
+    FleetRegistry(store_settings).publish("second", [emoji])
+    problem = open_gateway(auth="off").post(path, json=body).json()
+    assert "'emoji' was chosen because of prompt; 'fashion' has that class: set model to 'fashion'" in (
+        problem["error"]["message"] if "error" in problem else problem["detail"]
+    )
+
+
+ALIASES = {"dall-e-3": "emoji", "fashion": "emoji", "sdxl": "not-served"}
+
+
+def test_aliases_stand_for_models_that_are_served(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, emoji: ModelCard
+) -> None:
+    FleetRegistry(store_settings).publish("second", [emoji])
+    gateway = open_gateway(auth="off", model_aliases=ALIASES)
+    assert [model["id"] for model in gateway.get("/v1/models").json()["data"]] == ["emoji", "fashion", "dall-e-3"]
+    assert gateway.get("/v1/models/dall-e-3").json()["id"] == gateway.get("/models/dall-e-3").json()["name"] == "emoji"
+    assert gateway.get("/models/fashion").json()["name"] == "fashion"
+    assert [card["name"] for card in gateway.get("/models").json()["models"]] == ["emoji", "fashion"]
+    assert gateway.get("/v1/models/sdxl").status_code == 404
+    for field in ("model", "guide_model"):
+        problem = gateway.post("/generate", json={"class_label": 0, field: "sdxl"}).json()
+        assert (problem["code"], problem["field"]) == ("unknown_model", field)
+        assert problem["detail"].startswith("No model 'not-served' here, of which 'sdxl' is an alias. Known: emoji, ")
+    assert "dall-e-3" in gateway.post("/generate", json={"model": "dall-e-2"}).json()["detail"]
+    assert model_drawn_by(gateway, {"prompt": "a cat", "model": "dall-e-3", "style": "vivid"}) == "emoji"
 
 
 def model_drawn_by(gateway: TestClient, body: dict[str, Any]) -> str:

@@ -259,7 +259,7 @@ def test_a_field_that_no_model_has_is_refused_before_anything_is_sent() -> None:
         with pytest.raises(UnknownField, match="Did you mean 'class_label'") as refusal:
             client.generate(klass_label="bag")
         assert refusal.value.field == "klass_label"
-        with pytest.raises(InvalidRequest, match="steps: Input should be greater"):
+        with pytest.raises(InvalidRequest, match="steps must be at least 1"):
             client.submit(class_label="bag", steps=0)
         [drawn] = client.batch([{"klass_label": 1}])
         assert isinstance(drawn.error, UnknownField)

@@ -28,9 +28,15 @@ REFUSALS: list[tuple[str, int, str, str | None]] = [
     ('{"colour": 1}', 422, "unknown_field", "colour"),
     ('{"prompt": "a shoe"}', 422, "unsupported_field", "prompt"),
     ('{"class_label": 1, "scale": 101}', 422, "invalid_request", "scale"),
-    ('{"class_label": 1, "scale": NaN}', 422, "invalid_request", "scale"),
+    ('{"class_label": 1, "scale": NaN}', 400, "malformed_body", None),
     ('{"class_label": 1, "steps": 0}', 422, "invalid_request", "steps"),
     ('{"class_label": 1, "steps": 100000}', 422, "invalid_request", "steps"),
+    (
+        '{"class_label": 1, "sampler": "dpmpp_2m", "sigma_schedule": "karras", "steps": 20}',
+        422,
+        "invalid_request",
+        "sigma_schedule",
+    ),
     ('{"class_label": 1, "sampler": "dimm"}', 422, "unknown_sampler", "sampler"),
     ('{"class_label": 1, "guidance_rule": "cfg++", "sampler": "heun"}', 422, "unsupported_field", "guidance_rule"),
     ('{"guidance_mode": "classifier_free"}', 422, "invalid_request", "class_label"),
@@ -125,6 +131,27 @@ def test_a_cancelled_job_stays_cancelled_and_a_key_makes_one_job(server_url: str
             client.submit(GenerateRequest(class_label=2), idempotency_key="once")
 
 
+def test_a_job_warns_of_what_its_plan_warns_of(server_url: str) -> None:
+    with Client(server_url) as client:
+        asked = {"class_label": "bag", "guidance_scale": 1, "steps": 4, "seed": 5, "num_images": 2}
+        plan = client.plan(**asked)
+        job = client.wait(client.submit(**asked).id)
+        again = client.wait(client.submit(**asked).id)
+        second = client.wait(client.submit(**{**asked, "num_images": 1, "first_image": job.images[1].first_image}).id)
+        swept = SweepRequest(request=GenerateRequest(class_label="bag", steps=4), guidance_scales=(0.5, 1))
+        sweep = client.wait(client.submit_sweep(swept).id)
+        wrong = client.wait(client.submit_sweep(swept.model_copy(update={"request": EMPTY})).id)
+    assert second.images[0].sha256 == job.images[1].sha256
+    assert plan.warnings == job.warnings == again.warnings
+    assert again.cached
+    assert "guidance_scale 1 is plain conditional sampling" in job.warnings[0]
+    assert sweep.warnings == ()
+    assert wrong.warnings == ("No evaluation lies in guidance_interval: nothing is guided.",)
+
+
+EMPTY = GenerateRequest(class_label="bag", steps=4, guidance_interval=(0.5, 0.5))
+
+
 def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     request = GenerateRequest(
         class_label="bag",
@@ -139,7 +166,7 @@ def test_a_plan_says_what_a_request_would_take(server_url: str) -> None:
     with Client(server_url) as client:
         plan = client.plan(request)
         empty = client.plan(request.model_copy(update={"guidance_interval": (0.5, 0.5)}))
-        with pytest.raises(InvalidRequest, match="no model 'nothing' is loaded here"):
+        with pytest.raises(InvalidRequest, match="No model 'nothing' here"):
             client.plan(GenerateRequest(class_label=1, guide_model="nothing"))
     assert len(plan.timesteps) == len(plan.sigmas) == 10
     assert list(plan.sigmas) == sorted(plan.sigmas, reverse=True)
@@ -181,7 +208,7 @@ def test_a_job_is_followed_by_its_events(server_url: str) -> None:
             drawn = np.asarray(Image.open(io.BytesIO(client.image(job.id, index)))).astype(int)
             seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(preview.png)))).astype(int)
             assert np.abs(drawn - seen).mean() < 1, "the last prediction is the picture, but for a last trace of noise"
-        steps = [event.step for event in happened if isinstance(event, Progress)]
+        steps = [event.evaluations_done for event in happened if isinstance(event, Progress)]
         assert steps == sorted(steps)
         assert steps[-1] == 120
         assert last.telemetry is not None

@@ -134,12 +134,12 @@ async def test_fsync_durability_is_a_batchs_too(small_server: StoreSettings, mon
             await batches.open("a", "owner", "upload", "key")
             monkeypatch.setattr("jobs.store.connection.FSYNC_TIMEOUT_MS", 300)
             raw.config_set("appendfsync", "no")
-            for accepting in (batches.open("b", "owner", "upload", "key"), batches.start("a", "upload")):
+            for accepting in (batches.open("b", "owner", "upload", "key"), batches.start("a", "owner", "upload")):
                 with pytest.raises(StoreUnavailable, match="did not confirm in time"):
                     await accepting
             monkeypatch.undo()
             raw.config_set("appendfsync", "everysec")
-            await batches.start("a", "upload")
+            await batches.start("a", "owner", "upload")
 
 
 @pytest.mark.parametrize("key", [None, "key"])

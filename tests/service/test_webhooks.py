@@ -71,7 +71,7 @@ def status_of(gateway: TestClient, job_id: str) -> str:
 
 
 def test_a_jobs_end_is_told_and_signed(open_gateway: Callable[..., TestClient], receiver: Receiver) -> None:
-    gateway = open_gateway(**SETTINGS)
+    gateway = open_gateway(**SETTINGS, public_url="https://img.example.org/draw")
     job_id = ended_job(gateway, receiver.url)
     wait_until(lambda: status_of(gateway, job_id) == "delivered", what="delivered")
     [(headers, body)] = receiver.told
@@ -79,6 +79,7 @@ def test_a_jobs_end_is_told_and_signed(open_gateway: Callable[..., TestClient], 
     event = Webhook(secret).verify(body, headers)
     assert (event["type"], event["data"]["id"]) == ("job.cancelled", job_id)
     assert event == json.loads(body)
+    assert event["data"]["links"]["self"] == f"https://img.example.org/draw/jobs/{job_id}"
     assert headers["webhook-id"] == f"msg_{job_id}"
     with pytest.raises(WebhookVerificationError):
         Webhook(secret).verify(body.replace(b"cancelled", b"succeeded"), headers)
@@ -177,7 +178,8 @@ def test_a_private_address_is_refused_at_the_door(open_gateway: Callable[..., Te
         "/batches": [request],
     }
     answer = open_gateway(**SETTINGS).post(path, json=bodies[path])
-    assert (answer.status_code, answer.json()["field"]) == (422, "webhook_url")
+    field = "request.webhook_url" if path == "/sweeps" else "webhook_url"
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
 def test_without_a_secret_no_webhook_is_taken(open_gateway: Callable[..., TestClient]) -> None:

@@ -1,6 +1,7 @@
 """The documents keep up with the code."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def test_every_error_code_is_documented_with_its_status() -> None:
     sections = _sections((ROOT / "docs/errors.md").read_text())
     classes = _tree(CynosureError)
     assert len(classes) > 10
-    assert sections.keys() == {kind.code for kind in classes}
+    before_a_route = {"not_found", "method_not_allowed", "http_error"}
+    assert sections.keys() == {kind.code for kind in classes} | before_a_route
     for kind in classes:
         assert f"**{kind.status}**" in sections[kind.code], kind.code
 
@@ -62,3 +64,27 @@ def test_the_trees_in_the_documents_are_the_folders() -> None:
     assert packages - shipped == {"harness", "chaos"}
     folders_of = ("cynosure.", "workers.")  # described with the package that they are in
     assert {name for name in shipped - packages if name.count(".") < 2 and not name.startswith(folders_of)} == set()
+
+
+def test_the_reference_of_settings_is_the_codes() -> None:
+    program = runpy.run_path(str(ROOT / ".ci/settings.py"))
+    assert (ROOT / "docs/settings.md").read_text() == program["page"](), "run `make settings`"
+    declared = set(re.findall(r"class (\w+)\(BaseSettings\)", _product()))
+    assert {settings.__name__ for settings, *_ in program["READERS"]} == declared
+
+
+def test_every_environment_variable_that_is_read_is_documented() -> None:
+    documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs/settings.md").read_text()))
+    text = _product() + (ROOT / "docker-compose.yml").read_text()
+    named = set(re.findall(r"\b(?:CYNOSURE|REDIS)_[A-Z_]*[A-Z]\b", text))
+    read = set(re.findall(r"environ(?:\.\w+\(|\[)\s*\"([A-Z]\w+)\"", text))
+    assert named
+    assert read
+    assert (named | read) - documented == set()
+
+
+def _product() -> str:
+    files = [
+        path for folder in ("cynosure", "jobs", "app", "workers", "models") for path in (ROOT / folder).rglob("*.py")
+    ]
+    return "\n".join(path.read_text() for path in files)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, SweepRequest
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
-from cynosure.resolving import cells_of, detached, resolve, resolve_sweep
+from cynosure.resolving import cells_of, choose, detached, label_index, resolve, resolve_sweep
 
 
 def test_an_empty_request_is_an_unguided_picture_of_anything(card: ModelCard) -> None:
@@ -201,3 +201,79 @@ def test_beside_a_prompt_the_classifier_may_be_asked_for_what_the_denoiser_is_no
 def test_a_respacing_string_decides_the_steps(card: ModelCard) -> None:
     assert resolve(GenerateRequest(timestep_respacing="10,15,20"), card, seed=0).steps == 45
     assert resolve(GenerateRequest(timestep_respacing="fast27"), card, seed=0).steps == 27
+
+
+IMAGENET = ("tench, Tinca tinca", "crane", "maillot", "crane", "maillot, tank suit", "African grey, Psittacus")
+
+
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [
+        ("tench", 0),
+        ("TINCA  TINCA".replace("  ", " "), 0),
+        (" Tench,Tinca tinca ", 0),
+        ("tank suit", 4),
+        ("maillot, tank suit", 4),
+        ("african grey", 5),
+        ("3", 3),
+        (3, 3),
+    ],
+)
+def test_each_name_in_a_label_names_its_class(card: ModelCard, label: int | str, index: int) -> None:
+    assert label_index(label, card.model_copy(update={"labels": IMAGENET})) == index
+
+
+def test_a_name_of_several_classes_is_refused_with_their_indices(card: ModelCard) -> None:
+    imagenet = card.model_copy(update={"labels": IMAGENET})
+    with pytest.raises(InvalidRequest, match=r"'Crane' names several .* 1 \(crane\); 3 \(crane\)\. Give the index"):
+        label_index("Crane", imagenet)
+    with pytest.raises(InvalidRequest, match=r"2 \(maillot\); 4 \(maillot, tank suit\)"):
+        label_index("maillot", imagenet)
+    with pytest.raises(UnknownLabel, match="Did you mean 'Tinca tinca'"):
+        label_index("tinca tinka", imagenet)
+
+
+def test_a_condition_weighs_each_class_once(card: ModelCard) -> None:
+    weights = {"classifier_condition": {"labels": {"sneaker": 1, "2": 2}}, "guidance_mode": "classifier"}
+    with pytest.raises(InvalidRequest, match="weighs a class twice"):
+        resolve(GenerateRequest.model_validate(weights), card, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("prompted", "labels", "chosen"),
+    [
+        (False, [], "fashion"),
+        (True, [], "emoji"),
+        (False, ["noto"], "emoji"),
+        (False, ["sneaker"], "fashion"),
+        (False, [1], "fashion"),
+        (False, [2], "fashion"),
+        (True, [1], "emoji"),
+        (True, ["Noto"], "emoji"),
+    ],
+)
+def test_labels_and_prompt_choose_the_model(
+    card: ModelCard, emoji: ModelCard, prompted: bool, labels: list[int | str], chosen: str
+) -> None:
+    cards = {"emoji": emoji, "fashion": card}
+    assert choose(cards, model=None, prompted=prompted, labels=labels).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("prompted", "labels", "says"),
+    [
+        (False, ["sneker"], "No class 'sneker' in 'emoji' or 'fashion'. Did you mean 'sneaker'? 'emoji' has: noto, "),
+        (False, [9], "Class 9 is out of range: 'emoji' has 0 to 1, 'fashion' has 0 to 2."),
+        (True, ["sneaker"], "'emoji' was chosen because of prompt; 'fashion' has that class: set model to 'fashion'"),
+        (True, [2], "set model to 'fashion', and leave prompt out."),
+        (False, ["sneaker", "noto"], "No model has all of these classes: sneaker, noto."),
+    ],
+)
+def test_a_label_that_no_model_has_is_refused_with_what_they_have(
+    card: ModelCard, emoji: ModelCard, prompted: bool, labels: list[int | str], says: str
+) -> None:
+    cards = {"emoji": emoji, "fashion": card}
+    with pytest.raises(InvalidRequest) as refusal:
+        choose(cards, model=None, prompted=prompted, labels=labels)
+    assert says in refusal.value.detail
+    assert refusal.value.field == "class_label"

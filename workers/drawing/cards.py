@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
 from models.loading import opening
 from models.pack import InvalidPack, Pack
 from models.profiles import PROFILES
-from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, max_steps, options
+from models.samplers import (
+    CFG_PLUS_PLUS_SAMPLERS,
+    FLOW_PREDICTION,
+    PROBED_STEPS,
+    SAMPLERS,
+    NotLinear,
+    folder_limits,
+    folder_sampler,
+    max_steps,
+    options,
+)
+from models.spec import Steps
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
@@ -60,7 +74,7 @@ def _card(loaded: LoadedPack) -> ModelCard:
         cfg_plus_plus_samplers=tuple(name for name in samplers if name in CFG_PLUS_PLUS_SAMPLERS),
         spacings={name: options(name)[0] for name in samplers if options(name)[0]},
         sigma_schedules={name: options(name)[1] for name in samplers if options(name)[1]},
-        profiles=tuple(PROFILES),
+        **_profiles(pack, samplers),
         clipping_profiles=clipping,
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
@@ -69,9 +83,13 @@ def _card(loaded: LoadedPack) -> ModelCard:
         height=height,
         max_steps=pack.num_train_timesteps,
         sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
+        certain_steps={
+            name: limits[name] if _goes_to_its_limit(name, profile, denoiser.prediction_type) else PROBED_STEPS[-1]
+            for name in samplers
+        },
         defaults=ModelDefaults(
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
-            guidance_scale=defaults.get("guidance_scale", 3.0),
+            guidance_scale=defaults.get("guidance_scale", denoiser.default_scale),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
             sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
             steps=defaults.get("steps", 50),
@@ -83,6 +101,39 @@ def _card(loaded: LoadedPack) -> ModelCard:
         reproducible=calibration.is_reproducible,
         num_parameters=denoiser.num_parameters,
         license=defaults.get("license"),
+    )
+
+
+def _profiles(pack: Pack, samplers: Sequence[str]) -> dict[str, Any]:
+    """The profiles of a pack, and what those that follow its folder's scheduler do where a request says nothing."""
+    own = folder_sampler(pack.scheduler_config)
+    following = [name for name, profile in PROFILES.items() if profile.steps is Steps.FOLDER]
+    if own not in samplers:
+        return {"profiles": tuple(name for name in PROFILES if name not in following)}
+    clipped = tuple(sampler for sampler in samplers if _is_limited(sampler, pack))
+    return {
+        "profiles": tuple(PROFILES),
+        "profile_samplers": dict.fromkeys(following, own),
+        "clipped_samplers": dict.fromkeys(following, clipped),
+    }
+
+
+def _is_limited(sampler: str, pack: Pack) -> bool:
+    try:
+        return folder_limits(sampler, pack.scheduler_config)
+    except NotLinear:  # limited in a way that is refused
+        return False
+
+
+def _goes_to_its_limit(sampler: str, profile: str, prediction_type: str) -> bool:
+    """Whether the sampler, without options, takes every number of steps up to its `max_steps`.
+
+    A profile may space its steps otherwise; and on straight paths more than a few hundred steps repeat a noise level.
+    """
+    return (
+        prediction_type != FLOW_PREDICTION
+        and PROFILES[profile].steps is Steps.EXACT
+        and not PROFILES[profile].samplers.get(sampler)
     )
 
 

@@ -11,7 +11,8 @@ from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.background import BackgroundThread
-from workers.drawing.specs import specs_of
+from workers.drawing.specs import course_spec_of, specs_of
+from workers.drawing.warnings import warnings_of
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,14 @@ class Planner(BackgroundThread):
         if inquiry is not None:
             self._desk.answer(inquiry, self._answer(inquiry))
 
-    def _answer(self, inquiry: Inquiry) -> Plan | JobError:
+    def _answer(self, inquiry: Inquiry) -> Plan | JobError | None:
         request = inquiry.request
         try:
+            if inquiry.is_check:
+                self._engine.check(course_spec_of(request, self._cards[request.model]))
+                return None
             specs = specs_of(inquiry.id, request, self._cards[request.model])
-            return plan_of(request, self._engine.outline(specs))
+            return plan_of(request, self._cards[request.model], self._engine.outline(specs))
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
             return JobError(code=InvalidRequest.code, message=str(error))
         except Exception as error:
@@ -44,7 +48,7 @@ class Planner(BackgroundThread):
             return JobError(code=CynosureError.code, message=f"{type(error).__name__}: {error}")
 
 
-def plan_of(request: ResolvedRequest, outline: Outline) -> Plan:
+def plan_of(request: ResolvedRequest, card: ModelCard, outline: Outline) -> Plan:
     """The engine's outline in the contract's terms."""
     return Plan(
         request=request,
@@ -56,23 +60,5 @@ def plan_of(request: ResolvedRequest, outline: Outline) -> Plan:
         ),
         flop=outline.flop,
         seconds=outline.seconds,
-        warnings=tuple(warnings_of(request, outline)),
+        warnings=warnings_of(request, card, outline),
     )
-
-
-def warnings_of(request: ResolvedRequest, outline: Outline) -> list[str]:
-    """Warnings about settings that are legal but probably not intended."""
-    warnings = []
-    is_guided = request.guidance_mode is not GuidanceMode.NONE
-    if is_guided and not outline.guided:
-        warnings.append("No evaluation lies in guidance_interval: nothing is guided.")
-    if request.guidance_mode is GuidanceMode.CLASSIFIER_FREE and request.guidance_scale == 1.0:
-        warnings.append(
-            "guidance_scale 1 is plain conditional sampling: the same as guidance_mode 'none' with the label."
-        )
-    uses_classifier = request.guidance_mode in (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
-    if uses_classifier and not outline.classifier_rows:
-        warnings.append("The classifier is never evaluated: its scale is 0, or no evaluation lies in the interval.")
-    if request.init_image is not None and len(outline.timesteps) < request.steps:
-        warnings.append(f"strength leaves {len(outline.timesteps)} evaluations of {request.steps} steps.")
-    return warnings

@@ -20,6 +20,7 @@ from cynosure.resolving import cells_of
 from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, Term
 
 DEFAULT_STRENGTH = 0.8  # diffusers' default
+_BLANK = Pixels.of(np.zeros((1, 1, 3), np.uint8))
 PRIORITY_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2}
 
 
@@ -68,6 +69,18 @@ def pixels_of(encoded: str | None, field: str) -> Pixels | None:
     return Pixels.of(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
+def strength_of(request: ResolvedRequest) -> float:
+    """How far to depart from the request's picture; a masked area is drawn anew by default."""
+    has_mask = request.mask_image is not None or "mask_image" in request.inputs
+    return request.strength or (1.0 if has_mask else DEFAULT_STRENGTH)
+
+
+def course_spec_of(request: ResolvedRequest, card: ModelCard) -> SampleSpec:
+    """A spec with the same coefficient table as the pictures of a detached request, with a blank one for its own."""
+    [spec, *_] = specs_of("", request, card)
+    return replace(spec, init_image=_BLANK if "init_image" in request.inputs else None)
+
+
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
     """One spec per picture.
 
@@ -94,7 +107,7 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             clip=cell.clip,
             dynamic_threshold=cell.dynamic_threshold,
             init_image=start,
-            strength=DEFAULT_STRENGTH if cell.strength is None and mask is None else (cell.strength or 1.0),
+            strength=strength_of(cell),
             mask=mask,
             preview_every=cell.preview_every,
             telemetry=cell.telemetry,

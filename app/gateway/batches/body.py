@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import ijson
 
 from app.gateway.door.complexity import parts_of, too_many_parts
+from app.gateway.json_bodies import parsed_json
 from cynosure.contract import MAX_BATCH_LINES
 from cynosure.errors import BodyTooLarge, CynosureError, MalformedBody
 
@@ -148,6 +148,7 @@ async def _lines(head: bytes, rest: AsyncIterator[bytes], max_line_bytes: int, m
             if parts_of(line) > max_parts:
                 raise at_line(too_many_parts("this", max_parts), number)
             try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise at_line(MalformedBody(f"this is not JSON: {error}."), number) from error
+                value = parsed_json(line, "this", is_line=True)
+            except MalformedBody as error:
+                raise at_line(error, number) from error
+            yield value

@@ -10,6 +10,7 @@ from typing import Any
 
 from stream_zip import NO_COMPRESSION_64, Method
 
+from app.gateway.batches.names import MemberNames
 from app.gateway.formats import in_format
 from app.gateway.shaping import job_of, moment
 from app.gateway.state import State
@@ -23,13 +24,13 @@ _MODE = S_IFREG | 0o644
 Member = tuple[str, datetime, int, Method, AsyncIterator[bytes]]
 
 
-def batch_of(record: BatchRecord) -> Batch:
-    """The batch as clients see it."""
+def batch_of(record: BatchRecord, root: str) -> Batch:
+    """The batch as clients see it; `root` precedes the path of every link."""
     waiting, ended = record.total - record.fed, dict(record.ended)
     if record.status is BatchStatus.CANCELLED:
         ended["cancelled"] += waiting
         waiting = 0
-    path = f"/batches/{record.id}"
+    path = f"{root}/batches/{record.id}"
     return Batch(
         id=record.id,
         status=record.status,
@@ -54,17 +55,19 @@ async def _rows(
         index += size
 
 
-async def results_of(state: State, record: BatchRecord, first: int, count: int) -> AsyncIterator[bytes]:
+async def results_of(state: State, record: BatchRecord, first: int, count: int, root: str) -> AsyncIterator[bytes]:
     """Yield NDJSON, one line for each line of the batch."""
     async for number, line, job_id, job in _rows(state, record, first, count):
-        yield _result(record, number, line, job_id, job).model_dump_json().encode() + b"\n"
+        yield _result(record, number, line, job_id, job, root).model_dump_json().encode() + b"\n"
 
 
-def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, job: JobRecord | None) -> BatchResult:
+def _result(
+    record: BatchRecord, number: int, line: Line, job_id: str | None, job: JobRecord | None, root: str
+) -> BatchResult:
     if job is None:
         status = "expired" if job_id else "cancelled" if record.status is BatchStatus.CANCELLED else "waiting"
         return BatchResult(line=number, custom_id=line.custom_id, status=status, job_id=job_id, seed=line.request.seed)
-    shown = job_of(job, Outlook())
+    shown = job_of(job, Outlook(), root)
     return BatchResult(
         line=number,
         custom_id=line.custom_id,
@@ -73,18 +76,21 @@ def _result(record: BatchRecord, number: int, line: Line, job_id: str | None, jo
         seed=line.request.seed,
         images=shown.images,
         error=shown.error,
+        warnings=shown.warnings,
     )
 
 
 async def members_of(state: State, record: BatchRecord) -> AsyncIterator[Member]:
-    """Yield every finished picture as `LINE-INDEX.FORMAT`, in order."""
+    """Yield every finished picture as `NAME-INDEX.FORMAT`, in order."""
+    names = MemberNames()
     async for number, line, job_id, job in _rows(state, record, 1, record.total):
+        base = names.of(number, line.custom_id)  # of all lines, so that a later ZIP has the same names
         if job is None or job_id is None:
             continue
         made = moment(job.finished_ms or job.created_ms)
         for index, png in enumerate(await state["store"].jobs.images(job_id, EVERYONE)):
             content = await in_format(png, line.request.output_format)
-            name = f"{number:05d}-{index:02d}.{line.request.output_format}"
+            name = f"{base}-{index:02d}.{line.request.output_format}"
             # Pictures are compressed already, so the ZIP stores them as they are. In all they may exceed 4 GiB.
             yield name, made, _MODE, NO_COMPRESSION_64(len(content), zlib.crc32(content)), _once(content)
 

@@ -9,15 +9,13 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import ValidationError
-
 from app.gateway.batches.body import at_line, objects_of
 from app.gateway.state import State
 from app.gateway.submission import decide
 from cynosure.batches import BatchLine, BatchStatus
 from cynosure.contract import GenerateRequest
 from cynosure.errors import CynosureError, IdempotencyConflict, InvalidRequest
-from cynosure.refusals import refusal_of
+from cynosure.refusals import parsed
 from cynosure.resolving import attached
 from jobs.accounts.api_keys import Caller
 from jobs.batches import Batches, Line
@@ -49,7 +47,7 @@ async def receive(state: State, caller: Caller, chunks: AsyncIterator[bytes], id
     total = await _stage(state, batch_id, upload, values)
     if not total:
         raise InvalidRequest("A batch must have at least one request.", field="body")
-    await batches.start(batch_id, upload)
+    await batches.start(batch_id, caller.owner, upload)
     return batch_id
 
 
@@ -99,14 +97,11 @@ async def _stage(state: State, batch_id: str, upload: str, values: AsyncIterator
 
 
 async def _decided(state: State, value: dict[str, Any], digest: str) -> Line:
-    try:
-        parsed = BatchLine.model_validate(value)
-    except ValidationError as error:
-        raise refusal_of(error, BatchLine) from error
-    fields = parsed.model_dump(exclude_unset=True, exclude={"custom_id"})
+    line = parsed(BatchLine, value)
+    fields = line.model_dump(exclude_unset=True, exclude={"custom_id"})
     submission = await decide(state, GenerateRequest.model_validate(fields))
     request = attached(submission.request, submission.inputs)  # a batch stores each line with its pictures
-    return Line(digest, parsed.custom_id, request, submission.cached_as)
+    return Line(digest, line.custom_id, request, submission.cached_as)
 
 
 async def _compare(batches: Batches, batch_id: str, total: int, values: AsyncIterator[dict[str, Any]]) -> None:

@@ -11,6 +11,8 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.gateway.addresses import Address, address_of, public_address
+from app.gateway.door.links import linked_caller
 from app.gateway.errors.problems import OPENAI_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
@@ -20,7 +22,15 @@ from jobs.accounts.api_keys import NOBODY, Caller
 from jobs.accounts.api_keys import Scope as KeyScope
 
 OPEN = frozenset(
-    {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
+    {
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/docs",
+        "/docs/errors",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+    }
 )
 """Paths that need no key: health, and the API's description."""
 _CALLER = "cynosure.caller"
@@ -47,7 +57,7 @@ class Door:
 
     Paths outside `OPEN` need a valid key, or a deployment that requires none. A key that is sent is checked even if
     none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query strings end up
-    in logs and histories.
+    in logs and histories. A signed link may: it opens one picture, for a while.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,22 +69,29 @@ class Door:
             return
         state: State = scope["state"]
         try:
-            identified = await _identify(state, Headers(scope=scope), scope["path"])
-            taken = await state["store"].allowance.take(identified.owner, identified.limits)
+            headers = Headers(scope=scope)
+            linked = None if "authorization" in headers else await linked_caller(state, scope)
+            identified = linked or await _identify(state, headers, scope["path"], address_of(scope))
+            # Links have the key's limits apart: viewers of a popular page leave its owner's own requests alone.
+            bucket = identified.owner if linked is None else f"{identified.owner}:links"
+            taken = await state["store"].allowance.take(bucket, identified.limits)
         except CynosureError as error:
-            await from_error(error, scope["path"])(scope, receive, send)
+            await from_error(error, scope)(scope, receive, send)
             return
 
         async def with_limits(message: Message) -> None:
-            if taken is not None and message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(taken.headers)
+            if message["type"] == "http.response.start":
+                answered = MutableHeaders(scope=message)
+                answered.update(taken.headers if taken is not None else {})
+                if linked is not None:
+                    answered["Cross-Origin-Resource-Policy"] = "cross-origin"  # pages of any site may show it
             await send(message)
 
         scope[_CALLER] = identified
         await self.app(scope, receive, with_limits)
 
 
-async def _identify(state: State, headers: Headers, path: str) -> Caller:
+async def _identify(state: State, headers: Headers, path: str, address: Address) -> Caller:
     authorization = headers.get("authorization")
     policy = key_policy(state["settings"])
     needs_key = policy is KeyPolicy.REQUIRED
@@ -91,28 +108,34 @@ async def _identify(state: State, headers: Headers, path: str) -> Caller:
     if needs_key:
         raise Unauthenticated("This server requires an API key: send the header Authorization: Bearer cyn_…")
     if policy is KeyPolicy.AFTER_FIRST_KEY:
-        _refuse_foreign_pages(state["settings"], headers)
+        _refuse_foreign_pages(state["settings"], headers, address)
     return NOBODY
 
 
-def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers) -> None:
+def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers, address: Address) -> None:
     """Refuse requests that another site's page makes through a browser on this machine.
 
     A page can reach the gateway under a host name that it points to 127.0.0.1 (DNS rebinding; the Host header shows
-    it), or with a form, which browsers send without asking the server first (the Origin header shows it).
+    it), or with a form, which browsers send without asking the server first (the Origin header shows it). A page that
+    rebinds its name can set X-Forwarded-Host, so that one never stands for Host; a form can't, so the origin that a
+    proxy told is as good as our own.
 
     Raises:
         Forbidden: the host or the origin is not allowed.
     """
     host = headers.get("host", "")
+    public = public_address(settings)
+    own = () if public is None else (_name_of(public.origin.partition("://")[2]),)
     name = _name_of(host)
-    if not is_loopback(name) and name not in {allowed.strip("[]") for allowed in settings.allowed_hosts}:
+    if not is_loopback(name) and name not in (*own, *(allowed.strip("[]") for allowed in settings.allowed_hosts)):
         raise Forbidden(
             f"Without API keys this server accepts requests only from its own machine, not for host '{host[:100]}'. "
-            "Create a key with `cynosure keys create`, or add the host to CYNOSURE_GATEWAY_ALLOWED_HOSTS."
+            "Create a key with `cynosure keys create`, or add the host to CYNOSURE_GATEWAY_ALLOWED_HOSTS, or set "
+            "CYNOSURE_GATEWAY_PUBLIC_URL."
         )
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host and origin not in settings.cors_origins:
+    is_own = origin is None or origin.partition("://")[2] == host or origin == address.origin
+    if not is_own and origin not in settings.cors_origins:
         raise Forbidden(
             "Without API keys this server does not accept requests from other origins. Create a key with "
             "`cynosure keys create`, or add the origin to CYNOSURE_GATEWAY_CORS_ORIGINS."

@@ -29,7 +29,7 @@ class BodyLimit:
         error = BodyTooLarge(f"The body is larger than {most} bytes.")
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > most:
-            await from_error(error, scope["path"])(scope, receive, send)
+            await from_error(error, scope)(scope, receive, send)
             return
         seen = 0
 

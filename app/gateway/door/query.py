@@ -12,13 +12,12 @@ async def refuse_unknown(request: Request) -> None:
     """A dependency of every route; the known parameters are those in the OpenAPI document.
 
     Raises:
-        UnknownField: names the parameter and the known ones.
+        UnknownField: names the parameters and the known ones.
     """
     if not request.query_params:
         return
     route: APIRoute = request.scope["route"]
     operation = request.app.openapi()["paths"][route.path_format][request.method.lower()]
     known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
-    for name in request.query_params:
-        if name not in known:
-            raise UnknownField(name, sorted(known) or ["none"])
+    if unknown := [name for name in request.query_params if name not in known]:
+        raise UnknownField(unknown, sorted(known) or ["none"])

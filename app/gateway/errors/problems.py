@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from app.gateway.addresses import address_of
 from app.gateway.errors.openai import error_response
 from app.gateway.errors.safe_json import SafeJSONResponse
 from app.gateway.headers import secure
 from cynosure.contract import Problem
 from cynosure.errors import (
-    MAX_SHOWN,
+    ENCODINGS,
     CynosureError,
-    InvalidRequest,
     JobFailed,
     MalformedBody,
     Unauthenticated,
+    UnsupportedEncoding,
 )
-from cynosure.refusals import place_of, unknown_field
+from cynosure.refusals import Location, Place, place_of, refusal_of
 
 OPENAI_PREFIX = "/v1/"
-MAX_FAULTS = 20
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
 
 def problem_response(
     *,
-    path: str,
+    scope: Scope,
     status: int,
     code: str,
     title: str,
@@ -41,10 +42,11 @@ def problem_response(
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> JSONResponse:
-    """An error answer to a request for `path`; paths below /v1 get OpenAI's format."""
-    if path.startswith(OPENAI_PREFIX):
+    """An error answer to the request of `scope`; paths below /v1 get OpenAI's format."""
+    if scope["path"].startswith(OPENAI_PREFIX):
         return error_response(status, code, detail, extra.get("field"), headers or {})
-    problem = Problem(type=f"/docs/errors#{code}", title=title, status=status, detail=detail, code=code, **extra)
+    kind = f"{address_of(scope).root}/docs/errors#{code}"
+    problem = Problem(type=kind, title=title, status=status, detail=detail, code=code, **extra)
     return SafeJSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
     )
@@ -52,60 +54,43 @@ def problem_response(
 
 def _headers_of(error: CynosureError) -> dict[str, str]:
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = ", ".join(ENCODINGS)
     return headers | ({"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {})
 
 
-def from_error(error: CynosureError, path: str) -> JSONResponse:
-    """The answer to a `CynosureError` at `path`."""
+def from_error(error: CynosureError, scope: Scope) -> JSONResponse:
+    """The answer to a `CynosureError` of the request of `scope`."""
     return problem_response(
-        path=path,
+        scope=scope,
         status=error.status,
         code=error.code,
         title=error.title,
         detail=error.detail,
         field=error.field,
         line=error.line,
+        errors=[{"field": field, "detail": detail} for field, detail in error.faults] if error.faults[1:] else None,
         headers=_headers_of(error),
         job_code=error.job_code if isinstance(error, JobFailed) else None,
     )
 
 
-def _place_of(location: Sequence[int | str], request: Request) -> tuple[str, list[str]]:
-    """The field at fault ("body" for the whole body), and the fields allowed in its place (none for a header)."""
+def _place_of(location: Location, request: Request) -> Place:
+    """The place of a fault: in the body's model, or a parameter."""
     source, *inside = location
-    if not inside:
-        return str(source), []
     body = getattr(request.scope.get("route"), "body_field", None)
     if source == "body" and body is not None:
         return place_of(body.field_info.annotation, inside)
-    return str(inside[0]), []
+    return Place(str(inside[0]) if inside else str(source))
 
 
 def from_validation(error: RequestValidationError, request: Request) -> JSONResponse:
-    """A 422 that names the first field at fault and lists the first faults; a 400 if the body is not JSON."""
-    faults, path = error.errors(), request.url.path
-    first = faults[0]
-    if first["type"] == "json_invalid":
-        return from_error(
-            MalformedBody(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."), path
-        )
-    field, known = _place_of(first["loc"], request)
-    if field == "body":
-        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), path)
-    if first["type"] == "extra_forbidden":
-        return from_error(unknown_field(field, known), path)
-    return problem_response(
-        path=path,
-        status=InvalidRequest.status,
-        code=InvalidRequest.code,
-        title=InvalidRequest.title,
-        detail=f"{field}: {first['msg']}.",
-        field=field,
-        errors=[
-            {"field": ".".join(str(part)[:MAX_SHOWN] for part in fault["loc"][1:]), "detail": fault["msg"]}
-            for fault in faults[:MAX_FAULTS]
-        ],
-    )
+    """A 422 that names all faults; a 400 if the body is not a JSON object."""
+    faults, scope = error.errors(), request.scope
+    find = partial(_place_of, request=request)
+    if find(faults[0]["loc"]).is_body:
+        return from_error(MalformedBody("The body must be a JSON object with Content-Type application/json."), scope)
+    return from_error(refusal_of(faults, find), scope)
 
 
 def install(app: FastAPI) -> None:
@@ -113,7 +98,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(CynosureError)
     async def known(request: Request, error: CynosureError) -> JSONResponse:
-        return from_error(error, request.url.path)
+        return from_error(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -122,18 +107,18 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, CynosureError):  # a limit was exceeded while FastAPI read the body
-            return from_error(error.__cause__, request.url.path)
+            return from_error(error.__cause__, request.scope)
         if error.status_code == MalformedBody.status:  # FastAPI and Starlette use it for bodies they can't parse
             reason = error.__cause__ if isinstance(error.__cause__, ValueError) else error.detail
-            return from_error(MalformedBody(f"The body can't be read: {str(reason).rstrip('.')}."), request.url.path)
+            return from_error(MalformedBody(f"The body can't be read: {str(reason).rstrip('.')}."), request.scope)
         code, title = _TITLES.get(error.status_code, ("http_error", "Request refused"))
         headers = dict(error.headers or {})
         return problem_response(
-            path=request.url.path,
+            scope=request.scope,
             status=error.status_code,
             code=code,
             title=title,
-            detail=f"{request.method} {request.url.path}: {title}.",
+            detail=f"{request.method} {request.scope['path']}: {title}.",
             headers=headers,
         )
 
@@ -141,7 +126,7 @@ def install(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.exception("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
         answer = problem_response(
-            path=request.url.path,
+            scope=request.scope,
             status=500,
             code="internal",
             title="Internal error",

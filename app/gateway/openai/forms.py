@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import Any, get_args
 
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.gateway.door.complexity import parts_of, too_many_parts
+from app.gateway.json_bodies import parsed_json
 from app.gateway.openai.shapes import ImageParams
 from cynosure.errors import InvalidRequest, MalformedBody
 from cynosure.metadata import encoded_picture
 from cynosure.pictures import opened, rgba
-from cynosure.refusals import refusal_of
+from cynosure.refusals import parsed
 
 MAX_PARTS = 64
 _TEXT_FIELDS = {
@@ -79,29 +78,18 @@ async def edit_of(form: FormData, max_json_parts: int) -> ImageParams:
     mask = await run_in_threadpool(_mask_of, files["image"][0], files["mask"][0] if files["mask"] else None)
     if mask is not None:
         fields["mask_image"] = encoded_picture(mask)
-    return params_of(fields)
-
-
-def params_of(fields: dict[str, Any]) -> ImageParams:
-    """Validate the fields as a request.
-
-    Raises:
-        InvalidRequest: names the first field at fault.
-    """
-    try:
-        return ImageParams.model_validate(fields)
-    except ValidationError as error:
-        raise refusal_of(error, ImageParams) from error
+    return parsed(ImageParams, fields)
 
 
 def _value_of(field: str, text: str) -> Any:
     """Convert a form's text to the value that JSON would hold, unless the field is text itself."""
+    if field in _TEXT_FIELDS or text[:1] not in ("[", "{"):
+        return text
     try:
-        if field in _TEXT_FIELDS:
-            return text
-        return json.loads(text) if text[:1] in ("[", "{") else text
-    except (ValueError, RecursionError) as error:  # an int of thousands of digits is a ValueError too
-        raise MalformedBody(f"{field} is not JSON: {error}.", field=field) from error
+        return parsed_json(text.encode(errors="surrogatepass"), field)
+    except MalformedBody as error:
+        error.field = field
+        raise
 
 
 def _mask_of(image: bytes, mask: bytes | None) -> bytes | None:

@@ -7,16 +7,18 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from app.gateway.addresses import address_of
 from app.gateway.door.auth import Reader, Submitter
+from app.gateway.json_bodies import JSONRoute
 from app.gateway.openai.forms import EDIT_FORM, MAX_PARTS, edit_of
-from app.gateway.openai.shapes import ImageParams, answer_of, model_of, request_of
+from app.gateway.openai.shapes import ImageParams, answer_of, card_for, request_of
 from app.gateway.openai.work import Drawing, data_of, events_of, unless_gone
 from app.gateway.state import State, StateDep
-from app.gateway.submission import IdempotencyKey, accept, card_of, decide, keyed
+from app.gateway.submission import IdempotencyKey, accept, decide, keyed, named_card, served
 from cynosure.contract import MAX_BASE64_IMAGE_LENGTH
 from jobs.accounts.api_keys import Caller
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=JSONRoute)
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "Pictures", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -29,7 +31,8 @@ async def generations(
     """Answers with pictures as base64 or URLs, or with `stream` as events.
 
     Every field of POST /generate is accepted along with OpenAI's own (use `extra_body` in their client). For a class
-    model the prompt is the name of a label. A client that drops the connection cancels its job.
+    model the prompt is the name of a label. A client that drops the connection cancels its job, unless the request has
+    an `Idempotency-Key`: the same request with the same key then takes the job up again.
     """
     return await _draw(params, request, state, caller, idempotency_key, kind="image_generation")
 
@@ -54,14 +57,16 @@ async def edits(
 
 @router.get("/models", summary="List models (OpenAI's format)")
 async def list_models(state: StateDep, caller: Reader) -> dict[str, Any]:
-    """Every model that a live worker holds."""
-    return {"object": "list", "data": [_model(name) for name in await state["store"].fleet.cards()]}
+    """Every model that a live worker holds, and the aliases of these models."""
+    cards = await state["store"].fleet.cards()
+    aliases = [alias for alias, name in state["settings"].model_aliases.items() if name in cards and alias not in cards]
+    return {"object": "list", "data": [_model(name) for name in (*cards, *aliases)]}
 
 
 @router.get("/models/{name}", summary="Get a model (OpenAI's format)")
 async def get_model(name: str, state: StateDep, caller: Reader) -> dict[str, Any]:
-    """One model."""
-    return _model((await state["store"].fleet.card(name)).name)
+    """One model; for an alias, the model that it stands for."""
+    return _model((await named_card(state, name)).name)
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -71,13 +76,13 @@ def _model(name: str) -> dict[str, Any]:
 async def _draw(
     params: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
-    card = await card_of(state, model_of(params), prompted=True)
+    card = card_for(params, await served(state), state["settings"].model_aliases)
     submission = await decide(state, request_of(params, card), card)
     if params.stream and params.partials:
         submission = submission.previewed(submission.request.steps // (params.partials + 1))
     job_id = await accept(state, caller, await keyed(submission, idempotency_key, params))
-    drawing = Drawing(state, caller, params, submission.request, job_id)
+    drawing = Drawing(state, caller, params, submission.request, job_id, is_keyed=idempotency_key is not None)
     if params.stream:
         return StreamingResponse(events_of(drawing, kind), media_type="text/event-stream")
-    data = await unless_gone(request, drawing, data_of(drawing, str(request.base_url)))
+    data = await unless_gone(request, drawing, data_of(drawing, address_of(request.scope)))
     return JSONResponse(answer_of(params, submission.request, data))

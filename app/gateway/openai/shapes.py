@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,8 +17,9 @@ from cynosure.contract import (
     OutputFormat,
     ResolvedRequest,
 )
-from cynosure.errors import InvalidRequest, UnknownLabel
+from cynosure.errors import InvalidRequest
 from cynosure.metadata import again
+from cynosure.resolving import choose, label_index, labels_in, with_real_names
 
 MAX_PARTIAL_IMAGES = 3
 _QUALITIES = {"low": 0.5, "standard": 1.0, "medium": 1.0, "auto": 1.0, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
@@ -57,6 +60,7 @@ class ImageParams(GenerateRequest):
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = Field(
         None, description="Number of partial pictures on the stream, evenly spaced."
     )
+    style: Literal["vivid", "natural"] | None = Field(None, description="Accepted and ignored.")
     background: Literal["auto", "opaque"] | None = Field(None, description="Pictures are always opaque.")
     moderation: Literal["auto", "low"] | None = Field(None, description="Accepted and ignored: nothing is moderated.")
     user: Annotated[str, Field(max_length=200)] | None = Field(None, description="Accepted and ignored.")
@@ -68,13 +72,29 @@ class ImageParams(GenerateRequest):
         return self.partial_images or 0
 
 
-def model_of(params: ImageParams) -> str | None:
-    """The model that the request or else its `from_image` names.
+def card_for(params: ImageParams, cards: Mapping[str, ModelCard], aliases: Mapping[str, str]) -> ModelCard:
+    """The model that the request or else its `from_image` names, or that suits the prompt.
 
     Raises:
+        UnknownModel: it names one that is not served.
+        UnknownLabel: no model has the label.
         InvalidRequest: the picture holds no request, or one that needs pictures which were not sent.
     """
-    return again(GenerateRequest.model_validate(_ours(params)))[0].model
+    request = with_real_names(again(GenerateRequest.model_validate(_ours(params)))[0], cards, aliases)
+    if request.model is not None or any(card.takes_prompt for card in cards.values()):
+        return choose(cards, model=request.model, prompted=True, labels=labels_in(request))
+    with _as_prompt():
+        return choose(cards, model=None, prompted=False, labels=[params.prompt])
+
+
+@contextmanager
+def _as_prompt() -> Iterator[None]:
+    """Let a refusal of the label name the field that it came in."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.field = "prompt"
+        raise
 
 
 def _ours(params: ImageParams) -> dict[str, Any]:
@@ -98,22 +118,14 @@ def request_of(params: ImageParams, card: ModelCard) -> GenerateRequest:
     if params.size not in (None, "auto"):
         fields["width"], fields["height"] = (int(side) for side in params.size.split("x"))
     if params.quality is not None and params.steps is None:
-        most = card.sampler_max_steps.get(params.sampler or card.defaults.sampler, card.max_steps)
+        most = card.sampler_max_steps.get(params.sampler or card.default_sampler(params.profile), card.max_steps)
         fields["steps"] = min(most, max(1, round(_QUALITIES[params.quality] * card.defaults.steps)))
     if not card.takes_prompt:
         if params.class_label is not None:
             raise InvalidRequest(f"For '{card.name}' the prompt is the label; leave class_label out.", field="prompt")
-        fields["class_label"] = _label_named(fields.pop("prompt"), card)
+        with _as_prompt():
+            fields["class_label"] = label_index(fields.pop("prompt"), card)
     return GenerateRequest.model_validate(fields)
-
-
-def _label_named(prompt: str, card: ModelCard) -> str:
-    name = prompt.strip()
-    if name.casefold() not in {label.casefold() for label in card.labels}:
-        error = UnknownLabel(name, card.labels)
-        error.field = "prompt"
-        raise error
-    return name
 
 
 def facts_of(params: ImageParams, request: ResolvedRequest) -> dict[str, Any]:

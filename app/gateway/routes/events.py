@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from app.gateway.addresses import AddressDep
 from app.gateway.answers import POLL_S
 from app.gateway.door.auth import Reader
 from app.gateway.shaping import job_of
@@ -33,6 +34,7 @@ async def follow(
     record: Annotated[JobRecord, Depends(_known)],
     state: StateDep,
     caller: Reader,
+    address: AddressDep,
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events until the job ends.
@@ -66,7 +68,7 @@ async def follow(
                 seen = event.id
                 if event.name != "status":  # a status event shows the job as it is now, not as it was
                     yield ServerSentEvent(event=event.name, data=json.loads(event.data), id=event.id)
-            job = job_of(record, outlook)
+            job = job_of(record, outlook, address.root)
             if record.status.is_final:
                 yield ServerSentEvent(event="done", data=job, id=seen)
                 return

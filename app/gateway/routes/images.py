@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/images/{i}.png (.jpeg, .webp) and /jobs/{id}/sheet.png."""
+"""GET /jobs/{id}/images/{i}.png (.jpeg, .webp) and /jobs/{id}/sheet.png, POST /jobs/{id}/links."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import hashlib
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
+from app.gateway.addresses import AddressDep
 from app.gateway.door.auth import Reader
-from app.gateway.formats import in_format
+from app.gateway.door.links import signed
+from app.gateway.formats import Accept, best, in_format
+from app.gateway.shaping import image_paths, moment, sheet_path
 from app.gateway.state import StateDep
-from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, Problem
+from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, PictureLinks, Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
+
+
+def _documented(
+    expires: Annotated[str | None, Query(description="Of a signed link: the end of its time.")] = None,
+    signature: Annotated[str | None, Query(description="Of a signed link (POST /jobs/{id}/links).")] = None,
+) -> None:
+    """The parameters of signed links, which the door has checked."""
+
+
+_LINKED = [Depends(_documented)]
 
 
 def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
@@ -31,7 +44,14 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     "/{job_id}/images/{index}.{extension}",
     summary="Get a picture",
     response_class=Response,
-    responses={200: {"content": {format.media_type: {} for format in OutputFormat}}, 206: {}, 304: {}, 416: {}},
+    responses={
+        200: {"content": {format.media_type: {} for format in OutputFormat}},
+        206: {},
+        304: {},
+        406: {"model": Problem},
+        416: {},
+    },
+    dependencies=_LINKED,
 )
 async def get_image(
     job_id: str,
@@ -43,31 +63,53 @@ async def get_image(
         int | None,
         Query(ge=0, le=100, description="Quality of JPEG, or of lossy WebP. Default: JPEG 95, WebP lossless."),
     ] = None,
+    accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
     if_range: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The picture as PNG, JPEG or WebP, with its request in it. The bytes never change: caches may keep them."""
+    best(accept, [extension.media_type])
     picture = await in_format(await state["store"].jobs.image(job_id, index, caller.sees), extension, quality)
     return _picture(picture, extension.media_type, if_none_match, if_range, range)
 
 
-@router.get("/{job_id}/sheet.png", summary="Get a sweep's contact sheet", response_class=Response)
+@router.get(
+    "/{job_id}/sheet.png",
+    summary="Get a sweep's contact sheet",
+    response_class=Response,
+    responses={406: {"model": Problem}},
+    dependencies=_LINKED,
+)
 async def get_sheet(
     job_id: str,
     state: StateDep,
     caller: Reader,
+    accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
     if_range: Annotated[str | None, Header()] = None,
     range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All pictures of a sweep on one sheet: one row per label or prompt and seed, one column per scale."""
-    return _picture(
-        await state["store"].jobs.sheet(job_id, caller.sees),
-        OutputFormat.PNG.media_type,
-        if_none_match,
-        if_range,
-        range,
+    media_type = best(accept, [OutputFormat.PNG.media_type])
+    sheet = await state["store"].jobs.sheet(job_id, caller.sees)
+    return _picture(sheet, media_type, if_none_match, if_range, range)
+
+
+@router.post("/{job_id}/links", summary="Get links to a job's pictures")
+async def post_links(job_id: str, state: StateDep, caller: Reader, address: AddressDep) -> PictureLinks:
+    """Addresses of the pictures that work without an API key for a while, such as in a web page's `<img>`.
+
+    Whoever has one sees that picture and nothing else. The links end early if the API key is revoked.
+    """
+    record = await state["store"].jobs.get(job_id, caller.sees)
+    sheet = sheet_path(record)
+    expires, paths = await signed(state, record.owner, [*image_paths(record), *filter(None, [sheet])])
+    urls = tuple(address.base + path for path in paths)
+    return PictureLinks(
+        expires_at=moment(1000 * expires),
+        images=urls[: len(record.image_hashes)],
+        sheet=urls[-1] if sheet else None,
     )
 
 

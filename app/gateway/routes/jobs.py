@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from app.gateway.addresses import AddressDep
 from app.gateway.answers import Prefer, answer, held_for, wait_for
 from app.gateway.door.auth import Reader, Submitter
+from app.gateway.json_bodies import JSONRoute
 from app.gateway.shaping import job_of, summary_of
 from app.gateway.state import StateDep
 from app.gateway.submission import IdempotencyKey, accept, card_of, draw_seed, keyed, submission_of
@@ -16,7 +18,7 @@ from cynosure.errors import JobUnfinished
 from cynosure.resolving import attached, varied
 from jobs.queue.pace import Outlook
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JSONRoute)
 _EXPIRES: dict[int | str, dict[str, Any]] = {410: {"model": Problem}}
 _MAKES: dict[int | str, dict[str, Any]] = {200: {"model": Job}, **_EXPIRES}
 
@@ -25,6 +27,7 @@ _MAKES: dict[int | str, dict[str, Any]] = {200: {"model": Job}, **_EXPIRES}
 async def list_jobs(
     state: StateDep,
     caller: Reader,
+    address: AddressDep,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
     cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of jobs on a page.")] = 20,
@@ -35,22 +38,22 @@ async def list_jobs(
     """
     page = await state["store"].listing.page(caller.owner, status=status, cursor=cursor, limit=limit)
     outlooks = await state["store"].jobs.outlooks(page.records)
-    jobs = tuple(summary_of(record, outlook) for record, outlook in zip(page.records, outlooks, strict=True))
-    return JobList(jobs=jobs, next_cursor=page.next_cursor)
+    shown = (summary_of(record, outlook, address.root) for record, outlook in zip(page.records, outlooks, strict=True))
+    return JobList(jobs=tuple(shown), next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}", summary="Get a job", responses=_EXPIRES)
-async def get_job(job_id: str, state: StateDep, caller: Reader, prefer: Prefer = None) -> Job:
+async def get_job(job_id: str, state: StateDep, caller: Reader, address: AddressDep, prefer: Prefer = None) -> Job:
     """The job as it is now, or with `Prefer: wait=SECONDS` as soon as it is done or the time is up."""
     record = await wait_for(state, caller, job_id, held_for(state, prefer) or 0.0)
-    return job_of(record, await state["store"].jobs.outlook(record))
+    return job_of(record, await state["store"].jobs.outlook(record), address.root)
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=_EXPIRES)
-async def cancel_job(job_id: str, state: StateDep, caller: Submitter) -> Job:
+async def cancel_job(job_id: str, state: StateDep, caller: Submitter, address: AddressDep) -> Job:
     """Cancel the job; a finished one stays as it is. A running job stops at once, or within a worker's heartbeat."""
     record = await state["store"].jobs.cancel(job_id, caller.sees)
-    return job_of(record, Outlook())
+    return job_of(record, Outlook(), address.root)
 
 
 @router.post(
@@ -64,6 +67,7 @@ async def retry_job(
     job_id: str,
     state: StateDep,
     caller: Submitter,
+    address: AddressDep,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -75,7 +79,7 @@ async def retry_job(
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, request, card, is_seeded=False)
     new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, record.request))
-    return await answer(state, caller, new_job_id, prefer)
+    return await answer(state, caller, address, new_job_id, prefer)
 
 
 @router.post("/{job_id}/vary", status_code=202, response_model=Job, summary="Vary a job", responses=_MAKES)
@@ -83,6 +87,7 @@ async def vary_job(
     job_id: str,
     state: StateDep,
     caller: Submitter,
+    address: AddressDep,
     changes: VaryRequest = VaryRequest(),  # noqa: B008  frozen
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
@@ -93,4 +98,4 @@ async def vary_job(
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, varied(request, changes, draw_seed), card, is_seeded=False)
     new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, changes, of_job=job_id))
-    return await answer(state, caller, new_job_id, prefer)
+    return await answer(state, caller, address, new_job_id, prefer)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from app.gateway.door.auth import Reader
 from app.gateway.state import StateDep
+from app.gateway.submission import named_card
 from cynosure.contract import ModelCard, ModelList
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -19,5 +20,5 @@ async def list_models(state: StateDep, caller: Reader) -> ModelList:
 
 @router.get("/{name}", summary="Get a model")
 async def get_model(name: str, state: StateDep, caller: Reader) -> ModelCard:
-    """The model's card."""
-    return await state["store"].fleet.card(name)
+    """The model's card; an alias of it will do."""
+    return await named_card(state, name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from app.gateway.door.auth import Submitter
+from app.gateway.json_bodies import JSONRoute
 from app.gateway.state import StateDep
 from app.gateway.submission import decide
 from cynosure.contract import GenerateRequest, Plan
 from cynosure.resolving import attached
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], route_class=JSONRoute)
 
 TIMEOUT_S = 10.0
 

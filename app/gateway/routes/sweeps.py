@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
+from app.gateway.addresses import AddressDep
 from app.gateway.answers import Prefer, answer
 from app.gateway.door.auth import Submitter
+from app.gateway.json_bodies import JSONRoute
 from app.gateway.state import StateDep
-from app.gateway.submission import IdempotencyKey, accept, card_of, draw_seed, keyed, submission_of
+from app.gateway.submission import IdempotencyKey, accept, draw_seed, keyed, served, submission_of
 from cynosure.contract import Job, SweepRequest
-from cynosure.resolving import resolve_sweep
+from cynosure.resolving import choose, fields_of, labels_in, resolve_sweep, with_real_names
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], route_class=JSONRoute)
 
 
 @router.post(
@@ -25,6 +27,7 @@ async def sweep(
     grid: SweepRequest,
     state: StateDep,
     caller: Submitter,
+    address: AddressDep,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -32,10 +35,14 @@ async def sweep(
 
     Pictures that differ only in scale share the steps before `guidance_interval`.
     """
-    prompted = bool(grid.prompts) or grid.request.prompt is not None
-    card = await card_of(state, grid.request.model, prompted=prompted)
-    request = resolve_sweep(grid, card, seed=draw_seed())
+    cards = await served(state)
     is_seeded = bool(grid.seeds) or grid.request.seed is not None
-    submission = await submission_of(state, request, card, is_seeded=is_seeded)
+    with fields_of(grid):
+        shared = with_real_names(grid.request, cards, state["settings"].model_aliases)
+        prompted = bool(grid.prompts) or shared.prompt is not None
+        labels = [*labels_in(shared), *grid.class_labels]
+        card = choose(cards, model=shared.model, prompted=prompted, labels=labels)
+        request = resolve_sweep(grid.model_copy(update={"request": shared}), card, seed=draw_seed())
+        submission = await submission_of(state, request, card, is_seeded=is_seeded)
     job_id = await accept(state, caller, await keyed(submission, idempotency_key, grid))
-    return await answer(state, caller, job_id, prefer)
+    return await answer(state, caller, address, job_id, prefer)

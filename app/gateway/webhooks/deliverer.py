@@ -8,7 +8,8 @@ import time
 
 import httpx
 
-from app.gateway.outbound import ForbiddenDestination
+from app.gateway.addresses import public_address
+from app.gateway.outbound import ForbiddenDestination, UnknownHost
 from app.gateway.shaping import summary_of
 from app.gateway.state import State
 from app.gateway.webhooks.signing import decoded_secret, headers_of, secret_of
@@ -88,8 +89,12 @@ class Deliverer:
             http_status = await self._state["outbound"].post(
                 delivery.url, content=body, headers={**headers, "Content-Type": "application/json"}
             )
-        except (ForbiddenDestination, httpx.HTTPError, TimeoutError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+        except ForbiddenDestination as failure:
+            error = f"not allowed: {failure}"
+        except TimeoutError:
+            error = f"no answer within {self._state['outbound'].timeout_s:g} s"
+        except (UnknownHost, httpx.HTTPError) as failure:
+            error = str(failure) or type(failure).__name__
         await self._note(delivery, http_status, error)
 
     async def _note(self, delivery: Delivery, http_status: int | None, error: str) -> None:
@@ -114,7 +119,8 @@ class Deliverer:
             return None
         if record.request.webhook_url is None:
             return None
-        job = summary_of(record, Outlook())
+        address = public_address(self._state["settings"])
+        job = summary_of(record, Outlook(), "" if address is None else address.root)
         event = JobEvent(type=f"job.{job.status}", timestamp=job.finished_at or job.created_at, data=job)
         await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), event.model_dump_json())
         return await webhooks.get(job_id, EVERYONE)

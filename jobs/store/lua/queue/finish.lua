@@ -1,7 +1,8 @@
 -- running → succeeded | failed
 -- KEYS  13 images  14 known  15 leases  16 result  17 events  18 finished channel
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
---       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13… picture bytes
+--       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
+--       14… picture bytes
 -- returns moved | stale | gone
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
@@ -11,10 +12,11 @@ if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == A
 if job[1] ~= 'running' or job[2] ~= ARGV[4] then return 'stale' end
 redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
 if ARGV[5] == 'succeeded' then
-  redis.call('HSET', key, 'step', job[4], 'reproducible', ARGV[10], 'telemetry', ARGV[12])
+  redis.call('HSET', key, 'step', job[4], 'reproducible', ARGV[10], 'telemetry', ARGV[12],
+    'warnings', ARGV[13])
   redis.call('SET', KEYS[16], id, 'EX', ARGV[8])
 end
-for i = 13, #ARGV do redis.call('HSET', KEYS[13], i - 13, ARGV[i]) end
+for i = 14, #ARGV do redis.call('HSET', KEYS[13], i - 14, ARGV[i]) end
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[13], 'sheet', ARGV[11]) end
 end_attempt(id, job[2], ARGV[5], ARGV[6])
 redis.call('EXPIRE', key, ARGV[8])

@@ -1,0 +1,55 @@
+"""What was meant by a name that isn't known, as phrases such as "did you mean 'steps'?"."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from cynosure.synonyms import field_for, sampler_for
+
+MAX_SHOWN = 100
+"""Longest text of a client that an error repeats in full, and that is compared with known names."""
+MAX_NAMED = 20
+"""Most faults, or known names, that an error lists."""
+
+
+def shown(name: str) -> str:
+    """The name as errors repeat it."""
+    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return (", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")) or "none"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that is spelt most like this one; nothing if none is."""
+    if len(name) > MAX_SHOWN:  # the comparison takes the product of the lengths
+        return ""
+    by_lower = {one.lower(): one for one in reversed(known)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def field_hint(field: str, known: Sequence[str]) -> str:
+    """What a field, `outer.inner`, is called here."""
+    name = field.rpartition(".")[2]
+    ours = field_for(name)
+    if ours == "":
+        return ""
+    if ours is not None and all(one in known for one in re.split(" and | or ", ours)):
+        return f"here it is {ours}"
+    return nearest(name, known)
+
+
+def sampler_hint(name: str, known: Sequence[str]) -> str:
+    """What a sampler is called here."""
+    ours = sampler_for(name)
+    return f"here it is {ours}" if ours and ours.partition(" ")[0] in known else nearest(name, known)
+
+
+def sentence(hint: str) -> str:
+    """The phrase as a sentence with a space behind it."""
+    return f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} " if hint else ""
