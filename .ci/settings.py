@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AliasChoices, HttpUrl, SecretStr
+from pydantic import AliasChoices, HttpUrl, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -82,6 +82,7 @@ TYPES = {
     Path: "path",
     SecretStr: "secret",
     HttpUrl: "address",
+    IPvAnyNetwork: "network",
 }
 
 

@@ -96,3 +96,5 @@ def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:
         return
     for path in paths:
         typer.echo(path)
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)

@@ -24,6 +24,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LCMScheduler,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -229,6 +230,13 @@ def test_text_pipelines_draw_what_diffusers_draws(
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
 
 
+def test_a_distilled_folder_is_drawn_with_its_own_sampler_and_few_steps(tmp_path: Path) -> None:
+    _, pack = saved(with_scheduler(stable_diffusion, LCMScheduler), tmp_path)
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
+        defaults = card_of(engine.packs["pack"]).defaults
+    assert (defaults.sampler, defaults.steps) == ("lcm", 4)
+
+
 def with_scheduler(build: Callable[[], Any], kind: Any, **config: Any) -> Callable[[], Any]:
     """The pipeline with another scheduler, as its users change it."""
 
@@ -297,6 +305,7 @@ def test_a_pixel_pipeline_that_clips_draws_what_diffusers_draws(tmp_path: Path) 
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
     assert (unclipped != mine).any()
     assert card.default_sampler("diffusers") == "ddim"
+    assert card.defaults.steps == 50
     assert card.clips("diffusers", "ddim")
     assert not card.clips("diffusers", "euler")
 

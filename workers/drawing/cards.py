@@ -25,6 +25,9 @@ from models.spec import Steps
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
+DISTILLED_STEPS = {"lcm": 4, "tcd": 4}
+"""Default steps with the schedulers of distilled models; 4 is that of diffusers' `LatentConsistencyModelPipeline`."""
+
 
 def card_of(loaded: LoadedPack) -> ModelCard:
     """The card of this pack: all that the gateway may promise of it.
@@ -58,6 +61,7 @@ def _card(loaded: LoadedPack) -> ModelCard:
     limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
     samplers = tuple(name for name, limit in limits.items() if limit)
     profile = str(defaults.get("profile", "cynosure"))
+    sampler = defaults.get("sampler", _default_sampler(pack, samplers))
     is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
     clipping = tuple(name for name, candidate in PROFILES.items() if candidate.clips and is_pixel_model)
     return ModelCard(
@@ -91,8 +95,8 @@ def _card(loaded: LoadedPack) -> ModelCard:
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", denoiser.default_scale),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
-            sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
-            steps=defaults.get("steps", 50),
+            sampler=sampler,
+            steps=defaults.get("steps", DISTILLED_STEPS.get(sampler, 50)),
             profile=profile,
             clip=profile in clipping,
         ),
@@ -102,6 +106,13 @@ def _card(loaded: LoadedPack) -> ModelCard:
         num_parameters=denoiser.num_parameters,
         license=defaults.get("license"),
     )
+
+
+def _default_sampler(pack: Pack, samplers: Sequence[str]) -> str:
+    own = folder_sampler(pack.scheduler_config)
+    if own in DISTILLED_STEPS and own in samplers:
+        return own
+    return "ddim" if "ddim" in samplers else "flow_euler"
 
 
 def _profiles(pack: Pack, samplers: Sequence[str]) -> dict[str, Any]:
