@@ -18,6 +18,7 @@ CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), all with the batch axis first."""
 Batch = tuple[Tensor, Tensor, Conditioning]
+Shape = tuple[torch.Size, ...]
 
 
 def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
@@ -40,6 +41,11 @@ def example_conditionings(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioni
 def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
     """Stack rows' conditioning into a batch's."""
     return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+
+
+def shape_of(row: Conditioning) -> Shape:
+    """The shapes of a row's conditioning; rows that differ in it can't be stacked."""
+    return tuple(tensor.shape for tensor in row.values())
 
 
 class Probes:
