@@ -223,12 +223,12 @@ class PromptOptions:
     Attributes:
         long_prompts: the first is the default; if empty, prompts that are too long are cut off.
         takes_weights: whether words can have weights.
-        most_clip_skip: greatest `clip_skip`.
+        most_clip_skip: greatest `clip_skip`; 0 if there is no CLIP whose layers could be chosen.
     """
 
     long_prompts: tuple[LongPrompt, ...] = ()
     takes_weights: bool = False
-    most_clip_skip: int = 1
+    most_clip_skip: int = 0
 
     def check(self, spec: SampleSpec) -> None:
         """Refuse what the family can't do.
@@ -240,5 +240,5 @@ class PromptOptions:
             raise InvalidSpec(f"long_prompt is '{spec.long_prompt}'; known: {', '.join(self.long_prompts) or 'none'}")
         if spec.weighted and not self.takes_weights:
             raise InvalidSpec("prompts of this model's family can't be weighted")
-        if not 1 <= spec.clip_skip <= self.most_clip_skip:
-            raise InvalidSpec(f"clip_skip is {spec.clip_skip}; this model takes 1 to {self.most_clip_skip}")
+        if not 1 <= spec.clip_skip <= max(1, self.most_clip_skip):
+            raise InvalidSpec(f"clip_skip is {spec.clip_skip}; this model takes 1 to {max(1, self.most_clip_skip)}")

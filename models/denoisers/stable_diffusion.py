@@ -44,8 +44,8 @@ class StableDiffusionDenoiser(LatentPictures):
     """Prompts are encoded as the states of one CLIP text encoder, or of two for XL; no prompt is encoded as "".
 
     A prompt of more tokens than CLIP reads at once is encoded in chunks, whose states are joined; XL's pooled vector is
-    that of the first chunk. The shorter of prompt and negative prompt is filled up with chunks of "", so that both rows
-    have equally many tokens. A1111, ComfyUI and compel do this too.
+    that of the first chunk, as in A1111 and ComfyUI. The shorter of prompt and negative prompt is filled up with chunks
+    of "", so that both rows have equally many tokens, as compel does, and A1111 with `pad_cond_uncond`.
 
     A UNet trained for inpainting has additional input channels for the mask and for the latents of the picture with the
     masked area grey. Without a picture everything is masked.

@@ -30,9 +30,9 @@ class Chunk:
 def chunks_of(tokenizer: Any, parts: Sequence[Part], max_length: int) -> list[Chunk]:
     """Split a prompt into chunks of `max_length` tokens, at least one; the last is padded.
 
-    Chunks are full, wherever words or commas end, as in ComfyUI and compel, and in A1111 without its backtracking to a
-    comma. A prompt that fits into one chunk has the tokens that the tokenizer gives it. A1111 tokenizes each weighted
-    part by itself, and so does this.
+    This is A1111's way without its backtracking to commas (`comma_padding_backtrack`): chunks are full, wherever words
+    end, and each weighted part is tokenized by itself. A plain prompt that fits into one chunk has the tokens that the
+    tokenizer gives it.
 
     Args:
         tokenizer: CLIP's, of transformers.

@@ -14,6 +14,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.packs import letters_tokenizer
+from cynosure.contract import GenerateRequest, PromptTokens
+from cynosure.metadata import parameters_of
+from cynosure.resolving import resolve
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.networks.chunks import chunks_of
@@ -31,6 +34,9 @@ from tests.science.test_families import (
     stable_diffusion_xl,
     text_config,
 )
+from workers.drawing.cards import card_of
+from workers.drawing.planner import plan_of
+from workers.drawing.specs import specs_of
 
 READ = TOKENS - 2
 WORDS = [f"{letter}{letter}" for letter in "abcdefghij"]  # two tokens each, so that 7 of them fill a chunk
@@ -204,8 +210,17 @@ def test_prompts_that_are_too_long_are_cut_or_refused(tmp_path: Path) -> None:
         assert np.array_equal(cut, first)
         assert not np.array_equal(whole, first)
         outline = engine.outline([spec(prompt=LONG, long_prompt=LongPrompt.TRUNCATE)])
-        [reading] = outline.readings["prompt"]
-        assert (reading.chunks, reading.cut) == (1, SECOND)
+        card = card_of(engine.packs["pack"])
+        asked = GenerateRequest(prompt=LONG, negative_prompt="no", long_prompt="truncate", steps=STEPS, clip_skip=2)
+        request = resolve(asked, card, seed=1)
+        [translated] = specs_of("", request, card)
+        assert (translated.long_prompt, translated.weighted, translated.clip_skip) == (LongPrompt.TRUNCATE, False, 2)
+        prompt, negative = plan_of(request, card, engine.outline([translated])).tokens
+        assert prompt == PromptTokens(
+            field="prompt", encoder="text_encoder", tokens=20, limit=READ, chunks=1, cut=SECOND
+        )
+        assert (negative.field, negative.tokens, negative.cut) == ("negative_prompt", 2, None)
+        assert parameters_of(request, card).endswith("Model: pack, Clip skip: 2")
         said = f"the model's text encoder reads {READ} of its 20 tokens, and not '{SECOND}'"
         assert outline.remarks == (f"prompt is too long: {said}.",)
         refused = spec(prompt="a cat", negative_prompt=LONG, long_prompt=LongPrompt.REFUSE)
