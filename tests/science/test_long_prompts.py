@@ -17,6 +17,7 @@ from benchmarks.packs import letters_tokenizer
 from cynosure.contract import GenerateRequest, PromptTokens
 from cynosure.metadata import parameters_of
 from cynosure.resolving import resolve
+from models.calibration.probes import example_conditionings, shape_of
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
 from models.networks.chunks import chunks_of
@@ -186,6 +187,9 @@ def test_prompts_of_any_length_draw_the_same_bytes_in_any_company(tmp_path: Path
         for number, prompt in enumerate(prompts)
     ]
     with Engine([str(pack)], precision="float32", calibrate=partial(fixed_calibration, lanes=2)) as engine:
+        runner = engine.packs["pack"].runner
+        examples = example_conditionings(runner.denoiser, engine.packs["pack"].pack)
+        assert {shape_of(example) for example in examples} == {runner.evaluator.measured}
         together = engine.generate(specs)
         alone = [engine.generate([spec])[0] for spec in specs]
         assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))

@@ -77,7 +77,7 @@ def strength_of(request: ResolvedRequest) -> float:
 
 
 def course_specs_of(request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
-    """A spec for each prompt of a detached request, with a blank picture for its own; all have one coefficient table."""
+    """A spec for each prompt of a detached request, with a blank picture for its own; their tables are equal."""
     by_prompt = {spec.prompt: spec for spec in specs_of("", request, card)}
     blank = _BLANK if "init_image" in request.inputs else None
     return [replace(spec, init_image=blank) for spec in by_prompt.values()]
