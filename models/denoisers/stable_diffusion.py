@@ -92,6 +92,7 @@ class StableDiffusionDenoiser(LatentPictures):
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        self.prompt_options.check(spec)  # a guide's spec is written for another model
         prompt = Wording.of(spec, "prompt")
         negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative)
         conditional, unconditional = self._encoded(prompt), self._encoded(negative)
