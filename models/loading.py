@@ -153,14 +153,29 @@ _WEIGHTS = re.compile(
 )
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a component's weights, one or its shards.
+
+    Raises:
+        InvalidPack: there are no weights as safetensors, or several variants to choose from.
+    """
+    variant = _variant(folder)
+    return sorted(folder / name for name, other in _variants(folder).items() if other == variant)
+
+
+def _variants(folder: Path) -> dict[str, str | None]:
+    """The variant of each file of weights in a folder, by its name; `None`: the weights without a variant."""
+    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
+    return {match.string: match["variant"] or match["old"] for match in matches}
+
+
 def _variant(folder: Path) -> str | None:
     """The variant of a folder's weights, such as "fp16", if it has no others.
 
     Raises:
         InvalidPack: there are no weights as safetensors, or several variants to choose from.
     """
-    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
-    variants = {match["variant"] or match["old"] for match in matches}
+    variants = set(_variants(folder).values())
     if not variants:
         others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
         raise InvalidPack(

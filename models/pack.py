@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,18 @@ class Pack:
         return digest.hexdigest()
 
 
-def _downloaded(repository: str, revision: str) -> Path:
+def downloaded(
+    repository: str, revision: str, files: Collection[str] = _HUB_FILES, but_not: Collection[str] = ()
+) -> Path:
+    """Download files of a repository on the hub, by patterns, unless they are in the hub's cache; returns its folder.
+
+    Raises:
+        InvalidPack: the hub does not answer, or has no such repository or commit.
+    """
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(files), ignore_patterns=list(but_not))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
 
@@ -161,7 +171,7 @@ def open_pack(name_or_folder: str) -> Pack:
     folder = bundled if not is_path and bundled.is_dir() else Path(name_or_folder).expanduser()
     on_hub = None if folder.is_dir() else HUB_ID.fullmatch(name_or_folder)
     if on_hub:
-        folder = _downloaded(on_hub["repository"], on_hub["revision"])
+        folder = downloaded(on_hub["repository"], on_hub["revision"])
     if not (folder / "model_index.json").is_file():
         known = sorted(path.parent.name for path in PACKS_FOLDER.glob("*/model_index.json"))
         raise InvalidPack(

@@ -10,7 +10,8 @@ from pathlib import Path
 import typer
 
 from models import command_line
-from models.importing.adm import PRESETS, Unfit, import_adm
+from models.importing.adm import PRESETS, import_adm
+from models.importing.errors import Unfit
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
