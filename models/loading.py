@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -148,6 +150,8 @@ _REFUSED = {
     "unexpected_keys": "have more than the",
 }
 """What a loading report must not have, since transformers and diffusers fill it with random numbers or leave it out."""
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+"""Ends of names of pickled weights."""
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?(?:\.(?P<old>[\w-]+))?\.safetensors"
 )
@@ -177,16 +181,29 @@ def _variant(folder: Path) -> str | None:
     """
     variants = set(_variants(folder).values())
     if not variants:
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
+        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+        if not pickled:
+            raise InvalidPack(f"{folder} has no weights as .safetensors")
         raise InvalidPack(
-            f"{folder} has {others} and no .safetensors: pickle files are not read, because they can run code; "
-            "save the pipeline again with safe_serialization=True"
+            f"{folder} has {', '.join(pickled)} and no .safetensors: pickles can run code and are not read; "
+            f"convert the folder and serve the copy: {_conversion_command(folder.parent)}"
         )
     if None in variants:
         return None
     if len(variants) > 1:
-        raise InvalidPack(f"{folder} has weights in several variants ({', '.join(sorted(variants))}); keep one of them")
-    return str(variants.pop())
+        raise InvalidPack(
+            f"{folder} has weights in several variants ({', '.join(sorted(map(str, variants)))}); keep one of them"
+        )
+    return variants.pop()
+
+
+def _conversion_command(pipeline: Path) -> str:
+    """The shell command that copies a pipeline's folder with its weights as safetensors, running no code in them."""
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; "
+        "DiffusionPipeline.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    return shlex.join([sys.executable, "-c", code, str(pipeline), f"{pipeline}-safetensors"])
 
 
 def load_tokenizer(folder: Path) -> Any:

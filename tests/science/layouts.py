@@ -69,7 +69,7 @@ def popped(convert: Callable[[State], State], hints: Iterable[str]) -> list[str]
     return read
 
 
-class narrow(TorchFunctionMode):  # noqa: N801  # used as a function
+class narrow(TorchFunctionMode):  # used as a function
     """Scales the widths by which Flux's converter splits, which are the published network's, to those of a tensor."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

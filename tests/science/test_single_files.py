@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, FluxPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -22,7 +24,6 @@ from models.engine import Engine
 from models.importing.errors import Unfit
 from models.importing.single_files.__main__ import command
 from models.importing.single_files.conversion import import_file
-from models.importing.single_files.file import conversion_command
 from models.noise import draw_noise
 from models.spec import Guidance, SampleSpec
 from tests.science import layouts
@@ -217,3 +218,171 @@ def same(one: State, other: State) -> None:
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Path]:
+    """The tensors of a file of Stable Diffusion 1, and a base with other weights."""
+    folder = tmp_path_factory.mktemp("sd1")
+    return sd1_file(stable_diffusion()), base_of(stable_diffusion(), folder / "base", weights=True)
+
+
+def test_half_precision_stays_and_what_lacks_comes_from_the_base(sd1: tuple[State, Path], tmp_path: Path) -> None:
+    tensors, base = sd1
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    file, out = tmp_path / "half.safetensors", tmp_path / "out"
+    save_file({name: tensor for name, tensor in halves.items() if not name.startswith("first_stage_model.")}, file)
+    said: list[str] = []
+    import_file(file, out, str(base), said.append)
+    assert any(line.startswith("unet: ") and "float16" in line and str(file) in line for line in said)
+    assert any(line.startswith("vae: ") and "float32" in line and str(base) in line for line in said)
+    for component in ("unet/diffusion_pytorch_model", "text_encoder/model"):
+        assert {tensor.dtype for tensor in load_file(out / f"{component}.safetensors").values()} == {torch.float16}
+    assert json.loads((out / "text_encoder/config.json").read_text())["dtype"] == "float16"
+    assert np.abs(drawn(out) - expected(stable_diffusion())).max() <= 3
+
+
+def test_large_components_are_written_in_shards(
+    sd1: tuple[State, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, base = sd1
+    save_file(tensors, tmp_path / "model.safetensors")
+    monkeypatch.setattr("models.importing.single_files.folder.SHARD", "500KB")
+    import_file(tmp_path / "model.safetensors", tmp_path / "out", str(base), lambda line: None)
+    assert len(list((tmp_path / "out/unet").glob("diffusion_pytorch_model-*-of-*.safetensors"))) > 1
+    assert np.abs(drawn(tmp_path / "out") - expected(stable_diffusion())).max() <= 1
+
+
+def without(prefix: str) -> Callable[[State], State]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+
+
+def only(prefix: str, stripped: str = "") -> Callable[[State], State]:
+    return lambda tensors: {
+        name.removeprefix(stripped): tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
+
+
+def named(*names: str) -> Callable[[State], State]:
+    return lambda tensors: {name: torch.zeros(2, 2) for name in names}
+
+
+def inputs(channels: int) -> Callable[[State], State]:
+    return lambda tensors: tensors | {f"{DENOISER}input_blocks.0.0.weight": torch.zeros(32, channels, 3, 3)}
+
+
+NO_FILES: dict[str, tuple[Callable[[State], State], str]] = {
+    "a LoRA": (named("lora_unet_down_blocks_0_attentions_0.lora_down.weight"), "is a LoRA"),
+    "a LoRA of Flux": (named("double_blocks.0.img_attn.qkv.lora_A.weight"), "is a LoRA"),
+    "an autoencoder": (only("first_stage_model.", "first_stage_model."), r"is a lone autoencoder \(VAE\)"),
+    "a text encoder": (only("cond_stage_model.", "cond_stage_model.transformer."), "is a lone text encoder"),
+    "a ControlNet": (lambda tensors: tensors | named("control_model.time_embed.0.weight")({}), "is a ControlNet"),
+    "an embedding": (named("emb_params"), r"is an embedding"),
+    "a denoiser in diffusers' layout": (named("down_blocks.0.resnets.0.conv1.weight"), "in diffusers' layout"),
+    "another family": (named("model.diffusion_model.cap_embedder.0.weight"), "of type lumina2, which is not served"),
+    "nothing known": (named("weights"), "holds no denoiser of a known family; served: Stable Diffusion 1, "),
+    "a depth model": (inputs(5), "UNet of 5 input channels"),
+    "a refiner": (
+        lambda tensors: (
+            tensors | named(f"{DENOISER}label_emb.0.0.weight", "conditioner.embedders.0.model.ln_final.weight")({})
+        ),
+        "is the refiner of Stable Diffusion XL",
+    ),
+    "XL": (
+        lambda tensors: tensors | named(f"{DENOISER}label_emb.0.0.weight")({}),
+        "is a Stable Diffusion XL, and the base .* is a Stable Diffusion 1; a base that fits: stabilityai/.*xl-base",
+    ),
+    "an incomplete one": (
+        without(f"{DENOISER}middle_block.0.in_layers"),
+        r"its unet does not fit the configuration of .*: it lacks mid_block.resnets.0.conv1.bias and 3 more",
+    ),
+    "one of another size": (
+        lambda tensors: tensors | {f"{DENOISER}time_embed.0.bias": torch.zeros(3)},
+        r"its unet does not fit .* another shape of time_embedding.linear_1.bias; choose the base that it was made from",
+    ),
+    "a quantized one": (
+        lambda tensors: tensors | {f"{DENOISER}time_embed.0.bias": torch.zeros(128, dtype=torch.uint8)},
+        r"quantized \(time_embedding.linear_1.bias is torch.uint8\)",
+    ),
+    "EDM": (lambda tensors: tensors | named("edm_vpred.sigma_max")({}), "EDM's noise levels"),
+    "zero terminal SNR for PNDM": (lambda tensors: tensors | named("ztsnr")({}), "PNDMScheduler .* no such schedule"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_FILES)
+def test_what_can_not_be_imported_is_refused_in_a_line(fault: str, sd1: tuple[State, Path], tmp_path: Path) -> None:
+    (tensors, base), (change, says) = sd1, NO_FILES[fault]
+    if "PNDM" in fault:
+        base = shutil.copytree(base, tmp_path / "base")
+        edit(base / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    save_file(change(tensors), tmp_path / "model.safetensors")
+    with pytest.raises(Unfit, match=says) as refusal:
+        import_file(tmp_path / "model.safetensors", tmp_path / "out", str(base), lambda line: None)
+    assert "\n" not in str(refusal.value)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_files_of_other_formats_are_refused_with_the_remedy(sd1: tuple[State, Path], tmp_path: Path) -> None:
+    tensors, base = sd1
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "out"
+    save_file(tensors, whole)
+    contents = {
+        "cut.safetensors": (whole.read_bytes()[:100_000], "no complete safetensors file .* download it again"),
+        "page.safetensors": (b"<!DOCTYPE html><title>Sign in</title>", "is a web page"),
+        "pointer.safetensors": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        "model.gguf": (b"GGUF" + bytes(60), "is a GGUF file"),
+        "empty.safetensors": (b"", "no complete safetensors file"),
+    }
+    for name, (content, says) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        answer = CliRunner().invoke(command, [str(tmp_path / name), str(out), "--base", str(base)])
+        assert answer.exit_code == 1
+        assert answer.output.count("\n") == 1
+        assert re.search(f"^cynosure import: .*{says}", answer.output)
+
+
+def test_a_pickle_is_refused_with_a_command_that_converts_it(sd1: tuple[State, Path], tmp_path: Path) -> None:
+    tensors, base = sd1
+    torch.save({"state_dict": tensors, "global_step": 7}, tmp_path / "model.ckpt")
+    with pytest.raises(Unfit, match="is a pickle, .* convert it: ") as refusal:
+        import_file(tmp_path / "model.ckpt", tmp_path / "out", str(base), lambda line: None)
+    line = str(refusal.value).partition("convert it: ")[2]
+    subprocess.run(line, shell=True, check=True, timeout=120)
+    same(load_file(tmp_path / "model.safetensors"), tensors)
+
+
+def test_without_a_base_the_base_is_named(sd1: tuple[State, Path], tmp_path: Path) -> None:
+    save_file(sd1[0], tmp_path / "model.safetensors")
+    with pytest.raises(Unfit, match="is a Stable Diffusion 1, .* --base stable-diffusion-v1-5/stable-diffusion-v1-5@"):
+        import_file(tmp_path / "model.safetensors", tmp_path / "out", None, lambda line: None)
+
+
+def test_a_folder_is_written_whole_or_not_at_all(
+    sd1: tuple[State, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, base = sd1
+    file, out = tmp_path / "model.safetensors", tmp_path / "models" / "out"
+    save_file(tensors, file)
+    out.mkdir(parents=True)
+    command_line = [str(file), str(out), "--base", str(base)]
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 0))  # type: ignore[attr-defined]
+        answer = CliRunner().invoke(command, command_line)
+        assert answer.exit_code == 1
+        assert "has 0.0 GB free, and the folder needs" in answer.output
+    with monkeypatch.context() as patch:
+        patch.setattr("models.importing.single_files.folder.save_file", full)
+        answer = CliRunner().invoke(command, command_line)
+        assert answer.exit_code == 1
+        assert "the disk is full" in answer.output
+    assert [*out.parent.iterdir()] == [out]
+    assert CliRunner().invoke(command, command_line).exit_code == 0, "an empty folder is no obstacle"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    answer = CliRunner().invoke(command, command_line)
+    assert answer.exit_code == 1
+    assert "exists and is not empty" in answer.output
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

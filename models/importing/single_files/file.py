@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.importing.errors import Unfit
+from models.loading import PICKLED
 
 _LENGTH = 8  # bytes at the start of a safetensors file, before the JSON of its header
-_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _STARTS = {
     b"<": "is a web page: the download was refused; download it again, logged in or with a token",
     b"version https://git-lfs": "is a pointer of Git LFS: fetch the file itself with `git lfs pull`",
@@ -42,7 +42,7 @@ class SingleFile:
     metadata: Mapping[str, str]
 
 
-def conversion_command(path: Path) -> str:
+def _conversion_command(path: Path) -> str:
     """The shell command that converts a pickled checkpoint to safetensors, running no code that is in it."""
     code = "; ".join(_CONVERSION.splitlines())
     return shlex.join([sys.executable, "-c", code, str(path), str(path.with_suffix(".safetensors"))])
@@ -73,8 +73,8 @@ def open_file(path: Path) -> SingleFile:
 
 
 def _refuse_another_format(path: Path, start: bytes) -> None:
-    if start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in _PICKLED:
-        raise Unfit(f"{path} is a pickle, which can run code, and is not read; convert it: {conversion_command(path)}")
+    if start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in PICKLED:
+        raise Unfit(f"{path} is a pickle, which can run code, and is not read; convert it: {_conversion_command(path)}")
     for beginning, text in _STARTS.items():
         if start.lstrip().startswith(beginning):
             raise Unfit(f"{path} {text}")
