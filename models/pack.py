@@ -120,7 +120,8 @@ def downloaded(
             snapshot_download(repository, revision=revision, allow_patterns=list(files), ignore_patterns=list(but_not))
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {reason}") from error
 
 
 def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:

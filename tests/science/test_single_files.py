@@ -227,15 +227,22 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, Path]:
     return sd1_file(stable_diffusion()), base_of(stable_diffusion(), folder / "base", weights=True)
 
 
-def test_half_precision_stays_and_what_lacks_comes_from_the_base(sd1: tuple[State, Path], tmp_path: Path) -> None:
-    tensors, base = sd1
+def test_half_precision_stays_and_what_lacks_comes_from_the_base(
+    sd1: tuple[State, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, folder = sd1
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder, tmp_path / "cache/models--someone--tiny/snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = f"someone/tiny@{commit}"
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     file, out = tmp_path / "half.safetensors", tmp_path / "out"
     save_file({name: tensor for name, tensor in halves.items() if not name.startswith("first_stage_model.")}, file)
     said: list[str] = []
-    import_file(file, out, str(base), said.append)
-    assert any(line.startswith("unet: ") and "float16" in line and str(file) in line for line in said)
-    assert any(line.startswith("vae: ") and "float32" in line and str(base) in line for line in said)
+    import_file(file, out, base, said.append)
+    assert any(line.startswith("unet: float16, ") and line.endswith(f"from {file}") for line in said)
+    assert any(line.startswith("vae: float32, ") and line.endswith(f"from {base}") for line in said)
     for component in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         assert {tensor.dtype for tensor in load_file(out / f"{component}.safetensors").values()} == {torch.float16}
     assert json.loads((out / "text_encoder/config.json").read_text())["dtype"] == "float16"
@@ -298,11 +305,15 @@ NO_FILES: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "one of another size": (
         lambda tensors: tensors | {f"{DENOISER}time_embed.0.bias": torch.zeros(3)},
-        r"its unet does not fit .* another shape of time_embedding.linear_1.bias; choose the base that it was made from",
+        r"its unet does not fit .* another shape of time_embedding.linear_1.bias; choose the base",
     ),
     "a quantized one": (
         lambda tensors: tensors | {f"{DENOISER}time_embed.0.bias": torch.zeros(128, dtype=torch.uint8)},
         r"quantized \(time_embedding.linear_1.bias is torch.uint8\)",
+    ),
+    "one with scales": (
+        lambda tensors: tensors | named(f"{DENOISER}time_embed.0.scale_weight")({}),
+        "is quantized, with scales of its own",
     ),
     "EDM": (lambda tensors: tensors | named("edm_vpred.sigma_max")({}), "EDM's noise levels"),
     "zero terminal SNR for PNDM": (lambda tensors: tensors | named("ztsnr")({}), "PNDMScheduler .* no such schedule"),
@@ -344,7 +355,7 @@ def test_files_of_other_formats_are_refused_with_the_remedy(sd1: tuple[State, Pa
 def test_a_pickle_is_refused_with_a_command_that_converts_it(sd1: tuple[State, Path], tmp_path: Path) -> None:
     tensors, base = sd1
     torch.save({"state_dict": tensors, "global_step": 7}, tmp_path / "model.ckpt")
-    with pytest.raises(Unfit, match="is a pickle, .* convert it: ") as refusal:
+    with pytest.raises(Unfit, match=r"is a pickle, .* convert it: ") as refusal:
         import_file(tmp_path / "model.ckpt", tmp_path / "out", str(base), lambda line: None)
     line = str(refusal.value).partition("convert it: ")[2]
     subprocess.run(line, shell=True, check=True, timeout=120)
@@ -353,7 +364,7 @@ def test_a_pickle_is_refused_with_a_command_that_converts_it(sd1: tuple[State, P
 
 def test_without_a_base_the_base_is_named(sd1: tuple[State, Path], tmp_path: Path) -> None:
     save_file(sd1[0], tmp_path / "model.safetensors")
-    with pytest.raises(Unfit, match="is a Stable Diffusion 1, .* --base stable-diffusion-v1-5/stable-diffusion-v1-5@"):
+    with pytest.raises(Unfit, match=r"is a Stable Diffusion 1, .* --base stable-diffusion-v1-5/stable-diffusion-v1-5@"):
         import_file(tmp_path / "model.safetensors", tmp_path / "out", None, lambda line: None)
 
 

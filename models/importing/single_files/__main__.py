@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from functools import wraps
 from pathlib import Path
@@ -20,12 +21,13 @@ command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @command.command()
 @wraps(command_line.import_file)
 def _main(checkpoint: Path, out: Path, base: str | None) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the unfinished folder goes
     try:
         import_file(checkpoint, out, base, print)
     except (Unfit, InvalidPack) as error:
         sys.exit(f"cynosure import: {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(str(out))}")
 
 

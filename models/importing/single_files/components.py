@@ -43,10 +43,6 @@ class Component:
         return sum(tensor.nbytes for tensor in self.weights.values())
 
     @property
-    def num_parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.weights.values())
-
-    @property
     def dtypes(self) -> list[str]:
         """Number formats, the most frequent first."""
         counts: dict[str, int] = {}

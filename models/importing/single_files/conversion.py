@@ -122,8 +122,7 @@ def _findings(
         if one is None:
             lines.append(f"{name}: in neither, and left out")
         else:
-            size = f"{one.num_parameters / 1e6:,.1f} million parameters in {' and '.join(one.dtypes)}"
-            lines.append(f"{name}: {size}, from {one.source}")
+            lines.append(f"{name}: {' and '.join(one.dtypes)}, {one.bytes / 1e6:,.1f} MB, from {one.source}")
     if unread := _unread(file, family):
         lines.append(f"not read: {unread}")
     return lines

@@ -173,6 +173,8 @@ _OTHER_KINDS: Mapping[str, str] = {
     "checkpoint that it was made for",
     r"^control_model\.|controlnet|input_hint_block|zero_convs": "is a ControlNet, which steers a checkpoint and is "
     "not one",
+    r"scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_state": "is quantized, with scales of its own; "
+    "import the float16, bfloat16 or plain float8 file of the same model",
     r"^(image_proj|ip_adapter)\.": "is an IP-Adapter, which steers a checkpoint and is not one",
     r"^(emb_params|string_to_param.*|clip_[lg]|\*)$": "is an embedding (textual inversion), which adds words to a "
     "checkpoint and is not one",

@@ -6,8 +6,7 @@ import errno
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _write_component(folder: Path, component: Component, progress: Progress) -> None:
+def _write_component(folder: Path, component: Component, progress: Callable[[str, int], None]) -> None:
     _write_json(folder / "config.json", component.config)
     stem = "model" if component.of_transformers else "diffusion_pytorch_model"
     split = split_state_dict_into_shards_factory(
@@ -102,22 +101,18 @@ def _write_component(folder: Path, component: Component, progress: Progress) -> 
     for file, names in split.filename_to_tensors.items():
         tensors: dict[str, Tensor] = {name: component.weights[name].contiguous() for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        for task in progress.task_ids:
-            progress.update(task, advance=sum(map(_bytes, tensors.values())), description=component.name)
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors writes for its user alone
+        progress(component.name, sum(tensor.nbytes for tensor in tensors.values()))
     if split.is_sharded:
         places = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         _write_json(folder / f"{stem}.safetensors.index.json", places)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.nbytes
-
-
 @contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar of bytes on a terminal, on standard error."""
+def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar of bytes on standard error, if it is a terminal; advanced by a component's name and a number of bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    is_shown = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as progress:
-        progress.add_task("writing", total=total)
-        yield progress
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("writing", total=total)
+        yield lambda name, size: bar.update(task, description=name, advance=size)
