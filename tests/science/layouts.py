@@ -54,7 +54,10 @@ def backwards(
 
 
 class Recorded(dict[str, Tensor]):
-    """A checkpoint that has whatever is popped from it."""
+    """A checkpoint that has whatever is asked of it, and records what is popped."""
+
+    def __missing__(self, name: str) -> Tensor:
+        return torch.zeros(PROBE_ROWS, 1)
 
     def pop(self, name: str, *default: Any) -> Tensor:
         return super().pop(name) if name in self else self.setdefault(f"popped {name}", torch.zeros(PROBE_ROWS, 1))
@@ -65,8 +68,7 @@ def popped(convert: Callable[[State], State], hints: Iterable[str]) -> list[str]
     record = Recorded({name: torch.zeros(PROBE_ROWS, 1) for name in hints})
     with narrow():
         convert(record)
-    read = [name.removeprefix("popped ") for name in record if name.startswith("popped ")]
-    return read
+    return [name.removeprefix("popped ") for name in record if name.startswith("popped ")]
 
 
 class narrow(TorchFunctionMode):  # used as a function
@@ -155,10 +157,11 @@ def open_clip(network: Any, prefix: str) -> State:
 
 
 def sd3(network: Any) -> State:
-    convert = published.convert_sd3_transformer_checkpoint_to_diffusers
-    last = network.config.num_layers - 1
-    names = popped(convert, [f"joint_blocks.{last}.hint", "context_embedder.weight"])
-    return backwards(convert, {*names, "context_embedder.weight"}, network.state_dict())
+    convert, config = published.convert_sd3_transformer_checkpoint_to_diffusers, network.config
+    hints = [f"joint_blocks.{config.num_layers - 1}.hint"]
+    hints += [f"joint_blocks.{layer}.attn2.hint" for layer in config.dual_attention_layers]
+    names = popped(convert, [*hints, *(["ln_q hint"] if config.qk_norm else [])])
+    return backwards(convert, names, network.state_dict())
 
 
 def flux(network: Any) -> State:

@@ -14,17 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FluxPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    FluxPipeline,
+    SD3Transformer2DModel,
+    StableDiffusionPipeline,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from models.calibration.result import fixed_calibration
+from models.denoisers import load_denoiser
 from models.engine import Engine
 from models.importing.errors import Unfit
 from models.importing.single_files.__main__ import command
 from models.importing.single_files.conversion import import_file
 from models.noise import draw_noise
+from models.pack import open_pack
 from models.spec import Guidance, SampleSpec
 from tests.science import layouts
 from tests.science.test_families import (
@@ -48,12 +55,6 @@ def stable_diffusion_2() -> StableDiffusionPipeline:
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-def inpainting() -> StableDiffusionInpaintPipeline:
-    parts = stable_diffusion().components
-    parts["unet"] = unet(cross_attention_dim=32, in_channels=9)
-    return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
-
-
 def xl_in_v() -> Any:
     pipeline = stable_diffusion_xl()
     pipeline.scheduler = DDIMScheduler.from_config(
@@ -65,9 +66,11 @@ def xl_in_v() -> Any:
     return pipeline
 
 
-def sd3_in_its_layout() -> Any:
+def sd35() -> Any:
     """CLIP-L's projection is a unit matrix, as the published folder has it."""
     pipeline = stable_diffusion_3(t5=True)
+    config = {**pipeline.transformer.config, "qk_norm": "rms_norm", "dual_attention_layers": (0,)}
+    pipeline.register_modules(transformer=SD3Transformer2DModel.from_config(config).eval())
     pipeline.text_encoder.text_projection.weight.data = torch.eye(32)
     return pipeline
 
@@ -124,7 +127,6 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], State], list[str]]] = 
         sd1_file,
         ["family: Stable Diffusion 1", "predicts: epsilon (the scheduler of ", "not read: alphas_cumprod, model_ema"],
     ),
-    "inpainting": (inpainting, sd1_file, ["family: Stable Diffusion 1, for inpainting"]),
     "SD 2 v": (
         stable_diffusion_2,
         sd2_file,
@@ -136,7 +138,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], State], list[str]]] = 
         marked_xl_file,
         ["predicts: v_prediction (its tensor v_pred), zero terminal SNR (its tensor ztsnr)"],
     ),
-    "SD 3": (sd3_in_its_layout, sd3_file, ["family: Stable Diffusion 3", "text_encoder_3: "]),
+    "SD 3.5": (sd35, sd3_file, ["family: Stable Diffusion 3", "text_encoder_3: "]),
     "Flux": (partial(flux, distilled=True, shifts=True), flux_file, ["family: Flux.1 with a guidance input, as dev"]),
     "Flux, the transformer alone": (
         partial(flux, distilled=False, shifts=False),
@@ -207,8 +209,7 @@ def test_an_imported_file_draws_what_its_pipeline_draws(case: str, tmp_path: Pat
     what = {"sampler": "flow_euler"} if name == "transformer" else {}
     if isinstance(pipeline, FluxPipeline):
         what["negative_prompt"] = "dog"
-    if case != "inpainting":  # which takes a picture, and is drawn in test_families.py
-        assert np.abs(drawn(out, **what) - expected(pipeline)).max() <= 1
+    assert np.abs(drawn(out, **what) - expected(pipeline)).max() <= 1
 
 
 def same(one: State, other: State) -> None:
@@ -247,6 +248,36 @@ def test_half_precision_stays_and_what_lacks_comes_from_the_base(
         assert {tensor.dtype for tensor in load_file(out / f"{component}.safetensors").values()} == {torch.float16}
     assert json.loads((out / "text_encoder/config.json").read_text())["dtype"] == "float16"
     assert np.abs(drawn(out) - expected(stable_diffusion())).max() <= 3
+
+
+def test_a_unet_for_inpainting_needs_no_base_of_its_own(sd1: tuple[State, Path], tmp_path: Path) -> None:
+    tensors, base = sd1
+    inpainting = unet(cross_attention_dim=32, in_channels=9)
+    save_file(tensors | layouts.unet(inpainting), tmp_path / "model.safetensors")
+    said: list[str] = []
+    import_file(tmp_path / "model.safetensors", tmp_path / "out", str(base), said.append)
+    assert said[0] == "family: Stable Diffusion 1, for inpainting"
+    pack = open_pack(str(tmp_path / "out"))
+    assert pack.index["_class_name"] == "StableDiffusionInpaintPipeline"
+    denoiser = load_denoiser(pack, torch.device("cpu"))
+    assert denoiser.sees_mask
+    same(denoiser.network.state_dict(), inpainting.state_dict())
+
+
+def test_a_component_that_neither_has_is_left_out_if_it_may_be(tmp_path: Path) -> None:
+    pipeline, file = sd35(), tmp_path / "model.safetensors"
+    base = base_of(pipeline, tmp_path / "base", weights=False)
+    tensors = without("text_encoders.t5xxl.")(sd3_file(pipeline))
+    save_file(tensors, file)
+    said: list[str] = []
+    import_file(file, tmp_path / "out", str(base), said.append)
+    assert "text_encoder_3: in neither, and left out" in said
+    pack = open_pack(str(tmp_path / "out"))
+    assert pack.index["tokenizer_3"] == pack.index["text_encoder_3"] == [None, None]
+    assert load_denoiser(pack, torch.device("cpu")).t5 is None
+    save_file(without("first_stage_model.")(tensors), file)
+    with pytest.raises(Unfit, match=r"has no vae, and neither has the base: .*vae has no weights as \.safetensors"):
+        import_file(file, tmp_path / "other", str(base), said.append)
 
 
 def test_large_components_are_written_in_shards(

@@ -69,14 +69,14 @@ def component(file: SingleFile, name: str, base: Base) -> Component | None:
     """A component from the file, or else from its base; `None` if it may be left out and neither has it.
 
     Raises:
-        Unfit: neither has it, or its weights do not fit the base's configuration.
+        Unfit: neither has it, the base has no configuration for it, or its weights do not fit that.
     """
     layouts = base.family.layouts
     layout = layouts[name]
     config = base.config(name) if base.pack.has(name) else None
     tensors = held(file, layout, layouts)
     if config is None:
-        if layout.optional:
+        if layout.optional and not tensors:
             return None
         raise Unfit(f"{base.name}: its model_index.json has no {name}; choose another base")
     if name == "unet" and CONV_IN in tensors:
@@ -109,7 +109,7 @@ def _outline(network: type, config: dict[str, Any], path: str) -> Any:
         with torch.device("meta"):
             if issubclass(network, ModelMixin):
                 return maker.from_config(config)
-            return maker(maker.config_class(**config))
+            return maker(maker.config_class.from_dict(config))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise Unfit(f"{path} is no configuration of {network.__name__}: {' '.join(str(error).split())}") from error
 

@@ -16,6 +16,7 @@ from models.importing.single_files.base import Base, open_base
 from models.importing.single_files.components import Component, component
 from models.importing.single_files.families import (
     CONV_IN,
+    DENOISER,
     INPAINTING_CHANNELS,
     Family,
     Prediction,
@@ -131,7 +132,7 @@ def _findings(
 def _unread(file: SingleFile, family: Family) -> str:
     """The parts of a file that belong to no component, with the number of their tensors."""
     read = tuple(prefix for layout in family.layouts.values() for prefix in layout.prefixes)
-    if not any(name.startswith("model.diffusion_model.") for name in file.tensors):
-        return ""
+    if not any(name.startswith(DENOISER) for name in file.tensors):
+        return ""  # all that is not another component's is the denoiser's
     counts = Counter(name.partition(".")[0] for name in file.tensors if not name.startswith(tuple(filter(None, read))))
     return ", ".join(f"{head} ({count} tensors)" if count > 1 else head for head, count in sorted(counts.items()))
