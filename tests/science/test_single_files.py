@@ -233,7 +233,8 @@ def test_half_precision_stays_and_what_lacks_comes_from_the_base(
 ) -> None:
     tensors, folder = sd1
     commit = "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(folder, tmp_path / "cache/models--someone--tiny/snapshots" / commit)
+    snapshot = shutil.copytree(folder, tmp_path / "cache/models--someone--tiny/snapshots" / commit)
+    as_older_diffusers_wrote_it(snapshot / "vae/diffusion_pytorch_model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     base = f"someone/tiny@{commit}"
@@ -248,6 +249,17 @@ def test_half_precision_stays_and_what_lacks_comes_from_the_base(
         assert {tensor.dtype for tensor in load_file(out / f"{component}.safetensors").values()} == {torch.float16}
     assert json.loads((out / "text_encoder/config.json").read_text())["dtype"] == "float16"
     assert np.abs(drawn(out) - expected(stable_diffusion())).max() <= 3
+
+
+def as_older_diffusers_wrote_it(autoencoder: Path) -> None:
+    """With the names of attention's projections that published folders still have."""
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(autoencoder)
+    for name in list(tensors):
+        for new, old in older.items():
+            if f".{new}." in name:
+                tensors[name.replace(f".{new}.", f".{old}.")] = tensors.pop(name)
+    save_file(tensors, autoencoder, metadata={"format": "pt"})
 
 
 def test_a_unet_for_inpainting_needs_no_base_of_its_own(sd1: tuple[State, Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 
 from models.importing.errors import Unfit
 from models.importing.single_files.base import Base
-from models.importing.single_files.families import CONV_IN, DENOISER, Layout, Weights
+from models.importing.single_files.families import CONV_IN, DENOISER, Layout, Weights, usual_base
 from models.importing.single_files.file import SingleFile, under
 from models.pack import InvalidPack
 
@@ -28,7 +28,7 @@ class Component:
         name: of its sub-folder.
         layout: how it is held in single files.
         config: its config.json.
-        weights: its tensors by diffusers' or transformers' names.
+        weights: its tensors by diffusers' or transformers' names; the base's by the names that it has, old or new.
         source: where its weights come from, for messages.
     """
 
@@ -81,21 +81,30 @@ def component(file: SingleFile, name: str, base: Base) -> Component | None:
         raise Unfit(f"{base.name}: its model_index.json has no {name}; choose another base")
     if name == "unet" and CONV_IN in tensors:
         config = config | {"in_channels": tensors[CONV_IN].shape[1]}
-    network = _outline(layout.network, config, f"{base.name}: {name}/config.json")
-    source = str(file.path) if tensors else base.name
-    try:
-        weights = layout.convert(tensors, network) if tensors else base.weights(name)
-    except InvalidPack as error:
-        if layout.optional:
-            return None
-        raise Unfit(f"{file.path} has no {name}, and neither has the base: {error}") from error
-    except (KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise Unfit(f"{file.path}: its {name} is not complete, or of an unknown kind: {error!r}") from error
-    weights = _fitting(weights, network, f"{source}: its {name}", base)
+    if tensors:
+        weights, source = _converted(file, name, tensors, base, config), str(file.path)
+    else:
+        try:
+            weights, source = base.weights(name), base.name
+        except InvalidPack as error:
+            if layout.optional:
+                return None
+            raise Unfit(f"{file.path} has no {name}, and neither has the base: {error}") from error
     made = Component(name=name, layout=layout, config=config, weights=weights, source=source)
     if made.of_transformers:
         config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": made.dtypes[0]}
     return replace(made, config=config)
+
+
+def _converted(file: SingleFile, name: str, tensors: Weights, base: Base, config: dict[str, Any]) -> Weights:
+    layout = base.family.layouts[name]
+    network = _outline(layout.network, config, f"{base.name}: {name}/config.json")
+    try:
+        weights = layout.convert(tensors, network)
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise Unfit(f"{file.path}: its {name} is not complete, or of an unknown kind: {error!r}") from error
+    fits = f"the configuration of {base.name} (usual for this file: {usual_base(file, base.family)})"
+    return _fitting(weights, network, f"{file.path}: its {name}", fits)
 
 
 def _outline(network: type, config: dict[str, Any], path: str) -> Any:
@@ -114,7 +123,7 @@ def _outline(network: type, config: dict[str, Any], path: str) -> Any:
         raise Unfit(f"{path} is no configuration of {network.__name__}: {' '.join(str(error).split())}") from error
 
 
-def _fitting(weights: Weights, network: Any, what: str, base: Base) -> Weights:
+def _fitting(weights: Weights, network: Any, what: str, fits: str) -> Weights:
     """The weights that the network holds, by the names that published folders have.
 
     Raises:
@@ -143,8 +152,7 @@ def _fitting(weights: Weights, network: Any, what: str, base: Base) -> Weights:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise Unfit(
-                f"{what} does not fit the configuration of {base.name}: it {text} {names[0]}{more}; choose the base "
-                f"that it was made from (usual for {base.family.name}: {base.family.repository})"
+                f"{what} does not fit {fits}: it {text} {names[0]}{more}; choose the base that it was made from"
             )
     if quantized := next((name for name, tensor in given.items() if not tensor.is_floating_point()), None):
         raise Unfit(

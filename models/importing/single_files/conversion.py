@@ -22,6 +22,7 @@ from models.importing.single_files.families import (
     Prediction,
     family_of,
     prediction_of,
+    usual_base,
 )
 from models.importing.single_files.file import SingleFile, open_file
 from models.importing.single_files.folder import check_target, write_folder
@@ -49,13 +50,13 @@ def import_file(path: Path, out: Path, base_name: str | None, say: Callable[[str
     if base_name is None:
         raise Unfit(
             f"{path} is a {family.name}, and has neither configuration nor tokenizer; name a folder that has them: "
-            f"--base {family.repository}@COMMIT (40 hex digits, from the page of its commits), or a copy on disk"
+            f"--base {usual_base(file, family)}@COMMIT (40 hex digits, from the page of its commits), or a copy on disk"
         )
     base = open_base(base_name)
     if base.family is not family:
         raise Unfit(
             f"{path} is a {family.name}, and the base {base_name} is a {base.family.name}; a base that fits: "
-            f"{family.repository}"
+            f"{usual_base(file, family)}"
         )
     scheduler = read_object(base.pack.component("scheduler") / "scheduler_config.json")
     prediction = prediction_of(file, family, scheduler, base_name)

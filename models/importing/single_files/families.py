@@ -54,7 +54,7 @@ class Family:
 
     Attributes:
         name: for messages.
-        base: diffusers' name for the repository that has configuration and tokenizers.
+        base: diffusers' name for its usual type, which has a repository with configuration and tokenizers.
         layouts: by component.
         flows: whether it is trained on straight paths, so that there is only one prediction type.
     """
@@ -63,14 +63,6 @@ class Family:
     base: str
     layouts: Mapping[str, Layout] = field(repr=False)
     flows: bool = False
-
-    @property
-    def repository(self) -> str:
-        return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS[self.base]["pretrained_model_name_or_path"])
-
-    @property
-    def denoiser(self) -> str:
-        return "transformer" if self.flows else "unet"
 
 
 def _by_diffusers(prefix: str = "") -> Convert:
@@ -218,6 +210,13 @@ def family_of(file: SingleFile) -> Family:
         return XL
     projection = next((tensor for name, tensor in inner.items() if name.endswith(".proj_in.weight")), None)
     return SD2 if projection is not None and projection.ndim == 2 else SD1  # 1 projects by 1×1 convolutions
+
+
+def usual_base(file: SingleFile, family: Family) -> str:
+    """The repository on the hub that diffusers takes for a file's type."""
+    kind = _diffusers_type(file)
+    known = kind if kind in _SERVED - {SD1.base} else family.base
+    return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS[known]["pretrained_model_name_or_path"])
 
 
 def _names() -> str:
