@@ -430,7 +430,9 @@ def test_a_folder_is_written_whole_or_not_at_all(
         assert answer.exit_code == 1
         assert "the disk is full" in answer.output
     assert [*out.parent.iterdir()] == [out]
-    assert CliRunner().invoke(command, command_line).exit_code == 0, "an empty folder is no obstacle"
+    answer = CliRunner().invoke(command, command_line)
+    assert answer.exit_code == 0, "an empty folder is no obstacle"
+    assert answer.output.endswith(f"wrote {out}; serve it with: cynosure up --models {out}\n")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     answer = CliRunner().invoke(command, command_line)
     assert answer.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -28,7 +29,7 @@ def _main(checkpoint: Path, out: Path, base: str | None) -> None:
         sys.exit(f"cynosure import: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(str(out))}")
+    print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(os.path.join('.', out))}")
 
 
 if __name__ == "__main__":
