@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 
+_FIRST_CALLS = threading.Lock()
 CORES = torch.get_num_threads()  # read at import: lanes change the default of threads that start later
 
 
@@ -38,6 +42,20 @@ class Layout:
 
     def __str__(self) -> str:
         return f"{self.lanes} x {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+@contextmanager
+def first_call(called: set[Key], key: Key) -> Iterator[bool]:
+    """Let one thread at a time make a call for the first time, then note its `key`; whether it is the first.
+
+    When oneDNN creates kernels on two threads at once, some of them round differently.
+    """
+    if key in called:
+        yield False
+        return
+    with _FIRST_CALLS:
+        yield key not in called
+        called.add(key)
 
 
 class CallRunner(Protocol):

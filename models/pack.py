@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class Pack:
 
     @property
     def latent_size(self) -> int:
-        """Side of the latents, an even number, for families whose network accepts any size."""
+        """Side of the latents of the pack's own size, an even number, for families whose network names none."""
         return int(self.defaults.get("latent_size", 128))
 
     def component(self, name: str) -> Path:
@@ -111,20 +110,6 @@ def _downloaded(repository: str, revision: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
-
-
-def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
-    """Set the shift in a scheduler's configuration for the picture size.
-
-    Flux adds more noise to large pictures (Esser et al. 2024, section 5.3.2): μ, the logarithm of the shift, rises
-    linearly with the number of tokens.
-    """
-    if not config.get("use_dynamic_shifting"):
-        return config
-    least, most = config["base_image_seq_len"], config["max_image_seq_len"]
-    share = ((latent_size // LATENT_PATCH) ** 2 - least) / (most - least)
-    mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
-    return config | {"shift": math.exp(mu)}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -181,4 +166,4 @@ def open_pack(name_or_folder: str) -> Pack:
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
         raise InvalidPack(f"{folder / 'model_index.json'}: id2label must name the classes 0 to N-1, without a gap")
-    return replace(pack, scheduler_config=_sized(pack.scheduler_config, pack.latent_size))
+    return pack

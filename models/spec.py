@@ -125,6 +125,31 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizeConditioning:
+    """What XL is told of size and crop (Podell et al. 2023, section 2.2), (height, width) in pixels as in diffusers.
+
+    `None` is the picture's own size. Unconditional rows are told the same, unless both negative sizes are given.
+    """
+
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] = (0, 0)
+    target_size: tuple[int, int] | None = None
+    negative_original_size: tuple[int, int] | None = None
+    negative_crops_coords_top_left: tuple[int, int] = (0, 0)
+    negative_target_size: tuple[int, int] | None = None
+
+    def times(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The six numbers that a conditional row of a picture of `size` is told."""
+        return (*(self.original_size or size), *self.crops_coords_top_left, *(self.target_size or size))
+
+    def negative_times(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Those that an unconditional row is told."""
+        if self.negative_original_size is None or self.negative_target_size is None:
+            return self.times(size)
+        return (*self.negative_original_size, *self.negative_crops_coords_top_left, *self.negative_target_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpec:
     """One picture to draw.
 
@@ -132,6 +157,8 @@ class SampleSpec:
         pack: name of a loaded pack.
         label: class index in 0..num_classes-1, or `None` for an unconditional picture.
         prompt, negative_prompt: for packs that take text; the negative one replaces "no prompt" in unconditional rows.
+        height, width: in pixels; `None` is the pack's own.
+        size_conditioning: what networks that take it are told of size and crop.
         sampler: a name of `models.samplers.SAMPLERS`.
         steps: sampling steps, 1..num_train_timesteps.
         eta: DDIM's share of fresh noise, 0..1.
@@ -154,6 +181,9 @@ class SampleSpec:
     label: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    size_conditioning: SizeConditioning = SizeConditioning()
     guidance: Guidance = Guidance()
     sampler: str = "ddim"
     steps: int = 50
@@ -187,3 +217,7 @@ class SampleSpec:
             raise InvalidSpec(f"steps is {self.steps}; at least 1 is needed")
         if self.mask is not None and self.init_image is None:
             raise InvalidSpec("mask needs an init_image to keep the rest of")
+
+    def size(self, own: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the picture, where `own` is the pack's."""
+        return (own[0] if self.height is None else self.height, own[1] if self.width is None else self.width)

@@ -90,6 +90,14 @@ class NetworkCalibration:
         count = min(range(fewest, min(fewest + lanes, rows + 1)), key=seconds)
         return [rows // count + (number < rows % count) for number in range(count)]
 
+    def alone(self, row_cost: float) -> NetworkCalibration:
+        """Of rows of another shape, whose batches are not measured: they run one at a time, and so have no neighbours.
+
+        `row_cost` is that of such a row, relative to one of the measured shape.
+        """
+        least = [BatchSize(rows=1, row_ms=row_cost * size.row_ms, bits="") for size in self.measured[:1]]
+        return replace(self, reference=1, measured=tuple(least), row_flop=round(row_cost * self.row_flop))
+
     @property
     def _reference_bits(self) -> str | None:
         return next((size.bits for size in self.measured if size.rows == self.reference), None)

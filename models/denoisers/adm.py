@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.configs import every_key
-from models.denoisers.base import Conditioning
+from models.denoisers.base import Conditioning, Sizes
 from models.loading import load_component
 from models.networks import AdmUNet
 from models.pack import Pack
@@ -20,6 +20,8 @@ class AdmDenoiser:
 
     takes_prompt = False
     sees_mask = False
+    takes_size_conditioning = False
+    patch = 1
     default_scale = 3.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
@@ -28,6 +30,7 @@ class AdmDenoiser:
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.latent_shape = (config.in_channels, config.image_size, config.image_size)
         self.picture_size = (config.image_size, config.image_size)
+        self.sizes = Sizes.only(*self.picture_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.has_classes = config.num_classes is not None
         self.has_null = not self.has_classes

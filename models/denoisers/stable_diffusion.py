@@ -15,8 +15,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOENCODER, XL_UNET
 from models.configs.text_encoders import CLIP_TEXT
-from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures, distilled_guidance
+from models.denoisers.base import Conditioning, Sizes
+from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
 from models.networks.tokens import remarks_on
@@ -26,6 +26,7 @@ from models.profiles import fitted
 from models.spec import SampleSpec
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
+SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
 
 
 def _size(config: Any) -> int | Sequence[int] | None:
@@ -62,6 +63,9 @@ class StableDiffusionDenoiser(LatentPictures):
         config = self.network.config
         size = config.sample_size if self.is_xl else _size(config)
         super().__init__(pack, device, size, config.out_channels, XL_AUTOENCODER if self.is_xl else AUTOENCODER)
+        shapes = SDXL_SHAPES if self.is_xl else SHAPES
+        self.sizes = Sizes.around(self.picture_size, multiple_of=self.autoencoder.factor, shapes=shapes)
+        self.takes_size_conditioning = self.is_xl
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
@@ -82,6 +86,7 @@ class StableDiffusionDenoiser(LatentPictures):
         if self.is_xl:
             self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT))
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+        self._all_masked = functools.lru_cache(maxsize=16)(self._blank)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         conditional = self._encoded(spec.prompt or "")
@@ -90,20 +95,30 @@ class StableDiffusionDenoiser(LatentPictures):
             states, pooled = torch.zeros_like(unconditional["states"]), torch.zeros_like(unconditional["pooled"])
             unconditional = {**unconditional, "states": states, "pooled": pooled}
         inpainting = self._inpainting(spec) if self.sees_mask else {}
-        return {**conditional, **inpainting}, {**unconditional, **inpainting}
+        times, negative_times = self._times(spec) if self.is_xl else ({}, {})
+        return {**conditional, **times, **inpainting}, {**unconditional, **negative_times, **inpainting}
 
     def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
         return remarks_on(spec, [encoder.remarks for encoder in self.encoders])
 
     def _inpainting(self, spec: SampleSpec) -> Conditioning:
+        size = spec.size(self.picture_size)
         if spec.init_image is None or spec.mask is None:
-            return self._all_masked
-        mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
-        return self._masked(fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1, mask)
+            return self._all_masked(size)
+        mask = (fitted(spec.mask.array(), size, 1) > 127.5).float()
+        return self._masked(fitted(spec.init_image.array(), size, 3) / 127.5 - 1, mask)
 
-    @functools.cached_property
-    def _all_masked(self) -> Conditioning:
-        return self._masked(torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size))
+    def _blank(self, size: tuple[int, int]) -> Conditioning:
+        return self._masked(torch.zeros(3, *size), torch.ones(1, *size))
+
+    def _times(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        """Sizes and crop that XL is told, (6,) each, for a conditional and an unconditional row."""
+
+        def told(times: tuple[int, ...]) -> Conditioning:
+            return {"times": torch.tensor(times, dtype=torch.float32, device=self.device)}
+
+        size, told_of = spec.size(self.picture_size), spec.size_conditioning
+        return told(told_of.times(size)), told(told_of.negative_times(size))
 
     def _masked(self, picture: Tensor, mask: Tensor) -> Conditioning:
         return {
@@ -117,11 +132,7 @@ class StableDiffusionDenoiser(LatentPictures):
         # XL uses the states before the last layer, without the final norm, and the second encoder's projection.
         hidden = [output.hidden_states[-2] if self.is_xl else output.last_hidden_state for output in outputs]
         states = torch.cat(hidden, dim=-1)[0]
-        if not self.is_xl:
-            return {"states": states}
-        height, width = self.picture_size
-        times = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"states": states, "pooled": outputs[-1][0][0], "times": times}
+        return {"states": states, "pooled": outputs[-1][0][0]} if self.is_xl else {"states": states}
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

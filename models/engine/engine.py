@@ -23,6 +23,7 @@ from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
 from models.engine.outline import Outline, outline
+from models.engine.preparation import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
@@ -127,7 +128,7 @@ class Engine:
 
     def evaluations(self, spec: SampleSpec) -> int:
         """Network evaluations that `spec` takes."""
-        return len(self._loaded_for(spec).runner.table(spec))
+        return len(self._loaded_for(spec).runner.preparation.table(spec))
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
         """Estimate the cost of drawing `specs`, which differ only in their seeds; errors are those of `submit`."""
@@ -178,7 +179,7 @@ class Engine:
         Raises:
             InvalidSpec, NotLinear, InvalidRespacing: it can't, or no such pack is loaded.
         """
-        self._loaded_for(spec).runner.table(spec)
+        self._loaded_for(spec).runner.preparation.table(spec)
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -197,18 +198,20 @@ class Engine:
     def _loaded_for(self, spec: SampleSpec) -> LoadedPack:
         if spec.pack not in self.packs:
             raise InvalidSpec(f"no pack '{spec.pack}' is loaded; loaded: {', '.join(self.packs)}")
-        return self.packs[spec.pack]
+        loaded = self.packs[spec.pack]
+        loaded.runner.preparation.check(spec)
+        return loaded
 
     def _course(self, spec: SampleSpec) -> Course:
         loaded = self._loaded_for(spec)
-        runner, count = loaded.runner, len(loaded.pack.labels)
+        preparation, count = loaded.runner.preparation, len(loaded.pack.labels)
         if spec.label is not None and count and not 0 <= spec.label < count:
             raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
-        return runner.course(spec, self._prepared(runner, spec))
+        return preparation.course(spec, self._prepared(preparation, spec))
 
-    def _prepared(self, runner: Runner, spec: SampleSpec) -> Inputs:
+    def _prepared(self, preparation: Preparation, spec: SampleSpec) -> Inputs:
         try:
-            return self._preparing.submit(runner.prepare, spec).result()
+            return self._preparing.submit(preparation.prepare, spec).result()
         except torch.OutOfMemoryError as error:
             raise failure_of(error) from None
         except torch.AcceleratorError as error:

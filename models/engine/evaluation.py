@@ -14,7 +14,7 @@ from torch import Tensor
 from models.calibration.probes import Network, stacked
 from models.calibration.result import NetworkCalibration
 from models.denoisers import Conditioning
-from models.engine.packing import packed
+from models.calibration.packing import packed
 from models.engine.sample import Sample
 from models.lanes import CallRunner
 from models.samplers.table import COEFFICIENTS
@@ -40,7 +40,7 @@ class Evaluation:
     """The next evaluation of R samples, gathered once: the tensors have a row for each sample.
 
     Attributes:
-        samples: R samples of one pack.
+        samples: R samples of one pack, whose latents have one shape.
         state: (R, NUM_COLUMNS, C, H, W), before the evaluation.
         weights: (R, 2, NUM_COLUMNS), of the samplers.
         coefficients: (R,) each, by the names in `COEFFICIENTS`.
@@ -58,6 +58,11 @@ class Evaluation:
     first: Sequence[int]
     pairs: Sequence[int]
     steered: Sequence[int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every sample's latents."""
+        return self.samples[0].shape
 
     @property
     def x(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from threading import Condition
+from typing import Any
 
 import torch
 
@@ -102,6 +103,11 @@ class LoadedPack:
         if self.denoiser.prediction_type == FLOW_PREDICTION:
             return 0.0
         return float(alpha_bars(self.pack.scheduler_config)[-1])
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The scheduler's configuration for pictures of the pack's own size."""
+        return self.runner.preparation.scheduling(self.denoiser.latent_shape)
 
     @property
     def lanes(self) -> int:

@@ -49,15 +49,17 @@ class Tick:
         for sample in self._samples:
             if sample.state is None:
                 with self._failing_alone(sample):
+                    self._runner.make_ready(sample, self._lanes)
                     self._runner.start(sample)
 
     def _evaluated(self, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:
         """Evaluate the samples; when the device runs out of memory, retry in smaller batches and keep to those."""
-        limit = self._runner.max_batch
+        shape = samples[0].shape
+        limit = self._runner.limit(shape)
         try:
             return self._runner.tick(samples, self._lanes)
         except torch.OutOfMemoryError as error:
-            if not self._loaded.halve_batches(limit):
+            if shape != self._loaded.denoiser.latent_shape or not self._loaded.halve_batches(limit):
                 raise
             drop_traceback(error)
         return self._evaluated(samples)

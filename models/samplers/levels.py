@@ -122,3 +122,21 @@ def continuous_steps(pack_config: Mapping[str, Any], steps: int) -> tuple[NDArra
     times = np.linspace(1.0, 1 / count, steps + 1)
     alpha = np.exp(np.interp(times, np.arange(1, count + 1) / count, log_alpha))
     return (times[:-1] - 1 / count) * len(bars), np.sqrt(1 - alpha**2) / alpha
+
+
+def shifted(pack_config: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Set the shift of a scheduler's configuration for a picture of so many tokens, if it depends on their number.
+
+    Flux and Stable Diffusion 3 add more noise to large pictures (Esser et al. 2024, section 5.3.2): μ, the logarithm of
+    the shift, rises linearly with the number of tokens.
+    """
+    if not pack_config.get("use_dynamic_shifting"):
+        return pack_config
+    least, most = (pack_config.get(name, usual) for name, usual in _TOKENS.items())
+    lowest, highest = (pack_config.get(name, usual) for name, usual in _SHIFTS.items())
+    mu = lowest + (tokens - least) / (most - least) * (highest - lowest)
+    return pack_config | {"shift": math.exp(mu)}
+
+
+_TOKENS = {"base_image_seq_len": 256, "max_image_seq_len": 4096}  # defaults of diffusers' scheduler
+_SHIFTS = {"base_shift": 0.5, "max_shift": 1.15}

@@ -29,6 +29,7 @@ from models.engine import (
     SampleFailed,
     results,
 )
+from models.engine.preparation import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
@@ -131,7 +132,7 @@ def test_a_sampler_is_looked_up_once_a_picture_and_not_in_its_ticks(
         looked_up.append(name)
         return compile_table(name, *how, **options)
 
-    monkeypatch.setattr("models.engine.runner.compile_table", counted)
+    monkeypatch.setattr("models.engine.preparation.compile_table", counted)
     engine.generate(MIXED)
     assert looked_up == [spec.sampler for spec in MIXED]
 
@@ -460,11 +461,11 @@ def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, mo
 def test_a_device_lost_while_a_picture_is_prepared_ends_the_engine(
     two_lanes: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(runner: Runner, spec: SampleSpec) -> Inputs:
+    def broken(preparation: Preparation, spec: SampleSpec) -> Inputs:
         raise torch.AcceleratorError("the device is lost")
 
     long = two_lanes.submit(SampleSpec(pack="fashion", steps=900))
-    monkeypatch.setattr(Runner, "prepare", broken)
+    monkeypatch.setattr(Preparation, "prepare", broken)
     with pytest.raises(EngineDied, match="the device is lost"):
         two_lanes.submit(SampleSpec(pack="fashion", steps=3))
     with pytest.raises(EngineDied, match="the device is lost"):
