@@ -63,7 +63,10 @@ class Inquiries(StoreClient):
         """
         if _is_certain(request, card):
             return
-        course = {name: getattr(request, name) for name in _COURSE} | {"inputs": sorted(request.inputs)}
+        course = {name: getattr(request, name) for name in _COURSE} | {
+            "inputs": sorted(request.inputs),
+            "size": [request.width, request.height],  # straight paths are shifted for it
+        }
         key = card.drawn_by, json.dumps(course)
         if key not in self._checked:
             answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)

@@ -29,6 +29,7 @@ from cynosure.contract import (
     ModelDefaults,
     Priority,
     ResolvedRequest,
+    Sizes,
 )
 from cynosure.resolving import resolve
 from harness.processes import START_S, clean_environment, free_port, is_ready, wait_until
@@ -226,8 +227,7 @@ def card() -> ModelCard:
         clipping_profiles=("cynosure",),
         spacings={"ddim": ("leading", "trailing")},
         must_clip=True,
-        width=28,
-        height=28,
+        sizes=Sizes.only(28, 28),
         max_steps=1000,
         defaults=ModelDefaults(
             guidance_mode=GuidanceMode.CLASSIFIER_FREE,

@@ -65,6 +65,21 @@ Sampler = Annotated[
     str | None, typer.Option(autocompletion=completion.samplers, help="sampler", show_default="the model's")
 ]
 Steps = Annotated[int | None, typer.Option(help="steps of the sampler", show_default="the model's")]
+
+
+def _width_and_height(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().replace("×", "x").partition("x")
+    if not (cross and width.strip().isdecimal() and height.strip().isdecimal()):
+        raise typer.BadParameter(f"'{text}' is not WIDTHxHEIGHT in pixels, such as 832x1216")
+    return int(width), int(height)
+
+
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        parser=_width_and_height, metavar="WIDTHxHEIGHT", help="size in pixels: 832x1216", show_default="the model's"
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="set any other field"),

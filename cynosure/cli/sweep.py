@@ -13,6 +13,7 @@ from cynosure.cli.shared import (
     AsJson,
     Model,
     Sampler,
+    Size,
     Steps,
     Url,
     refusing,
@@ -43,6 +44,7 @@ def sweep(
     ] = None,
     sampler: Sampler = None,
     steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png", file_okay=False)] = Path(
         "out"
@@ -57,6 +59,8 @@ def sweep(
         "guidance_interval": _parts(interval) or None,
         "sampler": sampler,
         "steps": steps,
+        "width": size and size[0],
+        "height": size and size[1],
         "model": model,
     }
     body = {

@@ -41,6 +41,7 @@ from cynosure.contract.requests import (
     SweepRequest,
     VaryRequest,
 )
+from cynosure.contract.sizes import Side, Sizes
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -53,8 +54,10 @@ from cynosure.contract.terms import (
     MAX_PROMPT_LENGTH,
     MAX_SCALE,
     MAX_SEED,
+    MAX_SIDE,
     MAX_STEPS,
     MAX_SWEEP_CELLS,
+    SIZE_CONDITIONING,
     ClassifierBase,
     GuidanceMode,
     GuidanceRule,
@@ -76,8 +79,10 @@ __all__ = [
     "MAX_PROMPT_LENGTH",
     "MAX_SCALE",
     "MAX_SEED",
+    "MAX_SIDE",
     "MAX_STEPS",
     "MAX_SWEEP_CELLS",
+    "SIZE_CONDITIONING",
     "Base64Image",
     "Bound",
     "ClassifierBase",
@@ -110,6 +115,8 @@ __all__ = [
     "Progress",
     "ResolvedRequest",
     "Scale",
+    "Side",
+    "Sizes",
     "SweepAxes",
     "SweepRequest",
     "VaryRequest",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
+from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Sizes
+from models.denoisers import Denoiser
 from models.engine import LoadedPack
 from models.pack import Pack
 from models.profiles import PROFILES
@@ -28,10 +29,9 @@ MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure 
 def card_of(loaded: LoadedPack) -> ModelCard:
     """The card of this pack: all that the gateway may promise of it."""
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
-    height, width = denoiser.picture_size
     modes, bases = _modes_and_bases(loaded)
     defaults = pack.defaults
-    limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
+    limits = {name: max_steps(name, loaded.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
     samplers = tuple(name for name, limit in limits.items() if limit)
     profile = str(defaults.get("profile", "cynosure"))
     is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
@@ -55,8 +55,8 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
         needs_init_image=denoiser.low_res_size is not None,
-        width=width,
-        height=height,
+        sizes=_sizes(denoiser),
+        takes_size_conditioning=denoiser.takes_size_conditioning,
         max_steps=pack.num_train_timesteps,
         sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
         certain_steps={
@@ -77,6 +77,19 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         reproducible=calibration.is_reproducible,
         num_parameters=denoiser.num_parameters,
         license=defaults.get("license"),
+    )
+
+
+def _sizes(denoiser: Denoiser) -> Sizes:
+    height, width = denoiser.picture_size
+    sizes = denoiser.sizes
+    return Sizes(
+        default=(width, height),
+        multiple_of=sizes.multiple_of,
+        min_side=sizes.min_side,
+        max_side=sizes.max_side,
+        max_pixels=sizes.max_pixels,
+        suggested=tuple((wide, high) for high, wide in sizes.suggested),
     )
 
 
