@@ -205,9 +205,7 @@ class GenerateRequest(Spelled):
     negative_crops_coords_top_left: tuple[Side, Side] | None = Field(
         None, description="Likewise; needs both negative sizes. Default with these: (0, 0)."
     )
-    negative_target_size: tuple[Side, Side] | None = Field(
-        None, description="Likewise; needs negative_original_size."
-    )
+    negative_target_size: tuple[Side, Side] | None = Field(None, description="Likewise; needs negative_original_size.")
     init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG, JPEG or WebP.")
     strength: Fraction | None = Field(
         None, description="How far to depart from init_image. Default: 0.8, or 1 with a mask."

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.calibration.packing import packed
 from models.calibration.probes import Network, stacked
 from models.calibration.result import NetworkCalibration
 from models.denoisers import Conditioning
-from models.calibration.packing import packed
 from models.engine.sample import Sample
 from models.lanes import CallRunner
 from models.samplers.table import COEFFICIENTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,10 +53,12 @@ from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.noise import draw_noise
 from models.pack import InvalidPack, Pack, open_pack
-from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
+from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec, SizeConditioning
 from workers.drawing.cards import card_of
 
 STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16
+SIZES = ((16, 16), (24, 16), (8, 24))
+"""(height, width) of pictures: the packs' own, and two that are not square."""
 
 
 def autoencoder(**more: Any) -> AutoencoderKL:
@@ -157,6 +159,9 @@ def t5_words(model_max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
+SHIFTED_FROM = {"base_image_seq_len": 10, "max_image_seq_len": 22}  # so that the shifts of small pictures differ
+
+
 def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(
@@ -176,7 +181,7 @@ def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
     return StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=not t5, **SHIFTED_FROM),
         vae=autoencoder(shift_factor=0.0609),
         text_encoder=CLIPTextModelWithProjection(text_config(32)).eval(),
         tokenizer=letters_tokenizer(TOKENS),
@@ -195,12 +200,28 @@ def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
 
 
 def drawn(pack: Path, **what: Any) -> np.ndarray:
+    [picture] = drawn_at([(16, 16)], pack, **what)
+    return picture
+
+
+def drawn_at(sizes: Sequence[tuple[int, int]], pack: Path, **what: Any) -> list[np.ndarray]:
+    """One picture of each (height, width), drawn together."""
+    spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
     with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
-        spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
-        [picture] = engine.generate([spec])
-        assert picture.std() > 5  # random networks, but a picture
+        pictures = engine.generate([replace(spec, height=height, width=width) for height, width in sizes])
         assert engine.packs["pack"].denoiser.default_scale == usual_scale(engine.packs["pack"].pack)
-        return picture
+    assert [picture.shape[:2] for picture in pictures] == list(sizes)
+    assert all(picture.std() > 5 for picture in pictures)  # random networks, but pictures
+    return pictures
+
+
+def noise_for(height: int, width: int) -> torch.Tensor:
+    """The first noise of a picture, (1,4,H,W)."""
+    return draw_noise(7, 0, 0, (4, height // 2, width // 2))[None]
+
+
+def differ_by_more_than_rounding(mine: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() > 1)
 
 
 def usual_scale(pack: Pack) -> float:
@@ -215,18 +236,44 @@ def test_text_pipelines_draw_what_diffusers_draws(
     build: Callable[[], Any], negative: str | None, tmp_path: Path
 ) -> None:
     pipeline, pack = saved(build, tmp_path)
+    asked = {"prompt": "a red cat", "negative_prompt": negative, "guidance": Guidance(free_scale=SCALE)}
+    for (height, width), mine in zip(SIZES, drawn_at(SIZES, pack, **asked), strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                negative_prompt=negative,
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                height=height,
+                width=width,
+                latents=noise_for(height, width),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+
+
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_xl_is_told_sizes_and_crops_as_diffusers_tells_it(is_negative: bool, tmp_path: Path) -> None:
+    pipeline, pack = saved(stable_diffusion_xl, tmp_path)
+    told = {"original_size": (40, 8), "crops_coords_top_left": (6, 2), "target_size": (30, 20)}
+    if is_negative:
+        told |= {f"negative_{name}": (high + 100, wide) for name, (high, wide) in told.items()}
     with torch.inference_mode():
         expected = pipeline(
             "a red cat",
-            negative_prompt=negative,
             num_inference_steps=STEPS,
             guidance_scale=SCALE,
-            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
+            height=24,
+            width=16,
+            latents=noise_for(24, 16),
             output_type="np",
-            **({"height": 16, "width": 16} if build is stable_diffusion_xl else {}),
+            **told,
         ).images[0]
-    mine = drawn(pack, prompt="a red cat", negative_prompt=negative, guidance=Guidance(free_scale=SCALE))
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE)}
+    [mine] = drawn_at([(24, 16)], pack, size_conditioning=SizeConditioning(**told), **asked)
+    assert not differ_by_more_than_rounding(mine, expected)
+    [untold] = drawn_at([(24, 16)], pack, **asked)
+    assert differ_by_more_than_rounding(untold, expected)
 
 
 def with_scheduler(build: Callable[[], Any], kind: Any, **config: Any) -> Callable[[], Any]:
@@ -304,22 +351,23 @@ def test_a_pixel_pipeline_that_clips_draws_what_diffusers_draws(tmp_path: Path) 
 @pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without"])
 def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path) -> None:
     pipeline, pack = saved(partial(stable_diffusion_3, t5=t5), tmp_path)
-    with torch.inference_mode():
-        expected = pipeline(
-            "a red cat",
-            num_inference_steps=STEPS,
-            guidance_scale=SCALE,
-            height=16,
-            width=16,
-            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
-            output_type="np",
-        ).images[0]
     asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE)}
-    mine = drawn(pack, sampler="flow_euler", **asked)
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    pictures = drawn_at(SIZES, pack, sampler="flow_euler", **asked)
+    for (height, width), mine in zip(SIZES, pictures, strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                height=height,
+                width=width,
+                latents=noise_for(height, width),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
     if t5:
         elsewhere = drawn(pack, sampler="flow_euler", prompt="a red dog", guidance=asked["guidance"])
-        assert (elsewhere != mine).any()
+        assert (elsewhere != pictures[0]).any()
 
 
 @pytest.mark.parametrize(
@@ -341,7 +389,7 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path
         ).eval()
         config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
         return FluxPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts, **SHIFTED_FROM),
             vae=autoencoder(shift_factor=0.1159),
             text_encoder=CLIPTextModel(text_config(32)).eval(),
             tokenizer=letters_tokenizer(TOKENS),
@@ -353,23 +401,23 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path
     pipeline, pack = saved(build, tmp_path)
     index = json.loads((pack / "model_index.json").read_text())
     (pack / "model_index.json").write_text(json.dumps(index | {"cynosure": {"latent_size": SIDE}}))
-    latents = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
-    with torch.inference_mode():
-        expected = pipeline(
-            "a red cat",
-            negative_prompt="dog",
-            true_cfg_scale=SCALE,
-            num_inference_steps=STEPS,
-            height=16,
-            width=16,
-            latents=pipeline._pack_latents(latents, 1, 4, SIDE, SIDE),
-            output_type="np",
-        ).images[0]
-    guidance = Guidance(free_scale=SCALE)
-    mine = drawn(pack, sampler="flow_euler", prompt="a red cat", negative_prompt="dog", guidance=guidance)
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
-    elsewhere = drawn(pack, sampler="dpmpp_2m", prompt="a red cat", negative_prompt="dog", guidance=guidance)
-    assert (elsewhere != mine).any()
+    asked = {"prompt": "a red cat", "negative_prompt": "dog", "guidance": Guidance(free_scale=SCALE)}
+    pictures = drawn_at(SIZES, pack, sampler="flow_euler", **asked)
+    for (height, width), mine in zip(SIZES, pictures, strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                negative_prompt="dog",
+                true_cfg_scale=SCALE,
+                num_inference_steps=STEPS,
+                height=height,
+                width=width,
+                latents=pipeline._pack_latents(noise_for(height, width), 1, 4, height // 2, width // 2),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+    elsewhere = drawn(pack, sampler="dpmpp_2m", **asked)
+    assert (elsewhere != pictures[0]).any()
 
 
 def test_dit_draws_what_diffusers_draws(tmp_path: Path) -> None:
