@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
+import itertools
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,13 +51,18 @@ from transformers import (
 )
 
 from benchmarks.packs import letters_tokenizer
-from models.calibration.result import fixed_calibration
+from cynosure.contract import GenerateRequest
+from cynosure.metadata import again, encoded_picture
+from cynosure.resolving import resolve
+from models.calibration.result import Calibration, fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.noise import draw_noise
 from models.pack import InvalidPack, Pack, open_pack
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec, SizeConditioning
 from workers.drawing.cards import card_of
+from workers.drawing.pictures import png_of
+from workers.drawing.specs import specs_of
 
 STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16
 SIZES = ((16, 16), (24, 16), (8, 24))
@@ -582,3 +590,72 @@ def test_a_pack_comes_from_the_hub_at_a_pinned_commit(tmp_path: Path, monkeypatc
         open_pack(f"someone/other@{commit}")
     with pytest.raises(InvalidPack, match="COMMIT"):
         open_pack("someone/tiny@main")
+
+
+def test_pictures_of_three_sizes_are_the_same_bytes_alone_and_mixed(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion, tmp_path)
+    start = Pixels.of(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    mask = Pixels.of(np.pad(np.full((10, 20, 1), 255, np.uint8), ((0, 10), (0, 0), (0, 0))))
+    plain = SampleSpec(
+        pack="pack", prompt="a red cat", sampler="euler", guidance=Guidance(free_scale=SCALE), clip=False
+    )
+    kinds = [
+        plain,
+        replace(plain, sampler="dpmpp_2m_sde", steps=9, preview_every=2, telemetry=True),
+        replace(plain, init_image=start, strength=0.6, mask=mask),
+        replace(plain, guidance=Guidance(free_scale=SCALE, guide_pack="pack")),
+        *(replace(plain, seed=9, guidance=Guidance(free_scale=scale, interval=(0.5, 1))) for scale in (2.0, 5.0)),
+    ]
+    specs = [
+        replace(spec, height=height, width=width, steps=min(spec.steps, 5 + number % 3), group=str(number))
+        for number, (spec, (height, width)) in enumerate(itertools.product(kinds, SIZES))
+    ]
+
+    def in_two_lanes(pack: Pack, by_rule: Calibration) -> Calibration:
+        return fixed_calibration(pack, by_rule, lanes=2, rows=4)
+
+    how: dict[str, Any] = {"precision": "float32", "calibrate": in_two_lanes, "cores": 2}
+    with Engine([str(pack)], **how) as engine:
+        alone = [engine.generate([spec])[0] for spec in specs]
+    previews: list[tuple[int, ...]] = []
+    order = random.Random(0).sample(range(len(specs)), len(specs))
+    with Engine([str(pack)], **how) as engine:
+        shuffled = [specs[number] for number in order]
+        handles = engine.submit_all(shuffled, on_preview=lambda _, done, picture: previews.append(picture.shape))
+        together = dict(zip(order, [handle.result(120) for handle in handles], strict=True))
+        assert all(len(handle.telemetry) == handle.evaluations for handle in handles if handle.telemetry)
+    for number, spec in enumerate(specs):
+        assert together[number].tobytes() == alone[number].tobytes(), spec
+        assert together[number].shape == (spec.height, spec.width, 3)
+    assert set(previews) == {(*size, 3) for size in SIZES}
+
+
+def test_a_card_says_the_sizes_that_its_pack_can_draw(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion_xl, tmp_path)
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
+        card = card_of(engine.packs["pack"])
+        sizes = card.sizes
+        assert (sizes.default, sizes.multiple_of, sizes.min_side, sizes.max_side) == ((16, 16), 2, 4, 64)
+        assert sizes.max_pixels == 8 * 16 * 16
+        assert {(14, 18), (18, 14), (24, 10)} < set(sizes.suggested)
+        assert card.takes_size_conditioning
+        asked = GenerateRequest(prompt="a cat", width=24, height=16, steps=2, original_size=(100, 50))
+        request = resolve(asked, card, seed=3)
+        [spec] = specs_of("", request, card)
+        png = png_of(engine.generate([spec])[0], request, 0, card)
+        plans = [engine.outline([replace(spec, height=high, width=wide)]) for high, wide in ((16, 16), (32, 32))]
+        assert plans[0].denoiser_rows == plans[1].denoiser_rows
+        refused = [
+            replace(spec, height=6, width=7),
+            replace(spec, height=64, width=64),
+            replace(spec, height=2),
+            replace(spec, guidance=Guidance(classifier_scale=1.0)),
+        ]
+        for one in refused:
+            with pytest.raises(InvalidSpec, match=r"height|classifier"):
+                engine.submit(one)
+    picture = Image.open(io.BytesIO(png))
+    assert picture.size == (24, 16)
+    assert "Size: 24x16" in picture.info["parameters"]
+    repeated, _ = again(GenerateRequest(from_image=encoded_picture(png)))
+    assert resolve(repeated, card, seed=0) == request
