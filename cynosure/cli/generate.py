@@ -22,6 +22,7 @@ from cynosure.cli.shared import (
     refusing,
     save_beside,
     show_json,
+    sides,
     wait_showing,
 )
 from cynosure.client import DEFAULT_URL, Client
@@ -71,8 +72,7 @@ def generate(
         "steps": steps,
         "seed": seed,
         "num_images": count,
-        "width": size and size[0],
-        "height": size and size[1],
+        **sides(size),
         "model": model,
         "prompt": prompt,
         "negative_prompt": negative_prompt,

@@ -19,6 +19,7 @@ from cynosure.cli.shared import (
     refusing,
     save_beside,
     show_json,
+    sides,
     wait_showing,
 )
 from cynosure.client import DEFAULT_URL, Client
@@ -59,8 +60,7 @@ def sweep(
         "guidance_interval": _parts(interval) or None,
         "sampler": sampler,
         "steps": steps,
-        "width": size and size[0],
-        "height": size and size[1],
+        **sides(size),
         "model": model,
     }
     body = {
