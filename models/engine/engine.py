@@ -171,6 +171,8 @@ class Engine:
         for sample in samples:
             by_pack.setdefault(sample.course.spec.pack, []).append(sample)
         self._loop.enqueue(by_pack)
+        for course in {sample.shape: sample.course for sample in samples}.values():
+            self._want_measured(course)
         return [Handle(sample.promise) for sample in samples]
 
     def check(self, spec: SampleSpec) -> None:
@@ -208,6 +210,11 @@ class Engine:
         if spec.label is not None and count and not 0 <= spec.label < count:
             raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
         return preparation.course(spec, self._prepared(preparation, spec))
+
+    def _want_measured(self, course: Course) -> None:
+        loaded = self.packs[course.spec.pack]
+        if self._calibrate is None and course.shape != loaded.denoiser.latent_shape:
+            self._measurement.want(loaded, course.spec.size(loaded.denoiser.picture_size), course.shape)
 
     def _prepared(self, preparation: Preparation, spec: SampleSpec) -> Inputs:
         try:

@@ -125,7 +125,8 @@ class Loop:
         return [name for name, loaded in self.packs.items() if loaded.wants_tick] + self._measuring()
 
     def _measuring(self) -> list[str]:
-        return [MEASURING] if self._measurement.wants_turn else []
+        is_idle = all(loaded.schedule.is_idle for loaded in self.packs.values())
+        return [MEASURING] if self._measurement.wants_turn(is_idle=is_idle) else []
 
     def _lane_cores(self, loaded: LoadedPack) -> int:
         return min(loaded.lane_threads, self._cores)

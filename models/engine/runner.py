@@ -54,6 +54,7 @@ class Runner:
         self.siblings = siblings
         self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
+        self.measured_shapes: dict[Shape, Calibration] = {}
         self._drawn: set[Shape] = set()
 
     def warm_up(self) -> None:
@@ -82,15 +83,17 @@ class Runner:
                 self.lanes.run([partial(network, *batch)])
 
     def calibration_for(self, shape: Shape) -> Calibration:
-        """The calibration for latents of `shape`; only batches of the pack's own shape are measured."""
-        if shape == self.denoiser.latent_shape:
-            return self.calibration
+        """The calibration for latents of `shape`; unless its batches are measured, its rows run one at a time."""
+        known = self.calibration if shape == self.denoiser.latent_shape else self.measured_shapes.get(shape)
+        if known is not None:
+            return known
         denoiser = self.calibration.denoiser.alone(row_cost(self.denoiser, shape))
         return replace(self.calibration, denoiser=denoiser, classifier=None)
 
     def limit(self, shape: Shape) -> int:
         """Most rows of a batch of latents of `shape`."""
-        return self.max_batch if shape == self.denoiser.latent_shape else 1
+        is_own = shape == self.denoiser.latent_shape
+        return self.max_batch if is_own else self.calibration_for(shape).denoiser.sizes[-1]
 
     def make_ready(self, sample: Sample, lanes: CallRunner) -> None:
         """Create the kernels for the sample's shape, as `warm_up` does for the pack's own."""

@@ -59,7 +59,7 @@ class Tick:
         try:
             return self._runner.tick(samples, self._lanes)
         except torch.OutOfMemoryError as error:
-            if shape != self._loaded.denoiser.latent_shape or not self._loaded.halve_batches(limit):
+            if not self._loaded.halve_batches(limit, shape):
                 raise
             drop_traceback(error)
         return self._evaluated(samples)

@@ -54,6 +54,8 @@ from benchmarks.packs import letters_tokenizer
 from cynosure.contract import GenerateRequest
 from cynosure.metadata import again, encoded_picture
 from cynosure.resolving import resolve
+from harness.processes import wait_until
+from models.calibration import FileCalibrations
 from models.calibration.result import Calibration, fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
@@ -485,8 +487,10 @@ def test_image_to_image_draws_what_diffusers_draws(tmp_path: Path) -> None:
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.7])
-def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strength", "size"), [(1.0, (24, 16)), (0.7, (16, 16))])
+def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(
+    strength: float, size: tuple[int, int], tmp_path: Path
+) -> None:
     def build() -> StableDiffusionInpaintPipeline:
         parts = stable_diffusion().components
         parts["unet"] = unet(cross_attention_dim=32, in_channels=9)
@@ -494,10 +498,10 @@ def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: floa
 
     pipeline, pack = saved(build, tmp_path)
     dice = np.random.default_rng(0)
-    start = dice.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    mask = np.zeros((16, 16, 1), np.uint8)
+    start = dice.integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros((*size, 1), np.uint8)
     mask[4:12, 2:10] = 255
-    noise = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    noise = noise_for(*size)
     module = diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(module, "randn_tensor", lambda *args, **kwargs: noise.clone())
@@ -506,17 +510,17 @@ def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: floa
             "a red cat",
             image=Image.fromarray(start),
             mask_image=Image.fromarray(mask[..., 0]),
-            height=16,
-            width=16,
+            height=size[0],
+            width=size[1],
             strength=strength,
             num_inference_steps=STEPS,
             guidance_scale=SCALE,
             output_type="np",
         ).images[0]
     asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE), "strength": strength}
-    mine = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(mask))
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
-    elsewhere = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(255 - mask))
+    [mine] = drawn_at([size], pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(mask))
+    assert not differ_by_more_than_rounding(mine, expected)
+    [elsewhere] = drawn_at([size], pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(255 - mask))
     assert (elsewhere != mine).any()
 
 
@@ -659,3 +663,31 @@ def test_a_card_says_the_sizes_that_its_pack_can_draw(tmp_path: Path) -> None:
     assert "Size: 24x16" in picture.info["parameters"]
     repeated, _ = again(GenerateRequest(from_image=encoded_picture(png)))
     assert resolve(repeated, card, seed=0) == request
+
+
+def test_another_size_is_measured_when_idle_and_its_bytes_stay(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion, tmp_path)
+    specs = [
+        SampleSpec(
+            pack="pack", prompt="a cat", steps=3, seed=seed, height=24, width=16, guidance=Guidance(free_scale=2)
+        )
+        for seed in range(6)
+    ]
+    with Engine([str(pack)], precision="float32", calibrations=FileCalibrations(tmp_path / "kept")) as engine:
+        runner = engine.packs["pack"].runner
+        alone = [engine.generate([spec])[0] for spec in specs]
+        assert engine.wait_until_measured(120)
+        engine.generate(specs[:1])
+        wait_until(lambda: (4, 12, 8) in runner.measured_shapes, seconds=60, what="the size is measured")
+        wait_until(lambda: engine.outline(specs[:1]).seconds is not None, seconds=60, what="and timed")
+        measured = runner.calibration_for((4, 12, 8)).denoiser
+        assert measured.is_bitwise
+        assert max(measured.sizes) > 1
+        together = engine.generate(specs)
+        assert engine.packs["pack"].halve_batches(2, (4, 12, 8)), "without memory they run alone again"
+        assert runner.limit((4, 12, 8)) == 1
+        assert not engine.packs["pack"].halve_batches(1, (4, 12, 8))
+        shrunk = engine.generate(specs[:2])
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 1, "only the pack's own size is kept"
+    for one, other in zip(alone + alone[:2], together + shrunk, strict=True):
+        assert one.tobytes() == other.tobytes()
