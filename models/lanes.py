@@ -14,7 +14,8 @@ import torch
 Result = TypeVar("Result")
 Key = TypeVar("Key")
 
-_FIRST_CALLS = threading.Lock()
+FIRST_CALLS = threading.Lock()
+"""Held by calls that may create kernels. When oneDNN does so on two threads at once, some of them round differently."""
 CORES = torch.get_num_threads()  # read at import: lanes change the default of threads that start later
 
 
@@ -46,14 +47,11 @@ class Layout:
 
 @contextmanager
 def first_call(called: set[Key], key: Key) -> Iterator[bool]:
-    """Let one thread at a time make a call for the first time, then note its `key`; whether it is the first.
-
-    When oneDNN creates kernels on two threads at once, some of them round differently.
-    """
+    """Hold `FIRST_CALLS` if the call of this `key` is the first, and note it; whether it is."""
     if key in called:
         yield False
         return
-    with _FIRST_CALLS:
+    with FIRST_CALLS:
         yield key not in called
         called.add(key)
 
