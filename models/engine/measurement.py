@@ -110,7 +110,7 @@ class Measurement:
         loaded = pack.loaded
         try:
             if pack.steps is None:
-                log.info("measuring %s at %s between requests", loaded.name, "×".join(map(str, pack.shape[1:])))
+                log.info("measuring %s between requests, with latents of %s", loaded.name, pack.shape)
                 pack.steps = measuring(pack.networks, pack.probes.result(), loaded.runner.lanes, pack.known)
             calibration, is_last = _next_of(pack.steps)
             if calibration is not None:

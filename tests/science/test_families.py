@@ -611,7 +611,13 @@ def test_pictures_of_three_sizes_are_the_same_bytes_alone_and_mixed(tmp_path: Pa
         *(replace(plain, seed=9, guidance=Guidance(free_scale=scale, interval=(0.5, 1))) for scale in (2.0, 5.0)),
     ]
     specs = [
-        replace(spec, height=height, width=width, steps=min(spec.steps, 5 + number % 3), group=str(number))
+        replace(
+            spec,
+            height=height,
+            width=width,
+            steps=min(spec.steps, 5 + number % 3),
+            group=str(number if spec.guidance.interval == (0.0, 1.0) else "forks"),
+        )
         for number, (spec, (height, width)) in enumerate(itertools.product(kinds, SIZES))
     ]
 
