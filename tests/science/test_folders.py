@@ -423,7 +423,7 @@ def without_privileges(tmp_path: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    folders = [tmp_path, *tmp_path.parents[:2]]
+    folders = [folder for folder in (tmp_path, *tmp_path.parents) if not folder.stat().st_mode & 0o001]
     modes = [folder.stat().st_mode for folder in folders]
     for folder in folders:
         folder.chmod(0o777)

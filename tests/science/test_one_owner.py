@@ -21,7 +21,7 @@ from models.samplers import InvalidRespacing, respaced
 from models.samplers import respacing as read_by_the_sampler
 from models.samplers.schedulers import SAMPLERS
 from models.training.recipes import RECIPES
-from workers import options
+from workers import __main__ as worker
 from workers.settings import WorkerSettings
 
 SECTIONS = st.lists(st.integers(0, 400), min_size=1, max_size=6).map(lambda counts: ",".join(map(str, counts)))
@@ -58,4 +58,4 @@ def test_the_command_line_knows_what_there_is_without_torch_and_without_a_server
     assert set(get_args(command_line.PresetName)) == PRESETS.keys()
     assert set(get_args(command_line.Precision)) == PRECISIONS.keys()
     precision = WorkerSettings.model_fields["precision"].annotation
-    assert get_args(precision) == get_args(command_line.Precision) == get_args(options.Precision)
+    assert get_args(precision) == get_args(command_line.Precision) == get_args(worker.Precision)
