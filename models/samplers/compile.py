@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 
-from models.samplers.folder import folder_limits, folder_sampler
+from models.samplers.folder import as_key, folder_limits, folder_sampler
 from models.samplers.kinds import FLOW_PREDICTION, SAMPLERS, NotLinear, Path, UnknownSampler
 from models.samplers.levels import data_factors, levels_of
 from models.samplers.probe import Probe
@@ -60,10 +60,9 @@ def _max_steps(name: str, pack_config_json: str) -> int:
     return bisect.bisect_left(range(total), True, lo=1, key=exceeds) - 1
 
 
-def _as_json(pack_config: Mapping[str, Any], prediction_type: str | None) -> str:
-    """A pack's scheduler configuration, with what its network predicts, as a key for caches."""
-    predicted = prediction_type or pack_config.get("prediction_type", "epsilon")
-    return json.dumps({**pack_config, "prediction_type": predicted}, sort_keys=True)
+def _with_prediction(pack_config: Mapping[str, Any], prediction_type: str | None) -> dict[str, Any]:
+    """A pack's scheduler configuration, with what its network predicts."""
+    return {**pack_config, "prediction_type": prediction_type or pack_config.get("prediction_type", "epsilon")}
 
 
 def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | None = None) -> int:
@@ -75,7 +74,7 @@ def max_steps(name: str, pack_config: Mapping[str, Any], prediction_type: str | 
     Raises:
         UnknownSampler: no such name.
     """
-    return _max_steps(name, _as_json(pack_config, prediction_type))
+    return _max_steps(name, as_key(_with_prediction(pack_config, prediction_type)))
 
 
 def compile_table(
@@ -114,8 +113,8 @@ def compile_table(
     """
     if name not in SAMPLERS:
         raise UnknownSampler(f"no sampler '{name}'; known: {', '.join(SAMPLERS)}")
-    pack_config_json = _as_json(pack_config, prediction_type)
-    is_straight = json.loads(pack_config_json)["prediction_type"] == FLOW_PREDICTION
+    described = _with_prediction(pack_config, prediction_type)
+    pack_config_json, is_straight = as_key(described), described["prediction_type"] == FLOW_PREDICTION
     if respacing is not None:
         if not SAMPLERS[name].respaces:
             raise InvalidRespacing(f"respacing is for ddpm and ddim; the sampler here is '{name}'")

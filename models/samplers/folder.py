@@ -20,6 +20,11 @@ _OLD_FOLDERS = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "St
 """Pipelines that set `steps_offset` to 1 and `clip_sample` to false in their folder's scheduler."""
 
 
+def as_key(pack_config: Mapping[str, Any]) -> str:
+    """A scheduler's configuration as a key for caches."""
+    return json.dumps(dict(pack_config), sort_keys=True)
+
+
 def folder_class(pack_config: Mapping[str, Any]) -> str:
     """Class of the folder's scheduler, or "" if the folder does not name it."""
     name = str(pack_config.get("_class_name") or "")
@@ -66,7 +71,7 @@ def folder_config(pack_config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         NotLinear: the folder's scheduler is none of our samplers', or its configuration is invalid.
     """
-    return _folder_config(json.dumps(dict(pack_config), sort_keys=True))
+    return _folder_config(as_key(pack_config))
 
 
 @functools.lru_cache(maxsize=128)
@@ -92,10 +97,13 @@ def folder_limits(sampler: str, pack_config: Mapping[str, Any]) -> bool:
     Raises:
         NotLinear: it limits D in another way.
     """
-    if not SAMPLERS[sampler].limits:
-        return False
+    return SAMPLERS[sampler].limits and _folder_limits(sampler, as_key(pack_config))
+
+
+@functools.lru_cache(maxsize=128)
+def _folder_limits(sampler: str, pack_config_json: str) -> bool:
     scheduler_class = getattr(diffusers, SAMPLERS[sampler].scheduler)
-    config = scheduler_class.from_config(dict(folder_config(pack_config))).config
+    config = scheduler_class.from_config(dict(_folder_config(pack_config_json))).config
     if config.get("thresholding"):
         bound = "sample_max_value"
     elif config.get("clip_sample"):

@@ -266,6 +266,23 @@ def usual_scale(pack: Pack) -> float:
     return float(parameters["true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"].default)
 
 
+def compare_at_every_size(pipeline: Any, pictures: Sequence[np.ndarray], **asked: Any) -> None:
+    """Compare pictures of the sizes in `SIZES` with those that the pipeline draws of "a red cat"."""
+    for (height, width), mine in zip(SIZES, pictures, strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                height=height,
+                width=width,
+                latents=noise_for(height, width),
+                output_type="np",
+                **asked,
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+
+
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_v, stable_diffusion_xl])
 @pytest.mark.parametrize("negative", [None, "blur"])
 def test_text_pipelines_draw_what_diffusers_draws(
@@ -273,19 +290,7 @@ def test_text_pipelines_draw_what_diffusers_draws(
 ) -> None:
     pipeline, pack = saved(build, tmp_path)
     asked = {"prompt": "a red cat", "negative_prompt": negative, "guidance": Guidance(free_scale=SCALE)}
-    for (height, width), mine in zip(SIZES, drawn_at(SIZES, pack, **asked), strict=True):
-        with torch.inference_mode():
-            expected = pipeline(
-                "a red cat",
-                negative_prompt=negative,
-                num_inference_steps=STEPS,
-                guidance_scale=SCALE,
-                height=height,
-                width=width,
-                latents=noise_for(height, width),
-                output_type="np",
-            ).images[0]
-        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+    compare_at_every_size(pipeline, drawn_at(SIZES, pack, **asked), negative_prompt=negative)
 
 
 @pytest.mark.parametrize("is_negative", [False, True])
@@ -397,18 +402,7 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
     pipeline, pack = saved(partial(stable_diffusion_3, t5=t5), tmp_path)
     asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE)}
     pictures = drawn_at(SIZES, pack, sampler="flow_euler", **asked)
-    for (height, width), mine in zip(SIZES, pictures, strict=True):
-        with torch.inference_mode():
-            expected = pipeline(
-                "a red cat",
-                num_inference_steps=STEPS,
-                guidance_scale=SCALE,
-                height=height,
-                width=width,
-                latents=noise_for(height, width),
-                output_type="np",
-            ).images[0]
-        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+    compare_at_every_size(pipeline, pictures)
     if t5:
         elsewhere = drawn(pack, sampler="flow_euler", prompt="a red dog", guidance=asked["guidance"])
         assert (elsewhere != pictures[0]).any()
