@@ -138,6 +138,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an index that is cut off": (contents("model_index.json", b'{"a": '), r"model_index.json is not valid JSON"),
     "an index that is a list": (contents("model_index.json", b"[]"), r"must hold a JSON object, not a list"),
     "a component that is no class": (config("model_index.json", unet="x"), r"model_index.json: unet must be a library"),
+    "a scheduler that is no class": (
+        config("model_index.json", scheduler="x"),
+        r"model_index.json: scheduler must be a",
+    ),
     "no number of timesteps": (
         config(SCHEDULER, num_train_timesteps=None),
         r"scheduler_config.json: num_train_timesteps",

@@ -54,6 +54,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_variable(name: str, monkeyp
             {},
             r'write a JSON list, such as \["443", "8443"\]',
         ),
+        (GatewaySettings, {"CYNOSURE_GATEWAY_MODEL_ALIASES": "gpt=emoji"}, {}, r"write a JSON object \(Other names"),
         (StoreSettings, {"REDIS_URL": "redis://:s3cret@host:port"}, {}, r"^REDIS_URL: this is not the address"),
         (StoreSettings, {"REDIS_PASSWORD_FILE": "/nowhere"}, {}, r"^REDIS_PASSWORD_FILE='/nowhere': .*No such file"),
         (StoreSettings, {"REDIS_URL": "redis://:s3cret@h", "REDIS_PASSWORD": "s3cret"}, {}, r"only one of REDIS_URL"),
@@ -93,7 +94,7 @@ def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch:
 
 def test_what_the_compose_file_and_the_command_line_read_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [ROOT / "docker-compose.yml", *(ROOT / "cynosure").rglob("*.py")]
-    names = {name for file in files for name in re.findall(r"CYNOSURE_[A-Z_]+[A-Z]", file.read_text())}
+    names = {name for file in files for name in re.findall(r"\bCYNOSURE_[A-Z_]+[A-Z]", file.read_text())}
     assert names >= {"CYNOSURE_BIND", "CYNOSURE_URL"}
     for name in names:
         monkeypatch.setenv(name, "1")
