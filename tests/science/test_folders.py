@@ -228,6 +228,27 @@ def test_what_diffusers_opens_is_opened(change: Callable[[Path], None], whole: P
     assert far <= (2 if change is half_precision_variant else 0)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (config("model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]), "'EDMEulerScheduler' is for"),
+        (config("model_index.json", scheduler=["diffusers", "DDIMSheduler"]), "has no scheduler 'DDIMSheduler'"),
+        (
+            config("scheduler/scheduler_config.json", beta_schedule="laplace"),
+            "beta schedule 'laplace' is not supported",
+        ),
+        (config("scheduler/scheduler_config.json", trained_betas=[0.1] * 9), "its betas must be num_train_timesteps"),
+    ],
+)
+def test_a_noise_schedule_that_can_not_be_known_is_refused(
+    change: Callable[[Path], None], reason: str, whole: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "other")
+    change(folder)
+    with pytest.raises(InvalidPack, match=f"scheduler_config.json: .*{reason}"):
+        drawn(folder)
+
+
 def wide() -> object:
     pipeline = stable_diffusion()
     pipeline.unet.register_to_config(sample_size=[SIDE, SIDE + 4])
