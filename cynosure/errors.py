@@ -60,7 +60,7 @@ class CynosureError(Exception):
     """
 
     code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
+    status: int = 500
     title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, *, field: str | None = None, retry_after_s: int | None = None) -> None:
@@ -268,13 +268,18 @@ class JobExpired(CynosureError):
 
 
 class JobFailed(CynosureError):
-    """The job that a client waited for failed; `job_code` is the job's own error code."""
+    """The job that a client waited for failed; `job_code` is the job's own error code.
+
+    The status is 422 if the request was at fault, for example by a picture that is cut short.
+    """
 
     code, status, title = "job_failed", 500, "Job failed"
 
     def __init__(self, detail: str, *, job_code: str) -> None:
         super().__init__(detail)
         self.job_code = job_code
+        if job_code == InvalidRequest.code:
+            self.status = InvalidRequest.status
 
 
 class JobCancelled(CynosureError):
