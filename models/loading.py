@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -14,6 +15,7 @@ from weakref import WeakMethod
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -28,6 +30,50 @@ Network = TypeVar("Network", bound=nn.Module)
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 _MULTIPLYING = RLock()
+
+
+class InvalidDevice(ValueError):
+    """There is no such device; the message names it and says which there are."""
+
+
+def device_named(name: str) -> torch.device:
+    """The torch device of that name, which has been used once, so that it is known to work.
+
+    Raises:
+        InvalidDevice: this machine, or this build of torch, does not have it.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    reason = f"torch {torch.__version__} has: {', '.join(there)}"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InvalidDevice(f"there is no device '{name}' here; {reason}")
+        torch.zeros(1, device=device).item()
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a type that torch was built without
+        text = str(error).partition("\n")[0]
+        raise InvalidDevice(f"device '{name}' can't be used; {reason} ({text[:200]})") from error
+    return device
+
+
+@contextmanager
+def opening(pack: Pack) -> Iterator[None]:
+    """Name the pack and its folder in any error that is met while its files are put to use.
+
+    Raises:
+        InvalidPack: instead of every error but those of the device.
+    """
+    try:
+        yield
+    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InvalidPack(
+            f"pack '{pack.name}' in {pack.folder} can't be served; check its JSON files: "
+            f"{type(error).__name__}: {reason[:300]}"
+        ) from error
 
 
 def load_component(
@@ -119,6 +165,8 @@ def _check_config(network: type[Network], folder: Path, keys: Keys, also: Collec
 def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
     """The network with the weights in the folder, on the CPU."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()  # what they warn of is in the report
     try:
         loaded, report = network.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers have it
             folder,
@@ -134,7 +182,9 @@ def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InvalidPack(f"{folder} can't be loaded as {network.__name__}: {reason[:300]}") from error
+        raise InvalidPack(
+            f"{folder} can't be loaded as {network.__name__}; save it again, or download it again: {reason[:300]}"
+        ) from error
     for kind, text in _REFUSED.items():
         if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

@@ -86,7 +86,9 @@ class LatentPictures:
     ) -> None:
         self.autoencoder = Autoencoder(pack, device, keys)
         if size is None:
-            raise InvalidPack(f"pack '{pack.name}': its network's config.json has no sample_size")
+            raise InvalidPack(
+                f"{pack.folder}: the config.json of its network has no sample_size; add it: the side of the latents"
+            )
         if channels != self.autoencoder.channels:
             raise InvalidPack(
                 f"{pack.folder}: its {pack.family} denoises {channels} channels, and the latents of its vae have "

@@ -26,7 +26,8 @@ from models.engine.outline import Outline, outline
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
-from models.pack import Pack, open_pack
+from models.loading import device_named, opening
+from models.pack import Pack, open_packs
 from models.spec import InvalidSpec, SampleSpec
 
 Preview = Callable[[int, int, Image], None]
@@ -54,7 +55,7 @@ class Engine:
     independently, so that none waits for another. Use the engine as a context manager, or call `close`.
 
     Args:
-        packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
+        packs: opened packs, names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
@@ -67,7 +68,8 @@ class Engine:
         on_death: called on the engine's thread when that thread, or a lane, fails with an error that no sample caused.
 
     Raises:
-        InvalidPack: a pack does not exist or is invalid.
+        InvalidPack: a pack does not exist or is invalid, or two have the same name.
+        InvalidDevice: the device does not exist.
 
     Example:
         >>> with Engine(["fashion"]) as engine:
@@ -77,7 +79,7 @@ class Engine:
 
     def __init__(
         self,
-        packs: Sequence[str],
+        packs: Sequence[str | Pack],
         *,
         device: str = "cpu",
         precision: str = "auto",
@@ -88,7 +90,8 @@ class Engine:
         calibrate: Callable[[Pack, Calibration], Calibration] | None = None,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_named(device)
+        opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
         self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
         self._calibrate = calibrate
@@ -99,7 +102,7 @@ class Engine:
         self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=set_thread_count, initargs=(1,))
         ready: Future[None] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(packs, measure_at_once, ready), name=f"engine-{device}", daemon=True
+            target=self._run, args=(opened, measure_at_once, ready), name=f"engine-{device}", daemon=True
         )
         self._thread.start()
         ready.result()
@@ -215,13 +218,13 @@ class Engine:
             self._loop.end(fault=error)
             raise EngineDied(f"the device is lost: {error}") from error
 
-    def _run(self, packs: Sequence[str], measure_at_once: bool, ready: Future[None]) -> None:
+    def _run(self, packs: Sequence[Pack], measure_at_once: bool, ready: Future[None]) -> None:
         # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.
         set_thread_count(1)
         try:
-            for name in packs:
-                loaded = self._load(open_pack(name))
-                self._loop.packs[loaded.name] = loaded
+            for pack in packs:
+                with opening(pack):
+                    self._loop.packs[pack.name] = self._load(pack)
         except BaseException as fatal:
             ready.set_exception(fatal)
             return

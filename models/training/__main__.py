@@ -18,7 +18,7 @@ from torch import nn
 from models import command_line
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.pack import open_pack
+from models.pack import InvalidPack, open_pack
 from models.training.data import MissingData
 from models.training.loop import train
 from models.training.recipe import PixelRecipe
@@ -113,7 +113,7 @@ def _main(**given: Any) -> None:
         )
     try:
         run(recipe, arguments)
-    except MissingData as error:
+    except (MissingData, InvalidPack) as error:
         sys.exit(f"cynosure train: {error}")
 
 

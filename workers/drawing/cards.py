@@ -7,7 +7,8 @@ from typing import Any
 
 from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
 from models.engine import LoadedPack
-from models.pack import Pack
+from models.loading import opening
+from models.pack import InvalidPack, Pack
 from models.profiles import PROFILES
 from models.samplers import (
     CFG_PLUS_PLUS_SAMPLERS,
@@ -29,7 +30,30 @@ DISTILLED_STEPS = {"lcm": 4, "tcd": 4}
 
 
 def card_of(loaded: LoadedPack) -> ModelCard:
-    """The card of this pack: all that the gateway may promise of it."""
+    """The card of this pack: all that the gateway may promise of it.
+
+    Raises:
+        InvalidPack: its defaults are not what a card takes.
+    """
+    with opening(loaded.pack):
+        card = _card(loaded)
+    _check_defaults(loaded.pack, card)
+    return card
+
+
+def _check_defaults(pack: Pack, card: ModelCard) -> None:
+    defaults = card.defaults
+    known = (
+        ("sampler", defaults.sampler in card.samplers, f"one of {', '.join(card.samplers)}"),
+        ("profile", defaults.profile in card.profiles, f"one of {', '.join(card.profiles)}"),
+        ("steps", 1 <= defaults.steps <= card.max_steps, f"a number from 1 to {card.max_steps}"),
+    )
+    for name, is_right, right in known:
+        if not is_right:
+            raise InvalidPack(f"{pack.folder / 'model_index.json'}: {name} in cynosure must be {right}")
+
+
+def _card(loaded: LoadedPack) -> ModelCard:
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
     height, width = denoiser.picture_size
     modes, bases = _modes_and_bases(loaded)
