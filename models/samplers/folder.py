@@ -40,7 +40,7 @@ def check_schedule(pack_config: Mapping[str, Any], prediction_type: str) -> None
         if name and not (name.startswith("FlowMatch") or pack_config.get("use_flow_sigmas")):
             raise NotLinear(f"a network trained on straight paths needs a FlowMatch scheduler, not '{name}'")
         return
-    if name and "beta_schedule" not in inspect.signature(scheduler_class.__init__).parameters:
+    if name and "beta_schedule" not in inspect.signature(scheduler_class).parameters:
         raise NotLinear(f"'{name}' is for networks trained on other noise levels than those of a schedule of betas")
     bars = alpha_bars(pack_config)
     if len(bars) != pack_config["num_train_timesteps"] or not (np.diff(bars) < 0).all() or bars[-1] < 0 or bars[0] >= 1:
