@@ -24,7 +24,7 @@
     ├── IdempotencyConflict       409  the key was used before, with another request
     ├── JobUnfinished             409  the job has not ended, so it can't be retried, or answered yet
     ├── JobExpired                410  the job is finished and its result is no longer kept
-    ├── JobFailed                 500  the awaited job failed; carries the job's own error
+    ├── JobFailed                 500  the awaited job failed; carries its error; 422 if the request was at fault
     ├── JobCancelled              409  the awaited job was cancelled
     ├── QueueFull                 429  too many jobs are waiting already
     ├── RateLimited               429  the API key sends requests too fast
@@ -268,10 +268,7 @@ class JobExpired(CynosureError):
 
 
 class JobFailed(CynosureError):
-    """The job that a client waited for failed; `job_code` is the job's own error code.
-
-    The status is 422 if the request was at fault, for example by a picture that is cut short.
-    """
+    """The job that a client waited for failed; `job_code` is the job's own error code."""
 
     code, status, title = "job_failed", 500, "Job failed"
 

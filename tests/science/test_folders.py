@@ -232,7 +232,7 @@ def test_what_diffusers_opens_is_opened(change: Callable[[Path], None], whole: P
     ("change", "reason"),
     [
         (config("model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]), "'EDMEulerScheduler' is for"),
-        (config("model_index.json", scheduler=["diffusers", "DDIMSheduler"]), "has no scheduler 'DDIMSheduler'"),
+        (config("model_index.json", scheduler=["diffusers", "NoSuchScheduler"]), "has no scheduler 'NoSuchScheduler'"),
         (
             config("scheduler/scheduler_config.json", beta_schedule="laplace"),
             "beta schedule 'laplace' is not supported",
