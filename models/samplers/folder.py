@@ -33,7 +33,7 @@ def check_schedule(pack_config: Mapping[str, Any], prediction_type: str) -> None
         NotLinear: the folder's scheduler is of a kind with other levels, or its betas are not valid.
     """
     name = folder_class(pack_config)
-    scheduler_class = getattr(diffusers, name, None)
+    scheduler_class: Any = getattr(diffusers, name, None)
     if name and not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         raise NotLinear(f"diffusers {diffusers.__version__} has no scheduler '{name}'")
     if prediction_type == FLOW_PREDICTION:
