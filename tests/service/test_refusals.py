@@ -157,10 +157,12 @@ def test_the_schema_has_every_name_that_a_field_is_read_by(open_gateway: Callabl
         ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff at line 1, column 18"),
         ("/generate", "application/json", b'{"seed": 1' + b"0" * 5000 + b"}", "5001 digits"),
         ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff at line 1, column 13"),
+        ("/generate", "application/json", b'{"seed": 1, "seed": 2}', "has 'seed' twice"),
+        ("/batches", "application/json", b'[{"seed": 1, "seed": 2}]', "line 1: this has 'seed' twice"),
         ("/v1/images/edits", "multipart/form-data", b"--x", "Missing boundary"),
         ("/v1/images/edits", "multipart/form-data; boundary=x", b"nonsense", "Invalid multipart data"),
     ],
-    ids=["encoding", "number", "encoding, as OpenAI", "boundary", "parts"],
+    ids=["encoding", "number", "encoding, as OpenAI", "twice", "twice, in a batch", "boundary", "parts"],
 )
 def test_a_body_that_can_not_be_read_is_malformed_and_the_answer_says_where(
     open_gateway: Callable[..., TestClient], path: str, kind: str, body: bytes, said: str
