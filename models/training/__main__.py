@@ -67,11 +67,12 @@ def run(recipe: PixelRecipe, arguments: SimpleNamespace) -> None:
         save_sample_grid(folder, recipe, folder / "training" / "samples" / f"{step:06d}.png")
 
     if arguments.only in (None, "diffusion"):
+        start = open_pack(arguments.init_from).component("unet") if arguments.init_from else None
         config = dataclasses.replace(recipe.diffusion, **override)
-        data = recipe.pictures(data_folder)
+        data = recipe.pictures(data_folder)  # takes minutes
         task = recipe.diffusion_task(data)
-        if arguments.init_from:
-            start_from(task.network, open_pack(arguments.init_from).component("unet"))
+        if start is not None:
+            start_from(task.network, start)
         train(
             task,
             data,
