@@ -61,6 +61,7 @@ values = st.recursive(
 # fmt: off
 FIELDS = (
     "model", "class_label", "prompt", "negative_prompt", "guidance_mode", "guidance_scale", "scale",
+    "long_prompt", "prompt_syntax", "clip_skip",
     "classifier_scale", "classifier_base", "classifier_condition", "guidance_interval", "guidance_interval_unit",
     "guidance_rescale", "guidance_rule", "guide_model", "sampler", "steps", "num_inference_steps", "eta", "seed",
     "num_images", "first_image", "width", "height", "init_image", "strength", "mask_image", "from_image",

@@ -11,9 +11,12 @@ from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
+    ClipSkip,
+    LongPrompts,
     Model,
     Sampler,
     Steps,
+    Syntax,
     Url,
     refusing,
     save_beside,
@@ -44,6 +47,9 @@ def sweep(
     sampler: Sampler = None,
     steps: Steps = None,
     model: Model = None,
+    long_prompt: LongPrompts = None,
+    prompt_syntax: Syntax = None,
+    clip_skip: ClipSkip = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png", file_okay=False)] = Path(
         "out"
     ),
@@ -58,6 +64,9 @@ def sweep(
         "sampler": sampler,
         "steps": steps,
         "model": model,
+        "long_prompt": long_prompt,
+        "prompt_syntax": prompt_syntax,
+        "clip_skip": clip_skip,
     }
     body = {
         "request": {key: value for key, value in shared.items() if value is not None},

@@ -22,6 +22,7 @@ from cynosure.contract.jobs import (
 from cynosure.contract.plans import (
     NetworkCalls,
     Plan,
+    PromptTokens,
 )
 from cynosure.contract.problems import (
     Problem,
@@ -60,8 +61,10 @@ from cynosure.contract.terms import (
     GuidanceRule,
     IntervalUnit,
     JobStatus,
+    LongPrompt,
     OutputFormat,
     Priority,
+    PromptSyntax,
 )
 
 __all__ = [
@@ -97,6 +100,7 @@ __all__ = [
     "JobList",
     "JobStatus",
     "Label",
+    "LongPrompt",
     "ModelCard",
     "ModelDefaults",
     "ModelList",
@@ -108,6 +112,8 @@ __all__ = [
     "Priority",
     "Problem",
     "Progress",
+    "PromptSyntax",
+    "PromptTokens",
     "ResolvedRequest",
     "Scale",
     "SweepAxes",

@@ -74,6 +74,13 @@ class NetworkCalibration:
         """
         return self._holding(rows).rows
 
+    @property
+    def alone(self) -> NetworkCalibration:
+        """Every row in a batch of its own: for rows of another shape than the measured ones."""
+        smallest = self._usable[0]
+        one = BatchSize(rows=1, row_ms=smallest.rows * smallest.row_ms, bits="")
+        return replace(self, reference=1, measured=(one,))
+
     def row_seconds(self, rows: int) -> float:
         """Estimated seconds for a batch of `rows`, padding included."""
         holding = self._holding(rows)

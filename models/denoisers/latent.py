@@ -12,8 +12,9 @@ from torch.nn import functional
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
 from models.loading import load_component
+from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
-from models.spec import SampleSpec
+from models.spec import PromptOptions, SampleSpec
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -76,6 +77,8 @@ class LatentPictures:
         InvalidPack: no size, or an autoencoder with other latents; as for `load_component`.
     """
 
+    prompt_options = PromptOptions()
+
     def __init__(
         self,
         pack: Pack,
@@ -107,5 +110,5 @@ class LatentPictures:
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.spec import SampleSpec
+from models.networks.tokens import Readings
+from models.spec import PromptOptions, SampleSpec
 
 
 class FoldedPixels:
@@ -17,6 +18,7 @@ class FoldedPixels:
         pixel_unshuffle: the factor; 1 for unfolded pixels.
     """
 
+    prompt_options = PromptOptions()
     default_scale = 3.0
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
@@ -32,8 +34,8 @@ class FoldedPixels:
     def encode(self, pictures: Tensor) -> Tensor:
         return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         channels = self.latent_shape[0] // self.pixel_unshuffle**2

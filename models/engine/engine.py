@@ -28,7 +28,7 @@ from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
 from models.loading import device_named, opening
 from models.pack import Pack, open_packs
-from models.spec import InvalidSpec, SampleSpec
+from models.spec import InvalidSpec, LongPrompt, SampleSpec
 
 Preview = Callable[[int, int, Image], None]
 """Called with the picture's index in its submission, the number of evaluations done, and the picture so far."""
@@ -175,13 +175,18 @@ class Engine:
         self._loop.enqueue(by_pack)
         return [Handle(sample.promise) for sample in samples]
 
-    def check(self, spec: SampleSpec) -> None:
-        """Check that the spec's sampler can take its steps, without preparing its networks' inputs.
+    def check(self, specs: Sequence[SampleSpec]) -> None:
+        """Check specs that differ only in their prompts, without preparing their networks' inputs.
 
         Raises:
-            InvalidSpec, NotLinear, InvalidRespacing: it can't, or no such pack is loaded.
+            InvalidPrompt: a prompt is too long and is to be refused, or can't be read as weighted.
+            InvalidSpec, NotLinear, InvalidRespacing: the sampler can't take the steps, or no such pack is loaded.
         """
-        self._loaded_for(spec).runner.table(spec)
+        runner = self._loaded_for(specs[0]).runner
+        runner.table(specs[0])
+        for spec in specs:
+            if spec.weighted or spec.long_prompt is LongPrompt.REFUSE:
+                self._preparing.submit(runner.readings, spec).result()
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.

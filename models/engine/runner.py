@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,15 +13,16 @@ from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.evaluation import Evaluation, Work, evaluated, gather, work_of
+from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, work_of
 from models.engine.sample import Course, Image, Inputs, Sample
 from models.guidance import Guided, Predictions, combine
 from models.lanes import CallRunner, Lanes
+from models.networks.tokens import Readings, remarks_on
 from models.noise import draw_noise
 from models.profiles import PROFILES, StrengthRule, fitted, to_uint8
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, CoefficientTable, advance, compile_table
 from models.samplers.table import NUM_COLUMNS
-from models.spec import InvalidSpec, Pixels, Row, SampleSpec
+from models.spec import InvalidSpec, Row, SampleSpec
 
 CUDA_WARM_UPS = 3  # graphs are recorded at the second call
 
@@ -51,6 +51,7 @@ class Runner:
         self.siblings = siblings
         self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
+        self.evaluator = Evaluator(denoiser)
 
     def warm_up(self) -> None:
         """Create kernels and record graphs before the first request, and not on two lanes at once.
@@ -59,8 +60,7 @@ class Runner:
         """
         denoiser, classifier = self.calibration.denoiser, self.calibration.classifier
         if self._is_cold(denoiser):
-            spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
-            self._warm(only(self.denoiser.forward), denoiser.sizes, self.denoiser.conditioning(spec)[0])
+            self._warm(only(self.denoiser.forward), denoiser.sizes, self.evaluator.example)
             latent = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
             self.lanes.run([lambda: self.denoiser.encode(self.denoiser.decode(latent))])
         if self.steering is not None and classifier is not None and self._is_cold(classifier):
@@ -136,7 +136,7 @@ class Runner:
         Raises:
             InvalidSpec: the spec can't be drawn by this pack.
         """
-        guidance = spec.guidance
+        guidance, readings = spec.guidance, self.readings(spec)
         conditional, unconditional = self.denoiser.conditioning(spec)
         if guidance.guide_pack is not None:
             unconditional = self._guide(guidance.guide_pack).denoiser.conditioning(spec)[0]
@@ -146,7 +146,7 @@ class Runner:
             raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
         if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
-        condition, remarks = None, self.denoiser.remarks(spec)
+        condition, remarks = None, remarks_on(readings)
         if guidance.classifier_scale:
             if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
@@ -156,9 +156,15 @@ class Runner:
             conditional=conditional,
             unconditional=unconditional,
             condition=condition,
+            readings=readings,
             remarks=tuple(dict.fromkeys(remarks)),
             **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
         )
+
+    def readings(self, spec: SampleSpec) -> Readings:
+        """How the spec's prompts are read; raises `InvalidSpec` if they can't be. Called where `prepare` is."""
+        self.denoiser.prompt_options.check(spec)
+        return self.denoiser.readings(spec)
 
     def _guide(self, name: str) -> Runner:
         guide = self.siblings.get(name)
@@ -223,14 +229,11 @@ class Runner:
 
     def _evaluated(self, evaluation: Evaluation, lanes: CallRunner) -> tuple[Tensor, Tensor, Tensor]:
         """Run all networks: denoiser outputs by row, classifier gradients and scores by steered sample."""
-        groups: dict[str | None, list[int]] = {}
-        for number, row in enumerate(evaluation.rows):
-            groups.setdefault(row.guide, []).append(number)
-        work: list[Work] = []
-        for guide, numbers in groups.items():
+        groups, work = evaluation.alike, list[Work]()
+        for (guide, shape), numbers in groups.items():
             runner = self if guide is None else self._guide(guide)
             rows = [evaluation.rows[number] for number in numbers]
-            network, calibration = only(runner.denoiser.forward), runner.calibration.denoiser
+            network, calibration = runner.evaluator(runner.calibration.denoiser, shape)
             conditioning = [row.conditioning for row in rows]
             work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning))
         if steered := evaluation.steered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults
+from cynosure.contract import ClassifierBase, GuidanceMode, LongPrompt, ModelCard, ModelDefaults, PromptSyntax
 from models.engine import LoadedPack
 from models.loading import opening
 from models.pack import InvalidPack, Pack
@@ -21,7 +21,7 @@ from models.samplers import (
     max_steps,
     options,
 )
-from models.spec import Steps
+from models.spec import PromptOptions, Steps
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
@@ -82,6 +82,7 @@ def _card(loaded: LoadedPack) -> ModelCard:
         clipping_profiles=clipping,
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
+        **_prompt_options(denoiser.prompt_options),
         needs_init_image=denoiser.low_res_size is not None,
         width=width,
         height=height,
@@ -113,6 +114,15 @@ def _default_sampler(pack: Pack, samplers: Sequence[str]) -> str:
     if own in DISTILLED_STEPS and own in samplers:
         return own
     return "ddim" if "ddim" in samplers else "flow_euler"
+
+
+def _prompt_options(options: PromptOptions) -> dict[str, Any]:
+    """What a request may choose about the reading of its prompts."""
+    return {
+        "long_prompts": tuple(LongPrompt(one) for one in options.long_prompts),
+        "prompt_syntaxes": tuple(PromptSyntax) if options.takes_weights else (),
+        "max_clip_skip": options.most_clip_skip,
+    }
 
 
 def _profiles(pack: Pack, samplers: Sequence[str]) -> dict[str, Any]:
