@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -198,9 +200,27 @@ _REFUSED = {
     "unexpected_keys": "have more than the",
 }
 """What a loading report must not have, since transformers and diffusers fill it with random numbers or leave it out."""
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+"""Ends of names of pickled weights."""
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?(?:\.(?P<old>[\w-]+))?\.safetensors"
 )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a component's weights, one or its shards.
+
+    Raises:
+        InvalidPack: there are no weights as safetensors, or several variants to choose from.
+    """
+    variant = _variant(folder)
+    return sorted(folder / name for name, other in _variants(folder).items() if other == variant)
+
+
+def _variants(folder: Path) -> dict[str, str | None]:
+    """The variant of each file of weights in a folder, by its name; `None`: the weights without a variant."""
+    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
+    return {match.string: match["variant"] or match["old"] for match in matches}
 
 
 def _variant(folder: Path) -> str | None:
@@ -209,19 +229,31 @@ def _variant(folder: Path) -> str | None:
     Raises:
         InvalidPack: there are no weights as safetensors, or several variants to choose from.
     """
-    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
-    variants = {match["variant"] or match["old"] for match in matches}
+    variants = set(_variants(folder).values())
     if not variants:
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
+        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+        if not pickled:
+            raise InvalidPack(f"{folder} has no weights as .safetensors")
         raise InvalidPack(
-            f"{folder} has {others} and no .safetensors: pickle files are not read, because they can run code; "
-            "save the pipeline again with safe_serialization=True"
+            f"{folder} has {', '.join(pickled)} and no .safetensors: pickles can run code and are not read; "
+            f"convert the folder and serve the copy: {_conversion_command(folder.parent)}"
         )
     if None in variants:
         return None
     if len(variants) > 1:
-        raise InvalidPack(f"{folder} has weights in several variants ({', '.join(sorted(variants))}); keep one of them")
-    return str(variants.pop())
+        raise InvalidPack(
+            f"{folder} has weights in several variants ({', '.join(sorted(map(str, variants)))}); keep one of them"
+        )
+    return variants.pop()
+
+
+def _conversion_command(pipeline: Path) -> str:
+    """The shell command that copies a pipeline's folder with its weights as safetensors, running no code in them."""
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; "
+        "DiffusionPipeline.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    return shlex.join([sys.executable, "-c", code, str(pipeline), f"{pipeline}-safetensors"])
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,21 @@ class Pack:
         return digest.hexdigest()
 
 
-def _downloaded(repository: str, revision: str) -> Path:
+def downloaded(
+    repository: str, revision: str, files: Collection[str] = _HUB_FILES, but_not: Collection[str] = ()
+) -> Path:
+    """Download files of a repository on the hub, by patterns, unless they are in the hub's cache; returns its folder.
+
+    Raises:
+        InvalidPack: the hub does not answer, or has no such repository or commit.
+    """
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(files), ignore_patterns=list(but_not))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {reason}") from error
 
 
 def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
@@ -218,7 +228,7 @@ def _found(name_or_folder: str) -> tuple[str, Path]:
     folder = bundled if not is_path and bundled.is_dir() else Path(name_or_folder).expanduser()
     on_hub = None if folder.is_dir() else HUB_ID.fullmatch(name_or_folder)
     if on_hub:
-        return on_hub["name"], _downloaded(on_hub["repository"], on_hub["revision"])
+        return on_hub["name"], downloaded(on_hub["repository"], on_hub["revision"])
     return Path(os.path.abspath(folder)).name, folder  # as it was typed: links stay links
 
 

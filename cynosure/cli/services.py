@@ -21,6 +21,11 @@ SERVICES = {
     "keys": ("app.commands.keys", "app.commands.keys:command", "Create, list, rotate and revoke API keys."),
     "worker": ("workers", "workers.__main__:main", "Run one worker."),
     "train": ("models.training", "models.command_line:train", "Train a bundled model pack."),
+    "import": (
+        "models.importing.single_files",
+        "models.command_line:import_file",
+        "Convert a single .safetensors file (Stable Diffusion, Flux) to a model pack.",
+    ),
     "import-adm": (
         "models.importing",
         "models.command_line:import_adm",

@@ -188,6 +188,31 @@ def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     )
 
 
+def flux(*, distilled: bool, shifts: bool) -> FluxPipeline:
+    torch.manual_seed(9)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=80,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=distilled,
+    ).eval()
+    config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts),
+        vae=autoencoder(shift_factor=0.1159),
+        text_encoder=CLIPTextModel(text_config(32)).eval(),
+        tokenizer=letters_tokenizer(TOKENS),
+        text_encoder_2=T5EncoderModel(config).eval(),
+        tokenizer_2=t5_words(512),
+        transformer=transformer,
+    )
+
+
 def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
     pipeline = build()
     pipeline.save_pretrained(folder / "pack", safe_serialization=True)
@@ -335,31 +360,7 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
     ("distilled", "shifts"), [(True, True), (False, True), (False, False)], ids=["dev", "plain", "schnell"]
 )
 def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path: Path) -> None:
-    def build() -> FluxPipeline:
-        torch.manual_seed(9)
-        transformer = FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=80,
-            pooled_projection_dim=32,
-            axes_dims_rope=(4, 4, 8),
-            guidance_embeds=distilled,
-        ).eval()
-        config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
-        return FluxPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts),
-            vae=autoencoder(shift_factor=0.1159),
-            text_encoder=CLIPTextModel(text_config(32)).eval(),
-            tokenizer=letters_tokenizer(TOKENS),
-            text_encoder_2=T5EncoderModel(config).eval(),
-            tokenizer_2=t5_words(512),
-            transformer=transformer,
-        )
-
-    pipeline, pack = saved(build, tmp_path)
+    pipeline, pack = saved(partial(flux, distilled=distilled, shifts=shifts), tmp_path)
     index = json.loads((pack / "model_index.json").read_text())
     (pack / "model_index.json").write_text(json.dumps(index | {"cynosure": {"latent_size": SIDE}}))
     latents = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]

@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from models.calibration import fixed_calibration
 from models.denoisers import load_denoiser
@@ -128,7 +135,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another class in its folder": (tiny_autoencoder, r"vae.* of class AutoencoderTiny"),
     "T5 for CLIP": (config("model_index.json", text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
-    "pickles": (pickled, r"unet has diffusion_pytorch_model.bin .* safe_serialization=True"),
+    "pickles": (pickled, r"unet has diffusion_pytorch_model.bin .* convert the folder and serve the copy: .*python"),
+    "no weights": (lambda folder: (folder / UNET).unlink(), r"unet has no weights as .safetensors"),
     "two variants": (two_variants, r"several variants \(bf16, fp16\)"),
     "a pointer to weights": (contents(UNET, b"version https://git-lfs.github.com/spec/v1\n"), r"unet .*git-lfs"),
     "cut off": (contents(UNET, b"\x00" * 4000), r"unet can't be loaded"),
@@ -207,6 +215,47 @@ def half_precision_variant(folder: Path) -> None:
     (folder / UNET).unlink()
 
 
+def in_shards(folder: Path, variant: str | None = None) -> None:
+    for component, network in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
+        loaded = network.from_pretrained(folder / component)
+        shutil.rmtree(folder / component)
+        loaded.save_pretrained(folder / component, max_shard_size="50KB", variant=variant)
+        assert len(list((folder / component).glob("*-of-*.safetensors"))) > 1
+        assert not list((folder / component).glob("*model.safetensors"))
+
+
+def in_shards_of_a_variant(folder: Path) -> None:
+    in_shards(folder, "fp16")
+
+
+def in_shards_of_an_old_variant(folder: Path) -> None:
+    in_shards_of_a_variant(folder)
+    for index in folder.rglob("*.index*.json"):
+        places = json.loads(index.read_text())
+        for name, file in places["weight_map"].items():
+            older = file.replace(".fp16-", "-").replace(".safetensors", ".fp16.safetensors")
+            places["weight_map"][name] = older
+            if (index.parent / file).exists():
+                (index.parent / file).rename(index.parent / older)
+        index.write_text(json.dumps(places))
+
+
+def beside_another_variant(folder: Path) -> None:
+    in_shards(folder)
+    (folder / UNET.replace(".safetensors", ".fp16.safetensors")).write_bytes(b"not read")
+
+
+def with_components_that_are_not_run(folder: Path) -> None:
+    extras = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    }
+    config("model_index.json", **extras, requires_safety_checker=True)(folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/pytorch_model.bin").write_bytes(b"not read")
+
+
 def with_byte_order_mark(folder: Path) -> None:
     index = folder / "model_index.json"
     index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
@@ -220,7 +269,19 @@ def without_defaults(folder: Path) -> None:
     file.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("change", [half_precision_variant, with_byte_order_mark, without_defaults])
+@pytest.mark.parametrize(
+    "change",
+    [
+        half_precision_variant,
+        in_shards,
+        in_shards_of_a_variant,
+        in_shards_of_an_old_variant,
+        beside_another_variant,
+        with_components_that_are_not_run,
+        with_byte_order_mark,
+        without_defaults,
+    ],
+)
 def test_what_diffusers_opens_is_opened(change: Callable[[Path], None], whole: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "other")
     change(folder)
