@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -89,10 +90,18 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
         raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
+def only_float32(device: torch.device, precision: str) -> bool:
+    """Whether networks, in this choice of `PRECISIONS`, have no other number format than float32."""
+    formats = _formats(device, PRECISIONS[precision], by_gradient=False, compiled=False)
+    return all(one.dtype == FLOAT32.dtype for one in formats)
+
+
 def free_memory() -> None:
-    """Return unused memory to the device, including that of networks in reference cycles."""
+    """Return unused memory to the device and the system, including that of networks in reference cycles."""
     gc.collect()
     torch.cuda.empty_cache()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc keeps what was freed
+        trim(0)
 
 
 def _formats(device: torch.device, chosen: Precision | None, *, compiled: bool, by_gradient: bool) -> list[Precision]:

@@ -49,29 +49,47 @@ class Measurement:
         self._calibrations = calibrations
         self._unmeasured: deque[_Unmeasured] = deque()
         self._over = threading.Event()
-        self._is_allowed = False
+        self._start: Callable[[_Unmeasured], None] | None = None
 
-    def add(self, loaded: LoadedPack, key: str) -> None:
-        """Register a pack to be measured once `allow` is called; an earlier process's calibration is reused."""
-        self._unmeasured.append(_Unmeasured(loaded, key, self._calibrations.load(key)))
+    def known(self, key: str) -> Calibration | None:
+        """The calibration that an earlier process measured, if any. May be slow: the store may be remote."""
+        return self._calibrations.load(key)
+
+    def add(self, loaded: LoadedPack, key: str, known: Calibration | None) -> None:
+        """Register a pack to be measured, from the call of `allow` on; what is `known` under the key is reused."""
+        pack = _Unmeasured(loaded, key, known)
+        self._unmeasured.append(pack)
+        self._over.clear()
+        if self._start is not None:
+            self._start(pack)
+
+    def remove(self, loaded: LoadedPack) -> None:
+        """Measure the pack no further."""
+        self._unmeasured = deque(pack for pack in self._unmeasured if pack.loaded is not loaded)
+        if self.is_allowed and not self._unmeasured:
+            self._over.set()
 
     def allow(self, preparing: Executor, wake: Callable[[], None]) -> None:
         """Start measuring as soon as `preparing` has encoded probes; `wake` is called when a step becomes possible."""
-        for pack in self._unmeasured:
+
+        def start(pack: _Unmeasured) -> None:
             pack.probes = preparing.submit(pack.loaded.networks.probes)
             pack.probes.add_done_callback(lambda _: wake())
-        self._is_allowed = True
+
+        for pack in self._unmeasured:
+            start(pack)
+        self._start = start
         if not self._unmeasured:
             self._over.set()
 
     @property
     def is_allowed(self) -> bool:
-        return self._is_allowed
+        return self._start is not None
 
     @property
     def wants_turn(self) -> bool:
         """Whether a step can be taken."""
-        return self._is_allowed and any(pack.probes.done() for pack in self._unmeasured)
+        return self.is_allowed and any(pack.probes.done() for pack in self._unmeasured)
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until nothing is left to measure, or until `stop`; `False` if the timeout passes first."""
