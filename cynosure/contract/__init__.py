@@ -42,6 +42,14 @@ from cynosure.contract.requests import (
     SweepRequest,
     VaryRequest,
 )
+from cynosure.contract.roster import (
+    LeavingJobs,
+    LoadRequest,
+    LoadState,
+    ModelAtWorker,
+    ModelLoad,
+    ModelLoads,
+)
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -100,10 +108,16 @@ __all__ = [
     "JobList",
     "JobStatus",
     "Label",
+    "LeavingJobs",
+    "LoadRequest",
+    "LoadState",
     "LongPrompt",
+    "ModelAtWorker",
     "ModelCard",
     "ModelDefaults",
     "ModelList",
+    "ModelLoad",
+    "ModelLoads",
     "NetworkCalls",
     "OutputFormat",
     "PictureLinks",

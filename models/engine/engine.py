@@ -29,7 +29,7 @@ from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
 from models.loading import device_named, opening
-from models.pack import Pack, open_packs
+from models.pack import InvalidPack, Pack, open_packs
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
 
 Preview = Callable[[int, int, Image], None]

@@ -68,7 +68,7 @@ class Loop:
                 self.packs[name].enqueue(pack_samples)
 
     def call(self, work: Callable[[], None]) -> None:
-        """Have `work` done on the loop's thread while no tick is under way, and wait for it; its errors are raised here.
+        """Have `work` done on the loop's thread while no tick is under way, and wait; its errors are raised here.
 
         Raises:
             EngineDied: the loop has ended.
