@@ -76,6 +76,10 @@ class Fleet(StoreClient):
             raise no_such_model(name, cards)
         return cards[name]
 
+    def look_again(self) -> None:
+        """Read the cards at the next call, even if those at hand are new."""
+        self._read_at = float("-inf")
+
     async def cards(self) -> dict[str, ModelCard]:
         """Cards by model name, in the order in which the workers name their models.
 

@@ -68,7 +68,7 @@ def service(valkey_url: str, small_pack: Path, tmp_path_factory: pytest.TempPath
     (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 9)
     store = StoreSettings(redis_url=valkey_url, key_prefix=f"test-{uuid.uuid4().hex[:8]}")
     address = {"REDIS_URL": valkey_url, "CYNOSURE_KEY_PREFIX": store.key_prefix}
-    made = CliRunner().invoke(keys, ["create", "--name", "t", "--scopes", "admin"], env=address)
+    made = CliRunner().invoke(keys, ["create", "--name", "t", "--scopes", "admin", "--requests-per-s", "0"], env=address)
     worker = Process(
         "worker",
         program("workers", "--models", str(small_pack)),
@@ -92,7 +92,7 @@ def tiny(service: Service) -> Iterator[str]:
     assert service.add("tiny").status_code == 200
     yield "tiny"
     service.remove("tiny", "refuse")
-    assert service.names() == {"fashion"}
+    wait_until(lambda: service.names() == {"fashion"}, what="the model is unloaded")
 
 
 def test_models_come_and_go_and_the_jobs_of_others_have_the_same_bytes(service: Service) -> None:
@@ -126,11 +126,11 @@ def test_a_model_that_goes_finishes_its_jobs_and_those_of_its_batches_and_takes_
     assert service.add(tiny).json()["code"] == "model_exists"
     assert {service.ended(job_id)["status"] for job_id in [*jobs, guided]} == {"succeeded"}
     wait_until(lambda: service.names() == {"fashion"}, what="the model is unloaded")
-    assert service.http.get(f"/batches/{batch['id']}").json()["succeeded"] == 300
+    assert service.http.get(f"/batches/{batch['id']}").json()["counts"]["succeeded"] == 300
 
 
 def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=100) for _ in range(100)]
+    jobs = [service.submit(tiny, steps=100) for _ in range(80)]
     assert service.remove(tiny, "wait").status_code == 200
     waiting = [job_id for job_id in jobs if service.http.get(f"/jobs/{job_id}").json()["status"] == "queued"]
     assert waiting
@@ -139,7 +139,7 @@ def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny:
 
 
 def test_jobs_of_a_model_that_goes_are_refused_if_that_was_asked(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=100) for _ in range(100)]
+    jobs = [service.submit(tiny, steps=100) for _ in range(80)]
     assert service.remove(tiny, "refuse").status_code == 200
     ended = [service.ended(job_id) for job_id in jobs]
     refused = [job for job in ended if job["status"] == "failed"]

@@ -100,6 +100,7 @@ async def _settled(state: State, prefer: str | None, is_meant: Callable[[ModelLo
     while True:
         loads = [load for load in await state["store"].roster.loads() if is_meant(load)]
         is_busy = any(load.jobs or any(at.state.is_passing for at in load.workers) for load in loads)
+        state["store"].fleet.look_again()
         if not is_busy or time.monotonic() >= until or state["store"].news.is_closing:
             return loads
         await asyncio.sleep(LOOK_S)
