@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 
@@ -135,12 +136,11 @@ class Engine:
         if pack.name in self.packs:
             raise InvalidPack(f"a pack called '{pack.name}' is loaded already")
         if self._reads_aside:
-            set_thread_count(1)
-            with opening(pack):
-                read = self._read(pack)
+            with opening(pack), ThreadPoolExecutor(1, initializer=set_thread_count, initargs=(1,)) as reading:
+                read = reading.submit(self._read, pack).result()
             self._loop.call(lambda: self._install(*read))
         else:
-            self._loop.call(lambda: self._install(*self._read(pack)))
+            self._loop.call(lambda: self._read_and_install(pack))
 
     def remove(self, name: str) -> None:
         """Unload a pack, and give its memory back. It must not have unfinished pictures, nor guide another's.
@@ -155,9 +155,8 @@ class Engine:
 
     def measure(self) -> None:
         """Start measuring, between ticks, the packs that aren't measured yet."""
-        if not self._measurement.is_allowed:
-            self._measurement.allow(self._preparing, self._loop.wake)
-            self._loop.wake()
+        with suppress(EngineDied):
+            self._loop.call(lambda: self._measurement.allow(self._preparing, self._loop.wake))
 
     def wait_until_measured(self, timeout: float | None = None) -> bool:
         """Wait until every pack has been measured; `False` if the timeout passes or the engine ends first."""
@@ -263,8 +262,7 @@ class Engine:
         set_thread_count(1)
         try:
             for pack in packs:
-                with opening(pack):
-                    self._install(*self._read(pack))
+                self._read_and_install(pack)
         except BaseException as fatal:
             ready.set_exception(fatal)
             return
@@ -272,6 +270,11 @@ class Engine:
             self._measurement.allow(self._preparing, self._loop.wake)
         ready.set_result(None)
         self._loop.serve()
+
+    def _read_and_install(self, pack: Pack) -> None:
+        with opening(pack):
+            read = self._read(pack)
+        self._install(*read)
 
     def _read(self, pack: Pack) -> tuple[Networks, str, Calibration | None]:
         """The pack's networks, the key of their calibration, and what is known under it."""

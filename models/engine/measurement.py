@@ -71,6 +71,8 @@ class Measurement:
 
     def allow(self, preparing: Executor, wake: Callable[[], None]) -> None:
         """Start measuring as soon as `preparing` has encoded probes; `wake` is called when a step becomes possible."""
+        if self.is_allowed:
+            return
 
         def start(pack: _Unmeasured) -> None:
             pack.probes = preparing.submit(pack.loaded.networks.probes)

@@ -23,7 +23,7 @@ from harness.processes import Process, clean_environment, wait_until
 from jobs.settings import StoreSettings
 
 WAIT = {"Prefer": "wait=60"}
-PICTURE = {"class_label": 1, "seed": 3, "steps": 4, "use_cache": False}
+PICTURE = {"class_label": 1, "seed": 3, "steps": 2, "use_cache": False}
 
 
 @dataclass
@@ -68,7 +68,9 @@ def service(valkey_url: str, small_pack: Path, tmp_path_factory: pytest.TempPath
     (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 9)
     store = StoreSettings(redis_url=valkey_url, key_prefix=f"test-{uuid.uuid4().hex[:8]}")
     address = {"REDIS_URL": valkey_url, "CYNOSURE_KEY_PREFIX": store.key_prefix}
-    made = CliRunner().invoke(keys, ["create", "--name", "t", "--scopes", "admin", "--requests-per-s", "0"], env=address)
+    made = CliRunner().invoke(
+        keys, ["create", "--name", "t", "--scopes", "admin", "--requests-per-s", "0"], env=address
+    )
     worker = Process(
         "worker",
         program("workers", "--models", str(small_pack)),
@@ -183,7 +185,7 @@ def test_a_failure_nobody_waited_for_is_shown_until_it_is_deleted(service: Servi
 def test_a_worker_keeps_its_own_models_and_names_that_are_unknown_are_told(service: Service) -> None:
     pinned = service.remove("fashion")
     assert (pinned.status_code, pinned.json()["code"]) == (409, "model_pinned")
-    unknown = service.remove("fashon")
+    unknown = service.remove("fashio")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "model_not_found")
     assert "Did you mean 'fashion'?" in unknown.json()["detail"]
 
