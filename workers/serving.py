@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 
+from celery import Celery
 from celery.platforms import SecurityWarning
 
 from jobs.fleet import FleetRegistry
@@ -59,6 +60,19 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
     )
 
 
+def _celery(app: Celery, name: str, concurrency: int) -> SilentWorker:
+    return SilentWorker(
+        app=app,
+        pool="threads",
+        concurrency=concurrency,
+        hostname=name,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+
+
 def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequence[Pack]) -> None:
     """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
     warnings.filterwarnings("ignore", module="diffusers")
@@ -79,16 +93,7 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
             job_timeout_s=settings.job_timeout_s,
         )
     models = host.cards
-    celery = SilentWorker(
-        app=build_celery(store_settings, host),
-        pool="threads",
-        concurrency=settings.concurrency,
-        hostname=name,
-        without_mingle=True,
-        without_gossip=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
+    celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)
     helpers = (
         registration,

@@ -103,6 +103,10 @@ class JobStore(StoreClient):
                     *(part for named in submission.inputs.items() for part in named),
                 ],
             )
+        return await self._outcome(request.model, answer, detail)
+
+    async def _outcome(self, model: str, answer: bytes, detail: bytes) -> Accepted:
+        """The accepted job, or the error of `accept`."""
         match answer:
             case b"conflict":
                 raise IdempotencyConflict(
@@ -113,7 +117,7 @@ class JobStore(StoreClient):
                 error.waits = answer == b"away"
                 raise error
             case b"full" | b"owner_full":
-                raise await self._queue_full(request.model, int(detail), of_owner=answer == b"owner_full")
+                raise await self._queue_full(model, int(detail), of_owner=answer == b"owner_full")
         return Accepted(detail.decode(), waits=answer == b"accepted")
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
