@@ -132,7 +132,7 @@ def test_a_model_that_goes_finishes_its_jobs_and_those_of_its_batches_and_takes_
 
 
 def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=100) for _ in range(80)]
+    jobs = [service.submit(tiny, steps=50) for _ in range(70)]
     assert service.remove(tiny, "wait").status_code == 200
     waiting = [job_id for job_id in jobs if service.http.get(f"/jobs/{job_id}").json()["status"] == "queued"]
     assert waiting
@@ -141,7 +141,7 @@ def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny:
 
 
 def test_jobs_of_a_model_that_goes_are_refused_if_that_was_asked(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=100) for _ in range(80)]
+    jobs = [service.submit(tiny, steps=50) for _ in range(70)]
     assert service.remove(tiny, "refuse").status_code == 200
     ended = [service.ended(job_id) for job_id in jobs]
     refused = [job for job in ended if job["status"] == "failed"]
