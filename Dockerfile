@@ -47,7 +47,7 @@ USER 10001
 WORKDIR /home/cynosure
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+    CMD ["python", "-Pc", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); assert c.getresponse().status == 200"]
 CMD ["cynosure", "serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS worker
@@ -56,5 +56,5 @@ USER 10001
 WORKDIR /home/cynosure
 # A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "from jobs.store.connection import connect as c; from jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
+    CMD ["python", "-Pc", "from jobs.store.connection import connect as c; from jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
 CMD ["cynosure", "worker"]

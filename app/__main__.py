@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Annotated, Any
 
 import typer
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
+from app.gateway.webhooks.signing import decoded_secret
+from app.listening import CannotListen, listening
 from app.main import create_app
 from jobs.settings import StoreSettings
+from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 
 
 class Protocol(H11Protocol):
@@ -30,6 +35,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _check_secret(settings: GatewaySettings) -> None:
+    if settings.webhook_secret is not None:
+        try:
+            decoded_secret(settings.webhook_secret.get_secret_value())
+        except ValueError as error:
+            raise InvalidSettings(f"CYNOSURE_GATEWAY_WEBHOOK_SECRET: {error}") from None
+
+
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -44,21 +57,26 @@ def main(
     ] = False,
 ) -> None:
     """Run the gateway only: the HTTP API, in the foreground."""
+    log_to(sys.stderr)
     chosen: dict[str, Any] = {"host": host, "auth": "off" if insecure_no_auth else None}
-    settings = GatewaySettings(**{name: value for name, value in chosen.items() if value is not None})
-    app = create_app(settings, StoreSettings())
+    given = {name: value for name, value in chosen.items() if value is not None}
+    with refusing("cynosure serve", InvalidSettings, CannotListen):
+        settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
+        read_settings(OutboundSettings)  # the application reads them again when it starts
+        _check_secret(settings)
+        sockets = listening(settings.host, port)
+    warn_of_unknown_variables(GatewaySettings, OutboundSettings, StoreSettings)
     config = uvicorn.Config(
-        app,
+        create_app(settings, store_settings),
         http=Protocol,
         ws="none",
-        host=settings.host,
-        port=port,
+        log_config=None,
         log_level="warning",
         server_header=False,
         proxy_headers=False,  # door/proxies.py reads them
         timeout_graceful_shutdown=10,
     )
-    Server(config).run()
+    Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,8 @@ import psutil
 import torch
 
 from benchmarks.stream import Asked
-from harness.processes import free_port, is_ready, wait_until
+from cynosure.programs import program
+from harness.processes import ROOT, free_port, is_ready, wait_until
 from models.lanes import CORES
 from models.pack import Pack
 
@@ -48,8 +48,8 @@ class Contender:
         self.is_warm = False
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=os.environ | self.environment,
+                program(*command),
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | self.environment,
                 start_new_session=True,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -141,7 +141,8 @@ class Cynosure(Contender):
         wait_until(self._is_measured, seconds=START_TIMEOUT_S, what=f"{self.name} has measured its batches")
 
     def _is_measured(self) -> bool:
-        return all(card["measured"] for card in httpx.get(f"{self.url}/models", timeout=30).json()["models"])
+        models = httpx.get(f"{self.url}/models", timeout=30, trust_env=False).json()["models"]
+        return all(card["measured"] for card in models)
 
     async def draw(self, client: httpx.AsyncClient, asked: Asked) -> int:
         answer = await client.post(f"{self.url}/generate", json=asked.body(), headers={"Prefer": "wait=3600"})

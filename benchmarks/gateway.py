@@ -31,7 +31,7 @@ CONNECTIONS = 32
 
 async def per_second(call: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]], count: int) -> float:
     left = iter(range(count))
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
 
         async def client() -> None:
             for _ in left:
@@ -77,7 +77,7 @@ def main() -> None:
                 per_second(lambda http: http.post(f"{gateway.url}/generate", json=body), arguments.requests)
             )
             FleetRegistry(settings).publish("nobody", [card])
-            job = httpx.post(f"{gateway.url}/generate", json=body).json()["id"]
+            job = httpx.post(f"{gateway.url}/generate", json=body, trust_env=False).json()["id"]
             polls = asyncio.run(per_second(lambda http: http.get(f"{gateway.url}/jobs/{job}"), arguments.requests))
             client = redis.Redis.from_url(url)
             client.flushall()

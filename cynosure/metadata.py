@@ -67,10 +67,11 @@ def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
     label = card.labels[request.class_label] if request.class_label is not None else ""
     negative = f"Negative prompt: {request.negative_prompt}\n" if request.negative_prompt else ""
     scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
+    skipped = f", Clip skip: {request.clip_skip}" if (request.clip_skip or 1) > 1 else ""
     return (
         f"{request.prompt or label}\n{negative}Steps: {request.steps}, Sampler: {request.sampler}, {scale}"
         f"Seed: {request.seed}, Size: {request.width}x{request.height}, "
-        f"Model hash: {card.digest[:10]}, Model: {request.model}"
+        f"Model hash: {card.digest[:10]}, Model: {request.model}{skipped}"
     )
 
 

@@ -43,7 +43,8 @@ FIELDS: Mapping[str, str] = {
     "id": "custom_id",
     "labels": "class_labels",
     "scales": "guidance_scales",
-    "clip_skip": "",
+    "clip_stop_at_last_layers": "clip_skip",
+    "stop_at_clip_layer": "clip_skip",
     "subseed": "",
 }
 """By the names of A1111's and OpenAI's API, diffusers' pipelines and ComfyUI's nodes; empty if we have no such thing,

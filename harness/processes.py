@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
 
 
@@ -23,8 +24,12 @@ def free_port() -> int:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment without Cynosure's and Redis's variables, so that a developer's settings have no effect."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_"))} | extra
+    """The environment without Cynosure's and Redis's variables, so that a developer's settings have no effect.
+
+    Programs of the checkout that are not installed (`chaos`, `benchmarks`) are found too.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CYNOSURE_", "REDIS_"))}
+    return kept | {"PYTHONPATH": str(ROOT)} | extra
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = START_S, what: str) -> float:
@@ -44,7 +49,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = START_S, what:
 def is_ready(url: str, path: str = "/readyz") -> bool:
     """Whether a server reports that it is ready; a gateway needs its store and a worker for that."""
     try:
-        return httpx.get(url + path, timeout=5).status_code == 200
+        return httpx.get(url + path, timeout=5, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 

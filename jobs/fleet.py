@@ -77,7 +77,9 @@ class Fleet(StoreClient):
         return cards[name]
 
     async def cards(self) -> dict[str, ModelCard]:
-        """Cards by model name, sorted.
+        """Cards by model name, in the order in which the workers name their models.
+
+        If their orders differ, a model's place is the foremost that it has at any worker; equal places go by name.
 
         Raises:
             StoreUnavailable: Redis is away.
@@ -88,14 +90,17 @@ class Fleet(StoreClient):
             members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
             names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
-        cards = [ModelCard.model_validate(card) for raw in payloads if raw for card in json.loads(raw)]
-        self._cards = {}
-        for card in sorted(cards, key=lambda card: card.name):
-            other = self._cards.get(card.name, card)  # another worker's: promise only what both can keep
-            both = {
-                "measured": card.measured and other.measured,
-                "reproducible": card.reproducible and other.reproducible,
-            }
-            self._cards[card.name] = card.model_copy(update=both)
+        cards: dict[str, ModelCard] = {}
+        places: dict[str, int] = {}
+        for published in (json.loads(raw) for raw in payloads if raw):
+            for place, card in enumerate(map(ModelCard.model_validate, published)):
+                other = cards.get(card.name, card)  # another worker's: promise only what both can keep
+                both = {
+                    "measured": card.measured and other.measured,
+                    "reproducible": card.reproducible and other.reproducible,
+                }
+                cards[card.name] = card.model_copy(update=both)
+                places[card.name] = min(place, places.get(card.name, place))
+        self._cards = {name: cards[name] for name in sorted(cards, key=lambda name: (places[name], name))}
         self._read_at = time.monotonic()
         return self._cards

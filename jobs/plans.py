@@ -15,7 +15,7 @@ from typing import Any
 import redis.asyncio
 from pydantic import TypeAdapter
 
-from cynosure.contract import JobError, ModelCard, Plan, ResolvedRequest
+from cynosure.contract import JobError, LongPrompt, ModelCard, Plan, PromptSyntax, ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, NoWorker
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
@@ -28,6 +28,8 @@ _CHECK_S = 20.0  # for a check: usually milliseconds, but seconds for a thousand
 _MAX_CHECKED = 4096
 _COURSE = ("sampler", "steps", "timestep_spacing", "sigma_schedule", "timestep_respacing", "eta", "strength", "profile")
 """The fields that decide which noise levels a sampler passes through."""
+_READING = ("prompt", "negative_prompt", "long_prompt", "prompt_syntax", "sweep")
+"""The fields that decide whether prompts can be read."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Inquiries(StoreClient):
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
-        self._checked: OrderedDict[tuple[str, str], str | None] = OrderedDict()  # refusals; `None` if it works
+        self._checked: OrderedDict[tuple[str, str], JobError | None] = OrderedDict()  # refusals; `None` if it works
 
     async def check(self, request: ResolvedRequest, card: ModelCard) -> None:
-        """Refuse steps that the request's sampler can't take, before they become a job that fails.
+        """Refuse steps that the request's sampler can't take, and prompts that can't be read, before there is a job.
 
         What is not certain by the card is asked of a worker, once for each combination of the fields that matter.
 
@@ -61,17 +63,16 @@ class Inquiries(StoreClient):
             NoWorker: none answered in time.
             StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
         """
-        if _is_certain(request, card):
+        if _has_certain_steps(request, card) and not _is_strict(request):
             return
-        course = {name: getattr(request, name) for name in _COURSE} | {
-            "inputs": sorted(request.inputs),
-            "size": [request.width, request.height],  # straight paths are shifted for it
-        }
-        key = card.drawn_by, json.dumps(course)
+        deciding = request.model_dump(mode="json", include={*_COURSE, *(_READING if _is_strict(request) else ())})
+        # Noise levels may be shifted for the size.
+        deciding |= {"inputs": sorted(request.inputs), "size": [request.width, request.height]}
+        key = card.drawn_by, json.dumps(deciding)
         if key not in self._checked:
             answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
-            refused = answer if isinstance(answer, JobError) and answer.code == InvalidRequest.code else None
-            self._checked[key] = refused.message if refused else None
+            is_refused = isinstance(answer, JobError) and answer.code == InvalidRequest.code
+            self._checked[key] = answer if isinstance(answer, JobError) and is_refused else None
         self._checked.move_to_end(key)
         if len(self._checked) > _MAX_CHECKED:
             self._checked.popitem(last=False)
@@ -91,7 +92,7 @@ class Inquiries(StoreClient):
         if isinstance(answer, Plan):
             return answer
         if answer is not None and answer.code == InvalidRequest.code:
-            raise InvalidRequest(answer.message)
+            raise InvalidRequest(answer.message, field=answer.field)
         raise CynosureError("The worker failed to plan this request; its log has the cause.")
 
     async def _asked(
@@ -118,17 +119,26 @@ class Inquiries(StoreClient):
         return _ANSWER.validate_json(popped[1])
 
 
-def _is_certain(request: ResolvedRequest, card: ModelCard) -> bool:
+def _is_strict(request: ResolvedRequest) -> bool:
+    """Whether prompts may be refused that the gateway, which has no tokenizer, can't judge."""
+    return request.long_prompt is LongPrompt.REFUSE or request.prompt_syntax is PromptSyntax.WEIGHTED
+
+
+def _has_certain_steps(request: ResolvedRequest, card: ModelCard) -> bool:
     options = (request.timestep_spacing, request.sigma_schedule, request.timestep_respacing, request.eta)
     is_plain = not any(options) and "init_image" not in request.inputs and request.profile == card.defaults.profile
     return not card.certain_steps or (is_plain and request.steps <= card.certain_steps.get(request.sampler, 0))
 
 
-def _refusal(request: ResolvedRequest, reason: str) -> InvalidRequest:
+def _refusal(request: ResolvedRequest, reason: JobError) -> InvalidRequest:
+    if reason.field is not None:
+        return InvalidRequest(f"{reason.message}.", field=reason.field)
     given = {name: value for name in _COURSE if (value := getattr(request, name))}
     field = next((name for name in ("sigma_schedule", "timestep_spacing", "strength") if name in given), "steps")
     told = ", ".join(f"{name} {value}" for name, value in given.items())
-    return InvalidRequest(f"These can't go together: {told}. Change one of them. The cause: {reason}.", field=field)
+    return InvalidRequest(
+        f"These can't go together: {told}. Change one of them. The cause: {reason.message}.", field=field
+    )
 
 
 class InquiryDesk:

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class StoreSettings(BaseSettings):
     """Settings of the job store, from the environment (`REDIS_URL`, `CYNOSURE_…`)."""
 
-    model_config = SettingsConfigDict(env_prefix="CYNOSURE_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_", frozen=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,  # it may hold a password
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
-        description="redis://, rediss:// or unix:///path",
+        description="redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH",
     )
     redis_password: SecretStr | None = Field(
         None,
@@ -54,6 +54,29 @@ class StoreSettings(BaseSettings):
     durability: Literal["relaxed", "fsync"] = Field(
         "relaxed", description="fsync: a 202 waits until the store has synced to disk."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_valid = parts.path.startswith("/") if parts.scheme == "unix" else parts.scheme in ("redis", "rediss")
+            is_valid = is_valid and "://" in url and parts.port != 0
+        except ValueError:  # a port that is no number, or a bracket that is not closed
+            is_valid = False
+        if not is_valid:
+            raise ValueError("this is not the address of a store")
+        return url
+
+    @field_validator("redis_password_file", "redis_ca_file")
+    @classmethod
+    def _is_readable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ValueError(f"the file can't be read: {error.strerror}") from None
+        return path
 
     @model_validator(mode="after")
     def _one_password(self) -> StoreSettings:

@@ -50,6 +50,23 @@ def train(
     """Train a bundled pack's denoiser, noise-aware classifier and judge. If started again, resume where it stopped."""
 
 
+def import_file(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="the .safetensors file", exists=True, dir_okay=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write; it must not exist yet")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|OWNER/NAME@COMMIT",
+            help="folder of the same family in diffusers' layout, on disk or on the hub: configuration, tokenizers "
+            "and what the file lacks are taken from it",
+        ),
+    ] = None,
+) -> None:
+    """Convert a single file (Stable Diffusion 1, 2, XL, 3, Flux) to a folder that `cynosure up --models OUT` serves."""
+
+
 def import_adm(
     diffusion: Annotated[
         Path, typer.Argument(metavar="DIFFUSION", help="the diffusion model's .pt", exists=True, dir_okay=False)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -14,6 +17,7 @@ from weakref import WeakMethod
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -28,6 +32,50 @@ Network = TypeVar("Network", bound=nn.Module)
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 _MULTIPLYING = RLock()
+
+
+class InvalidDevice(ValueError):
+    """There is no such device; the message names it and says which there are."""
+
+
+def device_named(name: str) -> torch.device:
+    """The torch device of that name, which has been used once, so that it is known to work.
+
+    Raises:
+        InvalidDevice: this machine, or this build of torch, does not have it.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    reason = f"torch {torch.__version__} has: {', '.join(there)}"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InvalidDevice(f"there is no device '{name}' here; {reason}")
+        torch.zeros(1, device=device).item()
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a type that torch was built without
+        text = str(error).partition("\n")[0]
+        raise InvalidDevice(f"device '{name}' can't be used; {reason} ({text[:200]})") from error
+    return device
+
+
+@contextmanager
+def opening(pack: Pack) -> Iterator[None]:
+    """Name the pack and its folder in any error that is met while its files are put to use.
+
+    Raises:
+        InvalidPack: instead of every error but those of the device.
+    """
+    try:
+        yield
+    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InvalidPack(
+            f"pack '{pack.name}' in {pack.folder} can't be served; check its JSON files: "
+            f"{type(error).__name__}: {reason[:300]}"
+        ) from error
 
 
 def load_component(
@@ -119,6 +167,8 @@ def _check_config(network: type[Network], folder: Path, keys: Keys, also: Collec
 def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
     """The network with the weights in the folder, on the CPU."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # weights load too fast for one
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()  # what they warn of is in the report
     try:
         loaded, report = network.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers have it
             folder,
@@ -134,7 +184,9 @@ def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InvalidPack(f"{folder} can't be loaded as {network.__name__}: {reason[:300]}") from error
+        raise InvalidPack(
+            f"{folder} can't be loaded as {network.__name__}; save it again, or download it again: {reason[:300]}"
+        ) from error
     for kind, text in _REFUSED.items():
         if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
@@ -148,9 +200,27 @@ _REFUSED = {
     "unexpected_keys": "have more than the",
 }
 """What a loading report must not have, since transformers and diffusers fill it with random numbers or leave it out."""
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+"""Ends of names of pickled weights."""
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?(?:\.(?P<old>[\w-]+))?\.safetensors"
 )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a component's weights, one or its shards.
+
+    Raises:
+        InvalidPack: there are no weights as safetensors, or several variants to choose from.
+    """
+    variant = _variant(folder)
+    return sorted(folder / name for name, other in _variants(folder).items() if other == variant)
+
+
+def _variants(folder: Path) -> dict[str, str | None]:
+    """The variant of each file of weights in a folder, by its name; `None`: the weights without a variant."""
+    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
+    return {match.string: match["variant"] or match["old"] for match in matches}
 
 
 def _variant(folder: Path) -> str | None:
@@ -159,19 +229,31 @@ def _variant(folder: Path) -> str | None:
     Raises:
         InvalidPack: there are no weights as safetensors, or several variants to choose from.
     """
-    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
-    variants = {match["variant"] or match["old"] for match in matches}
+    variants = set(_variants(folder).values())
     if not variants:
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
+        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+        if not pickled:
+            raise InvalidPack(f"{folder} has no weights as .safetensors")
         raise InvalidPack(
-            f"{folder} has {others} and no .safetensors: pickle files are not read, because they can run code; "
-            "save the pipeline again with safe_serialization=True"
+            f"{folder} has {', '.join(pickled)} and no .safetensors: pickles can run code and are not read; "
+            f"convert the folder and serve the copy: {_conversion_command(folder.parent)}"
         )
     if None in variants:
         return None
     if len(variants) > 1:
-        raise InvalidPack(f"{folder} has weights in several variants ({', '.join(sorted(variants))}); keep one of them")
-    return str(variants.pop())
+        raise InvalidPack(
+            f"{folder} has weights in several variants ({', '.join(sorted(map(str, variants)))}); keep one of them"
+        )
+    return variants.pop()
+
+
+def _conversion_command(pipeline: Path) -> str:
+    """The shell command that copies a pipeline's folder with its weights as safetensors, running no code in them."""
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; "
+        "DiffusionPipeline.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    return shlex.join([sys.executable, "-c", code, str(pipeline), f"{pipeline}-safetensors"])
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
+_PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _DISTILLED_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _DISTILLED = ("LCMScheduler", "TCDScheduler")  # their defaults are Stable Diffusion's betas
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
@@ -59,17 +61,26 @@ class Pack:
         """
         if self.index.get("_class_name") == PROMPTED_PIXELS:
             return PROMPTED_PIXELS
-        component = self.index.get("unet") or self.index.get("transformer") or [None, None]
-        return str(component[1] or "nothing")
+        return self.declared_class("unet") or self.declared_class("transformer") or "nothing"
 
     def has(self, component: str) -> bool:
         """Whether the index names this component; pipelines list absent ones as [null, null]."""
-        return bool((self.index.get(component) or [None])[0])
+        return self.declared_class(component) is not None
 
     def declared_class(self, component: str) -> str | None:
-        """The class of a component, as the index names it; `None` if the index does not name the component."""
-        _, declared = self.index.get(component) or [None, None]
-        return declared
+        """The class of a component, as the index names it; `None` if the index does not name the component.
+
+        Raises:
+            InvalidPack: the entry is not what pipelines write.
+        """
+        match self.index.get(component):
+            case None:
+                return None
+            case [_, str() | None as declared]:
+                return declared
+            case other:
+                file = self.folder / "model_index.json"
+                raise InvalidPack(f"{file}: {component} must be a library and a class, not {json.dumps(other)}")
 
     @property
     def has_classifier(self) -> bool:
@@ -105,11 +116,21 @@ class Pack:
         return digest.hexdigest()
 
 
-def _downloaded(repository: str, revision: str) -> Path:
+def downloaded(
+    repository: str, revision: str, files: Collection[str] = _HUB_FILES, but_not: Collection[str] = ()
+) -> Path:
+    """Download files of a repository on the hub, by patterns, unless they are in the hub's cache; returns its folder.
+
+    Raises:
+        InvalidPack: the hub does not answer, or has no such repository or commit.
+    """
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(files), ignore_patterns=list(but_not))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {reason}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -120,33 +141,76 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidPack(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:
         raise InvalidPack(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidPack(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value
 
 
-def _scheduler_config(index: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def _scheduler_config(pack: Pack, config: dict[str, Any]) -> dict[str, Any]:
     """A scheduler's configuration, with its defaults, and the classes of the scheduler and of the folder's pipeline."""
-    _, declared = index.get("scheduler") or [None, None]
-    named = {"_class_name": declared or config.get("_class_name"), "_pipeline": index.get("_class_name")}
+    declared = pack.declared_class("scheduler")
+    named = {"_class_name": declared or config.get("_class_name"), "_pipeline": pack.index.get("_class_name")}
     defaults = _SCHEDULER_DEFAULTS | (_DISTILLED_BETAS if named["_class_name"] in _DISTILLED else {})
     return defaults | config | named
+
+
+def open_packs(wanted: Sequence[str | Pack]) -> list[Pack]:
+    """Open packs that are served together, each as `open_pack` does, unless it is open.
+
+    Raises:
+        InvalidPack: one of them can't be opened, or two have the same name.
+    """
+    packs: dict[str, Pack] = {}
+    for one in wanted:
+        pack = one if isinstance(one, Pack) else open_pack(one)
+        if (other := packs.setdefault(pack.name, pack)) is not pack:
+            raise InvalidPack(
+                f"two packs are called '{pack.name}': {other.folder} and {pack.folder}; to serve both, give one of "
+                f"them another name: other-name={one.rpartition('=')[2] if isinstance(one, str) else one.folder}"
+            )
+    return list(packs.values())
 
 
 def open_pack(name_or_folder: str) -> Pack:
     """Open a bundled pack by name, a folder by path, or a repository on the hub by `owner/name@COMMIT`.
 
+    The pack has the name of its folder, or the one that is put before it: `NAME=FOLDER`. A folder that has a `=` in its
+    own name must be written with a slash before that: `./a=b`.
+
     Raises:
-        InvalidPack: no such pack, or a folder without `model_index.json` or scheduler.
+        InvalidPack: no such pack, or its index or scheduler can't be read; the message names the file.
     """
+    name, equals, rest = name_or_folder.partition("=")
+    if not equals or os.sep in name:
+        return _opened(name_or_folder)
+    if not name or not rest:
+        raise InvalidPack(f"'{name_or_folder}' must have a name before the '=' and a pack after it: NAME=FOLDER")
+    return replace(_opened(rest), name=name)
+
+
+def _opened(name_or_folder: str) -> Pack:
+    try:
+        return _read(name_or_folder, *_found(name_or_folder))
+    except (OSError, RuntimeError) as error:  # no permission, or a ~ without a home folder
+        raise InvalidPack(f"'{name_or_folder}' can't be opened: {error}") from error
+
+
+def _found(name_or_folder: str) -> tuple[str, Path]:
+    """The name and the folder of a pack."""
     is_path = name_or_folder.startswith((".", "~")) or os.sep in name_or_folder
     bundled = PACKS_FOLDER / name_or_folder
     folder = bundled if not is_path and bundled.is_dir() else Path(name_or_folder).expanduser()
     on_hub = None if folder.is_dir() else HUB_ID.fullmatch(name_or_folder)
     if on_hub:
-        folder = _downloaded(on_hub["repository"], on_hub["revision"])
+        return on_hub["name"], downloaded(on_hub["repository"], on_hub["revision"])
+    return Path(os.path.abspath(folder)).name, folder  # as it was typed: links stay links
+
+
+def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
     if not (folder / "model_index.json").is_file():
         known = sorted(path.parent.name for path in PACKS_FOLDER.glob("*/model_index.json"))
         raise InvalidPack(
@@ -156,13 +220,16 @@ def open_pack(name_or_folder: str) -> Pack:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
-    index = read_object(folder / "model_index.json")
-    pack = Pack(
-        name=on_hub["name"] if on_hub else Path(os.path.abspath(folder)).name,  # as it was typed: links stay links
-        folder=folder,
-        index=index,
-        scheduler_config=_scheduler_config(index, read_object(scheduler)),
-    )
+    pack = Pack(name=name, folder=folder, index=read_object(folder / "model_index.json"), scheduler_config={})
+    pack = replace(pack, scheduler_config=_scheduler_config(pack, read_object(scheduler)))
+    if not isinstance(pack.defaults, dict):
+        raise InvalidPack(f"{folder / 'model_index.json'}: cynosure must be a JSON object, with the pack's defaults")
+    steps = pack.scheduler_config["num_train_timesteps"]
+    if not isinstance(steps, int) or steps < 1:
+        raise InvalidPack(f"{scheduler}: num_train_timesteps must be a positive whole number, not {json.dumps(steps)}")
+    prediction = pack.scheduler_config["prediction_type"]
+    if prediction not in _PREDICTIONS:
+        raise InvalidPack(f"{scheduler}: prediction_type must be one of {_PREDICTIONS}, not {json.dumps(prediction)}")
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
         raise InvalidPack(f"{folder / 'model_index.json'}: id2label must name the classes 0 to N-1, without a gap")

@@ -48,6 +48,7 @@ class Profile:
         rescales_output: guidance rescale is applied to the network's output, not to D.
         classifier_at_mean: ancestral sampling adds Σ·s·∇ₓ log p(y | xₜ, t) to the mean (ADM's `condition_mean`), and
             does not change D.
+        skips_negative: `clip_skip` counts for the negative prompt too.
         rounding: how floats become bytes.
         strength: how image-to-image counts strength.
         steps: whose steps the tables follow; `CONTINUOUS` concerns the samplers of `samplers`.
@@ -61,6 +62,7 @@ class Profile:
     keeps_noise: tuple[str, ...] = ()
     rescales_output: bool = False
     classifier_at_mean: bool = False
+    skips_negative: bool = True
     rounding: Rounding = Rounding.NEAREST
     strength: StrengthRule = StrengthRule.DIFFUSERS
     steps: Steps = Steps.EXACT
@@ -99,7 +101,7 @@ PROFILES: Mapping[str, Profile] = {
         strength=StrengthRule.SD,
         samplers=dict.fromkeys(("ddim", "pndm"), _SD_STEPS),
     ),
-    "diffusers": Profile(steps=Steps.FOLDER, keeps_noise=("ddim",), rescales_output=True),
+    "diffusers": Profile(steps=Steps.FOLDER, keeps_noise=("ddim",), rescales_output=True, skips_negative=False),
 }
 
 

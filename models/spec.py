@@ -17,6 +17,19 @@ class InvalidSpec(ValueError):
     """A spec that can't be drawn; the message names the field and what would be right."""
 
 
+class InvalidPrompt(InvalidSpec):
+    """A prompt that can't be read as its spec asks.
+
+    Args:
+        field: the field that holds it.
+        fault: what is wrong with it, as a sentence without its subject.
+    """
+
+    def __init__(self, field: str, fault: str) -> None:
+        super().__init__(f"{field} {fault}")
+        self.field = field
+
+
 class IntervalUnit(StrEnum):
     """Unit of the two numbers of a guidance interval."""
 
@@ -32,6 +45,14 @@ class Steps(StrEnum):
     EXACT = "exact"  # each step ends at the noise level at which the network is evaluated next
     FOLDER = "folder"  # those of the folder's own scheduler configuration, as diffusers' pipelines run it
     CONTINUOUS = "continuous"  # evenly spaced in continuous time, as in DPM-Solver's published code
+
+
+class LongPrompt(StrEnum):
+    """What is done with a prompt of more tokens than a text encoder reads at once."""
+
+    CHUNK = "chunk"  # encoded in several chunks, whose states are joined
+    TRUNCATE = "truncate"  # the tokens that are too many are cut off
+    REFUSE = "refuse"
 
 
 class Row(Enum):
@@ -159,6 +180,9 @@ class SampleSpec:
         prompt, negative_prompt: for packs that take text; the negative one replaces "no prompt" in unconditional rows.
         height, width: in pixels; `None` is the pack's own.
         size_conditioning: what networks that take it are told of size and crop.
+        long_prompt: what is done with prompts that are too long; `None` is the first of the pack's `PromptOptions`.
+        weighted: whether prompts hold weights, as `models.networks.weights` describes them.
+        clip_skip: the layer of CLIP that prompts are read from, counted from the one that the family uses, which is 1.
         sampler: a name of `models.samplers.SAMPLERS`.
         steps: sampling steps, 1..num_train_timesteps.
         eta: DDIM's share of fresh noise, 0..1.
@@ -184,6 +208,9 @@ class SampleSpec:
     height: int | None = None
     width: int | None = None
     size_conditioning: SizeConditioning = SizeConditioning()
+    long_prompt: LongPrompt | None = None
+    weighted: bool = False
+    clip_skip: int = 1
     guidance: Guidance = Guidance()
     sampler: str = "ddim"
     steps: int = 50
@@ -221,3 +248,31 @@ class SampleSpec:
     def size(self, own: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the picture, where `own` is the pack's."""
         return (own[0] if self.height is None else self.height, own[1] if self.width is None else self.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """What a model family lets a spec choose about the reading of prompts.
+
+    Attributes:
+        long_prompts: the first is the default; if empty, prompts that are too long are cut off.
+        takes_weights: whether words can have weights.
+        most_clip_skip: greatest `clip_skip`; 0 if there is no CLIP whose layers could be chosen.
+    """
+
+    long_prompts: tuple[LongPrompt, ...] = ()
+    takes_weights: bool = False
+    most_clip_skip: int = 0
+
+    def check(self, spec: SampleSpec) -> None:
+        """Refuse what the family can't do.
+
+        Raises:
+            InvalidSpec: names the field.
+        """
+        if spec.long_prompt is not None and spec.long_prompt not in self.long_prompts:
+            raise InvalidSpec(f"long_prompt is '{spec.long_prompt}'; known: {', '.join(self.long_prompts) or 'none'}")
+        if spec.weighted and not self.takes_weights:
+            raise InvalidSpec("prompts of this model's family can't be weighted")
+        if not 1 <= spec.clip_skip <= max(1, self.most_clip_skip):
+            raise InvalidSpec(f"clip_skip is {spec.clip_skip}; this model takes 1 to {max(1, self.most_clip_skip)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,6 +31,7 @@ from cynosure.contract import (
     ResolvedRequest,
     Sizes,
 )
+from cynosure.programs import program
 from cynosure.resolving import resolve
 from harness.processes import START_S, clean_environment, free_port, is_ready, wait_until
 from jobs.accounts.api_keys import KeyRing
@@ -48,8 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Servers under test hear Ctrl-C, also where a shell without job control started the tests and had it ignored."""
+    """Servers under test hear Ctrl-C, also where a shell without job control started the tests and had it ignored.
+
+    They are on this machine, so no proxy is asked for them.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
 
 LONG = (
@@ -271,7 +276,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> It
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
     options = ["--port", str(port), "--data", str(data), "--models", str(small_pack)]
-    server = subprocess.Popen([sys.executable, "-m", "app.commands.up", *options], env=clean_environment())
+    server = subprocess.Popen(program("app.commands.up", *options), env=clean_environment())
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

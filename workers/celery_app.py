@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import Celery
+from celery.apps.worker import Worker
 from kombu import Queue
 
 from jobs.queue.doorbell import RUN_JOB, celery_settings, queue_of
 from jobs.settings import StoreSettings
 from workers.host import EngineHost
+
+
+class SilentWorker(Worker):
+    """Leaves the log as it is, and signals to the drain: Celery's handlers print, and on SIGHUP restart the worker."""
+
+    def setup_logging(self, colorize: bool | None = None) -> bool:
+        logging.getLogger("celery").setLevel(logging.WARNING)
+        return True  # "it is set up"
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        pass
 
 
 def build_celery(settings: StoreSettings, host: EngineHost) -> Celery:

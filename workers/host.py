@@ -113,7 +113,7 @@ class EngineHost:
         except DeadlineExceeded as error:
             self._fail(claim, "deadline_exceeded", str(error))
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
-            self._fail(claim, "invalid_request", str(error))
+            self._fail(claim, "invalid_request", str(error), getattr(error, "field", None))
         except SampleFailed as error:
             self._fail(claim, "sampling_failed", str(error))
         except RedisError:
@@ -167,8 +167,8 @@ class EngineHost:
         threads = {calibration.layout.threads for calibration in calibrations}
         return len(threads) == 1 and all(calibration.is_reproducible for calibration in calibrations)
 
-    def _fail(self, claim: Claim, code: str, message: str) -> None:
-        self._retrying.call(lambda: self._store.fail(claim, JobError(code=code, message=message)))
+    def _fail(self, claim: Claim, code: str, message: str, field: str | None = None) -> None:
+        self._retrying.call(lambda: self._store.fail(claim, JobError(code=code, message=message, field=field)))
 
     def _give_back(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> None:
         log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")

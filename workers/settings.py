@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,7 +14,9 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CYNOSURE_WORKER_", frozen=True)
 
     models: str = Field(
-        "fashion,emoji", description="Packs to load: names, folders or owner/name@COMMIT, separated by commas."
+        "fashion,emoji",
+        description="Packs to load, separated by commas: names, folders or owner/name@COMMIT. NAME= before one gives "
+        "it another name. The first that fits a request is its default model.",
     )
     device: str = Field("cpu", description="Torch device of the engine.")
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
@@ -37,6 +39,13 @@ class WorkerSettings(BaseSettings):
         description="Seconds for which a worker with room may miss waiting bells before it stops, to be restarted.",
     )
     job_timeout_s: float = Field(3600.0, gt=0, description="A job that runs longer fails with `deadline_exceeded`.")
+
+    @field_validator("models")
+    @classmethod
+    def _names_one(cls, models: str) -> str:
+        if not models.replace(",", "").strip():
+            raise ValueError("it names no pack")
+        return models
 
     @property
     def packs(self) -> tuple[str, ...]:

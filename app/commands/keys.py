@@ -22,9 +22,12 @@ from jobs.accounts.allowance import Limits
 from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
 from jobs.accounts.links import LinkSigner
 from jobs.settings import StoreSettings
+from jobs.starting import InvalidSettings, read_settings
 
 URL_FILE = "store.url"
 """File in the data folder of `cynosure up` that holds the address of its store."""
+NO_CREDENTIALS: dict[str, None] = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+"""For the store of `cynosure up`, which needs none: those in the environment belong to another store."""
 
 
 command = typer.Typer(
@@ -132,10 +135,8 @@ def revoke_links(data: Data = Path("data")) -> None:
 def _settings(data: Path) -> StoreSettings:
     url_file = data / URL_FILE
     if "REDIS_URL" not in os.environ and url_file.exists():
-        # Credentials in the environment belong to another store; the one of `cynosure up` needs none.
-        no_credentials = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
-        return StoreSettings(redis_url=url_file.read_text().strip(), **no_credentials)
-    return StoreSettings()
+        return read_settings(StoreSettings, redis_url=url_file.read_text().strip(), **NO_CREDENTIALS)
+    return read_settings(StoreSettings)
 
 
 def _row(key: ApiKey) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ def _run(work: Callable[[StoreSettings], Coroutine[None, None, None]], data: Pat
         asyncio.run(work(_settings(data)))
     except StoreUnavailable:
         sys.exit("cynosure keys: the store does not answer. Start `cynosure up` first, or set REDIS_URL or --data.")
-    except NoSuchKey as error:
+    except (NoSuchKey, InvalidSettings) as error:
         sys.exit(f"cynosure keys: {error}")
 
 

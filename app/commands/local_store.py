@@ -19,13 +19,16 @@ LOCK_FILE = "valkey.lock"
 
 def _lock(data: Path) -> None:
     """Lock the folder for as long as this process, and the server that it becomes, lives."""
-    descriptor = os.open(data / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        descriptor = os.open(data / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.stderr.write(
             f"cynosure up: another Cynosure is using {data}; stop it, or choose another folder with --data\n"
         )
+        sys.exit(os.EX_CONFIG)
+    except OSError as error:
+        sys.stderr.write(f"cynosure up: can't use the data folder {data}: {error}; choose another with --data\n")
         sys.exit(os.EX_CONFIG)
     os.set_inheritable(descriptor, True)
 
@@ -35,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cynosure up (store)", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder for the append-only file")
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on, instead of TCP")
+    parser.add_argument("--log", type=Path, required=True, help="file for the server's own log")
     arguments = parser.parse_args()
     _lock(arguments.data)
     options = {
@@ -42,7 +46,7 @@ def main() -> None:
         "unixsocket": str(arguments.socket),
         "unixsocketperm": "700",
         "dir": str(arguments.data),
-        "logfile": str(arguments.data / "valkey.log"),
+        "logfile": str(arguments.log),
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",  # no snapshots: the append-only file has everything

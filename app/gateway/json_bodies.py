@@ -44,7 +44,7 @@ def parsed_json(raw: bytes, subject: str = "The body", *, is_line: bool = False)
             f"{subject} is not UTF-8: byte 0x{byte:02x} {_place(before, len(before), is_line)}{looks}."
         ) from error
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_members)
     except json.JSONDecodeError as error:
         reason, at = error.msg.removesuffix(" at"), error.pos
         hint = _hint(text, reason, at)
@@ -52,6 +52,8 @@ def parsed_json(raw: bytes, subject: str = "The body", *, is_line: bool = False)
         reason = f"{error} is not a JSON number"
         at = next(match.start(1) for match in _CONSTANT.finditer(text) if match.group(1))
         hint = "write a finite number, or leave the field out"
+    except NamedTwice as error:
+        raise MalformedBody(f"{subject} {error}.") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise MalformedBody(f"{subject} can't be read: {reason}.") from error
@@ -75,6 +77,30 @@ class JSONRoute(APIRoute):
 class _JSONRequest(Request):
     async def json(self) -> Any:
         return parsed_json(await self.body())
+
+
+class NamedTwice(ValueError):
+    """An object has two members of one name, of which parsers keep one or the other (RFC 8259, section 4)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"has '{name[:100]}' twice; write it once")
+
+
+class Members(dict[str, Any]):
+    """The members of an object while it is read; the second of one name raises `NamedTwice`."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self:
+            raise NamedTwice(name)
+        super().__setitem__(name, value)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise NamedTwice(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 class _NotANumber(ValueError):

@@ -7,7 +7,6 @@ import itertools
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from cynosure.cli.shared import refusing
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, Job, ModelCard
 from cynosure.errors import CynosureError, NoWorker, Unreachable
+from cynosure.programs import program
 
 CELL, MARGIN, HEADER = 84, 230, 24  # pixels
 START_TIMEOUT_S = 300.0  # long enough for a slow disk; a server that exits is noticed at once
@@ -156,7 +156,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
         environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
         environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: none is needed
-        command = [sys.executable, "-m", "app.commands.up", "--port", str(port), "--data", data, "--with-parent"]
+        command = program("app.commands.up", "--port", str(port), "--data", data, "--with-parent")
         path = Path(data) / "server.log"  # its hints are for a server that stays
         with path.open("wb") as log:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -12,10 +12,13 @@ from cynosure.cli.shared import (
     ApiKey,
     AsJson,
     Assignments,
+    ClipSkip,
+    LongPrompts,
     Model,
     Sampler,
     Size,
     Steps,
+    Syntax,
     Url,
     encoded,
     merged,
@@ -51,6 +54,9 @@ def generate(
     model: Model = None,
     prompt: Annotated[str | None, typer.Option(help="what to draw, for models that take prompts")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
+    long_prompt: LongPrompts = None,
+    prompt_syntax: Syntax = None,
+    clip_skip: ClipSkip = None,
     init_image: Annotated[Path | None, typer.Option(help="picture to start from", exists=True, dir_okay=False)] = None,
     strength: Annotated[float | None, typer.Option(help="how far to depart from init_image, 0 to 1")] = None,
     mask_image: Annotated[
@@ -76,6 +82,9 @@ def generate(
         "model": model,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
+        "long_prompt": long_prompt,
+        "prompt_syntax": prompt_syntax,
+        "clip_skip": clip_skip,
         "init_image": encoded(init_image),
         "strength": strength,
         "mask_image": encoded(mask_image),
@@ -100,3 +109,5 @@ def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:
         return
     for path in paths:
         typer.echo(path)
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)

@@ -33,6 +33,10 @@ def plan(
     time = "" if estimate.seconds is None else f", about {estimate.seconds:.2f} s on an idle worker"
     typer.echo(f"{len(estimate.timesteps)} evaluations, {estimate.guided_evaluations} of them guided")
     typer.echo(f"rows: {rows}{cost}{time}")
+    for read in estimate.tokens:
+        chunks = f" in {read.chunks} chunks" if read.chunks > 1 else ""
+        cut = f"; cut off: '{read.cut}'" if read.cut else ""
+        typer.echo(f"{read.field}: {read.tokens} tokens{chunks}; {read.encoder} reads {read.limit} at once{cut}")
     typer.echo(f"timesteps: {', '.join(f'{timestep:g}' for timestep in estimate.timesteps)}")
     typer.echo(f"sigmas: {', '.join(f'{sigma:.4g}' for sigma in estimate.sigmas)}")
     for warning in estimate.warnings:

@@ -13,12 +13,19 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from cynosure.programs import program
+
 SERVICES = {
     "up": ("app.commands.up", "app.commands.up:main", "Run the store, workers and gateway on this machine."),
     "serve": ("app", "app.__main__:main", "Run the gateway only."),
     "keys": ("app.commands.keys", "app.commands.keys:command", "Create, list, rotate and revoke API keys."),
-    "worker": ("workers", "workers.options:worker", "Run one worker."),
+    "worker": ("workers", "workers.__main__:main", "Run one worker."),
     "train": ("models.training", "models.command_line:train", "Train a bundled model pack."),
+    "import": (
+        "models.importing.single_files",
+        "models.command_line:import_file",
+        "Convert a single .safetensors file (Stable Diffusion, Flux) to a model pack.",
+    ),
     "import-adm": (
         "models.importing",
         "models.command_line:import_adm",
@@ -58,10 +65,10 @@ def announced(text: str) -> Callable[[], None]:
 
 def _loaded(name: str, arguments: tuple[str, ...]) -> Any:
     """The command with its options: it checks the arguments and then becomes the program, so signals reach it."""
-    program, declared, _ = SERVICES[name]
-    module, _, attribute = declared.partition(":")
+    module, declared, _ = SERVICES[name]
+    place, _, attribute = declared.partition(":")
     try:
-        declaration = getattr(import_module(module), attribute)
+        declaration = getattr(import_module(place), attribute)
     except ModuleNotFoundError as error:
         typer.echo(f"cynosure {name}: needs {error.name}, which is not installed. Try `make install`.", err=True)
         raise typer.Exit(1) from None
@@ -70,7 +77,7 @@ def _loaded(name: str, arguments: tuple[str, ...]) -> Any:
 
     @wraps(declaration)
     def become(**_: Any) -> None:
-        os.execv(sys.executable, [sys.executable, "-m", program, *arguments])
+        os.execv(sys.executable, program(module, *arguments))
 
     command = typer.Typer(add_completion=False)
     command.command()(become)

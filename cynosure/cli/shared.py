@@ -22,7 +22,7 @@ from rich.table import Table
 from cynosure.cli import completion
 from cynosure.client import Client
 from cynosure.client.address import server_url
-from cynosure.contract import Job, Preview, Progress
+from cynosure.contract import Job, LongPrompt, Preview, Progress, PromptSyntax
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
 from cynosure.metadata import encoded_picture
 
@@ -80,6 +80,17 @@ Size = Annotated[
     typer.Option(
         callback=_size, metavar="WIDTHxHEIGHT", help="size in pixels, such as 832x1216", show_default="the model's"
     ),
+]
+LongPrompts = Annotated[
+    LongPrompt | None,
+    typer.Option("--long-prompt", help="prompts of more tokens than CLIP reads at once", show_default="the model's"),
+]
+Syntax = Annotated[
+    PromptSyntax | None,
+    typer.Option("--prompt-syntax", help="plain, or weighted as in A1111: (word:1.3)", show_default="plain"),
+]
+ClipSkip = Annotated[
+    int | None, typer.Option(help="layer of CLIP, counted from its last as in A1111", show_default="1")
 ]
 Assignments = Annotated[
     list[str] | None,

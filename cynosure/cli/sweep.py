@@ -11,10 +11,13 @@ from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
+    ClipSkip,
+    LongPrompts,
     Model,
     Sampler,
     Size,
     Steps,
+    Syntax,
     Url,
     refusing,
     save_beside,
@@ -47,6 +50,9 @@ def sweep(
     steps: Steps = None,
     size: Size = None,
     model: Model = None,
+    long_prompt: LongPrompts = None,
+    prompt_syntax: Syntax = None,
+    clip_skip: ClipSkip = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the PNGs and sheet.png", file_okay=False)] = Path(
         "out"
     ),
@@ -62,6 +68,9 @@ def sweep(
         "steps": steps,
         **sides(size),
         "model": model,
+        "long_prompt": long_prompt,
+        "prompt_syntax": prompt_syntax,
+        "clip_skip": clip_skip,
     }
     body = {
         "request": {key: value for key, value in shared.items() if value is not None},

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from cynosure.addresses import is_loopback
 from cynosure.contract import Problem
 from cynosure.errors import CynosureError, Unreachable, error_of
 
@@ -40,7 +41,12 @@ class Retries:
 def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
     """Keyword arguments of httpx's clients."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    return {"base_url": url, "headers": headers, "timeout": timeout_s}
+    options = {"base_url": url, "headers": headers, "timeout": timeout_s}
+    if is_loopback(
+        httpx.URL(url).host
+    ):  # this machine, which no proxy of the environment reaches; only its certificates
+        options |= {"trust_env": False, "verify": httpx.create_ssl_context()}
+    return options
 
 
 @dataclass

@@ -22,6 +22,7 @@ from cynosure.contract.jobs import (
 from cynosure.contract.plans import (
     NetworkCalls,
     Plan,
+    PromptTokens,
 )
 from cynosure.contract.problems import (
     Problem,
@@ -63,8 +64,10 @@ from cynosure.contract.terms import (
     GuidanceRule,
     IntervalUnit,
     JobStatus,
+    LongPrompt,
     OutputFormat,
     Priority,
+    PromptSyntax,
 )
 
 __all__ = [
@@ -102,6 +105,7 @@ __all__ = [
     "JobList",
     "JobStatus",
     "Label",
+    "LongPrompt",
     "ModelCard",
     "ModelDefaults",
     "ModelList",
@@ -113,6 +117,8 @@ __all__ = [
     "Priority",
     "Problem",
     "Progress",
+    "PromptSyntax",
+    "PromptTokens",
     "ResolvedRequest",
     "Scale",
     "Side",

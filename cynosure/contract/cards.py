@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from cynosure.contract.sizes import Sizes
-from cynosure.contract.terms import MAX_IMAGES, ClassifierBase, GuidanceMode
+from cynosure.contract.terms import MAX_IMAGES, ClassifierBase, GuidanceMode, LongPrompt, PromptSyntax
 
 
 class ModelDefaults(BaseModel):
@@ -54,6 +54,13 @@ class ModelCard(BaseModel):
     )
     max_images: int = MAX_IMAGES
     takes_prompt: bool = False
+    long_prompts: tuple[LongPrompt, ...] = Field(
+        (), description="Values of `long_prompt`, the default first; if empty, prompts that are too long are cut off."
+    )
+    prompt_syntaxes: tuple[PromptSyntax, ...] = Field(
+        (), description="Values of `prompt_syntax`, the default first; if empty, prompts are plain."
+    )
+    max_clip_skip: int = Field(0, description="Greatest `clip_skip`; 0 if the model takes none.")
     takes_init_image: bool = Field(True, description="Whether pictures can start from `init_image`.")
     needs_init_image: bool = Field(False, description="Whether `init_image` is required: the model enlarges pictures.")
     spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")

@@ -32,6 +32,7 @@ class JobError(BaseModel):
 
     code: str
     message: str
+    field: str | None = Field(None, description="The field of the request that is at fault, if it is a single one.")
 
 
 class JobLinks(BaseModel):

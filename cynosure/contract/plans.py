@@ -17,6 +17,19 @@ class NetworkCalls(BaseModel):
     classifier: int = Field(0, description="Each row is one forward and one backward pass.")
 
 
+class PromptTokens(BaseModel):
+    """How one of the model's text encoders reads a prompt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str = Field(description="The prompt's field.")
+    encoder: str = Field(description="Name of the text encoder in the model's folder.")
+    tokens: int = Field(description="Number of the prompt's tokens.")
+    limit: int = Field(description="Number of tokens that the encoder reads at once.")
+    chunks: int = Field(description="Number of times that it reads.")
+    cut: str | None = Field(None, description="The end of the prompt, if it is cut off.")
+
+
 class Plan(BaseModel):
     """The cost of a request, worked out without running it."""
 
@@ -29,4 +42,5 @@ class Plan(BaseModel):
     rows: NetworkCalls
     flop: int | None = Field(None, description="Floating-point operations of the networks; null if not counted.")
     seconds: float | None = Field(None, description="Estimate for an idle worker, networks only; null if unknown.")
+    tokens: tuple[PromptTokens, ...] = Field((), description="The prompts' tokens, for each text encoder.")
     warnings: tuple[str, ...] = Field((), description="Settings that are legal but probably not intended.")

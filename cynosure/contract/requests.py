@@ -35,8 +35,10 @@ from cynosure.contract.terms import (
     GuidanceMode,
     GuidanceRule,
     IntervalUnit,
+    LongPrompt,
     OutputFormat,
     Priority,
+    PromptSyntax,
 )
 
 
@@ -114,6 +116,21 @@ class GenerateRequest(Spelled):
         None, max_length=MAX_PROMPT_LENGTH, description="What to draw, for models that take prompts."
     )
     negative_prompt: str | None = Field(None, max_length=MAX_PROMPT_LENGTH, description="What to steer away from.")
+    long_prompt: LongPrompt | None = Field(
+        None,
+        description="What to do with a prompt of more tokens than the text encoder reads at once: `chunk` encodes it "
+        "in chunks and joins them, `truncate` cuts off the rest, `refuse` refuses it. Default: the card's first.",
+    )
+    prompt_syntax: PromptSyntax | None = Field(
+        None,
+        description="`plain` (default): every sign is text. `weighted`: `(word)`, `(word:1.3)` and `[word]` weigh "
+        "words as in A1111, and a backslash makes a bracket text.",
+    )
+    clip_skip: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None,
+        description="Layer of CLIP that prompts are read from, counted back from the one that the model uses, which "
+        "is 1, as in A1111; in diffusers it is one less.",
+    )
     guidance_mode: GuidanceMode | None = Field(
         None, description="Source of the guidance. Default: the model's with a label or prompt, otherwise none."
     )

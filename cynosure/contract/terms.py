@@ -55,6 +55,21 @@ class GuidanceRule(StrEnum):
     CFG_PLUS_PLUS = "cfg++"
 
 
+class LongPrompt(StrEnum):
+    """What is done with a prompt of more tokens than the text encoder reads at once."""
+
+    CHUNK = "chunk"
+    TRUNCATE = "truncate"
+    REFUSE = "refuse"
+
+
+class PromptSyntax(StrEnum):
+    """How the signs in a prompt are read."""
+
+    PLAIN = "plain"
+    WEIGHTED = "weighted"
+
+
 class IntervalUnit(StrEnum):
     """Unit of the two numbers of a guidance interval."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from cynosure.contract import (
     MAX_CONDITION_TERMS,
@@ -76,6 +77,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         "sampler": sampler,
         "steps": steps,
         "seed": seed if request.seed is None else request.seed,
+        **_reading(request, card),
         "width": width,
         "height": height,
         "profile": profile,
@@ -128,6 +130,23 @@ def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
     if steps > most:
         raise InvalidRequest(f"'{card.name}' takes at most {most} steps with sampler '{sampler}'.", field="steps")
     return steps
+
+
+def _reading(request: GenerateRequest, card: ModelCard) -> dict[str, Any]:
+    """How prompts are read; `None` for what the model leaves no choice of."""
+    for field, known in (("long_prompt", card.long_prompts), ("prompt_syntax", card.prompt_syntaxes)):
+        value = getattr(request, field)
+        if value is not None and value not in known:
+            has = f"has no {field} '{value}'; it has: {_list(known)}" if known else f"takes no {field}"
+            raise UnsupportedField(field, f"'{card.name}' {has}.")
+    if (request.clip_skip or 0) > card.max_clip_skip:
+        takes = f"takes a clip_skip of 1 to {card.max_clip_skip}" if card.max_clip_skip else "takes no clip_skip"
+        raise UnsupportedField("clip_skip", f"'{card.name}' {takes}.")
+    return {
+        "long_prompt": request.long_prompt or next(iter(card.long_prompts), None),
+        "prompt_syntax": request.prompt_syntax or next(iter(card.prompt_syntaxes), None),
+        "clip_skip": request.clip_skip or (1 if card.max_clip_skip else None),
+    }
 
 
 def _check_presence_of_pictures(request: GenerateRequest, card: ModelCard, steps: int) -> None:

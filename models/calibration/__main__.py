@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from functools import wraps
 
-import torch
 import typer
 
 from models import command_line
 from models.calibration.measure import calibrated
 from models.calibration.report import report
+from models.loading import InvalidDevice, device_named
 from models.pack import InvalidPack, open_pack
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -19,11 +19,11 @@ command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @command.command()
 @wraps(command_line.calibrate)
 def _main(pack: str, device: str, precision: command_line.Precision, again: bool, compile: bool) -> None:
-    on = torch.device(device)
     try:
+        on = device_named(device)
         opened = open_pack(pack)
         calibration = calibrated(opened, on, precision=precision, compiled=compile, again=again)
-    except InvalidPack as error:
+    except (InvalidPack, InvalidDevice) as error:
         sys.exit(f"cynosure calibrate: {error}")
     print("\n".join(report(opened, on, calibration)))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.denoisers import Conditioning, Denoiser, latent_shape_of
 from models.pack import Pack
-from models.spec import Pixels, SampleSpec
+from models.spec import LongPrompt, Pixels, SampleSpec
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
@@ -19,6 +19,7 @@ CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), all with the batch axis first."""
 Batch = tuple[Tensor, Tensor, Conditioning]
+Shape = tuple[torch.Size, ...]
 
 
 def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
@@ -29,12 +30,12 @@ def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
 def example_conditionings(
     denoiser: Denoiser, pack: Pack, size: tuple[int, int] | None = None
 ) -> Sequence[Conditioning]:
-    """Some distinct conditionings of denoiser rows, to measure with, for pictures of `size` (height, width)."""
+    """Some distinct conditionings of denoiser rows, of one shape, for pictures of `size` (height, width)."""
     height, width = size or denoiser.picture_size
     start = Pixels.of(np.zeros((height, width, 3), np.uint8))
     prompts = ("a cat", "two red apples on a table", "")
     labels = [number % len(pack.labels) if pack.labels else None for number in range(len(prompts))]
-    shared = SampleSpec(pack=pack.name, init_image=start, height=height, width=width)
+    shared = SampleSpec(pack=pack.name, init_image=start, height=height, width=width, long_prompt=LongPrompt.TRUNCATE)
     return [
         denoiser.conditioning(replace(shared, label=label, prompt=prompt))[0]
         for label, prompt in zip(labels, prompts, strict=True)
@@ -44,6 +45,11 @@ def example_conditionings(
 def stacked(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
     """Stack rows' conditioning into a batch's."""
     return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+
+
+def shape_of(row: Conditioning) -> Shape:
+    """The shapes of a row's conditioning; rows that differ in it can't be stacked."""
+    return tuple(tensor.shape for tensor in row.values())
 
 
 class Probes:

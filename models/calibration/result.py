@@ -74,6 +74,16 @@ class NetworkCalibration:
         """
         return self._holding(rows).rows
 
+    def alone(self, row_cost: float = 1.0) -> NetworkCalibration:
+        """Every row in a batch of its own: for rows of another shape than the measured ones.
+
+        `row_cost` is that of such a row, relative to one of the measured shape.
+        """
+        smallest = self._usable[0]
+        one = BatchSize(rows=1, row_ms=row_cost * smallest.rows * smallest.row_ms, bits="")
+        measured = (one,) if self.measured else ()
+        return replace(self, reference=1, measured=measured, row_flop=round(row_cost * self.row_flop))
+
     def row_seconds(self, rows: int) -> float:
         """Estimated seconds for a batch of `rows`, padding included."""
         holding = self._holding(rows)
@@ -89,14 +99,6 @@ class NetworkCalibration:
 
         count = min(range(fewest, min(fewest + lanes, rows + 1)), key=seconds)
         return [rows // count + (number < rows % count) for number in range(count)]
-
-    def alone(self, row_cost: float) -> NetworkCalibration:
-        """Of rows of another shape, whose batches are not measured: they run one at a time, and so have no neighbours.
-
-        `row_cost` is that of such a row, relative to one of the measured shape.
-        """
-        least = [BatchSize(rows=1, row_ms=row_cost * size.row_ms, bits="") for size in self.measured[:1]]
-        return replace(self, reference=1, measured=tuple(least), row_flop=round(row_cost * self.row_flop))
 
     @property
     def _reference_bits(self) -> str | None:

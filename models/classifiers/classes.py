@@ -232,7 +232,7 @@ def load_classifier(
     """Load the pack's classifier with frozen parameters; `None` if it has none."""
     if not pack.has_classifier:
         return None
-    network = AdmClassifier if pack.index["classifier"][1] == "AdmClassifier" else NoiseAwareClassifier
+    network = AdmClassifier if pack.declared_class("classifier") == "AdmClassifier" else NoiseAwareClassifier
     return load_component(network, pack, "classifier", device, precision, keys=every_key(network))
 
 

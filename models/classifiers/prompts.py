@@ -17,12 +17,17 @@ from models.configs import every_key
 from models.configs.text_encoders import CLIP_TEXT
 from models.loading import load_component, load_tokenizer, token_limit, with_float32_mode
 from models.networks.sentences import pack_encoder
-from models.networks.tokens import lost, remarks_on
+from models.networks.tokens import parts_of, reading_of, readings_on, remarks_on
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 from models.spec import InvalidSpec, SampleSpec
 
 LOGIT_SCALE = 100.0  # the maximum that CLIP's learned temperature is clipped to (Radford et al. 2021, section 2.5)
+
+
+def _words_of(spec: SampleSpec) -> str:
+    """The spec's prompt without weights: similarity with it has none."""
+    return "".join(text for text, _ in parts_of(spec, "prompt"))
 
 
 class PromptSteering:
@@ -52,11 +57,11 @@ class PromptSteering:
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
         if not spec.prompt or not spec.prompt.strip():
             raise InvalidSpec("this model's classifier needs a prompt; the spec has none")
-        return {"embedding": self._embedded(spec.prompt)}
+        return {"embedding": self._embedded(_words_of(spec))}
 
     def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        read = partial(lost, self.tokenizer, max_length=self.tokenizer.model_max_length)
-        return remarks_on(replace(spec, negative_prompt=None), [read])
+        read = partial(reading_of, self.tokenizer, max_length=self.tokenizer.model_max_length)
+        return remarks_on(readings_on(replace(spec, negative_prompt=None, long_prompt=None), [read]))
 
     @torch.inference_mode()
     def _embed(self, prompt: str) -> Tensor:

@@ -66,6 +66,4 @@ def check_index(pack: Pack) -> None:
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
         raise InvalidPack(f"{path}: _class_name is {pipeline}; served: {', '.join(PIPELINES)}")
     check_keys(pack.index, PIPELINES[pipeline], path)
-    if not isinstance(pack.defaults, dict):
-        raise InvalidPack(f"{path}: cynosure must be an object, not a {type(pack.defaults).__name__}")
     check_keys(pack.defaults, {**_SERVING, **_SERVING_MORE.get(pack.family, {})}, f"{path}: cynosure")

@@ -10,15 +10,17 @@ from models.configs import every_key
 from models.denoisers.base import Conditioning, Sizes
 from models.loading import load_component
 from models.networks import AdmUNet
+from models.networks.tokens import Readings
 from models.pack import Pack
 from models.precision import Precision
-from models.spec import InvalidSpec, SampleSpec
+from models.spec import InvalidSpec, PromptOptions, SampleSpec
 
 
 class AdmDenoiser:
     """Class-conditional ADM networks have no null class: unconditional rows need a second pack (`guide_pack`)."""
 
     takes_prompt = False
+    prompt_options = PromptOptions()
     sees_mask = False
     takes_size_conditioning = False
     patch = 1
@@ -56,8 +58,8 @@ class AdmDenoiser:
         low_res = conditioning["low_res"].to(dtype) if "low_res" in conditioning else None
         return self.network(x.to(dtype), timesteps, conditioning.get("labels"), low_res).float()
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}
 
     def decode(self, x: Tensor) -> Tensor:
         return x

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from models.spec import SampleSpec
+from models.networks.tokens import Readings
+from models.spec import PromptOptions, SampleSpec
 
 Conditioning = Mapping[str, Tensor]
 """A row's inputs other than latent and timestep, by name. In a batch they are stacked along a first axis."""
@@ -103,6 +104,7 @@ class Denoiser(Protocol):
         sees_mask: whether the network was trained for inpainting, and takes the mask and the unmasked picture as input.
         low_res_size: side of the small picture that a super-resolution model enlarges, or `None`.
         learns_variance: whether the output has C more channels, for the variance.
+        prompt_options: what a spec may choose about the reading of its prompts.
         default_scale: classifier-free scale of diffusers' pipeline for the family, for packs that declare none.
     """
 
@@ -119,6 +121,7 @@ class Denoiser(Protocol):
     sees_mask: bool
     low_res_size: int | None
     learns_variance: bool
+    prompt_options: PromptOptions
     default_scale: float
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
@@ -128,8 +131,12 @@ class Denoiser(Protocol):
             InvalidSpec: the spec lacks what the family needs.
         """
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        """What of the spec's prompts the family does not read, in sentences. Called where `conditioning` is."""
+    def readings(self, spec: SampleSpec) -> Readings:
+        """How the family's text encoders read the spec's prompts. Called where `conditioning` is.
+
+        Raises:
+            InvalidPrompt: a prompt is too long and the spec says to refuse it, or it can't be read as weighted.
+        """
 
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output, float32 (B,C or 2C,H,W), for `x` (B,C,H,W) at `timesteps` (B,)."""

@@ -16,17 +16,17 @@ from models.denoisers.base import Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
-from models.networks.tokens import remarks_on
+from models.networks.tokens import Readings, readings_on
 from models.pack import LATENT_PATCH, Pack
 from models.precision import Precision
-from models.spec import SampleSpec
+from models.spec import LongPrompt, PromptOptions, SampleSpec
 
 T5_TOKENS = 512
 GUIDANCE = 3.5  # of Flux.1-dev's pipeline
 
 
 class FluxDenoiser(LatentPictures):
-    """Prompts are encoded as T5's states and CLIP's pooled vector.
+    """Prompts are encoded as T5's states and CLIP's pooled vector, each up to its own limit, as in diffusers' pipeline.
 
     A guidance-distilled network takes a scale, the pack's `distilled_guidance`, as an input like the timestep. A
     request's guidance is classifier-free guidance on top of it, with separate rows.
@@ -41,6 +41,7 @@ class FluxDenoiser(LatentPictures):
     patch = LATENT_PATCH
     default_scale = 1.0  # its own guidance is an input of the network
     prediction_type = "flow_prediction"
+    prompt_options = PromptOptions(long_prompts=(LongPrompt.TRUNCATE, LongPrompt.REFUSE))
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(
@@ -61,8 +62,8 @@ class FluxDenoiser(LatentPictures):
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return remarks_on(spec, [self.t5.remarks, self.clip.remarks])
+    def readings(self, spec: SampleSpec) -> Readings:
+        return readings_on(spec, [self.t5.reading, self.clip.reading])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:

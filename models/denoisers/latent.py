@@ -13,8 +13,9 @@ from models.configs import Keys
 from models.configs.networks import AUTOENCODER
 from models.denoisers.base import Sizes
 from models.loading import load_component
+from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
-from models.spec import SampleSpec
+from models.spec import PromptOptions, SampleSpec
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -85,6 +86,7 @@ class LatentPictures:
         InvalidPack: no size, or an autoencoder with other latents; as for `load_component`.
     """
 
+    prompt_options = PromptOptions()
     patch = 1
     takes_size_conditioning = False
 
@@ -98,7 +100,9 @@ class LatentPictures:
     ) -> None:
         self.autoencoder = Autoencoder(pack, device, keys)
         if size is None:
-            raise InvalidPack(f"pack '{pack.name}': its network's config.json has no sample_size")
+            raise InvalidPack(
+                f"{pack.folder}: the config.json of its network has no sample_size; add it: the side of the latents"
+            )
         if channels != self.autoencoder.channels:
             raise InvalidPack(
                 f"{pack.folder}: its {pack.family} denoises {channels} channels, and the latents of its vae have "
@@ -118,5 +122,5 @@ class LatentPictures:
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.denoisers.base import Sizes
-from models.spec import SampleSpec
+from models.networks.tokens import Readings
+from models.spec import PromptOptions, SampleSpec
 
 
 class FoldedPixels:
@@ -18,6 +19,7 @@ class FoldedPixels:
         pixel_unshuffle: the factor; 1 for unfolded pixels.
     """
 
+    prompt_options = PromptOptions()
     default_scale = 3.0
     takes_size_conditioning = False
     patch = 1
@@ -36,8 +38,8 @@ class FoldedPixels:
     def encode(self, pictures: Tensor) -> Tensor:
         return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         channels = self.latent_shape[0] // self.pixel_unshuffle**2

@@ -11,7 +11,7 @@ from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
 from models.loading import load_component
 from models.networks.sentences import pack_encoder
-from models.networks.tokens import remarks_on
+from models.networks.tokens import Readings, readings_on
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import SampleSpec
@@ -49,8 +49,8 @@ class PromptedPixelDenoiser(FoldedPixels):
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._conditioning(spec.prompt, spec.label), self._conditioning(spec.negative_prompt, None)
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return remarks_on(spec, [self.encoder.remarks])
+    def readings(self, spec: SampleSpec) -> Readings:
+        return readings_on(spec, [lambda texts: self.encoder.reading("".join(texts))])
 
     def _conditioning(self, prompt: str | None, style: int | None) -> Conditioning:
         text = self.encoder(prompt) if prompt and prompt.strip() else torch.zeros(self.encoder.size)

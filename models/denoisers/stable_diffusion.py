@@ -17,13 +17,13 @@ from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOE
 from models.configs.text_encoders import CLIP_TEXT
 from models.denoisers.base import Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
-from models.denoisers.text import TextEncoder
+from models.denoisers.text import TextEncoder, Wording, weighed
 from models.loading import load_component
-from models.networks.tokens import remarks_on
+from models.networks.tokens import Readings, readings_on
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
-from models.profiles import fitted
-from models.spec import SampleSpec
+from models.profiles import PROFILES, fitted
+from models.spec import LongPrompt, PromptOptions, SampleSpec
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
@@ -43,6 +43,10 @@ def _embedded_scale(guidance: float, width: int, device: torch.device) -> Tensor
 
 class StableDiffusionDenoiser(LatentPictures):
     """Prompts are encoded as the states of one CLIP text encoder, or of two for XL; no prompt is encoded as "".
+
+    A prompt of more tokens than CLIP reads at once is encoded in chunks, whose states are joined; XL's pooled vector is
+    that of the first chunk, as in A1111 and ComfyUI. The shorter of prompt and negative prompt is filled up with chunks
+    of "", so that both rows have equally many tokens, as compel does, and A1111 with `pad_cond_uncond`.
 
     A UNet trained for inpainting has additional input channels for the mask and for the latents of the picture with the
     masked area grey. Without a picture everything is masked.
@@ -85,12 +89,21 @@ class StableDiffusionDenoiser(LatentPictures):
         self.encoders = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)]
         if self.is_xl:
             self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT))
+        layers = min(encoder.network.config.num_hidden_layers for encoder in self.encoders)
+        self.prompt_options = PromptOptions(
+            long_prompts=tuple(LongPrompt), takes_weights=True, most_clip_skip=layers - self.is_xl
+        )
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
         self._all_masked = functools.lru_cache(maxsize=16)(self._blank)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        conditional = self._encoded(spec.prompt or "")
-        unconditional = self._encoded(spec.negative_prompt or "")
+        self.prompt_options.check(spec)  # a guide's spec is written for another model
+        prompt = Wording.of(spec, "prompt")
+        negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative)
+        conditional, unconditional = self._encoded(prompt), self._encoded(negative)
+        tokens = max(len(conditional["states"]), len(unconditional["states"]))
+        conditional = self._filled(conditional, prompt, tokens)
+        unconditional = self._filled(unconditional, negative, tokens)
         if self.is_xl and self.zeros_empty and spec.negative_prompt is None:
             states, pooled = torch.zeros_like(unconditional["states"]), torch.zeros_like(unconditional["pooled"])
             unconditional = {**unconditional, "states": states, "pooled": pooled}
@@ -98,8 +111,16 @@ class StableDiffusionDenoiser(LatentPictures):
         times, negative_times = self._times(spec) if self.is_xl else ({}, {})
         return {**conditional, **times, **inpainting}, {**unconditional, **negative_times, **inpainting}
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return remarks_on(spec, [encoder.remarks for encoder in self.encoders])
+    def readings(self, spec: SampleSpec) -> Readings:
+        chunked = spec.long_prompt is not LongPrompt.TRUNCATE
+        return readings_on(spec, [functools.partial(encoder.reading, chunked=chunked) for encoder in self.encoders])
+
+    def _filled(self, conditioning: Conditioning, wording: Wording, tokens: int) -> Conditioning:
+        """The conditioning with states for at least this many tokens."""
+        states = [conditioning["states"]]
+        while sum(map(len, states)) < tokens:
+            states.append(self._encoded(wording.empty)["states"])
+        return {**conditioning, "states": torch.cat(states)}
 
     def _inpainting(self, spec: SampleSpec) -> Conditioning:
         size = spec.size(self.picture_size)
@@ -127,12 +148,28 @@ class StableDiffusionDenoiser(LatentPictures):
         }
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> Conditioning:
-        outputs = [encoder(prompt) for encoder in self.encoders]
-        # XL uses the states before the last layer, without the final norm, and the second encoder's projection.
-        hidden = [output.hidden_states[-2] if self.is_xl else output.last_hidden_state for output in outputs]
-        states = torch.cat(hidden, dim=-1)[0]
-        return {"states": states, "pooled": outputs[-1][0][0]} if self.is_xl else {"states": states}
+    def _encode(self, wording: Wording) -> Conditioning:
+        prompts = [encoder.chunks(wording.parts) for encoder in self.encoders]
+        count = max(map(len, prompts)) if wording.chunked else 1
+        hidden: list[Tensor] = []  # of each encoder, (tokens,width)
+        for encoder, chunks in zip(self.encoders, prompts, strict=True):
+            chunks += encoder.chunks(wording.empty.parts) * (count - len(chunks))
+            outputs = [encoder.read(chunk) for chunk in chunks[:count]]
+            layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in outputs]
+            hidden.append(torch.cat([weighed(*pair) for pair in zip(layers, chunks[:count], strict=True)]))
+        states = torch.cat(hidden, dim=-1)
+        return {"states": states, "pooled": outputs[0][0][0]} if self.is_xl else {"states": states}
+
+    def _layer(self, encoder: TextEncoder, output: Any, clip_skip: int) -> Tensor:
+        """The states (1,tokens,width) that the network is conditioned on."""
+        states: Tensor
+        if self.is_xl:  # the states before the last layer, without the final norm
+            states = output.hidden_states[-1 - clip_skip]
+        elif clip_skip == 1:
+            states = output.last_hidden_state
+        else:
+            states = encoder.network.final_layer_norm(output.hidden_states[-clip_skip])
+        return states
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -16,16 +16,19 @@ from models.denoisers.base import MAX_SIDE, Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
-from models.networks.tokens import remarks_on
+from models.networks.tokens import Readings, readings_on
 from models.pack import Pack
 from models.precision import Precision
-from models.spec import SampleSpec
+from models.spec import LongPrompt, PromptOptions, SampleSpec
 
 T5_TOKENS = 256
 
 
 class StableDiffusion3Denoiser(LatentPictures):
-    """Prompts are encoded as the joined states of two CLIP encoders, followed by T5's, or by zeros without T5."""
+    """Prompts are encoded as the joined states of two CLIP encoders, followed by T5's, or by zeros without T5.
+
+    Each encoder reads the prompt up to its own limit, as in diffusers' pipeline.
+    """
 
     takes_prompt = True
     has_classes = False
@@ -35,6 +38,7 @@ class StableDiffusion3Denoiser(LatentPictures):
     learns_variance = False
     default_scale = 7.0
     prediction_type = "flow_prediction"
+    prompt_options = PromptOptions(long_prompts=(LongPrompt.TRUNCATE, LongPrompt.REFUSE))
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(
@@ -59,9 +63,9 @@ class StableDiffusion3Denoiser(LatentPictures):
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        t5 = [self.t5.remarks] if self.t5 is not None else []
-        return remarks_on(spec, [*(clip.remarks for clip in self.clips), *t5])
+    def readings(self, spec: SampleSpec) -> Readings:
+        t5 = [self.t5] if self.t5 is not None else []
+        return readings_on(spec, [encoder.reading for encoder in (*self.clips, *t5)])
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Conditioning:

@@ -27,8 +27,9 @@ from models.engine.preparation import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
-from models.pack import Pack, open_pack
-from models.spec import InvalidSpec, SampleSpec
+from models.loading import device_named, opening
+from models.pack import Pack, open_packs
+from models.spec import InvalidSpec, LongPrompt, SampleSpec
 
 Preview = Callable[[int, int, Image], None]
 """Called with the picture's index in its submission, the number of evaluations done, and the picture so far."""
@@ -55,7 +56,7 @@ class Engine:
     independently, so that none waits for another. Use the engine as a context manager, or call `close`.
 
     Args:
-        packs: names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
+        packs: opened packs, names of bundled packs, folders, or `owner/name@COMMIT` on the hub.
         device: torch device.
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
@@ -68,7 +69,8 @@ class Engine:
         on_death: called on the engine's thread when that thread, or a lane, fails with an error that no sample caused.
 
     Raises:
-        InvalidPack: a pack does not exist or is invalid.
+        InvalidPack: a pack does not exist or is invalid, or two have the same name.
+        InvalidDevice: the device does not exist.
 
     Example:
         >>> with Engine(["fashion"]) as engine:
@@ -78,7 +80,7 @@ class Engine:
 
     def __init__(
         self,
-        packs: Sequence[str],
+        packs: Sequence[str | Pack],
         *,
         device: str = "cpu",
         precision: str = "auto",
@@ -89,7 +91,8 @@ class Engine:
         calibrate: Callable[[Pack, Calibration], Calibration] | None = None,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_named(device)
+        opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
         self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
         self._calibrate = calibrate
@@ -100,7 +103,7 @@ class Engine:
         self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=set_thread_count, initargs=(1,))
         ready: Future[None] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(packs, measure_at_once, ready), name=f"engine-{device}", daemon=True
+            target=self._run, args=(opened, measure_at_once, ready), name=f"engine-{device}", daemon=True
         )
         self._thread.start()
         ready.result()
@@ -175,13 +178,18 @@ class Engine:
             self._want_measured(course)
         return [Handle(sample.promise) for sample in samples]
 
-    def check(self, spec: SampleSpec) -> None:
-        """Check that the spec's sampler can take its steps, without preparing its networks' inputs.
+    def check(self, specs: Sequence[SampleSpec]) -> None:
+        """Check specs that differ only in their prompts, without preparing their networks' inputs.
 
         Raises:
-            InvalidSpec, NotLinear, InvalidRespacing: it can't, or no such pack is loaded.
+            InvalidPrompt: a prompt is too long and is to be refused, or can't be read as weighted.
+            InvalidSpec, NotLinear, InvalidRespacing: the sampler can't take the steps, or no such pack is loaded.
         """
-        self._loaded_for(spec).runner.preparation.table(spec)
+        preparation = self._loaded_for(specs[0]).runner.preparation
+        preparation.table(specs[0])
+        for spec in specs:
+            if spec.weighted or spec.long_prompt is LongPrompt.REFUSE:
+                self._preparing.submit(preparation.readings, spec).result()
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -225,13 +233,13 @@ class Engine:
             self._loop.end(fault=error)
             raise EngineDied(f"the device is lost: {error}") from error
 
-    def _run(self, packs: Sequence[str], measure_at_once: bool, ready: Future[None]) -> None:
+    def _run(self, packs: Sequence[Pack], measure_at_once: bool, ready: Future[None]) -> None:
         # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.
         set_thread_count(1)
         try:
-            for name in packs:
-                loaded = self._load(open_pack(name))
-                self._loop.packs[loaded.name] = loaded
+            for pack in packs:
+                with opening(pack):
+                    self._loop.packs[pack.name] = self._load(pack)
         except BaseException as fatal:
             ready.set_exception(fatal)
             return

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.calibration.packing import packed
-from models.calibration.probes import Network, stacked
+from models.calibration.probes import Network, Shape, only, shape_of, stacked
 from models.calibration.result import NetworkCalibration
-from models.denoisers import Conditioning
+from models.denoisers import Conditioning, Denoiser
 from models.engine.sample import Sample
-from models.lanes import CallRunner
+from models.lanes import CallRunner, first_call
 from models.samplers.table import COEFFICIENTS
-from models.spec import Row
+from models.spec import Pixels, Row, SampleSpec
 
 
 class DenoiserRow(NamedTuple):
@@ -68,6 +68,14 @@ class Evaluation:
     def x(self) -> Tensor:
         """(R,C,H,W), the latents."""
         return self.state[:, 0]
+
+    @property
+    def alike(self) -> dict[tuple[str | None, Shape], list[int]]:
+        """Indices of the rows that can be evaluated together, by guide and shape of the conditioning."""
+        groups: dict[tuple[str | None, Shape], list[int]] = {}
+        for number, row in enumerate(self.rows):
+            groups.setdefault((row.guide, shape_of(row.conditioning)), []).append(number)
+        return groups
 
     def spread(self, coefficient: str) -> Tensor:
         """A coefficient for each denoiser row, (rows,1,1,1)."""
@@ -138,6 +146,38 @@ class Work:
 
         conditioning = {name: part(tensor) for name, tensor in self.conditioning.items()}
         return tuple(output[:count] for output in self.network(part(self.x), part(self.timesteps), conditioning))
+
+
+class Evaluator:
+    """Says how a denoiser's rows are evaluated, by the shapes of their latents and of their conditioning.
+
+    The denoiser is measured with conditioning of one shape. Of others, such as that of longer prompts, it isn't known
+    which batches give the same bits, so each of these rows runs alone. The first row of all shapes also runs while no
+    other does, because kernels that are made on two threads at once may round differently.
+
+    Attributes:
+        example: conditioning of a row of the measured shape.
+        measured: that shape.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
+        self.example = denoiser.conditioning(spec)[0]
+        self.measured = shape_of(self.example)
+        self._known: set[tuple[tuple[int, ...], Shape]] = {(denoiser.latent_shape, self.measured)}
+
+    def __call__(
+        self, calibration: NetworkCalibration, latents: tuple[int, ...], shape: Shape
+    ) -> tuple[Network, NetworkCalibration]:
+        """The network for rows with such latents and conditioning of `shape`, and the batches that they may be in."""
+        network = only(self._denoiser.forward)
+        known = network if (latents, shape) in self._known else partial(self._first, network, (latents, shape))
+        return known, calibration if shape == self.measured else calibration.alone()
+
+    def _first(self, network: Network, shapes: tuple[tuple[int, ...], Shape], *batch: Any) -> tuple[Tensor, ...]:
+        with first_call(self._known, shapes):
+            return network(*batch)
 
 
 def work_of(

@@ -16,7 +16,7 @@ from models.engine.runner import Runner, Shape
 from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
 from models.pack import InvalidPack, Pack
-from models.samplers import FLOW_PREDICTION
+from models.samplers import FLOW_PREDICTION, NotLinear, check_schedule
 from models.samplers.levels import alpha_bars
 
 FEW_ROWS = 4  # per lane; two pictures with a classifier took 19 ms an evaluation in one tick, and 29 ms in two
@@ -57,8 +57,12 @@ class LoadedPack:
         """Make networks ready to run; `siblings` are the runners of all packs of the engine.
 
         Raises:
-            InvalidPack: the device has no memory for the smallest batch.
+            InvalidPack: the pack's noise schedule is not served, or the device has no memory for the smallest batch.
         """
+        try:
+            check_schedule(networks.pack.scheduler_config, networks.denoiser.prediction_type)
+        except NotLinear as error:
+            raise InvalidPack(f"{networks.pack.component('scheduler')}/scheduler_config.json: {error}") from error
         runner = Runner(
             networks.denoiser,
             networks.steering,

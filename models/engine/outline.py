@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from models.calibration.probes import shape_of
 from models.calibration.result import NetworkCalibration
 from models.engine.runner import Runner
 from models.engine.sample import Course
+from models.networks.tokens import Readings
 from models.spec import Row
 
 
@@ -23,6 +25,7 @@ class Outline:
         guide_rows: rows through a second pack's denoiser.
         classifier_rows: rows through the classifier, forward and backward.
         flop: of all rows, as torch counts them: 2 per multiply-add. `None` if not counted.
+        readings: how the denoiser's text encoders read the prompts.
         remarks: what of the prompts the networks do not read.
         seconds: estimated time of the networks on this device when it does nothing else. `None` if not measured.
     """
@@ -35,6 +38,7 @@ class Outline:
     classifier_rows: int
     flop: int | None
     seconds: float | None
+    readings: Readings = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     @property
@@ -50,7 +54,8 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
     guide_runner = runner.siblings[spec.guidance.guide_pack] if spec.guidance.guide_pack else None
     guide = guide_runner.calibration_for(course.shape) if guide_runner else None
     rows = dict.fromkeys(("denoiser", "guide", "classifier"), 0)
-    flop, seconds, is_known = 0, 0.0, True
+    flop, seconds = 0, 0.0
+    is_known = shape_of(course.inputs.conditional) == runner.evaluator.measured  # a longer prompt takes longer
     for position in range(len(table)):
         is_guided = position in guided
         wanted = spec.guidance.rows(active=is_guided)
@@ -79,5 +84,6 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
         classifier_rows=rows["classifier"],
         flop=flop if is_known else None,
         seconds=seconds if is_known else None,
+        readings=course.inputs.readings,
         remarks=course.inputs.remarks,
     )

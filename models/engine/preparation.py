@@ -15,6 +15,7 @@ from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser, latent_shape_of
 from models.engine.sample import Course, Inputs
 from models.lanes import first_call
+from models.networks.tokens import Readings, remarks_on
 from models.profiles import PROFILES, StrengthRule, fitted
 from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, CoefficientTable, compile_table, shifted
 from models.spec import Guidance, InvalidSpec, Row, SampleSpec, SizeConditioning
@@ -147,7 +148,7 @@ class Preparation:
             return self._inputs(spec)
 
     def _inputs(self, spec: SampleSpec) -> Inputs:
-        guidance = spec.guidance
+        guidance, readings = spec.guidance, self.readings(spec)
         conditional, unconditional = self.denoiser.conditioning(spec)
         if guidance.guide_pack is not None:
             unconditional = self._guided_by(guidance.guide_pack, spec)
@@ -157,7 +158,7 @@ class Preparation:
             raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
         if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
-        condition, remarks = None, self.denoiser.remarks(spec)
+        condition, remarks = None, remarks_on(readings)
         if guidance.classifier_scale:
             if self.steering is None:
                 raise InvalidSpec("the pack has no classifier to guide by")
@@ -167,9 +168,15 @@ class Preparation:
             conditional=conditional,
             unconditional=unconditional,
             condition=condition,
+            readings=readings,
             remarks=tuple(dict.fromkeys(remarks)),
             **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
         )
+
+    def readings(self, spec: SampleSpec) -> Readings:
+        """How the spec's prompts are read; raises `InvalidSpec` if they can't be. Called where `prepare` is."""
+        self.denoiser.prompt_options.check(spec)
+        return self.denoiser.readings(spec)
 
     def _guided_by(self, name: str, spec: SampleSpec) -> Conditioning:
         """The conditioning of the rows of a second pack."""

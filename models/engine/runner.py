@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.evaluation import Evaluation, Work, evaluated, gather, work_of
+from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, work_of
 from models.engine.preparation import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
 from models.guidance import Guided, Predictions, combine, effects
@@ -24,7 +23,6 @@ from models.noise import draw_noise
 from models.profiles import to_uint8
 from models.samplers import advance
 from models.samplers.table import NUM_COLUMNS
-from models.spec import Pixels, SampleSpec
 
 Shape = tuple[int, int, int]
 CUDA_WARM_UPS = 3  # graphs are recorded at the second call
@@ -55,7 +53,8 @@ class Runner:
         self.lanes = Lanes(calibration.layout)
         self.max_batch = calibration.denoiser.sizes[-1]
         self.measured_shapes: dict[Shape, Calibration] = {}
-        self._drawn: set[Shape] = set()
+        self.evaluator = Evaluator(denoiser)
+        self._decoded: set[tuple[int, ...]] = {denoiser.latent_shape}
 
     def warm_up(self) -> None:
         """Create kernels and record graphs before the first request, and not on two lanes at once.
@@ -64,8 +63,7 @@ class Runner:
         """
         denoiser, classifier = self.calibration.denoiser, self.calibration.classifier
         if self._is_cold(denoiser):
-            spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
-            self._warm(only(self.denoiser.forward), denoiser.sizes, self.denoiser.conditioning(spec)[0])
+            self._warm(only(self.denoiser.forward), denoiser.sizes, self.evaluator.example)
             latent = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
             self.lanes.run([lambda: self.denoiser.encode(self.denoiser.decode(latent))])
         if self.steering is not None and classifier is not None and self._is_cold(classifier):
@@ -95,25 +93,6 @@ class Runner:
         is_own = shape == self.denoiser.latent_shape
         return self.max_batch if is_own else self.calibration_for(shape).denoiser.sizes[-1]
 
-    def make_ready(self, sample: Sample, lanes: CallRunner) -> None:
-        """Create the kernels for the sample's shape, as `warm_up` does for the pack's own."""
-        shape, guide = sample.shape, sample.course.spec.guidance.guide_pack
-        if guide is not None:
-            self.siblings[guide]._create_kernels(shape, sample.course.inputs.unconditional, lanes)
-        self._create_kernels(shape, sample.course.inputs.conditional, lanes)
-
-    def _create_kernels(self, shape: Shape, conditioning: Conditioning, lanes: CallRunner) -> None:
-        if shape == self.denoiser.latent_shape or self.device.type != "cpu":
-            return
-
-        def draw() -> None:
-            x = torch.zeros(1, *shape)
-            self.denoiser.decode(self.denoiser.forward(x, x.new_zeros(1), stacked([conditioning], self.device)))
-
-        with first_call(self._drawn, shape) as is_first:
-            if is_first:
-                lanes.run([draw])
-
     def start(self, sample: Sample) -> None:
         """Give the sample its first latent."""
         course = sample.course
@@ -128,11 +107,15 @@ class Runner:
 
     def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: CallRunner) -> list[Image]:
         """Decode latents (R,C,H,W) to pictures (height,width,channels), one at a time so that rows stay independent."""
-        decoded = lanes.run([partial(self.denoiser.decode, latent[None]) for latent in latents])
+        decoded = lanes.run([partial(self._decode, latent) for latent in latents])
         return [
             to_uint8(picture, sample.course.profile.rounding)[0].cpu().numpy()
             for sample, picture in zip(samples, decoded, strict=True)
         ]
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        with first_call(self._decoded, tuple(latent.shape)):
+            return self.denoiser.decode(latent[None])
 
     def tick(self, samples: Sequence[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         """Advance every sample by one evaluation.
@@ -158,14 +141,12 @@ class Runner:
 
     def _evaluated(self, evaluation: Evaluation, lanes: CallRunner) -> tuple[Tensor, Tensor, Tensor]:
         """Run all networks: denoiser outputs by row, classifier gradients and scores by steered sample."""
-        groups: dict[str | None, list[int]] = {}
-        for number, row in enumerate(evaluation.rows):
-            groups.setdefault(row.guide, []).append(number)
-        work: list[Work] = []
-        for guide, numbers in groups.items():
+        groups, work = evaluation.alike, list[Work]()
+        for (guide, shape), numbers in groups.items():
             runner = self if guide is None else self.siblings[guide]
             rows = [evaluation.rows[number] for number in numbers]
-            network, calibration = only(runner.denoiser.forward), runner.calibration_for(evaluation.shape).denoiser
+            calibration = runner.calibration_for(evaluation.shape).denoiser
+            network, calibration = runner.evaluator(calibration, evaluation.shape, shape)
             conditioning = [row.conditioning for row in rows]
             work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning))
         if steered := evaluation.steered:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.denoisers import Conditioning
+from models.networks.tokens import Readings
 from models.profiles import Profile
 from models.samplers import CoefficientTable
 from models.spec import Guidance, SampleSpec
@@ -31,6 +32,7 @@ class Inputs:
         condition: the classifier's target.
         init: latent (C,H,W) to start from.
         mask: (C or 1,H,W), 1 where `init` is redrawn.
+        readings: how the denoiser's text encoders read the prompts.
         remarks: what of the prompts the networks do not read.
     """
 
@@ -39,6 +41,7 @@ class Inputs:
     condition: Conditioning | None = None
     init: Tensor | None = None
     mask: Tensor | None = None
+    readings: Readings = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 

@@ -49,7 +49,6 @@ class Tick:
         for sample in self._samples:
             if sample.state is None:
                 with self._failing_alone(sample):
-                    self._runner.make_ready(sample, self._lanes)
                     self._runner.start(sample)
 
     def _evaluated(self, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:

@@ -45,7 +45,7 @@ def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
     halves = frechet_distance(mean, covariance, other_mean, other_covariance)
     yield f"{'setting':<36} {'recognised':>10} {'Fréchet distance':>17}"
     yield f"{'real test pictures (half to half)':<36} {float(reference['recognised']):>10.1%} {halves:>17.3f}"
-    with Engine([str(pack.folder)]) as engine:
+    with Engine([pack]) as engine:
         for name, guidance in SETTINGS.items():
             if only not in name or (guidance.classifier_scale and not pack.has_classifier):
                 continue

@@ -160,7 +160,7 @@ def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
     yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
     sizes = [len(kind) for kind in by_kind.values()]
     default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
-    with Engine([str(pack.folder)]) as engine:
+    with Engine([pack]) as engine:
         by_default = draw(engine, pack, flat, default)
         for name, setting in _settings(pack).items():
             if only not in name:
@@ -188,7 +188,7 @@ def save_sheets(pack: Pack, folder: Path) -> None:
     asked = [*by_kind["names"], *other]
     default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     folder.mkdir(parents=True, exist_ok=True)
-    with Engine([str(pack.folder)]) as engine:
+    with Engine([pack]) as engine:
         pictures = draw(engine, pack, asked, default)
     captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in asked]
     _sheet(pictures, captions).save(folder / f"{pack.name}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from functools import wraps
@@ -10,7 +11,8 @@ from pathlib import Path
 import typer
 
 from models import command_line
-from models.importing.adm import PRESETS, Unfit, import_adm
+from models.importing.adm import PRESETS, import_adm
+from models.importing.errors import Unfit
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,7 +27,7 @@ def _main(
         import_adm(diffusion, out, PRESETS[preset], classifier=classifier, labels=names)
     except Unfit as error:
         sys.exit(f"cynosure import-adm: {error}")
-    print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(str(out))}")
+    print(f"wrote {out}; serve it with: cynosure up --models {shlex.quote(os.path.join('.', out))}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
+from models.importing.errors import Unfit
 from models.networks import AdmClassifier, AdmUNet
 
 NUM_CLASSES = 1000
@@ -78,10 +79,6 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "lsun256": Preset(unet=_deep(256, num_classes=None)),
 }
-
-
-class Unfit(ValueError):
-    """A checkpoint that can't be read, or does not match the preset."""
 
 
 def load_checkpoint(network: ModelMixin, path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from transformers import BertModel
 from models.configs.text_encoders import BERT
 from models.lanes import set_thread_count
 from models.loading import load_network, load_tokenizer
-from models.networks.tokens import lost
+from models.networks.tokens import Reading, reading_of
 from models.pack import InvalidPack, Pack
 
 CAPTIONS_FILE = "captions.safetensors"
@@ -93,22 +94,23 @@ class SentenceEncoder:
         """One prompt's vector, float32 (size,). Encoded alone and unpadded, so it does not depend on other prompts."""
         return self._encoded(prompt)[0]
 
-    def remarks(self, prompt: str) -> tuple[str, ...]:
-        """What of the prompt is not read, as `lost` says it, and whether no caption is like it."""
+    def reading(self, prompt: str) -> Reading:
+        """How the prompt is read; its remarks also say whether no caption is like it."""
         return self._encoded(prompt)[1]
 
-    def _encode_alone(self, prompt: str) -> tuple[Tensor, tuple[str, ...]]:
+    def _encode_alone(self, prompt: str) -> tuple[Tensor, Reading]:
         return self._thread.submit(self._encode, prompt).result()
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> tuple[Tensor, tuple[str, ...]]:
-        vector, remarks = self.batch([prompt])[0], tuple(lost(self.tokenizer, prompt, MAX_TOKENS))
+    def _encode(self, prompt: str) -> tuple[Tensor, Reading]:
+        vector, reading = self.batch([prompt])[0], reading_of(self.tokenizer, (prompt,), MAX_TOKENS)
         if self.known is None:
-            return vector, remarks
+            return vector, reading
         likeness = float((self.known @ vector).max())
         if likeness < FAMILIAR:
-            remarks = (*remarks, f"is like nothing that the model was trained on (similarity {likeness:.2f} of 1)")
-        return towards_known(vector, self.known), remarks
+            unlike = f"is like nothing that the model was trained on (similarity {likeness:.2f} of 1)"
+            reading = replace(reading, remarks=(*reading.remarks, unlike))
+        return towards_known(vector, self.known), reading
 
     @torch.inference_mode()
     def states(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

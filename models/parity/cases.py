@@ -22,12 +22,13 @@ from models.engine.runner import Runner
 from models.engine.sample import Sample
 from models.guidance import thresholded
 from models.networks import AdmClassifier, AdmUNet
+from models.networks.tokens import Readings
 from models.parity import stand_ins
 from models.parity.stand_ins import LABELS, NUM_CLASSES, SHAPE, TIMESTEPS, TinyClassifier, inputs
 from models.samplers import respaced
 from models.samplers.levels import alpha_bars
 from models.samplers.respacing import InvalidRespacing
-from models.spec import Guidance, SampleSpec, Term
+from models.spec import Guidance, PromptOptions, SampleSpec, Term
 
 GOLDEN = Path(__file__).parent / "golden"
 ADM, DPM_SOLVER, GLIDE = "guided-diffusion", "DPM-Solver", "GLIDE"
@@ -136,6 +137,7 @@ class _StandIn:
     takes_prompt = False
     sees_mask = False
     low_res_size: int | None = None
+    prompt_options = PromptOptions()
     default_scale = 1.0
 
     def __init__(self, *, learns_variance: bool) -> None:
@@ -148,8 +150,8 @@ class _StandIn:
         output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
         return torch.cat([output, stand_ins.variance_share(x, timesteps)], dim=1) if self.learns_variance else output
 
-    def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
-        return ()
+    def readings(self, spec: SampleSpec) -> Readings:
+        return {}
 
     def decode(self, x: Tensor) -> Tensor:
         return x

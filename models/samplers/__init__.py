@@ -1,7 +1,7 @@
 """Samplers as tables of coefficients, compiled from diffusers' schedulers and applied by one update."""
 
 from models.samplers.compile import PROBED_STEPS, compile_table, max_steps
-from models.samplers.folder import folder_limits, folder_sampler
+from models.samplers.folder import check_schedule, folder_limits, folder_sampler
 from models.samplers.kinds import (
     CFG_PLUS_PLUS_SAMPLERS,
     FLOW_PREDICTION,
@@ -25,6 +25,7 @@ __all__ = [
     "NotLinear",
     "UnknownSampler",
     "advance",
+    "check_schedule",
     "compile_table",
     "folder_limits",
     "folder_sampler",

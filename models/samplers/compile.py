@@ -201,7 +201,8 @@ def _compile(configured: _Configured, pack_config_json: str, steps: int, eta: fl
 
 
 def _refusal(name: str, steps: int, error: Exception) -> NotLinear:
-    return NotLinear(f"sampler '{name}' ({SAMPLERS[name].scheduler}) can't take {steps} steps here: {error}")
+    reason = str(error) or "it says so itself"
+    return NotLinear(f"sampler '{name}' ({SAMPLERS[name].scheduler}) can't take {steps} steps here: {reason}")
 
 
 def _ends_in_lower_order(name: str, steps: int) -> bool:

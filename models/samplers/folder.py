@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import diffusers
+import numpy as np
 
-from models.samplers.kinds import SAMPLERS, NotLinear
+from models.samplers.kinds import FLOW_PREDICTION, SAMPLERS, NotLinear
+from models.samplers.levels import alpha_bars
 
 _SAME_STEP = {"DDIMParallelScheduler": "DDIMScheduler", "DDPMParallelScheduler": "DDPMScheduler"}
 _OLD_FOLDERS = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
@@ -21,6 +24,27 @@ def folder_class(pack_config: Mapping[str, Any]) -> str:
     """Class of the folder's scheduler, or "" if the folder does not name it."""
     name = str(pack_config.get("_class_name") or "")
     return _SAME_STEP.get(name, name)
+
+
+def check_schedule(pack_config: Mapping[str, Any], prediction_type: str) -> None:
+    """Check that the noise levels on which the network was trained can be known.
+
+    Raises:
+        NotLinear: the folder's scheduler is of a kind with other levels, or its betas are not valid.
+    """
+    name = folder_class(pack_config)
+    scheduler_class: Any = getattr(diffusers, name, None)
+    if name and not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+        raise NotLinear(f"diffusers {diffusers.__version__} has no scheduler '{name}'")
+    if prediction_type == FLOW_PREDICTION:
+        if name and not (name.startswith("FlowMatch") or pack_config.get("use_flow_sigmas")):
+            raise NotLinear(f"a network trained on straight paths needs a FlowMatch scheduler, not '{name}'")
+        return
+    if name and "beta_schedule" not in inspect.signature(scheduler_class).parameters:
+        raise NotLinear(f"'{name}' is for networks trained on other noise levels than those of a schedule of betas")
+    bars = alpha_bars(pack_config)
+    if len(bars) != pack_config["num_train_timesteps"] or not (np.diff(bars) < 0).all() or bars[-1] < 0 or bars[0] >= 1:
+        raise NotLinear("its betas must be num_train_timesteps numbers between 0 and 1")
 
 
 def folder_sampler(pack_config: Mapping[str, Any]) -> str | None:

@@ -132,11 +132,16 @@ def shifted(pack_config: dict[str, Any], tokens: int) -> dict[str, Any]:
     """
     if not pack_config.get("use_dynamic_shifting"):
         return pack_config
-    least, most = (pack_config.get(name, usual) for name, usual in _TOKENS.items())
-    lowest, highest = (pack_config.get(name, usual) for name, usual in _SHIFTS.items())
-    mu = lowest + (tokens - least) / (most - least) * (highest - lowest)
+    config = _SHIFTING_DEFAULTS | pack_config
+    least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+    share = (tokens - least) / (most - least)
+    mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
     return pack_config | {"shift": math.exp(mu)}
 
 
-_TOKENS = {"base_image_seq_len": 256, "max_image_seq_len": 4096}  # defaults of diffusers' scheduler
-_SHIFTS = {"base_shift": 0.5, "max_shift": 1.15}
+_SHIFTING_DEFAULTS = {
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+}  # those of diffusers' flow-matching scheduler

@@ -18,7 +18,7 @@ from torch import nn
 from models import command_line
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.pack import open_pack
+from models.pack import InvalidPack, open_pack
 from models.training.data import MissingData
 from models.training.loop import train
 from models.training.recipe import PixelRecipe
@@ -67,11 +67,12 @@ def run(recipe: PixelRecipe, arguments: SimpleNamespace) -> None:
         save_sample_grid(folder, recipe, folder / "training" / "samples" / f"{step:06d}.png")
 
     if arguments.only in (None, "diffusion"):
+        start = open_pack(arguments.init_from).component("unet") if arguments.init_from else None
         config = dataclasses.replace(recipe.diffusion, **override)
-        data = recipe.pictures(data_folder)
+        data = recipe.pictures(data_folder)  # takes minutes
         task = recipe.diffusion_task(data)
-        if arguments.init_from:
-            start_from(task.network, open_pack(arguments.init_from).component("unet"))
+        if start is not None:
+            start_from(task.network, start)
         train(
             task,
             data,
@@ -113,7 +114,7 @@ def _main(**given: Any) -> None:
         )
     try:
         run(recipe, arguments)
-    except MissingData as error:
+    except (MissingData, InvalidPack) as error:
         sys.exit(f"cynosure train: {error}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_shells_complete_commands_options_and_values(server_url: str) -> None:
 def test_a_service_gets_the_options_of_its_command(server_url: str, tmp_path: Path) -> None:
     port = server_url.rpartition(":")[2]
     answer = cynosure("up", "--port", port, "--data", str(tmp_path))
-    assert answer.returncode == 1
+    assert answer.returncode == os.EX_CONFIG
     assert f"127.0.0.1:{port}" in answer.stderr, "it is taken"
     wrong = cynosure("worker", "--packs", "fashion")
     assert wrong.returncode == 2

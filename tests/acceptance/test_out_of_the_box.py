@@ -31,7 +31,7 @@ def test_the_command_line_draws_a_prompt_in_a_style(url: str, tmp_path: Path) ->
 
 def test_each_request_finds_its_model(url: str) -> None:
     with Client(url) as client:
-        assert [card.name for card in client.models()] == ["emoji", "fashion"]
+        assert [card.name for card in client.models()] == ["fashion", "emoji"]
         [shoe] = client.generate(class_label="sneaker", steps=5)
         [apple] = client.generate(prompt="red apple", class_label="twemoji", guidance_mode="combined", steps=5)
         sweep = {"prompts": ["puppy", "rocket"], "seeds": [1, 2], "request": {"steps": 4}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
+from cynosure.programs import program
 from harness.processes import clean_environment, free_port, wait_until, wait_until_ready
 
 LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
@@ -30,7 +30,7 @@ class Up:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         chosen = ["--models", models] if models else []
-        command = [sys.executable, "-m", "app.commands.up", "--port", str(port), "--data", str(data), *chosen, *options]
+        command = program("app.commands.up", "--port", str(port), "--data", str(data), *chosen, *options)
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 
@@ -53,7 +53,7 @@ class Up:
     def child(self, module: str) -> psutil.Process:
         """The child that runs `module`."""
         for child in self.children():
-            if child.cmdline()[1:3] == ["-m", module]:
+            if child.cmdline()[:4] == program(module):
                 return child
         raise AssertionError(f"no child runs {module}")
 
@@ -121,13 +121,13 @@ def test_a_stop_keeps_what_was_accepted_and_neither_it_nor_a_kill_leaves_anythin
 def test_a_taken_port_is_said_and_nothing_starts(server_url: str, tmp_path: Path) -> None:
     port = server_url.rpartition(":")[2]
     answer = subprocess.run(
-        [sys.executable, "-m", "app.commands.up", "--port", port, "--data", str(tmp_path)],
+        program("app.commands.up", "--port", port, "--data", str(tmp_path)),
         env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert answer.returncode == 1
+    assert answer.returncode == os.EX_CONFIG
     assert f"can't listen on 127.0.0.1:{port}" in answer.stderr
     assert "--port" in answer.stderr
     assert not list(tmp_path.iterdir())

@@ -270,7 +270,9 @@ def test_an_operator_may_choose_the_format(small_pack: Path) -> None:
         load_networks(pack, device, precision="tf32")
 
 
-def test_what_was_measured_is_kept_and_what_another_version_wrote_is_not_read(tmp_path: Path) -> None:
+def test_what_was_measured_is_kept_and_what_another_version_wrote_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = FileCalibrations(tmp_path)
     network = NetworkCalibration(
         precision=BFLOAT16, reference=1, measured=(BatchSize(rows=1, row_ms=0.3, bits="a"),), row_flop=3
@@ -281,7 +283,17 @@ def test_what_was_measured_is_kept_and_what_another_version_wrote_is_not_read(tm
     assert kept.load("key") == found
     kept.path("key").write_text(json.dumps({"key": "", "device": "", "layouts": {}}))
     assert kept.load("key") is None
-    FileCalibrations(Path("/proc/nowhere")).save("key", found)  # a cache that can't be written to is no fault
+    assert caplog.messages == []
+
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for unusable in (FileCalibrations(Path("/proc/nowhere")), FileCalibrations(Path("/dev/null")), FileCalibrations()):
+        caplog.clear()
+        for _ in range(2):
+            assert unusable.load("key") is None
+            unusable.save("key", found)
+        assert len(caplog.messages) == 1, "a cache that can't be used is no fault, and is mentioned once"
+        assert "XDG_CACHE_HOME" in caplog.text
 
 
 def test_a_pack_is_measured_in_the_format_of_the_rule(

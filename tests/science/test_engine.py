@@ -34,6 +34,7 @@ from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
 from models.lanes import CallRunner, Layout
+from models.loading import InvalidDevice
 from models.pack import Pack
 from models.samplers import CoefficientTable, compile_table
 from models.samplers.table import NUM_COLUMNS
@@ -113,6 +114,12 @@ def test_a_pack_that_can_not_be_measured_is_served_in_reference_batches(
         assert engine.wait_until_measured(60)
         engine.generate(MIXED[:2])
         assert not engine.packs["fashion"].calibration.is_measured
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "mps", ""])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str, small_pack: Path) -> None:
+    with pytest.raises(InvalidDevice, match=rf"device '{name}' .*; torch \S+ has: cpu"):
+        Engine([str(small_pack)], device=name)
 
 
 def test_a_picture_is_the_same_bytes_in_any_company(engine: Engine) -> None:

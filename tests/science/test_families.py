@@ -27,6 +27,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LCMScheduler,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -202,6 +203,31 @@ def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     )
 
 
+def flux(*, distilled: bool, shifts: bool) -> FluxPipeline:
+    torch.manual_seed(9)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=80,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=distilled,
+    ).eval()
+    config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts, **SHIFTED_FROM),
+        vae=autoencoder(shift_factor=0.1159),
+        text_encoder=CLIPTextModel(text_config(32)).eval(),
+        tokenizer=letters_tokenizer(TOKENS),
+        text_encoder_2=T5EncoderModel(config).eval(),
+        tokenizer_2=t5_words(512),
+        transformer=transformer,
+    )
+
+
 def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
     pipeline = build()
     pipeline.save_pretrained(folder / "pack", safe_serialization=True)
@@ -286,6 +312,13 @@ def test_xl_is_told_sizes_and_crops_as_diffusers_tells_it(is_negative: bool, tmp
     assert differ_by_more_than_rounding(untold, expected)
 
 
+def test_a_distilled_folder_is_drawn_with_its_own_sampler_and_few_steps(tmp_path: Path) -> None:
+    _, pack = saved(with_scheduler(stable_diffusion, LCMScheduler), tmp_path)
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
+        defaults = card_of(engine.packs["pack"]).defaults
+    assert (defaults.sampler, defaults.steps) == ("lcm", 4)
+
+
 def with_scheduler(build: Callable[[], Any], kind: Any, **config: Any) -> Callable[[], Any]:
     """The pipeline with another scheduler, as its users change it."""
 
@@ -354,6 +387,7 @@ def test_a_pixel_pipeline_that_clips_draws_what_diffusers_draws(tmp_path: Path) 
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
     assert (unclipped != mine).any()
     assert card.default_sampler("diffusers") == "ddim"
+    assert card.defaults.steps == 50
     assert card.clips("diffusers", "ddim")
     assert not card.clips("diffusers", "euler")
 
@@ -384,31 +418,7 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
     ("distilled", "shifts"), [(True, True), (False, True), (False, False)], ids=["dev", "plain", "schnell"]
 )
 def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path: Path) -> None:
-    def build() -> FluxPipeline:
-        torch.manual_seed(9)
-        transformer = FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=80,
-            pooled_projection_dim=32,
-            axes_dims_rope=(4, 4, 8),
-            guidance_embeds=distilled,
-        ).eval()
-        config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
-        return FluxPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts, **SHIFTED_FROM),
-            vae=autoencoder(shift_factor=0.1159),
-            text_encoder=CLIPTextModel(text_config(32)).eval(),
-            tokenizer=letters_tokenizer(TOKENS),
-            text_encoder_2=T5EncoderModel(config).eval(),
-            tokenizer_2=t5_words(512),
-            transformer=transformer,
-        )
-
-    pipeline, pack = saved(build, tmp_path)
+    pipeline, pack = saved(partial(flux, distilled=distilled, shifts=shifts), tmp_path)
     index = json.loads((pack / "model_index.json").read_text())
     (pack / "model_index.json").write_text(json.dumps(index | {"cynosure": {"latent_size": SIDE}}))
     asked = {"prompt": "a red cat", "negative_prompt": "dog", "guidance": Guidance(free_scale=SCALE)}

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from models.calibration import fixed_calibration
 from models.denoisers import load_denoiser
 from models.engine import Engine
 from models.noise import draw_noise
-from models.pack import InvalidPack, open_pack
+from models.pack import PACKS_FOLDER, InvalidPack, open_pack, open_packs
+from models.samplers import shifted
 from models.spec import Guidance, SampleSpec
 from tests.science.test_families import SCALE, SIDE, STEPS, saved, stable_diffusion, stable_diffusion_xl, unet
 
+NOBODY = 65534
+SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
 
@@ -70,6 +81,14 @@ def gone(name: str) -> Callable[[Path], object]:
     return lambda folder: shutil.rmtree(folder / name)
 
 
+def folder_for(file: str) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).mkdir()
+
+    return edit
+
+
 def tiny_autoencoder(folder: Path) -> None:
     shutil.rmtree(folder / "vae")
     AutoencoderTiny(
@@ -117,7 +136,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another class in its folder": (tiny_autoencoder, r"vae.* of class AutoencoderTiny"),
     "T5 for CLIP": (config("model_index.json", text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
-    "pickles": (pickled, r"unet has diffusion_pytorch_model.bin .* safe_serialization=True"),
+    "pickles": (pickled, r"unet has diffusion_pytorch_model.bin .* convert the folder and serve the copy: .*python"),
+    "no weights": (lambda folder: (folder / UNET).unlink(), r"unet has no weights as .safetensors"),
     "two variants": (two_variants, r"several variants \(bf16, fp16\)"),
     "a pointer to weights": (contents(UNET, b"version https://git-lfs.github.com/spec/v1\n"), r"unet .*git-lfs"),
     "cut off": (contents(UNET, b"\x00" * 4000), r"unet can't be loaded"),
@@ -126,6 +146,21 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sample_size": (config("unet/config.json", sample_size=None), r"no sample_size"),
     "an index that is cut off": (contents("model_index.json", b'{"a": '), r"model_index.json is not valid JSON"),
     "an index that is a list": (contents("model_index.json", b"[]"), r"must hold a JSON object, not a list"),
+    "a component that is no class": (config("model_index.json", unet="x"), r"model_index.json: unet must be a library"),
+    "a scheduler that is no class": (
+        config("model_index.json", scheduler="x"),
+        r"model_index.json: scheduler must be a",
+    ),
+    "no number of timesteps": (
+        config(SCHEDULER, num_train_timesteps=None),
+        r"scheduler_config.json: num_train_timesteps",
+    ),
+    "an unknown prediction": (
+        config(SCHEDULER, prediction_type="x"),
+        r"scheduler_config.json: prediction_type .*'sample'",
+    ),
+    "no number for a factor": (config("vae/config.json", scaling_factor="x"), r"spoilt can't be served; .* ValueError"),
+    "a folder for a file": (folder_for("unet/config.json"), r"unet has no config.json"),
     "labels with a gap": (config("model_index.json", id2label={"5": "x"}), r"id2label .* without a gap"),
     "a key of no class": (
         config("vae/config.json", scale_factor=0.5),
@@ -181,25 +216,99 @@ def half_precision_variant(folder: Path) -> None:
     (folder / UNET).unlink()
 
 
+def in_shards(folder: Path, variant: str | None = None) -> None:
+    for component, network in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
+        loaded = network.from_pretrained(folder / component)
+        shutil.rmtree(folder / component)
+        loaded.save_pretrained(folder / component, max_shard_size="50KB", variant=variant)
+        assert len(list((folder / component).glob("*-of-*.safetensors"))) > 1
+        assert not list((folder / component).glob("*model.safetensors"))
+
+
+def in_shards_of_a_variant(folder: Path) -> None:
+    in_shards(folder, "fp16")
+
+
+def in_shards_of_an_old_variant(folder: Path) -> None:
+    in_shards_of_a_variant(folder)
+    for index in folder.rglob("*.index*.json"):
+        places = json.loads(index.read_text())
+        for name, file in places["weight_map"].items():
+            older = file.replace(".fp16-", "-").replace(".safetensors", ".fp16.safetensors")
+            places["weight_map"][name] = older
+            if (index.parent / file).exists():
+                (index.parent / file).rename(index.parent / older)
+        index.write_text(json.dumps(places))
+
+
+def beside_another_variant(folder: Path) -> None:
+    in_shards(folder)
+    (folder / UNET.replace(".safetensors", ".fp16.safetensors")).write_bytes(b"not read")
+
+
+def with_components_that_are_not_run(folder: Path) -> None:
+    extras = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    }
+    config("model_index.json", **extras, requires_safety_checker=True)(folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/pytorch_model.bin").write_bytes(b"not read")
+
+
 def with_byte_order_mark(folder: Path) -> None:
     index = folder / "model_index.json"
     index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
 
 
 def without_defaults(folder: Path) -> None:
-    file = folder / "scheduler/scheduler_config.json"
+    file = folder / SCHEDULER
     values = json.loads(file.read_text())
     for name in ("num_train_timesteps", "prediction_type"):
         values.pop(name)
     file.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("change", [half_precision_variant, with_byte_order_mark, without_defaults])
+@pytest.mark.parametrize(
+    "change",
+    [
+        half_precision_variant,
+        in_shards,
+        in_shards_of_a_variant,
+        in_shards_of_an_old_variant,
+        beside_another_variant,
+        with_components_that_are_not_run,
+        with_byte_order_mark,
+        without_defaults,
+    ],
+)
 def test_what_diffusers_opens_is_opened(change: Callable[[Path], None], whole: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "other")
     change(folder)
     far = np.abs(drawn(folder).astype(int) - drawn(whole).astype(int)).max()
     assert far <= (2 if change is half_precision_variant else 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (config("model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]), "'EDMEulerScheduler' is for"),
+        (config("model_index.json", scheduler=["diffusers", "NoSuchScheduler"]), "has no scheduler 'NoSuchScheduler'"),
+        (
+            config("scheduler/scheduler_config.json", beta_schedule="laplace"),
+            "beta schedule 'laplace' is not supported",
+        ),
+        (config("scheduler/scheduler_config.json", trained_betas=[0.1] * 9), "its betas must be num_train_timesteps"),
+    ],
+)
+def test_a_noise_schedule_that_can_not_be_known_is_refused(
+    change: Callable[[Path], None], reason: str, whole: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "other")
+    change(folder)
+    with pytest.raises(InvalidPack, match=f"scheduler_config.json: .*{reason}"):
+        drawn(folder)
 
 
 def wide() -> object:
@@ -286,10 +395,64 @@ def test_a_size_that_early_converters_wrote_is_read_as_diffusers_reads_it(whole:
 
 
 def test_a_folder_has_the_name_that_was_typed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = shutil.copytree(whole, tmp_path / "fashion")
+    own = shutil.copytree(whole, tmp_path / "fashion", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "my-model").symlink_to(own)
     assert open_pack(str(tmp_path / "my-model")).name == "my-model"
     monkeypatch.chdir(tmp_path)
     assert open_pack("./fashion").folder.resolve() == own.resolve(), "a path is no bundled pack's name"
     monkeypatch.chdir(own)
     assert open_pack(".").name == "fashion"
+    (tmp_path / "a=b").mkdir()
+    assert open_pack("bags=./../fashion").name == "bags"
+    assert open_pack("./../fashion").name == open_pack(f"{tmp_path}/a=b/../fashion").name == "fashion"
+    for malformed in ("=fashion", "bags="):
+        with pytest.raises(InvalidPack, match="NAME=FOLDER"):
+            open_pack(malformed)
+
+
+def test_two_packs_of_one_name_are_refused_by_their_folders(whole: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(whole, tmp_path / "fashion", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert [pack.name for pack in open_packs(["fashion", f"mine={own}"])] == ["fashion", "mine"]
+    with pytest.raises(InvalidPack, match=rf"'fashion': {PACKS_FOLDER}/fashion and {own};.* other-name={own}$"):
+        open_packs(["fashion", str(own)])
+
+
+@pytest.fixture
+def without_privileges(tmp_path: Path) -> Iterator[None]:
+    """If root runs the tests, who may read everything, be another user who owns the test's folder."""
+    if os.geteuid() != 0:
+        yield
+        return
+    folders = [tmp_path, *tmp_path.parents[:2]]
+    modes = [folder.stat().st_mode for folder in folders]
+    for folder in folders:
+        folder.chmod(0o777)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for folder, mode in zip(folders, modes, strict=True):
+            folder.chmod(mode)
+
+
+@pytest.mark.parametrize("hidden", [SCHEDULER, "scheduler", "."])
+@pytest.mark.usefixtures("without_privileges")
+def test_a_folder_that_may_not_be_read_is_named(hidden: str, tmp_path: Path) -> None:
+    (tmp_path / "mine/scheduler").mkdir(parents=True)
+    for file in ("model_index.json", SCHEDULER):
+        (tmp_path / "mine" / file).write_text("{}")
+    path = tmp_path / "mine" / hidden
+    path.chmod(0)
+    with pytest.raises(InvalidPack, match=rf"{tmp_path}/mine.*Permission denied"):
+        open_pack(str(tmp_path / "mine"))
+    path.chmod(0o700)
+
+
+def test_a_shift_that_is_left_out_is_that_of_diffusers(whole: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(whole, tmp_path / "mine", ignore=shutil.ignore_patterns("*.safetensors"))
+    shifts = []
+    for values in ({}, dict(FlowMatchEulerDiscreteScheduler().config)):
+        (own / SCHEDULER).write_text(json.dumps(values | {"use_dynamic_shifting": True}))
+        shifts.append(shifted(open_pack(str(own)).scheduler_config, 64 * 64)["shift"])
+    assert shifts[0] == shifts[1]

@@ -12,7 +12,8 @@ import torch
 
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.importing.adm import PRESETS, Preset, Unfit, import_adm
+from models.importing.adm import PRESETS, Preset, import_adm
+from models.importing.errors import Unfit
 from models.networks import AdmClassifier, AdmUNet
 from models.parity import stand_ins
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec

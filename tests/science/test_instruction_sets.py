@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cynosure.programs import program
 from harness.processes import clean_environment
 from models.calibration import load_networks
 from models.pack import open_pack
@@ -28,9 +29,8 @@ HAS_BFLOAT16 = {"AVX512_CORE_BF16", "AVX512_CORE_AMX"}
 def report(pack: Path, **limits: str) -> list[dict[str, object]]:
     """What the networks of a pack are found to do in a process with these limits."""
     child = subprocess.run(
-        [sys.executable, "-m", "tests.science.same_bits", str(pack)],
+        program("tests.science.same_bits", str(pack)),
         env=clean_environment(**limits),
-        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=300,

@@ -405,15 +405,15 @@ def test_the_judge_learns_from_emoji_that_the_pack_does_not_draw(tmp_path: Path)
 def test_prompts_that_the_model_can_not_know_are_remarked_on() -> None:
     encoder = pack_encoder(open_pack("emoji"))
     for prompt in ("a happy cat", "Two red apples, on a table!", *list(held_out_prompts())[:20]):
-        assert encoder.remarks(prompt) == (), prompt
+        assert encoder.reading(prompt).remarks == (), prompt
     assert encoder.known is not None
     likeness = encoder.batch(list(held_out_prompts())) @ encoder.known.T
     assert float(likeness.max(1).values.min()) > FAMILIAR
-    [unlike] = encoder.remarks("quantum chromodynamics")
+    [unlike] = encoder.reading("quantum chromodynamics").remarks
     assert unlike == "is like nothing that the model was trained on (similarity 0.27 of 1)"
-    words, _ = encoder.remarks("кошка, 猫 and a 🐱")
+    words, _ = encoder.reading("кошка, 猫 and a 🐱").remarks
     assert words == "has words that the model's text encoder doesn't know: 'кошка', '猫', '🐱'"
-    *_, cut = encoder.remarks("a happy cat " * 30)
+    *_, cut = encoder.reading("a happy cat " * 30).remarks
     assert cut.startswith("is too long: the model's text encoder reads 62 of its 90 tokens, and not 'cat a happy cat")
 
 
@@ -426,4 +426,4 @@ def test_an_empty_prompt_is_none() -> None:
         strict=True,
     ):
         assert torch.equal(blank["told"], none["told"])
-    assert denoiser.remarks(spec) == ()
+    assert denoiser.readings(spec) == {}

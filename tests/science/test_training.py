@@ -7,7 +7,6 @@ import gzip
 import json
 import struct
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cynosure.programs import program
 from harness.processes import clean_environment
 from models.pack import open_pack
 from models.training.data import LabelledImages, MissingData, load_fashion_mnist
@@ -112,18 +112,8 @@ def test_the_command_makes_a_pack_with_grid_losses_and_judge(tmp_path: Path) -> 
         write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", generator.integers(0, 256, (count, 28, 28)))
         write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", np.arange(count) % 10)
     folder = tmp_path / "pack"
-    command = [
-        sys.executable,
-        "-m",
-        "models.training",
-        "fashion",
-        "--steps",
-        "2",
-        "--data",
-        str(tmp_path),
-        "-o",
-        str(folder),
-    ]
+    options = ("--steps", "2", "--data", str(tmp_path), "-o", str(folder))
+    command = program("models.training", "fashion", *options)
     answer = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr
     assert (folder / "training/samples/000002.png").is_file()

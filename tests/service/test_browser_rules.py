@@ -115,14 +115,14 @@ def test_another_origin_is_told_nothing_unless_it_is_named(open_gateway: Open) -
 
 def test_pages_in_this_machines_browser_do_not_reach_an_open_gateway(open_gateway: Open) -> None:
     """DNS rebinding shows in the Host header, a form sent from another site in the Origin header."""
-    gateway = open_gateway(host="127.0.0.1", allowed_hosts=("box.lan",))
+    gateway = open_gateway(host="127.0.0.1", allowed_hosts=("box.lan", "[fd00::1]"))
 
     def post(**headers: str) -> int:
         return gateway.post("/generate", json=ASKED, headers=headers).status_code
 
     assert post(Host="127.0.0.1:8000") == post(Host="localhost:8000") == post(Host="[::1]:8000") == 202
-    assert post(Host="box.lan") == 202
-    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+    assert post(Host="127.0.0.2:8000") == post(Host="box.lan") == post(Host="[fd00::1]:8000") == 202
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[fd00::2]:8000", "[", ""):
         assert post(Host=host) == 403
     assert post(Host="localhost:8000", Origin="http://localhost:8000") == 202
     for origin in ("https://evil.example", "null", "http://localhost:3000"):

@@ -58,6 +58,7 @@ def test_a_body_of_too_many_bytes_or_parts_is_refused_as_it_arrives(open_gateway
 
 LINE = json.dumps({"class_label": 1}).encode()
 GZIP = gzip.compress(LINE)
+ENCODED = ["plain", "two-parts", "deflate", "identity", "cut-short", "no-gzip", "goes-on", "bomb", "br", "twice"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,7 @@ GZIP = gzip.compress(LINE)
         ("br", LINE, 415, "gzip, deflate"),
         ("gzip, gzip", gzip.compress(GZIP), 415, "gzip, deflate"),
     ],
+    ids=ENCODED,
 )
 @pytest.mark.parametrize("path", ["/generate", "/batches"])
 def test_a_compressed_body_is_taken_within_the_limits_of_what_it_holds(

@@ -12,8 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.submission import cache_key
+from app.main import create_app
 from cynosure.contract import GenerateRequest, ModelCard, Sizes
 from cynosure.metadata import encoded_picture, png_bytes
 from cynosure.resolving import resolve, result_key
@@ -83,6 +85,30 @@ def test_sizes_are_those_of_the_model(
     assert refusal.status_code == 422
     assert "nearest that it can is width 512, height 128" in refusal.text
     assert field in refusal.text
+
+
+@pytest.mark.parametrize(
+    ("workers", "order"),
+    [
+        ([["zoo", "bags", "ants"]], ["zoo", "bags", "ants"]),
+        ([["zoo", "bags"], ["zoo", "bags", "ants"]], ["zoo", "bags", "ants"]),
+        ([["ants", "zoo"], ["zoo", "bags"]], ["ants", "zoo", "bags"]),
+        ([["zoo", "bags"], ["bags", "zoo"]], ["bags", "zoo"]),
+    ],
+    ids=json.dumps,
+)
+def test_models_have_the_order_in_which_workers_name_them(
+    store_settings: StoreSettings, card: ModelCard, workers: list[list[str]], order: list[str]
+) -> None:
+    """Which worker registered first, or has the first name, makes no difference."""
+    named = {name: card.model_copy(update={"name": name}) for name in order}
+    for registered in (workers, workers[::-1]):
+        fleet = FleetRegistry(store_settings)
+        for number, models in enumerate(registered):
+            fleet.publish(f"w{number}", [named[name] for name in models])
+        with TestClient(create_app(GatewaySettings(auth="off"), store_settings)) as gateway:
+            assert [model["name"] for model in gateway.get("/models").json()["models"]] == order
+            assert gateway.post("/generate", json={"class_label": 1}).json()["request"]["model"] == order[0]
 
 
 ASTRAY = {"class_label": "sneaker", "prompt": "red"}

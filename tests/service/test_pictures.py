@@ -53,6 +53,15 @@ def test_the_third_picture_of_a_job_and_one_of_a_sweep_can_be_made_alone(server_
         assert post(server_url, from_image=encoded(png), use_cache=False).content == png
 
 
+def test_a_picture_that_is_cut_short_is_the_requests_fault(server_url: str) -> None:
+    whole = io.BytesIO()
+    Image.new("L", (28, 28), 90).save(whole, "PNG")
+    answer = post(server_url, class_label=1, steps=2, init_image=encoded(whole.getvalue()[:50]))
+    assert answer.status_code == 422
+    assert answer.json()["job_code"] == "invalid_request"
+    assert "cut short" in answer.json()["detail"]
+
+
 def test_a_picture_made_from_a_picture_needs_that_one_again(server_url: str) -> None:
     start = io.BytesIO()
     Image.new("L", (28, 28), 90).save(start, "PNG")

@@ -6,7 +6,6 @@ import logging
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from app.gateway.streams import NoticeHangUps
+from cynosure.programs import program
 from harness.processes import clean_environment, free_port, is_ready, wait_until
 from jobs.settings import StoreSettings
 
@@ -86,9 +86,7 @@ def test_an_offer_to_upgrade_is_passed_over_without_a_word(
     port, log = free_port(), tmp_path / "log"
     environment = clean_environment(REDIS_URL=store_settings.redis_url, CYNOSURE_KEY_PREFIX=store_settings.key_prefix)
     with log.open("wb") as out:
-        gateway = subprocess.Popen(
-            [sys.executable, "-m", "app", "--port", str(port)], env=environment, stdout=out, stderr=out
-        )
+        gateway = subprocess.Popen(program("app", "--port", str(port)), env=environment, stdout=out, stderr=out)
         try:
             wait_until(lambda: is_ready(f"http://127.0.0.1:{port}", "/healthz"), what="the gateway answers")
             with socket.create_connection(("127.0.0.1", port)) as client:

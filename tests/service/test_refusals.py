@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from cynosure.contract import JobError, ModelCard
+from cynosure.contract import JobError, LongPrompt, ModelCard, PromptSyntax
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
 from jobs.settings import StoreSettings
@@ -157,10 +157,12 @@ def test_the_schema_has_every_name_that_a_field_is_read_by(open_gateway: Callabl
         ("/generate", "application/json", b'{"class_label": "\xff"}', "byte 0xff at line 1, column 18"),
         ("/generate", "application/json", b'{"seed": 1' + b"0" * 5000 + b"}", "5001 digits"),
         ("/v1/images/generations", "application/json", b'{"prompt": "\xff"}', "byte 0xff at line 1, column 13"),
+        ("/generate", "application/json", b'{"seed": 1, "seed": 2}', "has 'seed' twice"),
+        ("/batches", "application/json", b'[{"seed": 1, "seed": 2}]', "line 1: this has 'seed' twice"),
         ("/v1/images/edits", "multipart/form-data", b"--x", "Missing boundary"),
         ("/v1/images/edits", "multipart/form-data; boundary=x", b"nonsense", "Invalid multipart data"),
     ],
-    ids=["encoding", "number", "encoding, as OpenAI", "boundary", "parts"],
+    ids=["encoding", "number", "encoding, as OpenAI", "twice", "twice, in a batch", "boundary", "parts"],
 )
 def test_a_body_that_can_not_be_read_is_malformed_and_the_answer_says_where(
     open_gateway: Callable[..., TestClient], path: str, kind: str, body: bytes, said: str
@@ -222,6 +224,37 @@ def test_steps_that_are_not_certain_are_checked_once_by_a_worker_before_there_is
     assert refused.message in problem["detail"]
     assert gateway.post("/generate", json={"class_label": 1, "steps": 10}).status_code == 202
     assert {job["request"]["steps"] for job in gateway.get("/jobs").json()["jobs"]} == {10, 30}
+
+
+def test_prompts_that_may_be_refused_are_checked_by_a_worker_before_there_is_a_job(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, emoji: ModelCard
+) -> None:
+    gateway, desk = open_gateway(auth="off"), InquiryDesk(store_settings, ["emoji"])
+    options = {"long_prompts": tuple(LongPrompt), "prompt_syntaxes": tuple(PromptSyntax), "max_clip_skip": 2}
+    FleetRegistry(store_settings).publish("worker", [emoji.model_copy(update=options)])
+    message = "prompt has 90 tokens, and the model's text encoder reads 75: shorten it"
+    refused = JobError(code="invalid_request", message=message, field="prompt")
+    strict = {"prompt": "a cat", "long_prompt": "refuse"}
+    asked: list[tuple[str, dict[str, Any], str]] = [
+        ("/generate", strict, "prompt"),
+        ("/generate", {"prompt": "a (cat:1.2)", "prompt_syntax": "weighted"}, "prompt"),
+        ("/sweeps", {"prompts": ["a cat", "a dog"], "request": {"long_prompt": "refuse"}}, "prompts"),
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        for path, body, field in asked:
+            asking = pool.submit(gateway.post, path, json=body)
+            inquiry = desk.take(timeout_s=10)
+            assert inquiry is not None
+            assert inquiry.is_check
+            desk.answer(inquiry, refused)
+            problem = asking.result().json()
+            assert (problem["status"], problem["field"], problem["detail"]) == (422, field, f"{message}.")
+    assert gateway.post("/generate", json=strict).status_code == 422, "the worker is not asked again"
+    job = gateway.post("/generate", json={"prompt": "a cat"}).json()
+    reading = {"long_prompt": "chunk", "prompt_syntax": "plain", "clip_skip": 1}
+    assert {name: job["request"][name] for name in reading} == reading
+    refusal = gateway.post("/generate", json={"prompt": "a cat", "clip_skip": 3}).json()
+    assert (refusal["field"], refusal["detail"]) == ("clip_skip", "'emoji' takes a clip_skip of 1 to 2.")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ REFUSALS: list[tuple[str, int, str, str | None]] = [
     ('{"class_label": 1, "steps": 0}', 422, "invalid_request", "steps"),
     ('{"class_label": 1, "steps": 100000}', 422, "invalid_request", "steps"),
     (
-        '{"class_label": 1, "sampler": "dpmpp_2m", "sigma_schedule": "karras", "steps": 20}',
+        '{"class_label": 1, "sampler": "dpmpp_2m", "sigma_schedule": "karras", "steps": 20, "profile": "diffusers"}',
         422,
         "invalid_request",
         "sigma_schedule",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from cynosure.contract import ModelCard
+from cynosure.programs import program
 from harness.processes import clean_environment, free_port, is_ready, wait_until
 from jobs.fleet import FleetRegistry
 from jobs.settings import StoreSettings
@@ -24,9 +24,7 @@ def test_who_waits_for_a_job_is_answered_before_the_gateway_stops(
     port, answers = free_port(), list[httpx.Response]()
     environment = clean_environment(REDIS_URL=store_settings.redis_url, CYNOSURE_KEY_PREFIX=store_settings.key_prefix)
     with (tmp_path / "log").open("wb") as log:
-        gateway = subprocess.Popen(
-            [sys.executable, "-m", "app", "--port", str(port)], env=environment, stdout=log, stderr=log
-        )
+        gateway = subprocess.Popen(program("app", "--port", str(port)), env=environment, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: is_ready(url), seconds=60, what="the gateway is ready")

@@ -8,7 +8,6 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from app.main import create_app
 from chaos.proxy import Proxy
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
+from cynosure.programs import program
 from harness.processes import clean_environment, free_port, wait_until, wait_until_ready
 from jobs.accounts.api_keys import KeyRing, Scope
 from jobs.queue.doorbell import Doorbell
@@ -153,8 +153,7 @@ def test_a_whole_deployment_runs_over_tls_and_tells_no_secret(
     with log.open("wb") as out:
         commands = (["app", "--port", str(port)], ["workers", "--models", str(small_pack)])
         processes = [
-            subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=out, stderr=out)
-            for command in commands
+            subprocess.Popen(program(*command), env=environment, stdout=out, stderr=out) for command in commands
         ]
         try:
             wait_until_ready(url)

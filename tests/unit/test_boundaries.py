@@ -25,6 +25,7 @@ def _loaded_by(module: str) -> set[str]:
         ("app.main", {"torch", "diffusers", "models", "workers"}),
         ("jobs.queue.gateway", {"fastapi", "torch", "models", "workers", "app"}),
         ("jobs.queue.worker", {"fastapi", "torch", "models", "workers", "app"}),
+        ("workers.__main__", {"fastapi", "torch", "diffusers", "app"}),  # what can't be served is refused at once
         ("cynosure", {"fastapi", "redis", "celery", "torch", "jobs", "app", "models", "workers"}),
         ("models", {"redis", "celery", "fastapi", "httpx", "jobs", "app", "workers", "cynosure"}),
     ],

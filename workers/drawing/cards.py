@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cynosure.contract import ClassifierBase, GuidanceMode, ModelCard, ModelDefaults, Sizes
+from cynosure.contract import (
+    ClassifierBase,
+    GuidanceMode,
+    LongPrompt,
+    ModelCard,
+    ModelDefaults,
+    PromptSyntax,
+    Sizes,
+)
 from models.denoisers import Denoiser
 from models.engine import LoadedPack
-from models.pack import Pack
+from models.loading import opening
+from models.pack import InvalidPack, Pack
 from models.profiles import PROFILES
 from models.samplers import (
     CFG_PLUS_PLUS_SAMPLERS,
@@ -21,19 +30,46 @@ from models.samplers import (
     max_steps,
     options,
 )
-from models.spec import Steps
+from models.spec import PromptOptions, Steps
 
 MUST_CLIP_BELOW = 1e-6  # bound on the last ᾱ of a schedule that ends in pure noise; a linear one ends at 4e-5
 
+DISTILLED_STEPS = {"lcm": 4, "tcd": 4}
+"""Default steps with the schedulers of distilled models; 4 is that of diffusers' `LatentConsistencyModelPipeline`."""
+
 
 def card_of(loaded: LoadedPack) -> ModelCard:
-    """The card of this pack: all that the gateway may promise of it."""
+    """The card of this pack: all that the gateway may promise of it.
+
+    Raises:
+        InvalidPack: its defaults are not what a card takes.
+    """
+    with opening(loaded.pack):
+        card = _card(loaded)
+    _check_defaults(loaded.pack, card)
+    return card
+
+
+def _check_defaults(pack: Pack, card: ModelCard) -> None:
+    defaults = card.defaults
+    known = (
+        ("sampler", defaults.sampler in card.samplers, f"one of {', '.join(card.samplers)}"),
+        ("profile", defaults.profile in card.profiles, f"one of {', '.join(card.profiles)}"),
+        ("steps", 1 <= defaults.steps <= card.max_steps, f"a number from 1 to {card.max_steps}"),
+    )
+    for name, is_right, right in known:
+        if not is_right:
+            raise InvalidPack(f"{pack.folder / 'model_index.json'}: {name} in cynosure must be {right}")
+
+
+def _card(loaded: LoadedPack) -> ModelCard:
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
     modes, bases = _modes_and_bases(loaded)
     defaults = pack.defaults
     limits = {name: max_steps(name, loaded.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
     samplers = tuple(name for name, limit in limits.items() if limit)
     profile = str(defaults.get("profile", "cynosure"))
+    sampler = defaults.get("sampler", _default_sampler(pack, samplers))
     is_pixel_model = denoiser.latent_shape[1:] == denoiser.picture_size or "vae" not in pack.index
     clipping = tuple(name for name, candidate in PROFILES.items() if candidate.clips and is_pixel_model)
     return ModelCard(
@@ -54,6 +90,7 @@ def card_of(loaded: LoadedPack) -> ModelCard:
         clipping_profiles=clipping,
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
+        **_prompt_options(denoiser.prompt_options),
         needs_init_image=denoiser.low_res_size is not None,
         sizes=_sizes(denoiser),
         takes_size_conditioning=denoiser.takes_size_conditioning,
@@ -67,8 +104,8 @@ def card_of(loaded: LoadedPack) -> ModelCard:
             guidance_mode=modes[1] if len(modes) > 1 else GuidanceMode.NONE,
             guidance_scale=defaults.get("guidance_scale", denoiser.default_scale),
             classifier_scale=defaults.get("classifier_scale", 1.0) if pack.has_classifier else None,
-            sampler=defaults.get("sampler", "ddim" if "ddim" in samplers else "flow_euler"),
-            steps=defaults.get("steps", 50),
+            sampler=sampler,
+            steps=defaults.get("steps", DISTILLED_STEPS.get(sampler, 50)),
             profile=profile,
             clip=profile in clipping,
         ),
@@ -91,6 +128,22 @@ def _sizes(denoiser: Denoiser) -> Sizes:
         max_pixels=sizes.max_pixels,
         suggested=tuple((wide, high) for high, wide in sizes.suggested),
     )
+
+
+def _default_sampler(pack: Pack, samplers: Sequence[str]) -> str:
+    own = folder_sampler(pack.scheduler_config)
+    if own in DISTILLED_STEPS and own in samplers:
+        return own
+    return "ddim" if "ddim" in samplers else "flow_euler"
+
+
+def _prompt_options(options: PromptOptions) -> dict[str, Any]:
+    """What a request may choose about the reading of its prompts."""
+    return {
+        "long_prompts": tuple(LongPrompt(one) for one in options.long_prompts),
+        "prompt_syntaxes": tuple(PromptSyntax) if options.takes_weights else (),
+        "max_clip_skip": options.most_clip_skip,
+    }
 
 
 def _profiles(pack: Pack, samplers: Sequence[str]) -> dict[str, Any]:

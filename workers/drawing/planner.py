@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from cynosure.contract import GuidanceMode, JobError, ModelCard, NetworkCalls, Plan, ResolvedRequest
+from cynosure.contract import GuidanceMode, JobError, ModelCard, NetworkCalls, Plan, PromptTokens, ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest
 from jobs.plans import Inquiry, InquiryDesk
 from models.engine import Engine, Outline
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.background import BackgroundThread
-from workers.drawing.specs import course_spec_of, specs_of
+from workers.drawing.specs import course_specs_of, specs_of
 from workers.drawing.warnings import warnings_of
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,13 @@ class Planner(BackgroundThread):
         request = inquiry.request
         try:
             if inquiry.is_check:
-                self._engine.check(course_spec_of(request, self._cards[request.model]))
+                self._engine.check(course_specs_of(request, self._cards[request.model]))
                 return None
             specs = specs_of(inquiry.id, request, self._cards[request.model])
             return plan_of(request, self._cards[request.model], self._engine.outline(specs))
         except (InvalidSpec, NotLinear, InvalidRespacing, InvalidRequest) as error:
-            return JobError(code=InvalidRequest.code, message=str(error))
+            field = getattr(error, "field", None)
+            return JobError(code=InvalidRequest.code, message=str(error), field=field)
         except Exception as error:
             log.exception("planning a request failed")
             return JobError(code=CynosureError.code, message=f"{type(error).__name__}: {error}")
@@ -60,5 +61,17 @@ def plan_of(request: ResolvedRequest, card: ModelCard, outline: Outline) -> Plan
         ),
         flop=outline.flop,
         seconds=outline.seconds,
+        tokens=tuple(
+            PromptTokens(
+                field=field,
+                encoder=reading.encoder,
+                tokens=reading.tokens,
+                limit=reading.limit,
+                chunks=reading.chunks,
+                cut=reading.cut or None,
+            )
+            for field, readings in outline.readings.items()
+            for reading in readings
+        ),
         warnings=warnings_of(request, card, outline),
     )

@@ -14,11 +14,12 @@ from cynosure.contract import (
     GuidanceRule,
     ModelCard,
     Priority,
+    PromptSyntax,
     ResolvedRequest,
 )
 from cynosure.pictures import on_black, on_white, opened
 from cynosure.resolving import cells_of
-from models.spec import Guidance, IntervalUnit, Pixels, SampleSpec, SizeConditioning, Term
+from models.spec import Guidance, IntervalUnit, LongPrompt, Pixels, SampleSpec, SizeConditioning, Term
 
 DEFAULT_STRENGTH = 0.8  # diffusers' default
 _BLANK = Pixels.of(np.zeros((1, 1, 3), np.uint8))
@@ -82,10 +83,11 @@ def strength_of(request: ResolvedRequest) -> float:
     return request.strength or (1.0 if has_mask else DEFAULT_STRENGTH)
 
 
-def course_spec_of(request: ResolvedRequest, card: ModelCard) -> SampleSpec:
-    """A spec with the same coefficient table as the pictures of a detached request, with a blank one for its own."""
-    [spec, *_] = specs_of("", request, card)
-    return replace(spec, init_image=_BLANK if "init_image" in request.inputs else None)
+def course_specs_of(request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
+    """A spec for each prompt of a detached request, with a blank picture for its own; their tables are equal."""
+    by_prompt = {spec.prompt: spec for spec in specs_of("", request, card)}
+    blank = _BLANK if "init_image" in request.inputs else None
+    return [replace(spec, init_image=blank) for spec in by_prompt.values()]
 
 
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
@@ -101,6 +103,9 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             label=cell.class_label,
             prompt=cell.prompt,
             negative_prompt=cell.negative_prompt,
+            long_prompt=LongPrompt(cell.long_prompt) if cell.long_prompt else None,
+            weighted=cell.prompt_syntax is PromptSyntax.WEIGHTED,
+            clip_skip=cell.clip_skip or 1,
             height=cell.height,
             width=cell.width,
             size_conditioning=size_conditioning_of(cell),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cynosure.contract import GuidanceMode, ModelCard, ResolvedRequest
+from cynosure.contract import GuidanceMode, ModelCard, PromptSyntax, ResolvedRequest
 from cynosure.resolving import cells_of
 from models.engine import Handle, Outline
 from models.spec import Row
@@ -19,7 +19,7 @@ _A1111 = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|<(?:lora|lyco|hypernet):[^<>]*>|\[
 
 def warnings_of(request: ResolvedRequest, card: ModelCard, course: Outline | Handle) -> tuple[str, ...]:
     """What is to be said of one picture's request and of the course that it takes."""
-    said = [*_of_guidance(request, card, course.guided), *_of_prompts(request), *course.remarks]
+    said = [*_of_guidance(request, card, course.guided), *_of_prompts(request, card), *course.remarks]
     if 2 * course.evaluations < request.steps:
         said.append(f"strength leaves {course.evaluations} evaluations of {request.steps} steps.")
     return tuple(dict.fromkeys(said))
@@ -51,11 +51,15 @@ def _of_guidance(request: ResolvedRequest, card: ModelCard, guided: range) -> li
     return warnings
 
 
-def _of_prompts(request: ResolvedRequest) -> list[str]:
+def _of_prompts(request: ResolvedRequest, card: ModelCard) -> list[str]:
     warnings = []
     if request.prompt is not None and not request.prompt.strip():
         warnings.append("prompt is empty: the picture is drawn as if there were none.")
+    if request.prompt_syntax is PromptSyntax.WEIGHTED:
+        return warnings
+    hint = " prompt_syntax 'weighted' reads weights." if PromptSyntax.WEIGHTED in card.prompt_syntaxes else ""
     for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if marks := _A1111.findall(text or ""):
-            warnings.append(f"{field} has marks of another program, which are read as words: {', '.join(marks[:5])}.")
+            named = ", ".join(marks[:5])
+            warnings.append(f"{field} has marks of another program, which are read as words: {named}.{hint}")
     return warnings

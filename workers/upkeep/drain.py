@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from celery.signals import worker_shutting_down
+from celery.worker import state
 from redis.exceptions import RedisError
 
+from jobs.starting import signal_name
 from workers.host import EngineHost
 
 log = logging.getLogger(__name__)
@@ -35,24 +36,28 @@ class Drain:
     def __init__(self, host: EngineHost, *, grace_s: float, on_begin: Callable[[], None]) -> None:
         self._host = host
         self._on_begin = on_begin
+        self._grace_s = grace_s
         self._timer = threading.Timer(grace_s, host.hand_back_all)
         self._timer.daemon = True
 
     def listen(self) -> None:
-        """Begin when Celery announces the shutdown, which it does on either signal."""
-        worker_shutting_down.connect(self._shutting_down, weak=False)
+        """Handle the signals from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._shut_down)
 
     def finished(self) -> None:
         """Stop the timer: the worker has ended, and nothing is left to hand back."""
         self._timer.cancel()
 
-    def _shutting_down(self, **_: object) -> None:
+    def _shut_down(self, number: int, frame: FrameType | None) -> None:
         # This runs on the main thread in a signal handler, so anything that may block runs on another thread.
-        threading.Thread(target=self._begin, name="drain", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop_now)
+        threading.Thread(target=self._begin, args=(signal_name(number),), name="drain", daemon=True).start()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._stop_now)
+        state.should_stop = os.EX_OK  # ends Celery's loop, as its own handler does
 
-    def _begin(self) -> None:
+    def _begin(self, cause: str) -> None:
+        log.info("%s: stopping; running jobs have %g s to finish", cause, self._grace_s)
         self._timer.start()
         self._host.begin_drain()
         try:

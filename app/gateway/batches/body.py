@@ -9,7 +9,7 @@ from typing import Any
 import ijson
 
 from app.gateway.door.complexity import parts_of, too_many_parts
-from app.gateway.json_bodies import parsed_json
+from app.gateway.json_bodies import Members, NamedTwice, parsed_json
 from cynosure.contract import MAX_BATCH_LINES
 from cynosure.errors import BodyTooLarge, CynosureError, MalformedBody
 
@@ -101,7 +101,7 @@ async def _first_of(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[
 
 async def _array(head: bytes, rest: AsyncIterator[bytes], max_parts: int) -> AsyncIterator[Any]:
     values: Any = ijson.sendable_list()
-    parser = ijson.items_coro(values, "item", use_float=True)
+    parser = ijson.items_coro(values, "item", use_float=True, map_type=Members)
     count, nesting = 0, Nesting(max_parts)
     try:
         nesting.feed(head)
@@ -114,6 +114,8 @@ async def _array(head: bytes, rest: AsyncIterator[bytes], max_parts: int) -> Asy
             nesting.feed(chunk)
             parser.send(chunk)
         parser.close()
+    except NamedTwice as error:
+        raise at_line(MalformedBody(f"this {error}."), count + len(values) + 1) from None
     except ijson.JSONError as error:
         reason = str(error).partition("\n")[0]
         raise at_line(MalformedBody(f"the body is not a JSON array: {reason}."), count + len(values) + 1) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Annotated
@@ -17,6 +16,7 @@ from app.gateway.door.links import linked_caller
 from app.gateway.errors.problems import OPENAI_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
+from cynosure.addresses import is_loopback
 from cynosure.errors import CynosureError, Forbidden, Unauthenticated
 from jobs.accounts.api_keys import NOBODY, Caller
 from jobs.accounts.api_keys import Scope as KeyScope
@@ -33,17 +33,8 @@ OPEN = frozenset(
     }
 )
 """Paths that need no key: health, and the API's description."""
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CALLER = "cynosure.caller"
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached only from this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class KeyPolicy(Enum):
@@ -135,7 +126,8 @@ def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers, address: 
     host = headers.get("host", "")
     public = public_address(settings)
     own = () if public is None else (_name_of(public.origin.partition("://")[2]),)
-    if _name_of(host) not in (*_LOOPBACK_NAMES, *settings.allowed_hosts, *own):
+    name = _name_of(host)
+    if not is_loopback(name) and name not in (*own, *(allowed.strip("[]") for allowed in settings.allowed_hosts)):
         raise Forbidden(
             f"Without API keys this server accepts requests only from its own machine, not for host '{host[:100]}'. "
             "Create a key with `cynosure keys create`, or add the host to CYNOSURE_GATEWAY_ALLOWED_HOSTS, or set "
@@ -151,8 +143,8 @@ def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers, address: 
 
 
 def _name_of(host: str) -> str:
-    """The host of a Host header, without its port."""
-    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+    """The host of a Host header, without its port and an IPv6 address's brackets."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:

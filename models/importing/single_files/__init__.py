@@ -1,0 +1,1 @@
+"""Converts single files of weights, as Civitai and ComfyUI hold them, to packs."""

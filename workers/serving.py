@@ -1,0 +1,110 @@
+"""A worker: loads the packs, publishes their model cards, and serves until a signal stops it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import warnings
+from collections.abc import Sequence
+
+from celery.platforms import SecurityWarning
+
+from jobs.fleet import FleetRegistry
+from jobs.plans import InquiryDesk
+from jobs.queue.doorbell import Doorbell
+from jobs.queue.worker import WorkerStore
+from jobs.settings import StoreSettings
+from jobs.starting import refusing
+from models.engine import Engine
+from models.loading import InvalidDevice
+from models.pack import InvalidPack, Pack
+from workers.celery_app import SilentWorker, build_celery
+from workers.drawing.calibrations import SharedCalibrations
+from workers.drawing.planner import Planner
+from workers.host import EngineHost
+from workers.retrying import Retrying
+from workers.settings import WorkerSettings
+from workers.upkeep.cancellations import Cancellations
+from workers.upkeep.drain import Drain
+from workers.upkeep.reaper import Reaper
+from workers.upkeep.registration import Registration
+from workers.upkeep.watchdog import Watchdog
+
+log = logging.getLogger("workers")
+
+STORE_TIMEOUT_S = 24 * 3600.0  # a worker may start before its store
+
+
+def _stop_self() -> None:
+    """Drain as after a SIGTERM: jobs go back to the queue, and a supervisor restarts the worker."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistry) -> Engine:
+    return Engine(
+        packs,
+        device=settings.device,
+        precision=settings.precision,
+        compiled=settings.compile,
+        measure_at_once=False,
+        calibrations=SharedCalibrations(fleet),
+        on_death=lambda error: _stop_self(),
+    )
+
+
+def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequence[Pack]) -> None:
+    """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
+    warnings.filterwarnings("ignore", module="diffusers")
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
+
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+    Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
+    with refusing("cynosure worker", InvalidPack, InvalidDevice):
+        engine = _engine(settings, packs, fleet)
+        host = EngineHost(
+            engine,
+            store,
+            doorbell,
+            worker_name=name,
+            slots=settings.concurrency,
+            heartbeat_s=settings.heartbeat_s,
+            job_timeout_s=settings.job_timeout_s,
+        )
+    models = tuple(host.cards)
+    celery = build_celery(store_settings, host)
+    registration = Registration(fleet, host.claims, name, host.published)
+    helpers = (
+        registration,
+        Reaper(store, doorbell, models, interval_s=settings.reap_every_s, grace_after_outage_s=store_settings.lease_s),
+        Planner(engine, host.cards, InquiryDesk(store_settings, models)),
+        Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
+        host.leases,
+        Cancellations(store, host.leases),
+    )
+    drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
+    Retrying(timeout_s=STORE_TIMEOUT_S).call(registration.publish)
+    drain.listen()
+    for helper in helpers:
+        helper.start()
+    log.info("worker %s serves %s", name, ", ".join(models))
+    engine.measure()  # only now: measuring would delay the start
+    try:
+        SilentWorker(
+            app=celery,
+            pool="threads",
+            concurrency=settings.concurrency,
+            hostname=name,
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            quiet=True,
+        ).start()
+    finally:
+        drain.finished()
+        for helper in helpers:
+            helper.stop()
+        engine.close()
