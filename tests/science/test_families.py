@@ -617,6 +617,7 @@ def test_pictures_of_three_sizes_are_the_same_bytes_alone_and_mixed(tmp_path: Pa
         plain,
         replace(plain, sampler="dpmpp_2m_sde", steps=9, preview_every=2, telemetry=True),
         replace(plain, init_image=start, strength=0.6, mask=mask),
+        replace(plain, prompt="a red cat " * 8),  # of more than one chunk
         replace(plain, guidance=Guidance(free_scale=SCALE, guide_pack="pack")),
         *(replace(plain, seed=9, guidance=Guidance(free_scale=scale, interval=(0.5, 1))) for scale in (2.0, 5.0)),
     ]
