@@ -176,7 +176,7 @@ class SampleSpec:
 
     Attributes:
         pack: name of a loaded pack.
-        label: class index in 0..num_classes-1, or `None` for an unconditional picture.
+        label: class index in 0..num_classes-1, or its name in the pack; `None` for an unconditional picture.
         prompt, negative_prompt: for packs that take text; the negative one replaces "no prompt" in unconditional rows.
         height, width: in pixels; `None` is the pack's own.
         size_conditioning: what networks that take it are told of size and crop.
@@ -202,7 +202,7 @@ class SampleSpec:
     """
 
     pack: str
-    label: int | None = None
+    label: int | str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     height: int | None = None
@@ -232,11 +232,6 @@ class SampleSpec:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.label, str):
-            raise InvalidSpec(
-                f"label is a class index, not '{self.label}': give "
-                f"engine.packs['{self.pack}'].pack.labels.index('{self.label}')"
-            )
         steered = self.guidance.free_scale is not None or (self.guidance.classifier_scale and not self.guidance.terms)
         if self.label is None and self.prompt is None and steered:
             raise InvalidSpec("guidance needs a label or a prompt to guide to")
@@ -244,6 +239,13 @@ class SampleSpec:
             raise InvalidSpec(f"steps is {self.steps}; at least 1 is needed")
         if self.mask is not None and self.init_image is None:
             raise InvalidSpec("mask needs an init_image to keep the rest of")
+
+    @property
+    def class_index(self) -> int | None:
+        """The label as an index; the engine replaces names before anything reads it."""
+        if isinstance(self.label, str):
+            raise InvalidSpec(f"label '{self.label}' is a name, which only `Engine` reads; give the index")
+        return self.label
 
     def size(self, own: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the picture, where `own` is the pack's."""

@@ -42,9 +42,9 @@ class AdmDenoiser:
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         conditioning: dict[str, Tensor] = {}
         if self.has_classes:
-            if spec.label is None:
+            if spec.class_index is None:
                 raise InvalidSpec("this model needs a label")
-            conditioning["labels"] = torch.tensor(spec.label)
+            conditioning["labels"] = torch.tensor(spec.class_index)
         if self.low_res_size is not None:
             if spec.init_image is None:
                 raise InvalidSpec("this model enlarges a picture: it needs an init_image")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -214,9 +216,7 @@ class Engine:
 
     def _course(self, spec: SampleSpec) -> Course:
         loaded = self._loaded_for(spec)
-        preparation, count = loaded.runner.preparation, len(loaded.pack.labels)
-        if spec.label is not None and count and not 0 <= spec.label < count:
-            raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
+        preparation, spec = loaded.runner.preparation, _with_class_index(spec, loaded.pack.labels)
         return preparation.course(spec, self._prepared(preparation, spec))
 
     def _want_measured(self, course: Course) -> None:
@@ -256,3 +256,16 @@ class Engine:
         if not is_fixed:
             self._measurement.add(loaded, calibration_key(pack, self.device, networks.by_rule))
         return loaded
+
+
+def _with_class_index(spec: SampleSpec, labels: tuple[str, ...]) -> SampleSpec:
+    """The spec with its label as an index that the pack has."""
+    if isinstance(spec.label, str):
+        if spec.label not in labels:
+            similar = difflib.get_close_matches(spec.label, labels, 1)
+            hint = f"did you mean '{similar[0]}'?" if similar else f"it has {', '.join(labels[:20]) or 'none'}"
+            raise InvalidSpec(f"'{spec.pack}' has no label '{spec.label}'; {hint}")
+        return replace(spec, label=labels.index(spec.label))
+    if spec.label is not None and labels and not 0 <= spec.label < len(labels):
+        raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {len(labels) - 1}")
+    return spec

@@ -144,7 +144,7 @@ class _StandIn:
         self.learns_variance = learns_variance
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        return {"labels": torch.tensor(spec.label)}, {"labels": torch.tensor(NUM_CLASSES)}
+        return {"labels": torch.tensor(spec.class_index)}, {"labels": torch.tensor(NUM_CLASSES)}
 
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
