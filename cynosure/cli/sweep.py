@@ -39,7 +39,9 @@ def sweep(
         str | None,
         typer.Option(autocompletion=completion.several_labels, help="classes, by name or index, separated by commas"),
     ] = None,
-    prompts: Annotated[list[str] | None, typer.Option("--prompt", help="a prompt; give it several times")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", "--prompts", help="a prompt; give it several times")
+    ] = None,
     scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
