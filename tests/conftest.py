@@ -29,6 +29,7 @@ from cynosure.contract import (
     ModelDefaults,
     Priority,
     ResolvedRequest,
+    Sizes,
 )
 from cynosure.programs import program
 from cynosure.resolving import resolve
@@ -231,8 +232,7 @@ def card() -> ModelCard:
         clipping_profiles=("cynosure",),
         spacings={"ddim": ("leading", "trailing")},
         must_clip=True,
-        width=28,
-        height=28,
+        sizes=Sizes.only(28, 28),
         max_steps=1000,
         defaults=ModelDefaults(
             guidance_mode=GuidanceMode.CLASSIFIER_FREE,

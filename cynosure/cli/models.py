@@ -9,7 +9,7 @@ import typer
 
 from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
 from cynosure.client import DEFAULT_URL, Client
-from cynosure.contract import LeavingJobs, ModelLoad
+from cynosure.contract import LeavingJobs, ModelLoad, Sizes
 
 models = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -38,7 +38,7 @@ def show(
         (
             (
                 card.name,
-                f"{card.width}×{card.height}",
+                _size(card.sizes),
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
                 f"{len(card.guidance_modes)} modes",
@@ -48,6 +48,12 @@ def show(
             for card in cards
         ),
     )
+
+
+def _size(sizes: Sizes) -> str:
+    """The default, and what else there is."""
+    default = "×".join(map(str, sizes.default))
+    return default if sizes.is_one else f"{default}; sides {sizes.min_side} to {sizes.max_side}"
 
 
 def _shown(names: Sequence[str], are_listed: bool) -> str:

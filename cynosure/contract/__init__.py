@@ -50,6 +50,7 @@ from cynosure.contract.roster import (
     ModelLoad,
     ModelLoads,
 )
+from cynosure.contract.sizes import Side, Sizes
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -62,8 +63,10 @@ from cynosure.contract.terms import (
     MAX_PROMPT_LENGTH,
     MAX_SCALE,
     MAX_SEED,
+    MAX_SIDE,
     MAX_STEPS,
     MAX_SWEEP_CELLS,
+    SIZE_CONDITIONING,
     ClassifierBase,
     GuidanceMode,
     GuidanceRule,
@@ -87,8 +90,10 @@ __all__ = [
     "MAX_PROMPT_LENGTH",
     "MAX_SCALE",
     "MAX_SEED",
+    "MAX_SIDE",
     "MAX_STEPS",
     "MAX_SWEEP_CELLS",
+    "SIZE_CONDITIONING",
     "Base64Image",
     "Bound",
     "ClassifierBase",
@@ -130,6 +135,8 @@ __all__ = [
     "PromptTokens",
     "ResolvedRequest",
     "Scale",
+    "Side",
+    "Sizes",
     "SweepAxes",
     "SweepRequest",
     "VaryRequest",

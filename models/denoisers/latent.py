@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
+from models.denoisers.base import Sizes
 from models.loading import load_component
 from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
@@ -29,6 +30,14 @@ def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
             "guidance scale as an input; leave it out"
         )
     return float(pack.defaults.get("distilled_guidance", default))
+
+
+SDXL_SHAPES = tuple(
+    (high / 1024, wide / 1024)
+    for sides in ((1024, 1024), (896, 1152), (832, 1216), (768, 1344), (640, 1536))
+    for high, wide in dict.fromkeys((sides, sides[::-1]))
+)
+"""Shapes of a million pixels that SDXL was trained on (Podell et al. 2023, appendix I), as factors of 1024."""
 
 
 class Autoencoder:
@@ -64,7 +73,7 @@ class Autoencoder:
 
 
 class LatentPictures:
-    """Base of denoisers that work on an autoencoder's latents (channels, height, width).
+    """Base of denoisers that work on an autoencoder's latents (channels, height, width), of one size.
 
     Args:
         pack: the folder.
@@ -78,6 +87,8 @@ class LatentPictures:
     """
 
     prompt_options = PromptOptions()
+    patch = 1
+    takes_size_conditioning = False
 
     def __init__(
         self,
@@ -100,6 +111,7 @@ class LatentPictures:
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape = (self.autoencoder.channels, height, width)
         self.picture_size = (height * self.autoencoder.factor, width * self.autoencoder.factor)
+        self.sizes = Sizes.only(*self.picture_size)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x)

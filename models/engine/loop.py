@@ -17,7 +17,7 @@ from models.engine.measurement import Measurement
 from models.engine.sample import Sample
 from models.engine.schedule import Turns
 from models.engine.tick import Tick
-from models.lanes import CallRunner, InlineLane, set_thread_count
+from models.lanes import FIRST_CALLS, CallRunner, InlineLane, set_thread_count
 from models.spec import InvalidSpec
 
 MEASURING = ""  # takes turns with the packs, like one of them; no pack has this name
@@ -156,7 +156,8 @@ class Loop:
         return [name for name, loaded in self.packs.items() if loaded.wants_tick] + self._measuring()
 
     def _measuring(self) -> list[str]:
-        return [MEASURING] if self._measurement.wants_turn else []
+        is_idle = all(loaded.schedule.is_idle for loaded in self.packs.values())
+        return [MEASURING] if self._measurement.wants_turn(is_idle=is_idle) else []
 
     def _lane_cores(self, loaded: LoadedPack) -> int:
         return min(loaded.lane_threads, self._cores)
@@ -164,7 +165,8 @@ class Loop:
     def _answer_call(self) -> None:
         work, done = self._calls.popleft()
         try:
-            work()
+            with FIRST_CALLS:
+                work()
         except Exception as error:
             done.set_exception(error)
             if isinstance(error, torch.AcceleratorError):
@@ -174,7 +176,8 @@ class Loop:
 
     def _measure(self) -> None:
         started = time.monotonic()
-        self._measurement.step()
+        with FIRST_CALLS:
+            self._measurement.step()
         with self.lock:
             self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
 
