@@ -85,7 +85,13 @@ def _with(calibration: Calibration, name: str, network: NetworkCalibration) -> C
 
 
 def calibrated(
-    pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False, again: bool = False
+    pack: Pack,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    encoder_precision: str = "auto",
+    compiled: bool = False,
+    again: bool = False,
 ) -> Calibration:
     """Measure a pack on this device; times may come from the user's cache folder.
 
@@ -93,6 +99,7 @@ def calibrated(
         pack: the pack to measure.
         device: the device to measure it on.
         precision: as for `load_networks`.
+        encoder_precision: as for `load_networks`.
         compiled: as for `load_networks`.
         again: ignore cached times.
 
@@ -100,7 +107,7 @@ def calibrated(
         InvalidPack: the device has no memory for the pack.
     """
     cache = FileCalibrations()
-    networks = load_networks(pack, device, precision=precision, compiled=compiled)
+    networks = load_networks(pack, device, precision=precision, encoder_precision=encoder_precision, compiled=compiled)
     key = calibration_key(pack, device, networks.by_rule)
     with Lanes(networks.by_rule.layout) as lanes:
         known = None if again else cache.load(key)

@@ -47,12 +47,12 @@ class FluxDenoiser(LatentPictures):
             FluxTransformer2DModel, pack, "transformer", device, precision, keys=FLUX_TRANSFORMER
         )
         channels = self.network.config.in_channels // LATENT_PATCH**2
-        super().__init__(pack, device, pack.latent_size, channels, FLOW_AUTOENCODER)
+        super().__init__(pack, device, pack.latent_size, channels, precision, FLOW_AUTOENCODER)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = distilled_guidance(pack, GUIDANCE, is_input=self.network.config.guidance_embeds)
         self.device = device
-        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)
-        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, T5_TOKENS)
+        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)
+        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
         side = torch.arange(pack.latent_size // LATENT_PATCH, device=device)
         rows, columns = torch.meshgrid(side, side, indexing="ij")
         self.places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()  # (tokens,3)
