@@ -27,7 +27,7 @@ def models(
         show_json(cards)
         return
     show_table(
-        ("model", "size", "prompts", "default", "guidance", "labels", "samplers"),
+        ("model", "size", "prompts", "default", "guidance", "labels", "samplers", "memory"),
         (
             (
                 card.name,
@@ -37,6 +37,7 @@ def models(
                 f"{len(card.guidance_modes)} modes",
                 _shown(card.labels, with_labels),
                 _shown(card.samplers, with_samplers),
+                f"{card.memory.total_bytes / 1e9:.2f} GB",
             )
             for card in cards
         ),

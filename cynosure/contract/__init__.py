@@ -4,9 +4,11 @@ Every limit and default lives here.
 """
 
 from cynosure.contract.cards import (
+    ComponentMemory,
     ModelCard,
     ModelDefaults,
     ModelList,
+    ModelMemory,
 )
 from cynosure.contract.jobs import (
     ImageInfo,
@@ -85,6 +87,7 @@ __all__ = [
     "Bound",
     "ClassifierBase",
     "ClassifierCondition",
+    "ComponentMemory",
     "Fraction",
     "GenerateRequest",
     "GuidanceMode",
@@ -104,6 +107,7 @@ __all__ = [
     "ModelCard",
     "ModelDefaults",
     "ModelList",
+    "ModelMemory",
     "NetworkCalls",
     "OutputFormat",
     "PictureLinks",

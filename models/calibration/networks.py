@@ -17,6 +17,7 @@ from models.classifiers import Steering, load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.flop import flop_of
 from models.lanes import drop_traceback
+from models.memory import check_fits
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 
@@ -82,6 +83,7 @@ def load_networks(
         raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
     of_encoders = PRECISIONS[encoder_precision] if pack.has_encoders else FLOAT32
     formats = partial(_formats, device, PRECISIONS[precision], of_encoders, compiled=compiled)
+    check_fits(pack, device, formats(by_gradient=False)[0], formats(by_gradient=True)[0])
     denoiser_by_rule, denoiser = _first_that_fits(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
     )

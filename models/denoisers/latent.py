@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
-from models.memory import load_shared
+from models.memory import autoencoder_precision, load_shared
 from models.networks.tokens import Readings
-from models.pack import InvalidPack, Pack, read_object
-from models.precision import FLOAT32, Precision
+from models.pack import InvalidPack, Pack
+from models.precision import Precision
 from models.spec import PromptOptions, SampleSpec
 
 
@@ -37,20 +37,13 @@ MAX_PIXELS_AT_ONCE = 2048**2
 """Larger pictures are encoded and decoded in tiles: an autoencoder of Stable Diffusion takes about 4 KB a pixel."""
 
 
-def _precision(pack: Pack, precision: Precision) -> Precision:
-    """The autoencoder's format: that of encoders, but float32 for one that overflows in float16, as XL's does."""
-    if precision.encoders == "float16":
-        config = read_object(pack.component("vae") / "config.json")
-        if config.get("force_upcast", True):
-            return FLOAT32
-    return precision.of_encoders
-
-
 class Autoencoder:
     """Converts between float32 latents and pixels, one picture at a time; packs with the same one share its weights."""
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision, keys: Keys) -> None:
-        self.network = load_shared(AutoencoderKL, pack, "vae", device, _precision(pack, precision), keys=keys)
+        self.network = load_shared(
+            AutoencoderKL, pack, "vae", device, autoencoder_precision(pack, precision), keys=keys
+        )
         self._in_tiles = copy.copy(self.network)  # of the same modules: others use the network as it is
         self._in_tiles.enable_tiling()
         config = self.network.config

@@ -27,7 +27,7 @@ def peak_of(call: Callable[[], object], *, compiled: bool = False) -> int:
 
 class _Peak(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         self._living: dict[int, tuple[StorageWeakRef, int]] = {}
 

@@ -34,7 +34,7 @@ def load_shared(
     check_declared(network, pack, component)
     folder = pack.component(component)
     with _LOADING:
-        key = (network, _content(folder), device, precision)
+        key = (network, _content(folder), str(device), precision)
         found: Any = _loaded.get(key)
         if found is None:
             found = load_network(network, folder, device, precision, keys=keys)
@@ -42,6 +42,14 @@ def load_shared(
             _loaded[key] = found
     shared: Network = found
     return shared
+
+
+def is_in_use(folder: Path, device: torch.device, precision: Precision) -> bool:
+    """Whether a pack in use has shared the component in this folder."""
+    if not _loaded:
+        return False
+    found = (_content(folder), str(device), precision)
+    return any(key[1:] == found for key in list(_loaded))
 
 
 def _content(folder: Path) -> str:

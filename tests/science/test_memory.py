@@ -6,17 +6,21 @@ import gc
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.calibration import load_networks
-from models.pack import open_pack
+from models.memory import peak_of, weights_of
+from models.memory.needs import available
+from models.pack import InvalidPack, open_pack
+from models.precision import FLOAT32, Precision
 from models.spec import SampleSpec
 from tests.science.test_families import autoencoder, stable_diffusion, stable_diffusion_xl
 
-CPU = torch.device("cpu")
+CPU, BFLOAT16 = torch.device("cpu"), Precision(dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,58 @@ def test_large_pictures_are_encoded_and_decoded_in_tiles_as_diffusers_does(
     torch.testing.assert_close(denoiser.encode(expected), back, atol=1e-4, rtol=0)
     assert not torch.allclose(tiled, whole, atol=1e-3)
     assert torch.equal(denoiser.decode(latents[1:]), tiled[1:])
+
+
+def test_what_a_device_has_no_memory_for_is_refused_before_it_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = open_pack(str(folder))
+    networks = load_networks(pack, CPU, precision="float32")
+    denoiser = networks.denoiser
+    needed = weights_of(pack, FLOAT32, FLOAT32)
+    assert needed["denoiser"].parameters == denoiser.num_parameters
+    loaded = sum(parameter.numel() for each in denoiser.encoders for parameter in each.network.parameters())
+    assert needed["text encoders"].parameters == loaded
+    assert needed["autoencoder"].bytes == 4 * needed["autoencoder"].parameters
+    half = weights_of(pack, replace(BFLOAT16, encoders="bfloat16"), FLOAT32)
+    assert [each.bytes * 2 for each in half.values()] == [each.bytes for each in needed.values()]
+    unshared = weights_of(pack, FLOAT32, FLOAT32, missing_on="cpu")
+    assert unshared == {"denoiser": needed["denoiser"]}, "the others are in memory already"
+
+    del networks, denoiser
+    gc.collect()
+    total = sum(each.bytes for each in needed.values())
+    monkeypatch.setattr("models.memory.needs.available", lambda device: total)
+    load_networks(pack, CPU, precision="float32")
+    gc.collect()
+    monkeypatch.setattr("models.memory.needs.available", lambda device: total - 1)
+    monkeypatch.setattr("models.loading._read", lambda *args: pytest.fail("weights were read"))
+    message = r"'xl' needs .* MB for its weights \(denoiser .*, autoencoder .*\), and cpu has .* left; serve fewer"
+    with pytest.raises(InvalidPack, match=message + r".* or set CYNOSURE_WORKER_PRECISION .* to bfloat16 \(.* MB\)"):
+        load_networks(pack, CPU, precision="float32")
+    monkeypatch.setattr("models.memory.needs.available", lambda device: 1)
+    with pytest.raises(InvalidPack, match=r"serve fewer models on it$"):
+        load_networks(pack, CPU, precision="float32")
+
+
+def test_a_cpu_has_what_the_system_and_the_control_group_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.memory.needs._GROUP", tmp_path)
+    monkeypatch.setattr("models.memory.needs._SYSTEM", tmp_path / "meminfo")
+    assert available(CPU) is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  3000 kB\n")
+    assert available(CPU) == 3_072_000
+    for name, content in (("max", "5000\n"), ("current", "4000\n"), ("stat", "anon 1000\ninactive_file 500\n")):
+        (tmp_path / f"memory.{name}").write_text(content)
+    assert available(CPU) == 1500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available(CPU) == 3_072_000
+
+
+def test_the_memory_of_a_call_is_what_its_tensors_take_at_once() -> None:
+    x = torch.zeros(1000)
+    assert peak_of(lambda: x.view(10, 100)) == 0
+    assert peak_of(lambda: x + 1) == 4000
+    assert peak_of(lambda: x + 1 + 1 + 1) == 8000
+    assert peak_of(lambda: [x + 1, x + 1, x + 1]) == 12000
