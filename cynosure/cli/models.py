@@ -27,17 +27,17 @@ def models(
         show_json(cards)
         return
     show_table(
-        ("model", "size", "prompts", "default", "guidance", "labels", "samplers", "memory"),
+        ("model", "size", "memory", "prompts", "default", "guidance", "labels", "samplers"),
         (
             (
                 card.name,
                 f"{card.width}×{card.height}",
+                f"{card.memory.total_bytes / 1e9:.2f} GB",
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
                 f"{len(card.guidance_modes)} modes",
                 _shown(card.labels, with_labels),
                 _shown(card.samplers, with_samplers),
-                f"{card.memory.total_bytes / 1e9:.2f} GB",
             )
             for card in cards
         ),
