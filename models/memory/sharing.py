@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from threading import Lock
@@ -54,9 +55,16 @@ def is_in_use(folder: Path, device: torch.device, precision: Precision) -> bool:
 
 def _content(folder: Path) -> str:
     """Digest of a component's configuration and weights, wherever it lies."""
-    digest = hashlib.sha256()
     config = folder / "config.json"
-    for path in [config, *weight_files(folder)] if config.is_file() else []:  # without one, loading refuses it
+    files = [config, *weight_files(folder)] if config.is_file() else []  # without one, loading refuses it
+    return _digest(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files that have not changed since, by their times and sizes; gigabytes take seconds."""
+    digest = hashlib.sha256()
+    for path, *_ in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
