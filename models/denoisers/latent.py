@@ -34,7 +34,7 @@ def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
 
 
 MAX_PIXELS_AT_ONCE = 2048**2
-"""Larger pictures are encoded and decoded in tiles: an autoencoder of Stable Diffusion takes 3 KB a pixel in float32."""
+"""Larger pictures are encoded and decoded in tiles: Stable Diffusion takes 3 KB a pixel in float32."""
 
 
 class Autoencoder:
