@@ -66,7 +66,9 @@ class Inquiries(StoreClient):
         if _has_certain_steps(request, card) and not _is_strict(request):
             return
         deciding = request.model_dump(mode="json", include={*_COURSE, *(_READING if _is_strict(request) else ())})
-        key = card.drawn_by, json.dumps(deciding | {"inputs": sorted(request.inputs)})
+        # Noise levels may be shifted for the size.
+        deciding |= {"inputs": sorted(request.inputs), "size": [request.width, request.height]}
+        key = card.drawn_by, json.dumps(deciding)
         if key not in self._checked:
             answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
             is_refused = isinstance(answer, JobError) and answer.code == InvalidRequest.code

@@ -177,3 +177,35 @@ def _limited(predictions: Predictions, data: Tensor, is_limited: Sequence[bool])
     clip = torch.tensor([spec.clip and limited for spec, limited in rows])
     quantiles = [spec.dynamic_threshold if limited else None for spec, limited in rows]
     return limit_rows(data, clip.to(data.device), quantiles)
+
+
+def effects(
+    predictions: Predictions, guided: Guided, timesteps: Tensor, score: Tensor, score_name: str
+) -> list[dict[str, float] | None]:
+    """Telemetry: the effect of guidance on each sample, or `None` for samples whose specs don't request it.
+
+    Args:
+        predictions: the networks' predictions for R samples.
+        guided: what they were combined to.
+        timesteps: (R,).
+        score: of the classifier, (S,), for each steered sample.
+        score_name: what the score means.
+    """
+    if not any(spec.telemetry for spec in predictions.specs):
+        return [None] * len(predictions.specs)
+    beyond = torch.stack([data.abs() for data in guided.unlimited]).amax(0)
+    clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
+    difference = (predictions.data - guided.unguided).flatten(1).norm(dim=1).tolist()
+    gradient_norm = predictions.gradient.flatten(1).norm(dim=1).tolist()
+    scores, times = score.tolist(), timesteps.tolist()
+    telemetry: list[dict[str, float] | None] = []
+    for row, spec in enumerate(predictions.specs):
+        entry: dict[str, float] = {"timestep": times[row], "clipped": clipped[row]}
+        if row in predictions.pairs:
+            entry["conditional_minus_unconditional"] = difference[row]
+        if row in predictions.steered:
+            number = predictions.steered.index(row)
+            entry[score_name] = scores[number]
+            entry["gradient_norm"] = gradient_norm[number]
+        telemetry.append(entry if spec.telemetry else None)
+    return telemetry

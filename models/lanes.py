@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 
+FIRST_CALLS = threading.Lock()
+"""Held by calls that may create kernels. When oneDNN does so on two threads at once, some of them round differently."""
 CORES = torch.get_num_threads()  # read at import: lanes change the default of threads that start later
 
 
@@ -38,6 +43,17 @@ class Layout:
 
     def __str__(self) -> str:
         return f"{self.lanes} x {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+@contextmanager
+def first_call(called: set[Key], key: Key) -> Iterator[bool]:
+    """Hold `FIRST_CALLS` if the call of this `key` is the first, and note it; whether it is."""
+    if key in called:
+        yield False
+        return
+    with FIRST_CALLS:
+        yield key not in called
+        called.add(key)
 
 
 class CallRunner(Protocol):

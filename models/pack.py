@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -21,12 +20,6 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
-_SHIFTING_DEFAULTS = {
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-}  # those of its flow-matching scheduler
 _PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _DISTILLED_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _DISTILLED = ("LCMScheduler", "TCDScheduler")  # their defaults are Stable Diffusion's betas
@@ -110,7 +103,7 @@ class Pack:
 
     @property
     def latent_size(self) -> int:
-        """Side of the latents, an even number, for families whose network accepts any size."""
+        """Side of the latents of the pack's own size, an even number, for families whose network names none."""
         return int(self.defaults.get("latent_size", 128))
 
     def component(self, name: str) -> Path:
@@ -143,21 +136,6 @@ def downloaded(
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InvalidPack(f"{repository} at {revision[:10]} can't be downloaded from the hub: {reason}") from error
-
-
-def _sized(config: dict[str, Any], latent_size: int) -> dict[str, Any]:
-    """Set the shift in a scheduler's configuration for the picture size.
-
-    Flux adds more noise to large pictures (Esser et al. 2024, section 5.3.2): μ, the logarithm of the shift, rises
-    linearly with the number of tokens.
-    """
-    if not config.get("use_dynamic_shifting"):
-        return config
-    config = _SHIFTING_DEFAULTS | config
-    least, most = config["base_image_seq_len"], config["max_image_seq_len"]
-    share = ((latent_size // LATENT_PATCH) ** 2 - least) / (most - least)
-    mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
-    return config | {"shift": math.exp(mu)}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -260,4 +238,4 @@ def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
     labels = pack.index.get("id2label", {})
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
         raise InvalidPack(f"{folder / 'model_index.json'}: id2label must name the classes 0 to N-1, without a gap")
-    return replace(pack, scheduler_config=_sized(pack.scheduler_config, pack.latent_size))
+    return pack

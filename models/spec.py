@@ -146,13 +146,40 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizeConditioning:
+    """What XL is told of size and crop (Podell et al. 2023, section 2.2), (height, width) in pixels as in diffusers.
+
+    `None` is the picture's own size. Unconditional rows are told the same, unless both negative sizes are given.
+    """
+
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] = (0, 0)
+    target_size: tuple[int, int] | None = None
+    negative_original_size: tuple[int, int] | None = None
+    negative_crops_coords_top_left: tuple[int, int] = (0, 0)
+    negative_target_size: tuple[int, int] | None = None
+
+    def times(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The six numbers that a conditional row of a picture of `size` is told."""
+        return (*(self.original_size or size), *self.crops_coords_top_left, *(self.target_size or size))
+
+    def negative_times(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Those that an unconditional row is told."""
+        if self.negative_original_size is None or self.negative_target_size is None:
+            return self.times(size)
+        return (*self.negative_original_size, *self.negative_crops_coords_top_left, *self.negative_target_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpec:
     """One picture to draw.
 
     Attributes:
         pack: name of a loaded pack.
-        label: class index in 0..num_classes-1, or `None` for an unconditional picture.
+        label: class index in 0..num_classes-1, or its name in the pack; `None` for an unconditional picture.
         prompt, negative_prompt: for packs that take text; the negative one replaces "no prompt" in unconditional rows.
+        height, width: in pixels; `None` is the pack's own.
+        size_conditioning: what networks that take it are told of size and crop.
         long_prompt: what is done with prompts that are too long; `None` is the first of the pack's `PromptOptions`.
         weighted: whether prompts hold weights, as `models.networks.weights` describes them.
         clip_skip: the layer of CLIP that prompts are read from, counted from the one that the family uses, which is 1.
@@ -175,9 +202,12 @@ class SampleSpec:
     """
 
     pack: str
-    label: int | None = None
+    label: int | str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    size_conditioning: SizeConditioning = SizeConditioning()
     long_prompt: LongPrompt | None = None
     weighted: bool = False
     clip_skip: int = 1
@@ -202,11 +232,6 @@ class SampleSpec:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.label, str):
-            raise InvalidSpec(
-                f"label is a class index, not '{self.label}': give "
-                f"engine.packs['{self.pack}'].pack.labels.index('{self.label}')"
-            )
         steered = self.guidance.free_scale is not None or (self.guidance.classifier_scale and not self.guidance.terms)
         if self.label is None and self.prompt is None and steered:
             raise InvalidSpec("guidance needs a label or a prompt to guide to")
@@ -214,6 +239,17 @@ class SampleSpec:
             raise InvalidSpec(f"steps is {self.steps}; at least 1 is needed")
         if self.mask is not None and self.init_image is None:
             raise InvalidSpec("mask needs an init_image to keep the rest of")
+
+    @property
+    def class_index(self) -> int | None:
+        """The label as an index; the engine replaces names before anything reads it."""
+        if isinstance(self.label, str):
+            raise InvalidSpec(f"label '{self.label}' is a name, which only `Engine` reads; give the index")
+        return self.label
+
+    def size(self, own: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the picture, where `own` is the pack's."""
+        return (own[0] if self.height is None else self.height, own[1] if self.width is None else self.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from cynosure.contract import (
     ModelMemory,
     Priority,
     ResolvedRequest,
+    Sizes,
 )
 from cynosure.programs import program
 from cynosure.resolving import resolve
@@ -232,8 +233,7 @@ def card() -> ModelCard:
         clipping_profiles=("cynosure",),
         spacings={"ddim": ("leading", "trailing")},
         must_clip=True,
-        width=28,
-        height=28,
+        sizes=Sizes.only(28, 28),
         max_steps=1000,
         defaults=ModelDefaults(
             guidance_mode=GuidanceMode.CLASSIFIER_FREE,

@@ -16,6 +16,7 @@ from cynosure.cli.shared import (
     LongPrompts,
     Model,
     Sampler,
+    Size,
     Steps,
     Syntax,
     Url,
@@ -24,6 +25,7 @@ from cynosure.cli.shared import (
     refusing,
     save_beside,
     show_json,
+    sides,
     wait_showing,
 )
 from cynosure.client import DEFAULT_URL, Client
@@ -46,6 +48,7 @@ def generate(
     classifier_scale: Annotated[float | None, typer.Option(help="classifier scale, in mode combined")] = None,
     sampler: Sampler = None,
     steps: Steps = None,
+    size: Size = None,
     seed: Annotated[int | None, typer.Option(help="number that decides the noise", show_default="random")] = None,
     count: Annotated[int | None, typer.Option("-n", "--count", help="number of pictures", show_default="1")] = None,
     model: Model = None,
@@ -75,6 +78,7 @@ def generate(
         "steps": steps,
         "seed": seed,
         "num_images": count,
+        **sides(size),
         "model": model,
         "prompt": prompt,
         "negative_prompt": negative_prompt,

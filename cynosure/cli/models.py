@@ -9,6 +9,7 @@ import typer
 
 from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
 from cynosure.client import DEFAULT_URL, Client
+from cynosure.contract import Sizes
 
 
 def models(
@@ -31,7 +32,7 @@ def models(
         (
             (
                 card.name,
-                f"{card.width}×{card.height}",
+                _size(card.sizes),
                 f"{card.memory.total_bytes / 1e9:.2f} GB",
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
@@ -42,6 +43,12 @@ def models(
             for card in cards
         ),
     )
+
+
+def _size(sizes: Sizes) -> str:
+    """The default, and what else there is."""
+    default = "×".join(map(str, sizes.default))
+    return default if sizes.is_one else f"{default}; sides {sizes.min_side} to {sizes.max_side}"
 
 
 def _shown(names: Sequence[str], are_listed: bool) -> str:

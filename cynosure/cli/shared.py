@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,21 @@ Sampler = Annotated[
     str | None, typer.Option(autocompletion=completion.samplers, help="sampler", show_default="the model's")
 ]
 Steps = Annotated[int | None, typer.Option(help="steps of the sampler", show_default="the model's")]
+_SIZE = re.compile(r"(?P<width>\d{1,7})[x×](?P<height>\d{1,7})", re.IGNORECASE)
+
+
+def _size(text: str | None) -> str | None:
+    if text is not None and not _SIZE.fullmatch(text):
+        raise typer.BadParameter(f"'{text}' is not WIDTHxHEIGHT in pixels, such as 832x1216")
+    return text
+
+
+Size = Annotated[
+    str | None,
+    typer.Option(
+        callback=_size, metavar="WIDTHxHEIGHT", help="size in pixels, such as 832x1216", show_default="the model's"
+    ),
+]
 LongPrompts = Annotated[
     LongPrompt | None,
     typer.Option("--long-prompt", help="prompts of more tokens than CLIP reads at once", show_default="the model's"),
@@ -106,6 +122,12 @@ def _end(exit_code: int, code: str, field: str | None, detail: str, as_json: boo
         names_it = field is None or detail.startswith(field)
         typer.echo(f"cynosure: {'' if names_it else f'{field}: '}{detail}", err=True)
     raise typer.Exit(exit_code) from None
+
+
+def sides(size: str | None) -> dict[str, int]:
+    """`width` and `height` of a size as text; nothing if there is none."""
+    found = _SIZE.fullmatch(size or "")
+    return {side: int(pixels) for side, pixels in found.groupdict().items()} if found else {}
 
 
 def show_json(value: Any) -> None:

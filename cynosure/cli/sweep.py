@@ -15,12 +15,14 @@ from cynosure.cli.shared import (
     LongPrompts,
     Model,
     Sampler,
+    Size,
     Steps,
     Syntax,
     Url,
     refusing,
     save_beside,
     show_json,
+    sides,
     wait_showing,
 )
 from cynosure.client import DEFAULT_URL, Client
@@ -37,7 +39,9 @@ def sweep(
         str | None,
         typer.Option(autocompletion=completion.several_labels, help="classes, by name or index, separated by commas"),
     ] = None,
-    prompts: Annotated[list[str] | None, typer.Option("--prompt", help="a prompt; give it several times")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", "--prompts", help="a prompt; give it several times")
+    ] = None,
     scales: Annotated[str | None, typer.Option(help="guidance scales, separated by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, separated by commas")] = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
@@ -46,6 +50,7 @@ def sweep(
     ] = None,
     sampler: Sampler = None,
     steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     long_prompt: LongPrompts = None,
     prompt_syntax: Syntax = None,
@@ -63,6 +68,7 @@ def sweep(
         "guidance_interval": _parts(interval) or None,
         "sampler": sampler,
         "steps": steps,
+        **sides(size),
         "model": model,
         "long_prompt": long_prompt,
         "prompt_syntax": prompt_syntax,

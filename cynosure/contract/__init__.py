@@ -44,6 +44,7 @@ from cynosure.contract.requests import (
     SweepRequest,
     VaryRequest,
 )
+from cynosure.contract.sizes import Side, Sizes
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -56,8 +57,10 @@ from cynosure.contract.terms import (
     MAX_PROMPT_LENGTH,
     MAX_SCALE,
     MAX_SEED,
+    MAX_SIDE,
     MAX_STEPS,
     MAX_SWEEP_CELLS,
+    SIZE_CONDITIONING,
     ClassifierBase,
     GuidanceMode,
     GuidanceRule,
@@ -81,8 +84,10 @@ __all__ = [
     "MAX_PROMPT_LENGTH",
     "MAX_SCALE",
     "MAX_SEED",
+    "MAX_SIDE",
     "MAX_STEPS",
     "MAX_SWEEP_CELLS",
+    "SIZE_CONDITIONING",
     "Base64Image",
     "Bound",
     "ClassifierBase",
@@ -120,6 +125,8 @@ __all__ = [
     "PromptTokens",
     "ResolvedRequest",
     "Scale",
+    "Side",
+    "Sizes",
     "SweepAxes",
     "SweepRequest",
     "VaryRequest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cynosure.contract.sizes import Sizes
 from cynosure.contract.terms import MAX_IMAGES, ClassifierBase, GuidanceMode, LongPrompt, PromptSyntax
 
 
@@ -66,8 +67,8 @@ class ModelCard(BaseModel):
     respaced_samplers: tuple[str, ...] = Field(("ddpm", "ddim"), description="Samplers that take `timestep_respacing`.")
     cfg_plus_plus_samplers: tuple[str, ...] = Field((), description="Samplers that take guidance_rule `cfg++`.")
     profiles: tuple[str, ...]
-    width: int
-    height: int
+    sizes: Sizes = Field(description="The sizes of pictures that it can draw.")
+    takes_size_conditioning: bool = Field(False, description="Whether it takes original_size and its like, as XL does.")
     max_steps: int = Field(description="Largest number of steps: the number of training timesteps.")
     sampler_max_steps: dict[str, int] = Field({}, description="Samplers with a limit below max_steps, and that limit.")
     certain_steps: dict[str, int] = Field(

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from cynosure.contract.names import Spelled
+from cynosure.contract.sizes import Side
 from cynosure.contract.terms import (
     MAX_BASE64_IMAGE_LENGTH,
     MAX_FIRST_IMAGE,
@@ -204,8 +205,24 @@ class GenerateRequest(Spelled):
         description="A picture made by Cynosure (base64 PNG, JPEG or WebP). Every field left out is taken from it, so "
         "this field alone reproduces the picture, byte for byte.",
     )
-    width: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="In pixels. Default: the model's.")
-    height: Annotated[int, Field(ge=1, le=8192)] | None = Field(None, description="In pixels. Default: the model's.")
+    width: Side | None = Field(None, description="In pixels, within `sizes` of the model's card. Default: the model's.")
+    height: Side | None = Field(None, description="In pixels, likewise.")
+    original_size: tuple[Side, Side] | None = Field(
+        None, description="What XL is told of the picture's size before cropping, (height, width). Default: its own."
+    )
+    crops_coords_top_left: tuple[Side, Side] | None = Field(
+        None, description="What XL is told of the crop, (top, left) in pixels. Default: (0, 0)."
+    )
+    target_size: tuple[Side, Side] | None = Field(
+        None, description="What XL is told of the picture's size after cropping, (height, width). Default: its own."
+    )
+    negative_original_size: tuple[Side, Side] | None = Field(
+        None, description="The same for the unguided prediction; needs negative_target_size. Default: not negative."
+    )
+    negative_crops_coords_top_left: tuple[Side, Side] | None = Field(
+        None, description="Likewise; needs both negative sizes. Default with these: (0, 0)."
+    )
+    negative_target_size: tuple[Side, Side] | None = Field(None, description="Likewise; needs negative_original_size.")
     init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG, JPEG or WebP.")
     strength: Fraction | None = Field(
         None, description="How far to depart from init_image. Default: 0.8, or 1 with a mask."

@@ -13,10 +13,21 @@ MAX_SCALE = 100.0
 MAX_BASE64_IMAGE_LENGTH = 8 * 1024 * 1024
 MAX_SWEEP_CELLS = 256
 MAX_PIXELS = 4096 * 4096
+MAX_SIDE = 1_000_000
+"""Largest number that is read as a side of a picture; what a model draws is on its card."""
 MAX_CONDITION_TERMS = 8
 MAX_BATCH_LINES = 10_000
 INPUT_FIELDS = ("init_image", "mask_image")
 """Fields that hold pictures to draw from."""
+SIZE_CONDITIONING = (
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "negative_original_size",
+    "negative_crops_coords_top_left",
+    "negative_target_size",
+)
+"""Fields that say what XL is told of size and crop, with the names that diffusers' pipelines have for them."""
 DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
 """Fields that affect how pictures are delivered, not what they show."""
 

@@ -20,6 +20,7 @@ from cynosure.errors import InvalidRequest, UnknownSampler, UnsupportedField
 from cynosure.hints import listed
 from cynosure.resolving.labels import label_index
 from cynosure.resolving.respacing import respaced_steps
+from cynosure.resolving.sizes import drawn_size
 
 _NEEDS_CONDITION = (GuidanceMode.CLASSIFIER_FREE, GuidanceMode.COMBINED)
 _USES_CLASSIFIER = (GuidanceMode.CLASSIFIER, GuidanceMode.COMBINED)
@@ -44,6 +45,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     mode = request.guidance_mode or (card.defaults.guidance_mode if has_condition else GuidanceMode.NONE)
     _check_mode(request, mode, label, card)
     _check_refinements(request, mode)
+    width, height = drawn_size(request, card, is_classified=mode in _USES_CLASSIFIER)
     guidance_scale, classifier_scale = _scales(request, mode, card)
     profile = request.profile or card.defaults.profile
     sampler = request.sampler or card.default_sampler(profile)
@@ -76,8 +78,8 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         "steps": steps,
         "seed": seed if request.seed is None else request.seed,
         **_reading(request, card),
-        "width": card.width,
-        "height": card.height,
+        "width": width,
+        "height": height,
         "profile": profile,
         "clip": clip,
         "classifier_condition": _condition(request, card),
@@ -97,10 +99,6 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
                 raise UnsupportedField(
                     field, f"'{card.name}' takes no prompts. Give class_label, one of: {listed(card.labels)}."
                 )
-    for field, only in (("width", card.width), ("height", card.height)):
-        value = getattr(request, field)
-        if value is not None and value != only:
-            raise UnsupportedField(field, f"'{card.name}' draws only {card.width}×{card.height} pictures.")
     if request.profile is not None and request.profile not in card.profiles:
         raise UnsupportedField("profile", f"No profile '{request.profile}'; known: {_list(card.profiles)}.")
     if request.num_images > card.max_images:

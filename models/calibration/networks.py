@@ -51,6 +51,15 @@ class Networks:
     steering: Steering | None
     by_rule: Calibration
 
+    def at(self, size: tuple[int, int]) -> tuple[Networks, Callable[[], tuple[Probes, None]]]:
+        """The denoiser for pictures of another (height, width), and what makes inputs to measure it with.
+
+        Its reference batch is a single row: until it is measured, its rows run alone.
+        """
+        denoiser = replace(self.by_rule.denoiser, reference=1)
+        networks = replace(self, steering=None, by_rule=replace(self.by_rule, denoiser=denoiser, classifier=None))
+        return networks, lambda: (Probes.of(self.denoiser, self.pack, self.device, size), None)
+
     def probes(self) -> tuple[Probes, Probes | None]:
         """Inputs to measure the denoiser and the classifier with. Encodes prompts if the pack takes them."""
         denoiser = Probes.of(self.denoiser, self.pack, self.device)

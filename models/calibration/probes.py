@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.denoisers import Conditioning, Denoiser
+from models.denoisers import Conditioning, Denoiser, latent_shape_of
 from models.pack import Pack
 from models.spec import LongPrompt, Pixels, SampleSpec
 
@@ -26,16 +27,17 @@ def only(network: Callable[[Tensor, Tensor, Conditioning], Tensor]) -> Network:
     return lambda x, timesteps, conditioning: (network(x, timesteps, conditioning).clone(),)
 
 
-def example_conditionings(denoiser: Denoiser, pack: Pack) -> Sequence[Conditioning]:
-    """Some distinct conditionings of denoiser rows, of one shape, to measure with."""
-    size = denoiser.picture_size
-    start = Pixels.of(np.zeros((*size, 3), np.uint8))
+def example_conditionings(
+    denoiser: Denoiser, pack: Pack, size: tuple[int, int] | None = None
+) -> Sequence[Conditioning]:
+    """Some distinct conditionings of denoiser rows, of one shape, for pictures of `size` (height, width)."""
+    height, width = size or denoiser.picture_size
+    start = Pixels.of(np.zeros((height, width, 3), np.uint8))
     prompts = ("a cat", "two red apples on a table", "")
     labels = [number % len(pack.labels) if pack.labels else None for number in range(len(prompts))]
+    shared = SampleSpec(pack=pack.name, init_image=start, height=height, width=width, long_prompt=LongPrompt.TRUNCATE)
     return [
-        denoiser.conditioning(
-            SampleSpec(pack=pack.name, label=label, prompt=prompt, init_image=start, long_prompt=LongPrompt.TRUNCATE)
-        )[0]
+        denoiser.conditioning(replace(shared, label=label, prompt=prompt))[0]
         for label, prompt in zip(labels, prompts, strict=True)
     ]
 
@@ -72,8 +74,11 @@ class Probes:
         ]
 
     @classmethod
-    def of(cls, denoiser: Denoiser, pack: Pack, device: torch.device) -> Probes:
-        return cls(denoiser.latent_shape, pack.num_train_timesteps, device, example_conditionings(denoiser, pack))
+    def of(cls, denoiser: Denoiser, pack: Pack, device: torch.device, size: tuple[int, int] | None = None) -> Probes:
+        """Rows of a denoiser for pictures of `size` (height, width), by default the pack's own."""
+        height, width = size or denoiser.picture_size
+        shape = latent_shape_of(denoiser, SampleSpec(pack=pack.name, height=height, width=width))
+        return cls(shape, pack.num_train_timesteps, device, example_conditionings(denoiser, pack, size))
 
     def with_conditionings(self, conditionings: Sequence[Conditioning]) -> Probes:
         """Probes of the same shape with other conditionings, for another network."""

@@ -76,12 +76,15 @@ class NetworkCalibration:
         """
         return self._holding(rows).rows
 
-    @property
-    def alone(self) -> NetworkCalibration:
-        """Every row in a batch of its own: for rows of another shape than the measured ones."""
+    def alone(self, row_cost: float = 1.0) -> NetworkCalibration:
+        """Every row in a batch of its own: for rows of another shape than the measured ones.
+
+        `row_cost` is that of such a row, relative to one of the measured shape.
+        """
         smallest = self._usable[0]
-        one = BatchSize(rows=1, row_ms=smallest.rows * smallest.row_ms, bits="")
-        return replace(self, reference=1, measured=(one,))
+        one = BatchSize(rows=1, row_ms=row_cost * smallest.rows * smallest.row_ms, bits="")
+        measured = (one,) if self.measured else ()
+        return replace(self, reference=1, measured=measured, row_flop=round(row_cost * self.row_flop))
 
     def row_seconds(self, rows: int) -> float:
         """Estimated seconds for a batch of `rows`, padding included."""

@@ -211,9 +211,9 @@ class ClassSteering:
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
         if spec.guidance.terms:
             return conditions(spec.guidance.terms, self._num_classes)
-        if spec.label is None:
+        if spec.class_index is None:
             raise InvalidSpec("the classifier needs a label or terms; the spec has neither")
-        return conditions([Term(1.0, (spec.label,))], self._num_classes)
+        return conditions([Term(1.0, (spec.class_index,))], self._num_classes)
 
     def remarks(self, spec: SampleSpec) -> tuple[str, ...]:
         return ()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.configs import every_key
-from models.denoisers.base import Conditioning
+from models.denoisers.base import Conditioning, Sizes
 from models.loading import load_component
 from models.networks import AdmUNet
 from models.networks.tokens import Readings
@@ -22,6 +22,8 @@ class AdmDenoiser:
     takes_prompt = False
     prompt_options = PromptOptions()
     sees_mask = False
+    takes_size_conditioning = False
+    patch = 1
     default_scale = 3.0
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
@@ -30,6 +32,7 @@ class AdmDenoiser:
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.latent_shape = (config.in_channels, config.image_size, config.image_size)
         self.picture_size = (config.image_size, config.image_size)
+        self.sizes = Sizes.only(*self.picture_size)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.has_classes = config.num_classes is not None
         self.has_null = not self.has_classes
@@ -39,9 +42,9 @@ class AdmDenoiser:
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         conditioning: dict[str, Tensor] = {}
         if self.has_classes:
-            if spec.label is None:
+            if spec.class_index is None:
                 raise InvalidSpec("this model needs a label")
-            conditioning["labels"] = torch.tensor(spec.label)
+            conditioning["labels"] = torch.tensor(spec.class_index)
         if self.low_res_size is not None:
             if spec.init_image is None:
                 raise InvalidSpec("this model enlarges a picture: it needs an init_image")

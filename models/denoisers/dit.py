@@ -42,7 +42,7 @@ class DiTDenoiser(LatentPictures):
         self.null_label = int(config.num_embeds_ada_norm)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        label = self.null_label if spec.label is None else spec.label
+        label = self.null_label if spec.class_index is None else spec.class_index
         return {"labels": torch.tensor(label)}, {"labels": torch.tensor(self.null_label)}
 
     @torch.inference_mode()

@@ -12,8 +12,8 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from models.configs.networks import FLOW_AUTOENCODER, FLUX_TRANSFORMER
 from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
-from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures, distilled_guidance
+from models.denoisers.base import Conditioning, Sizes
+from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
 from models.networks.tokens import Readings, readings_on
@@ -38,6 +38,7 @@ class FluxDenoiser(LatentPictures):
     low_res_size: int | None = None
     has_null = True
     learns_variance = False
+    patch = LATENT_PATCH
     default_scale = 1.0  # its own guidance is an input of the network
     prediction_type = "flow_prediction"
     prompt_options = PromptOptions(long_prompts=(LongPrompt.TRUNCATE, LongPrompt.REFUSE))
@@ -48,14 +49,14 @@ class FluxDenoiser(LatentPictures):
         )
         channels = self.network.config.in_channels // LATENT_PATCH**2
         super().__init__(pack, device, pack.latent_size, channels, precision, FLOW_AUTOENCODER)
+        multiple_of = LATENT_PATCH * self.autoencoder.factor
+        self.sizes = Sizes.around(self.picture_size, multiple_of=multiple_of, shapes=SDXL_SHAPES)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = distilled_guidance(pack, GUIDANCE, is_input=self.network.config.guidance_embeds)
         self.device = device
         self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)
         self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
-        side = torch.arange(pack.latent_size // LATENT_PATCH, device=device)
-        rows, columns = torch.meshgrid(side, side, indexing="ij")
-        self.places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()  # (tokens,3)
+        self._places = functools.lru_cache(maxsize=16)(self._numbered)
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
@@ -69,6 +70,13 @@ class FluxDenoiser(LatentPictures):
         states = self.t5(prompt).last_hidden_state[0]
         return {"states": states, "pooled": self.clip(prompt).pooler_output[0]}
 
+    def _numbered(self, rows: int, columns: int) -> Tensor:
+        """Row and column of every token, (rows·columns,3); the first number is 0 for pictures."""
+        row, column = torch.meshgrid(
+            torch.arange(rows, device=self.device), torch.arange(columns, device=self.device), indexing="ij"
+        )
+        return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float()
+
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.network.dtype
@@ -81,6 +89,6 @@ class FluxDenoiser(LatentPictures):
             pooled_projections=conditioning["pooled"].to(dtype),
             encoder_hidden_states=states,
             txt_ids=states.new_zeros(states.shape[1], 3),
-            img_ids=self.places.to(dtype),
+            img_ids=self._places(*patches.shape[2:]).to(dtype),
         ).sample
         return functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, patches.shape[2:]), LATENT_PATCH).float()

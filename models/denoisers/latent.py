@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
+from models.denoisers.base import Sizes
 from models.memory import autoencoder_precision, load_shared
 from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
@@ -33,6 +34,12 @@ def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
     return float(pack.defaults.get("distilled_guidance", default))
 
 
+SDXL_SHAPES = tuple(
+    (high / 1024, wide / 1024)
+    for sides in ((1024, 1024), (896, 1152), (832, 1216), (768, 1344), (640, 1536))
+    for high, wide in dict.fromkeys((sides, sides[::-1]))
+)
+"""Shapes of a million pixels that SDXL was trained on (Podell et al. 2023, appendix I), as factors of 1024."""
 MAX_PIXELS_AT_ONCE = 2048**2
 """Larger pictures are encoded and decoded in tiles: Stable Diffusion takes 3 KB a pixel in float32."""
 
@@ -79,7 +86,7 @@ class Autoencoder:
 
 
 class LatentPictures:
-    """Base of denoisers that work on an autoencoder's latents (channels, height, width).
+    """Base of denoisers that work on an autoencoder's latents (channels, height, width), of one size.
 
     Args:
         pack: the folder.
@@ -94,6 +101,8 @@ class LatentPictures:
     """
 
     prompt_options = PromptOptions()
+    patch = 1
+    takes_size_conditioning = False
 
     def __init__(
         self,
@@ -117,6 +126,7 @@ class LatentPictures:
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape = (self.autoencoder.channels, height, width)
         self.picture_size = (height * self.autoencoder.factor, width * self.autoencoder.factor)
+        self.sizes = Sizes.only(*self.picture_size)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.denoisers.base import Sizes
 from models.networks.tokens import Readings
 from models.spec import PromptOptions, SampleSpec
 
@@ -20,11 +21,14 @@ class FoldedPixels:
 
     prompt_options = PromptOptions()
     default_scale = 3.0
+    takes_size_conditioning = False
+    patch = 1
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
         self.pixel_unshuffle = pixel_unshuffle
         self.latent_shape = (channels, side, side)
         self.picture_size = (side * pixel_unshuffle, side * pixel_unshuffle)
+        self.sizes = Sizes.only(*self.picture_size)
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:

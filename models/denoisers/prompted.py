@@ -47,7 +47,7 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.encoder = pack_encoder(pack)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        return self._conditioning(spec.prompt, spec.label), self._conditioning(spec.negative_prompt, None)
+        return self._conditioning(spec.prompt, spec.class_index), self._conditioning(spec.negative_prompt, None)
 
     def readings(self, spec: SampleSpec) -> Readings:
         return readings_on(spec, [lambda texts: self.encoder.reading("".join(texts))])

@@ -15,8 +15,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOENCODER, XL_UNET
 from models.configs.text_encoders import CLIP_TEXT
-from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures, distilled_guidance
+from models.denoisers.base import Conditioning, Sizes
+from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
 from models.denoisers.text import TextEncoder, Wording, weighed
 from models.loading import load_component
 from models.networks.tokens import Readings, readings_on
@@ -26,6 +26,7 @@ from models.profiles import PROFILES, fitted
 from models.spec import LongPrompt, PromptOptions, SampleSpec
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
+SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
 
 
 def _size(config: Any) -> int | Sequence[int] | None:
@@ -67,6 +68,9 @@ class StableDiffusionDenoiser(LatentPictures):
         size = config.sample_size if self.is_xl else _size(config)
         autoencoder = XL_AUTOENCODER if self.is_xl else AUTOENCODER
         super().__init__(pack, device, size, config.out_channels, precision, autoencoder)
+        shapes = SDXL_SHAPES if self.is_xl else SHAPES
+        self.sizes = Sizes.around(self.picture_size, multiple_of=self.autoencoder.factor, shapes=shapes)
+        self.takes_size_conditioning = self.is_xl
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         extra = config.in_channels - config.out_channels
         if extra not in (0, config.out_channels + 1):
@@ -91,6 +95,7 @@ class StableDiffusionDenoiser(LatentPictures):
             long_prompts=tuple(LongPrompt), takes_weights=True, most_clip_skip=layers - self.is_xl
         )
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+        self._all_masked = functools.lru_cache(maxsize=16)(self._blank)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         self.prompt_options.check(spec)  # a guide's spec is written for another model
@@ -104,7 +109,8 @@ class StableDiffusionDenoiser(LatentPictures):
             states, pooled = torch.zeros_like(unconditional["states"]), torch.zeros_like(unconditional["pooled"])
             unconditional = {**unconditional, "states": states, "pooled": pooled}
         inpainting = self._inpainting(spec) if self.sees_mask else {}
-        return {**conditional, **inpainting}, {**unconditional, **inpainting}
+        times, negative_times = self._times(spec) if self.is_xl else ({}, {})
+        return {**conditional, **times, **inpainting}, {**unconditional, **negative_times, **inpainting}
 
     def readings(self, spec: SampleSpec) -> Readings:
         chunked = spec.long_prompt is not LongPrompt.TRUNCATE
@@ -118,14 +124,23 @@ class StableDiffusionDenoiser(LatentPictures):
         return {**conditioning, "states": torch.cat(states)}
 
     def _inpainting(self, spec: SampleSpec) -> Conditioning:
+        size = spec.size(self.picture_size)
         if spec.init_image is None or spec.mask is None:
-            return self._all_masked
-        mask = (fitted(spec.mask.array(), self.picture_size, 1) > 127.5).float()
-        return self._masked(fitted(spec.init_image.array(), self.picture_size, 3) / 127.5 - 1, mask)
+            return self._all_masked(size)
+        mask = (fitted(spec.mask.array(), size, 1) > 127.5).float()
+        return self._masked(fitted(spec.init_image.array(), size, 3) / 127.5 - 1, mask)
 
-    @functools.cached_property
-    def _all_masked(self) -> Conditioning:
-        return self._masked(torch.zeros(3, *self.picture_size), torch.ones(1, *self.picture_size))
+    def _blank(self, size: tuple[int, int]) -> Conditioning:
+        return self._masked(torch.zeros(3, *size), torch.ones(1, *size))
+
+    def _times(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
+        """Sizes and crop that XL is told, (6,) each, for a conditional and an unconditional row."""
+
+        def told(times: tuple[int, ...]) -> Conditioning:
+            return {"times": torch.tensor(times, dtype=torch.float32, device=self.device)}
+
+        size, told_of = spec.size(self.picture_size), spec.size_conditioning
+        return told(told_of.times(size)), told(told_of.negative_times(size))
 
     def _masked(self, picture: Tensor, mask: Tensor) -> Conditioning:
         return {
@@ -144,11 +159,7 @@ class StableDiffusionDenoiser(LatentPictures):
             layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in outputs]
             hidden.append(torch.cat([weighed(*pair) for pair in zip(layers, chunks[:count], strict=True)]))
         states = torch.cat(hidden, dim=-1)
-        if not self.is_xl:
-            return {"states": states}
-        height, width = self.picture_size
-        times = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"states": states, "pooled": outputs[0][0][0], "times": times}
+        return {"states": states, "pooled": outputs[0][0][0]} if self.is_xl else {"states": states}
 
     def _layer(self, encoder: TextEncoder, output: Any, clip_skip: int) -> Tensor:
         """The states (1,tokens,width) that the network is conditioned on."""

@@ -12,8 +12,8 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from models.configs.networks import FLOW_AUTOENCODER, SD3_TRANSFORMER
 from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
-from models.denoisers.base import Conditioning
-from models.denoisers.latent import LatentPictures
+from models.denoisers.base import MAX_SIDE, Conditioning, Sizes
+from models.denoisers.latent import SDXL_SHAPES, LatentPictures
 from models.denoisers.text import TextEncoder
 from models.loading import load_component
 from models.networks.tokens import Readings, readings_on
@@ -46,6 +46,10 @@ class StableDiffusion3Denoiser(LatentPictures):
         )
         config = self.network.config
         super().__init__(pack, device, config.sample_size, config.in_channels, precision, FLOW_AUTOENCODER)
+        self.patch = int(config.patch_size)
+        multiple_of = self.patch * self.autoencoder.factor
+        positions = multiple_of * config.pos_embed_max_size if config.pos_embed_max_size else MAX_SIDE
+        self.sizes = Sizes.around(self.picture_size, multiple_of=multiple_of, shapes=SDXL_SHAPES, max_side=positions)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.device = device
         first = TextEncoder(pack, "", CLIPTextModelWithProjection, device, CLIP_TEXT, precision)

@@ -45,7 +45,7 @@ class UNet2DDenoiser(FoldedPixels):
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         null = 0 if self.null_label is None else self.null_label
-        label = null if spec.label is None else spec.label
+        label = null if spec.class_index is None else spec.class_index
         return {"labels": torch.tensor(label)}, {"labels": torch.tensor(null)}
 
     @torch.inference_mode()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -23,6 +25,7 @@ from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
 from models.engine.outline import Outline, outline
+from models.engine.preparation import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
@@ -138,7 +141,7 @@ class Engine:
 
     def evaluations(self, spec: SampleSpec) -> int:
         """Network evaluations that `spec` takes."""
-        return len(self._loaded_for(spec).runner.table(spec))
+        return len(self._loaded_for(spec).runner.preparation.table(spec))
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
         """Estimate the cost of drawing `specs`, which differ only in their seeds; errors are those of `submit`."""
@@ -181,6 +184,8 @@ class Engine:
         for sample in samples:
             by_pack.setdefault(sample.course.spec.pack, []).append(sample)
         self._loop.enqueue(by_pack)
+        for course in {sample.shape: sample.course for sample in samples}.values():
+            self._want_measured(course)
         return [Handle(sample.promise) for sample in samples]
 
     def check(self, specs: Sequence[SampleSpec]) -> None:
@@ -190,11 +195,11 @@ class Engine:
             InvalidPrompt: a prompt is too long and is to be refused, or can't be read as weighted.
             InvalidSpec, NotLinear, InvalidRespacing: the sampler can't take the steps, or no such pack is loaded.
         """
-        runner = self._loaded_for(specs[0]).runner
-        runner.table(specs[0])
+        preparation = self._loaded_for(specs[0]).runner.preparation
+        preparation.table(specs[0])
         for spec in specs:
             if spec.weighted or spec.long_prompt is LongPrompt.REFUSE:
-                self._preparing.submit(runner.readings, spec).result()
+                self._preparing.submit(preparation.readings, spec).result()
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -213,18 +218,23 @@ class Engine:
     def _loaded_for(self, spec: SampleSpec) -> LoadedPack:
         if spec.pack not in self.packs:
             raise InvalidSpec(f"no pack '{spec.pack}' is loaded; loaded: {', '.join(self.packs)}")
-        return self.packs[spec.pack]
+        loaded = self.packs[spec.pack]
+        loaded.runner.preparation.check(spec)
+        return loaded
 
     def _course(self, spec: SampleSpec) -> Course:
         loaded = self._loaded_for(spec)
-        runner, count = loaded.runner, len(loaded.pack.labels)
-        if spec.label is not None and count and not 0 <= spec.label < count:
-            raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {count - 1}")
-        return runner.course(spec, self._prepared(runner, spec))
+        preparation, spec = loaded.runner.preparation, _with_class_index(spec, loaded.pack.labels)
+        return preparation.course(spec, self._prepared(preparation, spec))
 
-    def _prepared(self, runner: Runner, spec: SampleSpec) -> Inputs:
+    def _want_measured(self, course: Course) -> None:
+        loaded = self.packs[course.spec.pack]
+        if self._calibrate is None and course.shape != loaded.denoiser.latent_shape:
+            self._measurement.want(loaded, course.spec.size(loaded.denoiser.picture_size), course.shape)
+
+    def _prepared(self, preparation: Preparation, spec: SampleSpec) -> Inputs:
         try:
-            return self._preparing.submit(runner.prepare, spec).result()
+            return self._preparing.submit(preparation.prepare, spec).result()
         except torch.OutOfMemoryError as error:
             raise failure_of(error) from None
         except torch.AcceleratorError as error:
@@ -254,3 +264,16 @@ class Engine:
         if not is_fixed:
             self._measurement.add(loaded, calibration_key(pack, self.device, networks.by_rule))
         return loaded
+
+
+def _with_class_index(spec: SampleSpec, labels: tuple[str, ...]) -> SampleSpec:
+    """The spec with its label as an index that the pack has."""
+    if isinstance(spec.label, str):
+        if spec.label not in labels:
+            similar = difflib.get_close_matches(spec.label, labels, 1)
+            hint = f"did you mean '{similar[0]}'?" if similar else f"it has {', '.join(labels[:20]) or 'none'}"
+            raise InvalidSpec(f"'{spec.pack}' has no label '{spec.label}'; {hint}")
+        return replace(spec, label=labels.index(spec.label))
+    if spec.label is not None and labels and not 0 <= spec.label < len(labels):
+        raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {len(labels) - 1}")
+    return spec

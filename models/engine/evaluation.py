@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.calibration.packing import packed
 from models.calibration.probes import Network, Shape, only, shape_of, stacked
 from models.calibration.result import NetworkCalibration
 from models.denoisers import Conditioning, Denoiser
-from models.engine.packing import packed
 from models.engine.sample import Sample
-from models.lanes import CallRunner
+from models.lanes import CallRunner, first_call
 from models.samplers.table import COEFFICIENTS
 from models.spec import Pixels, Row, SampleSpec
 
@@ -41,7 +40,7 @@ class Evaluation:
     """The next evaluation of R samples, gathered once: the tensors have a row for each sample.
 
     Attributes:
-        samples: R samples of one pack.
+        samples: R samples of one pack, whose latents have one shape.
         state: (R, NUM_COLUMNS, C, H, W), before the evaluation.
         weights: (R, 2, NUM_COLUMNS), of the samplers.
         coefficients: (R,) each, by the names in `COEFFICIENTS`.
@@ -59,6 +58,11 @@ class Evaluation:
     first: Sequence[int]
     pairs: Sequence[int]
     steered: Sequence[int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every sample's latents."""
+        return self.samples[0].shape
 
     @property
     def x(self) -> Tensor:
@@ -145,11 +149,11 @@ class Work:
 
 
 class Evaluator:
-    """Says how a denoiser's rows are evaluated, by the shape of their conditioning.
+    """Says how a denoiser's rows are evaluated, by the shapes of their latents and of their conditioning.
 
-    The denoiser is measured with rows of one shape. Of others, such as those of longer prompts, it isn't known which
-    batches give the same bits, so each of these rows runs alone. The first of each shape also runs while no other does,
-    because kernels that are made on two threads at once may round differently.
+    The denoiser is measured with conditioning of one shape. Of others, such as that of longer prompts, it isn't known
+    which batches give the same bits, so each of these rows runs alone. The first row of all shapes also runs while no
+    other does, because kernels that are made on two threads at once may round differently.
 
     Attributes:
         example: conditioning of a row of the measured shape.
@@ -161,20 +165,19 @@ class Evaluator:
         spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
         self.example = denoiser.conditioning(spec)[0]
         self.measured = shape_of(self.example)
-        self._known = {self.measured}
-        self._making = Lock()
+        self._known: set[tuple[tuple[int, ...], Shape]] = {(denoiser.latent_shape, self.measured)}
 
-    def __call__(self, calibration: NetworkCalibration, shape: Shape) -> tuple[Network, NetworkCalibration]:
-        """The network for rows of this shape, and the batches that they may be in."""
+    def __call__(
+        self, calibration: NetworkCalibration, latents: tuple[int, ...], shape: Shape
+    ) -> tuple[Network, NetworkCalibration]:
+        """The network for rows with such latents and conditioning of `shape`, and the batches that they may be in."""
         network = only(self._denoiser.forward)
-        known = network if shape in self._known else partial(self._first, network, shape)
-        return known, calibration if shape == self.measured else calibration.alone
+        known = network if (latents, shape) in self._known else partial(self._first, network, (latents, shape))
+        return known, calibration if shape == self.measured else calibration.alone()
 
-    def _first(self, network: Network, shape: Shape, *batch: Any) -> tuple[Tensor, ...]:
-        with self._making:
-            outputs = network(*batch)
-        self._known.add(shape)
-        return outputs
+    def _first(self, network: Network, shapes: tuple[tuple[int, ...], Shape], *batch: Any) -> tuple[Tensor, ...]:
+        with first_call(self._known, shapes):
+            return network(*batch)
 
 
 def work_of(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from threading import Condition
+from typing import Any
 
 import torch
 
 from models.calibration import Calibration, Networks
 from models.denoisers import Denoiser
 from models.engine.errors import SampleFailed
-from models.engine.runner import Runner
+from models.engine.runner import Runner, Shape
 from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
 from models.pack import InvalidPack, Pack
@@ -108,6 +109,11 @@ class LoadedPack:
         return float(alpha_bars(self.pack.scheduler_config)[-1])
 
     @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The scheduler's configuration for pictures of the pack's own size."""
+        return self.runner.preparation.scheduling(self.denoiser.latent_shape)
+
+    @property
     def lanes(self) -> int:
         return self.runner.lanes.count
 
@@ -121,8 +127,12 @@ class LoadedPack:
         """Whether it has samples at rest, and fewer ticks than lanes."""
         return self.ticks < self.lanes and self.schedule.has_idle
 
-    def tune(self, calibration: Calibration) -> None:
-        """Apply a calibration; none of the pack's ticks may be under way."""
+    def tune(self, calibration: Calibration, shape: Shape | None = None) -> None:
+        """Apply a calibration for latents of `shape`, by default the own; none of the pack's ticks may be under way."""
+        if shape not in (None, self.denoiser.latent_shape):
+            with self._lock:
+                self.runner.measured_shapes[shape] = calibration
+            return
         runner, schedule, network = self.runner, self.schedule, calibration.denoiser
         lanes, knee_s = calibration.layout.lanes, network.row_seconds(network.knee)
         classifier, classifier_cost = calibration.classifier, 0.0
@@ -138,8 +148,15 @@ class LoadedPack:
             if calibration.is_measured:
                 schedule.tick_s = lanes * knee_s  # row_seconds assumes that every lane is busy
 
-    def halve_batches(self, limit: int) -> bool:
-        """Halve the batch limit after running out of memory at `limit` rows; `False` if it can't be halved."""
+    def halve_batches(self, limit: int, shape: Shape) -> bool:
+        """Shrink batches after running out of memory at `limit` rows of `shape`; `False` if they can't be smaller.
+
+        The limit of the own shape is halved; rows of another run alone again.
+        """
+        if shape != self.denoiser.latent_shape:
+            with self._lock:
+                self.runner.measured_shapes.pop(shape, None)
+            return limit > 1
         least = self.calibration.denoiser.sizes[0]
         if limit <= least:
             return False

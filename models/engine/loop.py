@@ -13,7 +13,7 @@ from models.engine.measurement import Measurement
 from models.engine.sample import Sample
 from models.engine.schedule import Turns
 from models.engine.tick import Tick
-from models.lanes import CallRunner, InlineLane, set_thread_count
+from models.lanes import FIRST_CALLS, CallRunner, InlineLane, set_thread_count
 
 MEASURING = ""  # takes turns with the packs, like one of them; no pack has this name
 
@@ -125,14 +125,16 @@ class Loop:
         return [name for name, loaded in self.packs.items() if loaded.wants_tick] + self._measuring()
 
     def _measuring(self) -> list[str]:
-        return [MEASURING] if self._measurement.wants_turn else []
+        is_idle = all(loaded.schedule.is_idle for loaded in self.packs.values())
+        return [MEASURING] if self._measurement.wants_turn(is_idle=is_idle) else []
 
     def _lane_cores(self, loaded: LoadedPack) -> int:
         return min(loaded.lane_threads, self._cores)
 
     def _measure(self) -> None:
         started = time.monotonic()
-        self._measurement.step()
+        with FIRST_CALLS:
+            self._measurement.step()
         with self.lock:
             self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
 

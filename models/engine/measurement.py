@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 import torch
 
-from models.calibration import Calibration, Calibrations, measuring
+from models.calibration import Calibration, Calibrations, Networks, measuring
 from models.calibration.networks import free_memory
 from models.calibration.probes import Probes
 from models.engine.loaded import LoadedPack
 
+MAX_SHAPES = 16  # most shapes, beside its own, for which a pack is measured
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Unmeasured:
-    """A pack that is not measured yet.
+    """A pack that is not measured yet, at its own size or at another.
 
     Attributes:
         loaded: the pack.
-        key: cache key of its calibration.
+        networks: those to measure.
+        key: cache key of its calibration; `None` for other sizes than its own, which are not kept.
         known: its calibration from an earlier process, or `None`.
+        shape: of its latents.
         probes: inputs to measure it with, once its prompts are encoded.
         steps: the running measurement, or `None` before its first step.
     """
 
     loaded: LoadedPack
-    key: str
+    networks: Networks
+    key: str | None
     known: Calibration | None
+    shape: tuple[int, int, int]
     probes: Future[tuple[Probes, Probes | None]] = field(default_factory=Future)
     steps: Generator[Calibration | None, None, Calibration] | None = None
 
@@ -49,29 +54,46 @@ class Measurement:
         self._calibrations = calibrations
         self._unmeasured: deque[_Unmeasured] = deque()
         self._over = threading.Event()
-        self._is_allowed = False
+        self._preparing: Executor | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._wanted: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
 
     def add(self, loaded: LoadedPack, key: str) -> None:
         """Register a pack to be measured once `allow` is called; an earlier process's calibration is reused."""
-        self._unmeasured.append(_Unmeasured(loaded, key, self._calibrations.load(key)))
+        known, shape = self._calibrations.load(key), loaded.denoiser.latent_shape
+        self._unmeasured.append(_Unmeasured(loaded, loaded.networks, key, known, shape))
+
+    def want(self, loaded: LoadedPack, size: tuple[int, int], shape: tuple[int, int, int]) -> None:
+        """Have a pack measured for pictures of another (height, width), with latents of `shape`, when all is idle."""
+        if self._preparing is None or not loaded.is_measured or shape in self._wanted[loaded.name]:
+            return
+        if len(self._wanted[loaded.name]) == MAX_SHAPES:
+            return
+        self._wanted[loaded.name].add(shape)
+        networks, probes = loaded.networks.at(size)
+        pack = _Unmeasured(loaded, networks, None, None, shape)
+        pack.probes = self._preparing.submit(probes)
+        self._unmeasured.append(pack)
+        pack.probes.add_done_callback(lambda _: self._wake())
 
     def allow(self, preparing: Executor, wake: Callable[[], None]) -> None:
         """Start measuring as soon as `preparing` has encoded probes; `wake` is called when a step becomes possible."""
         for pack in self._unmeasured:
             pack.probes = preparing.submit(pack.loaded.networks.probes)
             pack.probes.add_done_callback(lambda _: wake())
-        self._is_allowed = True
+        self._preparing, self._wake = preparing, wake
         if not self._unmeasured:
             self._over.set()
 
     @property
     def is_allowed(self) -> bool:
-        return self._is_allowed
+        return self._preparing is not None
 
-    @property
-    def wants_turn(self) -> bool:
-        """Whether a step can be taken."""
-        return self._is_allowed and any(pack.probes.done() for pack in self._unmeasured)
+    def wants_turn(self, *, is_idle: bool) -> bool:
+        """Whether a step can be taken. Other sizes than the packs' own are measured while no sample is unfinished."""
+        return self.is_allowed and any(
+            pack.probes.done() and (is_idle or pack.key is not None) for pack in tuple(self._unmeasured)
+        )
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until nothing is left to measure, or until `stop`; `False` if the timeout passes first."""
@@ -83,18 +105,18 @@ class Measurement:
 
     def step(self) -> None:
         """Take one step with the next pack."""
-        while not self._unmeasured[0].probes.done():
-            self._unmeasured.rotate(-1)
-        pack = self._unmeasured[0]
+        ready = [pack for pack in tuple(self._unmeasured) if pack.probes.done()]
+        pack = min(ready, key=lambda pack: pack.key is None)  # own sizes first
         loaded = pack.loaded
         try:
             if pack.steps is None:
-                log.info("measuring %s between requests", loaded.name)
-                pack.steps = measuring(loaded.networks, pack.probes.result(), loaded.runner.lanes, pack.known)
+                log.info("measuring %s between requests, with latents of %s", loaded.name, pack.shape)
+                pack.steps = measuring(pack.networks, pack.probes.result(), loaded.runner.lanes, pack.known)
             calibration, is_last = _next_of(pack.steps)
             if calibration is not None:
-                loaded.tune(calibration)
-                self._unmeasured.rotate(-1)  # so that every pack soon has some batch sizes to use
+                loaded.tune(calibration, pack.shape)
+                self._unmeasured.remove(pack)
+                self._unmeasured.append(pack)  # so that every pack soon has some batch sizes to use
             if is_last:
                 self._end(pack)
         except torch.AcceleratorError:
@@ -104,15 +126,16 @@ class Measurement:
             self._end(pack)
 
     def _end(self, pack: _Unmeasured) -> None:
-        calibration = pack.loaded.calibration
+        calibration = pack.loaded.runner.calibration_for(pack.shape)
         log.info("measured %s: batches of up to %d rows", pack.loaded.name, calibration.denoiser.knee)
-        if pack.known is None and calibration.is_measured:  # on a separate thread, because the store may be slow
+        if pack.key is not None and pack.known is None and calibration.is_measured:
+            # On a separate thread, because the store may be slow.
             threading.Thread(target=self._calibrations.save, args=(pack.key, calibration), daemon=True).start()
         if pack.loaded.networks.device.type != "cpu":
             free_memory()  # held by the largest batches, which ticks may never need
         self._unmeasured.remove(pack)
         pack.loaded.is_measured = True
-        if not self._unmeasured:
+        if all(left.key is None for left in tuple(self._unmeasured)):
             self._over.set()
 
 

@@ -50,8 +50,9 @@ class Outline:
 def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
     """Outline `pictures` pictures of one course, which differ only in their seeds."""
     spec, table, guided = course.spec, course.table, course.guided
-    calibration, lanes = runner.calibration, runner.calibration.layout.lanes
-    guide = runner.siblings[spec.guidance.guide_pack].calibration if spec.guidance.guide_pack else None
+    calibration, lanes = runner.calibration_for(course.shape), runner.calibration.layout.lanes
+    guide_runner = runner.siblings[spec.guidance.guide_pack] if spec.guidance.guide_pack else None
+    guide = guide_runner.calibration_for(course.shape) if guide_runner else None
     rows = dict.fromkeys(("denoiser", "guide", "classifier"), 0)
     flop, seconds = 0, 0.0
     is_known = shape_of(course.inputs.conditional) == runner.evaluator.measured  # a longer prompt takes longer
@@ -71,7 +72,7 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
             rows[name] += count
             is_known = is_known and network.is_measured and network.row_flop > 0
             flop += count * network.row_flop
-            batches = network.batches(count, lanes=lanes, limit=runner.max_batch)
+            batches = network.batches(count, lanes=lanes, limit=runner.limit(course.shape))
             rounds = math.ceil(len(batches) / lanes)
             seconds += rounds * lanes * network.row_seconds(batches[0])  # row_seconds assumes that every lane is busy
     return Outline(

@@ -55,6 +55,8 @@ class Course:
         table: the sampler's coefficients, starting at the picture's first evaluation.
         guided: the evaluations at which guidance is on.
         inputs: the conditioning of its networks.
+        shape: (C, H, W) of its latents.
+        row_cost: cost of one of its rows, relative to a row of the pack's own size.
         start: (a, s) of the first latent a·init + s·noise; `None` if it is pure noise of the table's initial scale.
     """
 
@@ -63,6 +65,8 @@ class Course:
     table: CoefficientTable
     guided: range
     inputs: Inputs
+    shape: tuple[int, int, int]
+    row_cost: float = 1.0
     start: tuple[float, float] | None = None
 
     def __len__(self) -> int:
@@ -187,6 +191,14 @@ class Sample:
     @property
     def group(self) -> str:
         return self.course.spec.group
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.course.shape
+
+    @property
+    def row_cost(self) -> float:
+        return self.course.row_cost
 
     @property
     def position(self) -> int:

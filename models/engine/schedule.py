@@ -25,6 +25,14 @@ class Waiting(Protocol):
     def evaluations_left(self) -> int: ...
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its latents: samples of different shapes can't share a tick."""
+
+    @property
+    def row_cost(self) -> float:
+        """Cost of one of its rows, relative to a row of the pack's own shape."""
+
+    @property
     def rows_now(self) -> int:
         """Denoiser rows of its next evaluation."""
 
@@ -69,6 +77,10 @@ class _Job(Generic[Sample]):
         return (now - self.since) / tick_s + self.evaluations_left
 
 
+def _by_shortness(job: _Job[Sample]) -> tuple[float, float]:
+    return -job.priority, job.work_left
+
+
 @dataclass
 class Schedule(Generic[Sample]):
     """The unfinished samples of one pack, and which of them the next tick moves.
@@ -80,8 +92,12 @@ class Schedule(Generic[Sample]):
     the slowest answers: long jobs don't pause for short ones, which wait until they are as late. A small share of every
     tick is reserved for the jobs with the least work left, so that a short one does not wait behind many long ones.
 
+    A tick holds samples of one shape, that of the sample whose turn it is. A short one of another shape than the sample
+    that is latest gets a tick of its own once the share reserved for short jobs suffices for all of that tick.
+
     Attributes:
-        row_budget: denoiser rows that one tick may hold; classifier rows are counted by their time.
+        row_budget: denoiser rows that one tick may hold; classifier rows and rows of other shapes are counted by their
+            time.
         classifier_cost: denoiser rows that take as long as one classifier row.
         lanes: ticks that run in parallel, each with an even share of the rows.
         few_rows: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
@@ -123,7 +139,8 @@ class Schedule(Generic[Sample]):
         unfinished = self._all()
         costs = [self._cost(sample) for sample in unfinished]
         total, rows = sum(costs), sum(sample.rows_now for sample in unfinished)
-        together = not self._moving and rows <= self.few_rows and total <= self.row_budget
+        is_one_shape = len({sample.shape for sample in unfinished}) == 1
+        together = not self._moving and is_one_shape and rows <= self.few_rows and total <= self.row_budget
         share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
@@ -132,33 +149,47 @@ class Schedule(Generic[Sample]):
             # The first sample always fits, even one of two rows in a budget that has shrunk to one: none may starve.
             return not chosen or used + cost <= self.row_budget
 
+        def by_lateness(job: _Job[Sample]) -> tuple[float, float]:
+            return -job.level(now), -job.evaluations_in_all(now, self.tick_s)
+
         self._short_rows = min(self._short_rows + SHORT_SHARE * share, max([self.row_budget, *costs]))
-        for sample in self._at_rest(lambda job: (-job.priority, job.work_left)):
+        latest = next(self._at_rest(by_lateness), None)
+        shortest = next(self._at_rest(_by_shortness), None)
+        if latest is None or shortest is None:
+            return []
+        is_short = self._cost(shortest) <= self._short_rows
+        shape = shortest.shape if is_short else latest.shape
+        for sample in self._at_rest(_by_shortness, shape):
             cost = self._cost(sample)
-            if used >= share or cost > self._short_rows:
+            if not is_short or used >= share or cost > self._short_rows:
                 break
             if fits(cost):
                 self._short_rows -= cost
                 chosen[sample], used = None, used + cost
-        for sample in self._at_rest(lambda job: (-job.level(now), -job.evaluations_in_all(now, self.tick_s))):
+        of_the_short = used
+        for sample in self._at_rest(by_lateness, shape):
             if used >= share:
                 break
             cost = self._cost(sample)
             if sample not in chosen and fits(cost):
                 chosen[sample], used = None, used + cost
+        if shape != latest.shape:
+            self._short_rows -= used - of_the_short
         self._moving.update(chosen)
         return list(chosen)
 
-    def _at_rest(self, order: Callable[[_Job[Sample]], tuple[float, float]]) -> Iterator[Sample]:
-        """Samples that no tick is moving, sorted by their jobs' `order`, then by evaluations left."""
+    def _at_rest(
+        self, order: Callable[[_Job[Sample]], tuple[float, float]], shape: tuple[int, ...] | None = None
+    ) -> Iterator[Sample]:
+        """Samples that no tick is moving, of `shape` if given, by their jobs' `order`, then by evaluations left."""
         for job in sorted(self._jobs.values(), key=order):
             for sample in sorted(job.samples, key=lambda sample: sample.evaluations_left):
-                if sample not in self._moving:
+                if sample not in self._moving and shape in (None, sample.shape):
                     yield sample
 
     def _cost(self, sample: Sample) -> float:
-        """Cost of the sample's next evaluation, in denoiser rows."""
-        return sample.rows_now + self.classifier_cost * sample.wants_classifier_now
+        """Cost of the sample's next evaluation, in denoiser rows of the pack's own shape."""
+        return sample.row_cost * (sample.rows_now + self.classifier_cost * sample.wants_classifier_now)
 
     def put_back(self, samples: Collection[Sample]) -> None:
         """Mark samples as at rest again: the tick that moved them is over."""

@@ -53,11 +53,12 @@ class Tick:
 
     def _evaluated(self, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:
         """Evaluate the samples; when the device runs out of memory, retry in smaller batches and keep to those."""
-        limit = self._runner.max_batch
+        shape = samples[0].shape
+        limit = self._runner.limit(shape)
         try:
             return self._runner.tick(samples, self._lanes)
         except torch.OutOfMemoryError as error:
-            if not self._loaded.halve_batches(limit):
+            if not self._loaded.halve_batches(limit, shape):
                 raise
             drop_traceback(error)
         return self._evaluated(samples)

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.calibration.probes import stacked
 from models.calibration.result import fixed_calibration
 from models.classifiers import ClassSteering, conditions, log_probability_gradient
-from models.denoisers import Conditioning
+from models.denoisers import Conditioning, Sizes
 from models.engine.runner import Runner
 from models.engine.sample import Sample
 from models.guidance import thresholded
@@ -127,6 +127,9 @@ class _StandIn:
 
     latent_shape = SHAPE
     picture_size = SHAPE[1:]
+    sizes = Sizes.only(*SHAPE[1:])
+    patch = 1
+    takes_size_conditioning = False
     prediction_type = "epsilon"
     num_parameters = 0
     has_null = True
@@ -141,7 +144,7 @@ class _StandIn:
         self.learns_variance = learns_variance
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
-        return {"labels": torch.tensor(spec.label)}, {"labels": torch.tensor(NUM_CLASSES)}
+        return {"labels": torch.tensor(spec.class_index)}, {"labels": torch.tensor(NUM_CLASSES)}
 
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         output = stand_ins.epsilon(x, timesteps, conditioning["labels"])
@@ -171,7 +174,7 @@ def trajectory(*, learns_variance: bool, schedule: str = "linear", **spec_fields
     samples = []
     for row, label in enumerate(LABELS):
         spec = SampleSpec(pack="", label=label, seed=stand_ins.SEED, image_index=row, **spec_fields)
-        sample = Sample.begin(runner.course(spec, runner.prepare(spec)))
+        sample = Sample.begin(runner.preparation.course(spec, runner.preparation.prepare(spec)))
         runner.start(sample)
         samples.append(sample)
     while not samples[0].is_done:

@@ -9,6 +9,7 @@ from models.samplers.kinds import (
     NotLinear,
     UnknownSampler,
 )
+from models.samplers.levels import shifted
 from models.samplers.respacing import InvalidRespacing, respaced
 from models.samplers.schedulers import options
 from models.samplers.table import CoefficientTable
@@ -31,4 +32,5 @@ __all__ = [
     "max_steps",
     "options",
     "respaced",
+    "shifted",
 ]

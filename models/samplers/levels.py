@@ -122,3 +122,26 @@ def continuous_steps(pack_config: Mapping[str, Any], steps: int) -> tuple[NDArra
     times = np.linspace(1.0, 1 / count, steps + 1)
     alpha = np.exp(np.interp(times, np.arange(1, count + 1) / count, log_alpha))
     return (times[:-1] - 1 / count) * len(bars), np.sqrt(1 - alpha**2) / alpha
+
+
+def shifted(pack_config: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Set the shift of a scheduler's configuration for a picture of so many tokens, if it depends on their number.
+
+    Flux and Stable Diffusion 3 add more noise to large pictures (Esser et al. 2024, section 5.3.2): μ, the logarithm of
+    the shift, rises linearly with the number of tokens.
+    """
+    if not pack_config.get("use_dynamic_shifting"):
+        return pack_config
+    config = _SHIFTING_DEFAULTS | pack_config
+    least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+    share = (tokens - least) / (most - least)
+    mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
+    return pack_config | {"shift": math.exp(mu)}
+
+
+_SHIFTING_DEFAULTS = {
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+}  # those of diffusers' flow-matching scheduler

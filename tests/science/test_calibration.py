@@ -31,10 +31,10 @@ from models.calibration import (
 )
 from models.calibration.measure import LONGEST_BATCH_S, _Measured, finished
 from models.calibration.networks import _first_that_fits
+from models.calibration.packing import packed
 from models.calibration.probes import CPU_SIZES, Network, Probes
 from models.configs.networks import UNET_2D
 from models.denoisers import Conditioning
-from models.engine.packing import packed
 from models.lanes import Lanes, Layout
 from models.loading import load_network, with_float32_mode
 from models.pack import InvalidPack, open_pack

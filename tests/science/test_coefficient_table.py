@@ -297,7 +297,6 @@ def test_schedulers_that_can_not_be_repeated_are_refused_by_name() -> None:
 
 
 PACKS: dict[str, dict[str, Any]] = {
-    "linear": {**BETAS, "prediction_type": "epsilon"},
     "Stable Diffusion": {**SD_SCHEDULE, "prediction_type": "epsilon"},
     "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
     "zero terminal": {**SD_SCHEDULE, **ZERO_TERMINAL},
@@ -343,7 +342,7 @@ def test_each_step_ends_at_the_level_at_which_the_network_is_evaluated_next(name
     ]
     replayed = 0
     for way in ways:
-        for steps in (10, 27):
+        for steps in (27,) if way else (10, 27):
             try:
                 table = compile_table(name, config, steps=steps, **way)
             except NotLinear:  # refused by name, and tested elsewhere

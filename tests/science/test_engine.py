@@ -29,6 +29,7 @@ from models.engine import (
     SampleFailed,
     results,
 )
+from models.engine.preparation import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
@@ -138,7 +139,7 @@ def test_a_sampler_is_looked_up_once_a_picture_and_not_in_its_ticks(
         looked_up.append(name)
         return compile_table(name, *how, **options)
 
-    monkeypatch.setattr("models.engine.runner.compile_table", counted)
+    monkeypatch.setattr("models.engine.preparation.compile_table", counted)
     engine.generate(MIXED)
     assert looked_up == [spec.sampler for spec in MIXED]
 
@@ -467,11 +468,11 @@ def test_a_lost_device_ends_the_engine_and_all_its_samples(two_lanes: Engine, mo
 def test_a_device_lost_while_a_picture_is_prepared_ends_the_engine(
     two_lanes: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(runner: Runner, spec: SampleSpec) -> Inputs:
+    def broken(preparation: Preparation, spec: SampleSpec) -> Inputs:
         raise torch.AcceleratorError("the device is lost")
 
     long = two_lanes.submit(SampleSpec(pack="fashion", steps=900))
-    monkeypatch.setattr(Runner, "prepare", broken)
+    monkeypatch.setattr(Preparation, "prepare", broken)
     with pytest.raises(EngineDied, match="the device is lost"):
         two_lanes.submit(SampleSpec(pack="fashion", steps=3))
     with pytest.raises(EngineDied, match="the device is lost"):
@@ -485,9 +486,11 @@ def test_what_cannot_be_drawn_is_refused_at_once(engine: Engine) -> None:
         SampleSpec(pack="fashion", guidance=Guidance(free_scale=2.0))
 
 
-def test_a_label_is_an_index_of_a_class_that_is_there(engine: Engine) -> None:
-    with pytest.raises(InvalidSpec, match=r"not 'bag': give engine\.packs\['fashion'\]\.pack\.labels\.index\('bag'\)"):
-        SampleSpec(pack="fashion", label="bag")  # type: ignore[arg-type]
+def test_a_label_is_a_class_that_is_there_by_index_or_name(engine: Engine) -> None:
+    [named, numbered] = engine.generate([SampleSpec(pack="fashion", label=label, steps=3) for label in ("bag", 8)])
+    assert np.array_equal(named, numbered)
+    with pytest.raises(InvalidSpec, match="'fashion' has no label 'bagg'; did you mean 'bag'"):
+        engine.submit(SampleSpec(pack="fashion", label="bagg"))
     for label in (-1, 10):
         with pytest.raises(InvalidSpec, match="'fashion' has classes 0 to 9"):
             engine.submit(SampleSpec(pack="fashion", label=label))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
+import itertools
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,15 +52,24 @@ from transformers import (
 )
 
 from benchmarks.packs import letters_tokenizer
-from models.calibration.result import fixed_calibration
+from cynosure.contract import GenerateRequest
+from cynosure.metadata import again, encoded_picture
+from cynosure.resolving import resolve
+from harness.processes import wait_until
+from models.calibration import FileCalibrations
+from models.calibration.result import Calibration, fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
 from models.engine import Engine
 from models.noise import draw_noise
 from models.pack import InvalidPack, Pack, open_pack
-from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec
+from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec, SizeConditioning
 from workers.drawing.cards import card_of
+from workers.drawing.pictures import png_of
+from workers.drawing.specs import specs_of
 
 STEPS, SCALE, SIDE, TOKENS = 6, 3.0, 8, 16
+SIZES = ((16, 16), (24, 16), (8, 24))
+"""(height, width) of pictures: the packs' own, and two that are not square."""
 
 
 def autoencoder(**more: Any) -> AutoencoderKL:
@@ -158,6 +170,9 @@ def t5_words(model_max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
+SHIFTED_FROM = {"base_image_seq_len": 10, "max_image_seq_len": 22}  # so that the shifts of small pictures differ
+
+
 def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(
@@ -177,7 +192,7 @@ def stable_diffusion_3(*, t5: bool) -> StableDiffusion3Pipeline:
     config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
     return StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=not t5, **SHIFTED_FROM),
         vae=autoencoder(shift_factor=0.0609),
         text_encoder=CLIPTextModelWithProjection(text_config(32)).eval(),
         tokenizer=letters_tokenizer(TOKENS),
@@ -203,7 +218,7 @@ def flux(*, distilled: bool, shifts: bool) -> FluxPipeline:
     ).eval()
     config = T5Config(vocab_size=30, d_model=80, d_ff=64, d_kv=8, num_layers=2, num_heads=4)
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifts, **SHIFTED_FROM),
         vae=autoencoder(shift_factor=0.1159),
         text_encoder=CLIPTextModel(text_config(32)).eval(),
         tokenizer=letters_tokenizer(TOKENS),
@@ -221,12 +236,28 @@ def saved(build: Callable[[], Any], folder: Path) -> tuple[Any, Path]:
 
 
 def drawn(pack: Path, **what: Any) -> np.ndarray:
+    [picture] = drawn_at([(16, 16)], pack, **what)
+    return picture
+
+
+def drawn_at(sizes: Sequence[tuple[int, int]], pack: Path, **what: Any) -> list[np.ndarray]:
+    """One picture of each (height, width), drawn together."""
+    spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
     with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
-        spec = SampleSpec(pack="pack", steps=STEPS, seed=7, clip=False, profile="diffusers", **what)
-        [picture] = engine.generate([spec])
-        assert picture.std() > 5  # random networks, but a picture
+        pictures = engine.generate([replace(spec, height=height, width=width) for height, width in sizes])
         assert engine.packs["pack"].denoiser.default_scale == usual_scale(engine.packs["pack"].pack)
-        return picture
+    assert [picture.shape[:2] for picture in pictures] == list(sizes)
+    assert all(picture.std() > 5 for picture in pictures)  # random networks, but pictures
+    return pictures
+
+
+def noise_for(height: int, width: int) -> torch.Tensor:
+    """The first noise of a picture, (1,4,H,W)."""
+    return draw_noise(7, 0, 0, (4, height // 2, width // 2))[None]
+
+
+def differ_by_more_than_rounding(mine: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() > 1)
 
 
 def usual_scale(pack: Pack) -> float:
@@ -241,18 +272,44 @@ def test_text_pipelines_draw_what_diffusers_draws(
     build: Callable[[], Any], negative: str | None, tmp_path: Path
 ) -> None:
     pipeline, pack = saved(build, tmp_path)
+    asked = {"prompt": "a red cat", "negative_prompt": negative, "guidance": Guidance(free_scale=SCALE)}
+    for (height, width), mine in zip(SIZES, drawn_at(SIZES, pack, **asked), strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                negative_prompt=negative,
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                height=height,
+                width=width,
+                latents=noise_for(height, width),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+
+
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_xl_is_told_sizes_and_crops_as_diffusers_tells_it(is_negative: bool, tmp_path: Path) -> None:
+    pipeline, pack = saved(stable_diffusion_xl, tmp_path)
+    told = {"original_size": (40, 8), "crops_coords_top_left": (6, 2), "target_size": (30, 20)}
+    if is_negative:
+        told |= {f"negative_{name}": (high + 100, wide) for name, (high, wide) in told.items()}
     with torch.inference_mode():
         expected = pipeline(
             "a red cat",
-            negative_prompt=negative,
             num_inference_steps=STEPS,
             guidance_scale=SCALE,
-            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
+            height=24,
+            width=16,
+            latents=noise_for(24, 16),
             output_type="np",
-            **({"height": 16, "width": 16} if build is stable_diffusion_xl else {}),
+            **told,
         ).images[0]
-    mine = drawn(pack, prompt="a red cat", negative_prompt=negative, guidance=Guidance(free_scale=SCALE))
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE)}
+    [mine] = drawn_at([(24, 16)], pack, size_conditioning=SizeConditioning(**told), **asked)
+    assert not differ_by_more_than_rounding(mine, expected)
+    [untold] = drawn_at([(24, 16)], pack, **asked)
+    assert differ_by_more_than_rounding(untold, expected)
 
 
 def test_a_distilled_folder_is_drawn_with_its_own_sampler_and_few_steps(tmp_path: Path) -> None:
@@ -338,22 +395,23 @@ def test_a_pixel_pipeline_that_clips_draws_what_diffusers_draws(tmp_path: Path) 
 @pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without"])
 def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path) -> None:
     pipeline, pack = saved(partial(stable_diffusion_3, t5=t5), tmp_path)
-    with torch.inference_mode():
-        expected = pipeline(
-            "a red cat",
-            num_inference_steps=STEPS,
-            guidance_scale=SCALE,
-            height=16,
-            width=16,
-            latents=draw_noise(7, 0, 0, (4, SIDE, SIDE))[None],
-            output_type="np",
-        ).images[0]
     asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE)}
-    mine = drawn(pack, sampler="flow_euler", **asked)
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
+    pictures = drawn_at(SIZES, pack, sampler="flow_euler", **asked)
+    for (height, width), mine in zip(SIZES, pictures, strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                num_inference_steps=STEPS,
+                guidance_scale=SCALE,
+                height=height,
+                width=width,
+                latents=noise_for(height, width),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
     if t5:
         elsewhere = drawn(pack, sampler="flow_euler", prompt="a red dog", guidance=asked["guidance"])
-        assert (elsewhere != mine).any()
+        assert (elsewhere != pictures[0]).any()
 
 
 @pytest.mark.parametrize(
@@ -363,23 +421,23 @@ def test_flux_draws_what_diffusers_draws(distilled: bool, shifts: bool, tmp_path
     pipeline, pack = saved(partial(flux, distilled=distilled, shifts=shifts), tmp_path)
     index = json.loads((pack / "model_index.json").read_text())
     (pack / "model_index.json").write_text(json.dumps(index | {"cynosure": {"latent_size": SIDE}}))
-    latents = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
-    with torch.inference_mode():
-        expected = pipeline(
-            "a red cat",
-            negative_prompt="dog",
-            true_cfg_scale=SCALE,
-            num_inference_steps=STEPS,
-            height=16,
-            width=16,
-            latents=pipeline._pack_latents(latents, 1, 4, SIDE, SIDE),
-            output_type="np",
-        ).images[0]
-    guidance = Guidance(free_scale=SCALE)
-    mine = drawn(pack, sampler="flow_euler", prompt="a red cat", negative_prompt="dog", guidance=guidance)
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
-    elsewhere = drawn(pack, sampler="dpmpp_2m", prompt="a red cat", negative_prompt="dog", guidance=guidance)
-    assert (elsewhere != mine).any()
+    asked = {"prompt": "a red cat", "negative_prompt": "dog", "guidance": Guidance(free_scale=SCALE)}
+    pictures = drawn_at(SIZES, pack, sampler="flow_euler", **asked)
+    for (height, width), mine in zip(SIZES, pictures, strict=True):
+        with torch.inference_mode():
+            expected = pipeline(
+                "a red cat",
+                negative_prompt="dog",
+                true_cfg_scale=SCALE,
+                num_inference_steps=STEPS,
+                height=height,
+                width=width,
+                latents=pipeline._pack_latents(noise_for(height, width), 1, 4, height // 2, width // 2),
+                output_type="np",
+            ).images[0]
+        assert not differ_by_more_than_rounding(mine, expected), (height, width)
+    elsewhere = drawn(pack, sampler="dpmpp_2m", **asked)
+    assert (elsewhere != pictures[0]).any()
 
 
 def test_dit_draws_what_diffusers_draws(tmp_path: Path) -> None:
@@ -439,8 +497,10 @@ def test_image_to_image_draws_what_diffusers_draws(tmp_path: Path) -> None:
     assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.7])
-def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strength", "size"), [(1.0, (24, 16)), (0.7, (16, 16))])
+def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(
+    strength: float, size: tuple[int, int], tmp_path: Path
+) -> None:
     def build() -> StableDiffusionInpaintPipeline:
         parts = stable_diffusion().components
         parts["unet"] = unet(cross_attention_dim=32, in_channels=9)
@@ -448,10 +508,10 @@ def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: floa
 
     pipeline, pack = saved(build, tmp_path)
     dice = np.random.default_rng(0)
-    start = dice.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    mask = np.zeros((16, 16, 1), np.uint8)
+    start = dice.integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros((*size, 1), np.uint8)
     mask[4:12, 2:10] = 255
-    noise = draw_noise(7, 0, 0, (4, SIDE, SIDE))[None]
+    noise = noise_for(*size)
     module = diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(module, "randn_tensor", lambda *args, **kwargs: noise.clone())
@@ -460,17 +520,17 @@ def test_a_unet_trained_for_inpainting_draws_what_diffusers_draws(strength: floa
             "a red cat",
             image=Image.fromarray(start),
             mask_image=Image.fromarray(mask[..., 0]),
-            height=16,
-            width=16,
+            height=size[0],
+            width=size[1],
             strength=strength,
             num_inference_steps=STEPS,
             guidance_scale=SCALE,
             output_type="np",
         ).images[0]
     asked = {"prompt": "a red cat", "guidance": Guidance(free_scale=SCALE), "strength": strength}
-    mine = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(mask))
-    assert np.abs(mine.astype(int) - (expected * 255).round().astype(int)).max() <= 1
-    elsewhere = drawn(pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(255 - mask))
+    [mine] = drawn_at([size], pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(mask))
+    assert not differ_by_more_than_rounding(mine, expected)
+    [elsewhere] = drawn_at([size], pack, **asked, init_image=Pixels.of(start), mask=Pixels.of(255 - mask))
     assert (elsewhere != mine).any()
 
 
@@ -544,3 +604,107 @@ def test_a_pack_comes_from_the_hub_at_a_pinned_commit(tmp_path: Path, monkeypatc
         open_pack(f"someone/other@{commit}")
     with pytest.raises(InvalidPack, match="COMMIT"):
         open_pack("someone/tiny@main")
+
+
+def test_pictures_of_three_sizes_are_the_same_bytes_alone_and_mixed(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion, tmp_path)
+    start = Pixels.of(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    mask = Pixels.of(np.pad(np.full((10, 20, 1), 255, np.uint8), ((0, 10), (0, 0), (0, 0))))
+    plain = SampleSpec(
+        pack="pack", prompt="a red cat", sampler="euler", guidance=Guidance(free_scale=SCALE), clip=False
+    )
+    kinds = [
+        plain,
+        replace(plain, sampler="dpmpp_2m_sde", steps=9, preview_every=2, telemetry=True),
+        replace(plain, init_image=start, strength=0.6, mask=mask),
+        replace(plain, prompt="a red cat " * 8),  # of more than one chunk
+        replace(plain, guidance=Guidance(free_scale=SCALE, guide_pack="pack")),
+        *(replace(plain, seed=9, guidance=Guidance(free_scale=scale, interval=(0.5, 1))) for scale in (2.0, 5.0)),
+    ]
+    specs = [
+        replace(
+            spec,
+            height=height,
+            width=width,
+            steps=min(spec.steps, 5 + number % 3),
+            group=str(number if spec.guidance.interval == (0.0, 1.0) else "forks"),
+        )
+        for number, (spec, (height, width)) in enumerate(itertools.product(kinds, SIZES))
+    ]
+
+    def in_two_lanes(pack: Pack, by_rule: Calibration) -> Calibration:
+        return fixed_calibration(pack, by_rule, lanes=2, rows=4)
+
+    how: dict[str, Any] = {"precision": "float32", "calibrate": in_two_lanes, "cores": 2}
+    with Engine([str(pack)], **how) as engine:
+        alone = [engine.generate([spec])[0] for spec in specs]
+    previews: list[tuple[int, ...]] = []
+    order = random.Random(0).sample(range(len(specs)), len(specs))
+    with Engine([str(pack)], **how) as engine:
+        shuffled = [specs[number] for number in order]
+        handles = engine.submit_all(shuffled, on_preview=lambda _, done, picture: previews.append(picture.shape))
+        together = dict(zip(order, [handle.result(120) for handle in handles], strict=True))
+        assert all(len(handle.telemetry) == handle.evaluations for handle in handles if handle.telemetry)
+    for number, spec in enumerate(specs):
+        assert together[number].tobytes() == alone[number].tobytes(), spec
+        assert together[number].shape == (spec.height, spec.width, 3)
+    assert set(previews) == {(*size, 3) for size in SIZES}
+
+
+def test_a_card_says_the_sizes_that_its_pack_can_draw(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion_xl, tmp_path)
+    with Engine([str(pack)], precision="float32", calibrate=fixed_calibration) as engine:
+        card = card_of(engine.packs["pack"])
+        sizes = card.sizes
+        assert (sizes.default, sizes.multiple_of, sizes.min_side, sizes.max_side) == ((16, 16), 2, 4, 64)
+        assert sizes.max_pixels == 8 * 16 * 16
+        assert {(14, 18), (18, 14), (24, 10)} < set(sizes.suggested)
+        assert card.takes_size_conditioning
+        asked = GenerateRequest(prompt="a cat", width=24, height=16, steps=2, original_size=(100, 50))
+        request = resolve(asked, card, seed=3)
+        [spec] = specs_of("", request, card)
+        png = png_of(engine.generate([spec])[0], request, 0, card)
+        plans = [engine.outline([replace(spec, height=high, width=wide)]) for high, wide in ((16, 16), (32, 32))]
+        assert plans[0].denoiser_rows == plans[1].denoiser_rows
+        refused = [
+            replace(spec, height=6, width=7),
+            replace(spec, height=64, width=64),
+            replace(spec, height=2),
+            replace(spec, guidance=Guidance(classifier_scale=1.0)),
+        ]
+        for one in refused:
+            with pytest.raises(InvalidSpec, match=r"height|classifier"):
+                engine.submit(one)
+    picture = Image.open(io.BytesIO(png))
+    assert picture.size == (24, 16)
+    assert "Size: 24x16" in picture.info["parameters"]
+    repeated, _ = again(GenerateRequest(from_image=encoded_picture(png)))
+    assert resolve(repeated, card, seed=0) == request
+
+
+def test_another_size_is_measured_when_idle_and_its_bytes_stay(tmp_path: Path) -> None:
+    _, pack = saved(stable_diffusion, tmp_path)
+    specs = [
+        SampleSpec(
+            pack="pack", prompt="a cat", steps=3, seed=seed, height=24, width=16, guidance=Guidance(free_scale=2)
+        )
+        for seed in range(6)
+    ]
+    with Engine([str(pack)], precision="float32", calibrations=FileCalibrations(tmp_path / "kept")) as engine:
+        runner = engine.packs["pack"].runner
+        alone = [engine.generate([spec])[0] for spec in specs]
+        assert engine.wait_until_measured(120)
+        engine.generate(specs[:1])
+        wait_until(lambda: (4, 12, 8) in runner.measured_shapes, seconds=60, what="the size is measured")
+        wait_until(lambda: engine.outline(specs[:1]).seconds is not None, seconds=60, what="and timed")
+        measured = runner.calibration_for((4, 12, 8)).denoiser
+        assert measured.is_bitwise
+        assert max(measured.sizes) > 1
+        together = engine.generate(specs)
+        assert engine.packs["pack"].halve_batches(2, (4, 12, 8)), "without memory they run alone again"
+        assert runner.limit((4, 12, 8)) == 1
+        assert not engine.packs["pack"].halve_batches(1, (4, 12, 8))
+        shrunk = engine.generate(specs[:2])
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 1, "only the pack's own size is kept"
+    for one, other in zip(alone + alone[:2], together + shrunk, strict=True):
+        assert one.tobytes() == other.tobytes()

@@ -26,6 +26,7 @@ from models.denoisers import load_denoiser
 from models.engine import Engine
 from models.noise import draw_noise
 from models.pack import PACKS_FOLDER, InvalidPack, open_pack, open_packs
+from models.samplers import shifted
 from models.spec import Guidance, SampleSpec
 from tests.science.test_families import SCALE, SIDE, STEPS, saved, stable_diffusion, stable_diffusion_xl, unet
 
@@ -453,5 +454,5 @@ def test_a_shift_that_is_left_out_is_that_of_diffusers(whole: Path, tmp_path: Pa
     shifts = []
     for values in ({}, dict(FlowMatchEulerDiscreteScheduler().config)):
         (own / SCHEDULER).write_text(json.dumps(values | {"use_dynamic_shifting": True}))
-        shifts.append(open_pack(str(own)).scheduler_config["shift"])
+        shifts.append(shifted(open_pack(str(own)).scheduler_config, 64 * 64)["shift"])
     assert shifts[0] == shifts[1]

@@ -16,7 +16,7 @@ from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.submission import cache_key
 from app.main import create_app
-from cynosure.contract import GenerateRequest, ModelCard
+from cynosure.contract import GenerateRequest, ModelCard, Sizes
 from cynosure.metadata import encoded_picture, png_bytes
 from cynosure.resolving import resolve, result_key
 from harness.processes import wait_until
@@ -54,6 +54,37 @@ def test_a_prompt_goes_to_the_model_that_takes_it(
     answer = open_gateway(auth="off", model_aliases=ALIASES).post(path, json=body)
     assert answer.status_code == 202, answer.text
     assert answer.json()["request"]["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("path", "wrap", "field"),
+    [
+        ("/generate", lambda request: request, "height"),
+        ("/sweeps", lambda request: {"request": request, "seeds": [1, 2]}, "request.height"),
+        ("/batches", lambda request: [request], "height"),
+    ],
+    ids=["generate", "sweeps", "batches"],
+)
+def test_sizes_are_those_of_the_model(
+    open_gateway: Callable[..., TestClient],
+    store_settings: StoreSettings,
+    emoji: ModelCard,
+    path: str,
+    wrap: Callable[[dict[str, Any]], Any],
+    field: str,
+) -> None:
+    sizes = Sizes(default=(512, 512), multiple_of=8, min_side=128, max_side=2048, max_pixels=2**21)
+    FleetRegistry(store_settings).publish("second", [emoji.model_copy(update={"sizes": sizes})])
+    gateway = open_gateway(auth="off")
+    asked = {"prompt": "a cat", "width": 512, "height": 768}
+    answer = gateway.post(path, json=wrap(asked))
+    assert answer.status_code == 202, answer.text
+    if path != "/batches":
+        assert (answer.json()["request"]["width"], answer.json()["request"]["height"]) == (512, 768)
+    refusal = gateway.post(path, json=wrap(asked | {"height": 7}))
+    assert refusal.status_code == 422
+    assert "nearest that it can is width 512, height 128" in refusal.text
+    assert field in refusal.text
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_errors_are_those_that_clients_know(client: openai.OpenAI) -> None:
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as size:
         client.images.generate(prompt="bag", size="1024x1024")
+    assert size.value.param == "size"
     assert "28×28" in size.value.message
     with pytest.raises(openai.BadRequestError) as unknown:
         client.images.generate(prompt="bag", extra_body={"colour": "red"})

@@ -47,7 +47,7 @@ BREACHES = {
     "science-order": ("models/spec.py", "import models.training"),
     "engine-order": ("models/engine/schedule.py", "import models.engine.tick"),
     "no-cycles": ("cynosure/errors.py", "import cynosure.client"),
-    "policy-without-tensors": ("models/engine/packing.py", "import torch"),
+    "policy-without-tensors": ("models/calibration/packing.py", "import torch"),
 }
 """A line that each import contract forbids."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, SweepRequest
+from cynosure.contract import GenerateRequest, GuidanceMode, ModelCard, ResolvedRequest, Sizes, SweepRequest
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownSampler, UnsupportedField
 from cynosure.resolving import cells_of, choose, detached, label_index, resolve, resolve_sweep
 
@@ -63,6 +63,8 @@ REFUSED: list[tuple[dict[str, Any], type[InvalidRequest], str, str]] = [
     ({"eta": 0.5, "sampler": "euler"}, UnsupportedField, "eta", "these do: ddim"),
     ({"steps": 1000, "sampler": "euler"}, InvalidRequest, "steps", "at most 999 steps with sampler 'euler'"),
     ({"width": 64}, UnsupportedField, "width", "28×28"),
+    ({"height": 0}, UnsupportedField, "height", "28×28"),
+    ({"original_size": (64, 64)}, UnsupportedField, "original_size", "told nothing of sizes"),
     ({"long_prompt": "chunk"}, UnsupportedField, "long_prompt", "takes no long_prompt"),
     ({"prompt_syntax": "plain"}, UnsupportedField, "prompt_syntax", "takes no prompt_syntax"),
     ({"clip_skip": 1}, UnsupportedField, "clip_skip", "takes no clip_skip"),
@@ -280,3 +282,64 @@ def test_a_label_that_no_model_has_is_refused_with_what_they_have(
         choose(cards, model=None, prompted=prompted, labels=labels)
     assert says in refusal.value.detail
     assert refusal.value.field == "class_label"
+
+
+XL = Sizes(default=(1024, 1024), multiple_of=8, min_side=256, max_side=2048, max_pixels=2_500_000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "nearest"),
+    [
+        ((830, 1216), "width", (832, 1216)),
+        ((1216, 7), "height", (1216, 256)),
+        ((0, 0), "width", (256, 256)),
+        ((100_000, 100_000), "width", (1576, 1576)),
+        ((4096, 1024), "width", (2048, 512)),
+        ((2048, 2048), "width", (1576, 1576)),
+        ((1024, 100_000), "height", (256, 2048)),
+    ],
+)
+def test_a_size_that_can_not_be_drawn_is_refused_with_the_nearest_that_can(
+    emoji: ModelCard, asked: tuple[int, int], field: str, nearest: tuple[int, int]
+) -> None:
+    card = emoji.model_copy(update={"sizes": XL})
+    width, height = asked
+    with pytest.raises(UnsupportedField) as refusal:
+        resolve(GenerateRequest(prompt="a cat", width=width, height=height), card, seed=0)
+    assert refusal.value.field == field
+    assert f"nearest that it can is width {nearest[0]}, height {nearest[1]}." in refusal.value.detail
+    drawn = resolve(GenerateRequest(prompt="a cat", width=nearest[0], height=nearest[1]), card, seed=0)
+    assert (drawn.width, drawn.height) == nearest
+
+
+@given(width=st.integers(0, 10**6), height=st.integers(0, 10**6), step=st.sampled_from([1, 2, 8, 16]))
+def test_the_nearest_size_can_be_drawn(width: int, height: int, step: int) -> None:
+    sizes = Sizes(default=(64, 48), multiple_of=step, min_side=16, max_side=256, max_pixels=64 * 48 * 8)
+    assert sizes.wrong_side(*sizes.nearest(width, height)) is None
+    if sizes.wrong_side(width, height) is None:
+        assert sizes.nearest(width, height) == (width, height)
+
+
+def test_a_size_left_out_is_the_models_and_one_side_leaves_the_other(emoji: ModelCard) -> None:
+    card = emoji.model_copy(update={"sizes": XL})
+    sizes = [
+        (drawn.width, drawn.height)
+        for fields in ({}, {"width": 832}, {"width": 832, "height": 1216})
+        for drawn in [resolve(GenerateRequest.model_validate({"prompt": "a cat", **fields}), card, seed=0)]
+    ]
+    assert sizes == [(1024, 1024), (832, 1024), (832, 1216)]
+
+
+def test_a_classifier_sees_only_the_models_own_size(emoji: ModelCard) -> None:
+    card = emoji.model_copy(update={"sizes": XL})
+    steered = {"prompt": "a cat", "guidance_mode": "classifier"}
+    resolve(GenerateRequest.model_validate({**steered, "width": 1024}), card, seed=0)
+    with pytest.raises(UnsupportedField, match="classifier of 'emoji' sees only 1024×1024") as refusal:
+        resolve(GenerateRequest.model_validate({**steered, "height": 1216}), card, seed=0)
+    assert refusal.value.field == "height"
+
+
+def test_negative_sizes_are_given_together(emoji: ModelCard) -> None:
+    card = emoji.model_copy(update={"takes_size_conditioning": True})
+    with pytest.raises(InvalidRequest, match="needs negative_target_size too"):
+        resolve(GenerateRequest(prompt="a cat", negative_original_size=(512, 512)), card, seed=0)

@@ -19,6 +19,8 @@ class Sample:
     rows_now: int
     wants_classifier_now: bool
     evaluations_left: int
+    shape: tuple[int, ...] = (4, 8, 8)
+    row_cost: float = 1.0
     is_cancelled: bool = False
 
     def is_expired(self, now: float) -> bool:
@@ -36,9 +38,12 @@ def sample(
     free_scale: float | None = None,
     classifier_scale: float = 0.0,
     evaluations: int = 10,
+    side: int = 8,
 ) -> Sample:
     rows = 1 if free_scale is None else 2
-    return Sample(group, priority, rows, classifier_scale != 0, evaluations)
+    return Sample(
+        group, priority, rows, classifier_scale != 0, evaluations, shape=(4, side, side), row_cost=(side / 8) ** 2
+    )
 
 
 def ticks(
@@ -214,3 +219,39 @@ def test_an_idle_pack_saves_nothing_up() -> None:
         taken.append(turns.next(["busy", "back"], busy=["busy", "back"]))
         turns.charge(taken[-1], 0.1)
     assert 4 <= taken.count("back") <= 6
+
+
+def test_a_tick_holds_one_shape_that_of_the_sample_whose_turn_it_is() -> None:
+    schedule = Schedule(row_budget=8)
+    for index in range(12):
+        schedule.enqueue(sample(f"{index}", evaluations=20, side=(8, 4, 16)[index % 3]), now=0.01 * index)
+    all_ticks = [moving for _, moving in ticks(schedule)]
+    assert all(len({one.shape for one in moving}) == 1 for moving in all_ticks)
+    assert all(sum(one.row_cost * one.rows_now for one in moving) <= 8 for moving in all_ticks)
+    assert len(all_ticks) == 20 + 20 + 2 * 20, "of the largest, which cost four rows each, two fit a tick"
+    assert {one.shape for moving in all_ticks[:4] for one in moving} == {(4, side, side) for side in (4, 8, 16)}
+
+
+def test_short_jobs_of_another_shape_take_no_more_than_their_share() -> None:
+    schedule = Schedule(row_budget=4)
+    for index in range(4):
+        schedule.enqueue(sample(f"long {index}", evaluations=200), now=0.0)
+    others = 0
+    for count, (now, moving) in enumerate(ticks(schedule)):
+        others += moving[0].shape != (4, 8, 8)
+        if count == 150:
+            break
+        schedule.enqueue(sample(f"short {count}", evaluations=2, side=4), now=now)
+    assert 0 < others <= 150 * SHORT_SHARE * 4 / 0.25
+    assert others * 0.25 <= 151 * SHORT_SHARE * 4 + 4
+
+
+def test_a_job_of_another_shape_waits_no_longer_than_one_of_the_same() -> None:
+    def waits(side: int) -> float:
+        schedule = Schedule(row_budget=1)
+        schedule.enqueue(sample("long", evaluations=1000), now=0.0)
+        short = sample("short", evaluations=5, side=side)
+        schedule.enqueue(short, now=1.0)
+        return next(now for now, _ in ticks(schedule, start=1.0) if short.is_done)
+
+    assert waits(16) <= 4 * waits(8)

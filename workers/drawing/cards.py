@@ -14,7 +14,9 @@ from cynosure.contract import (
     ModelDefaults,
     ModelMemory,
     PromptSyntax,
+    Sizes,
 )
+from models.denoisers import Denoiser
 from models.engine import LoadedPack
 from models.loading import opening
 from models.memory import weights_of
@@ -65,10 +67,9 @@ def _check_defaults(pack: Pack, card: ModelCard) -> None:
 
 def _card(loaded: LoadedPack) -> ModelCard:
     pack, denoiser, calibration = loaded.pack, loaded.denoiser, loaded.calibration
-    height, width = denoiser.picture_size
     modes, bases = _modes_and_bases(loaded)
     defaults = pack.defaults
-    limits = {name: max_steps(name, pack.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
+    limits = {name: max_steps(name, loaded.scheduler_config, denoiser.prediction_type) for name in SAMPLERS}
     samplers = tuple(name for name, limit in limits.items() if limit)
     profile = str(defaults.get("profile", "cynosure"))
     sampler = defaults.get("sampler", _default_sampler(pack, samplers))
@@ -94,8 +95,8 @@ def _card(loaded: LoadedPack) -> ModelCard:
         takes_prompt=denoiser.takes_prompt,
         **_prompt_options(denoiser.prompt_options),
         needs_init_image=denoiser.low_res_size is not None,
-        width=width,
-        height=height,
+        sizes=_sizes(denoiser),
+        takes_size_conditioning=denoiser.takes_size_conditioning,
         max_steps=pack.num_train_timesteps,
         sampler_max_steps={name: limit for name, limit in limits.items() if 0 < limit < pack.num_train_timesteps},
         certain_steps={
@@ -132,6 +133,19 @@ def with_batches(memory: ModelMemory, batch_bytes: int) -> ModelMemory:
     """The memory of a pack whose largest batches need `batch_bytes`, 0 if that isn't measured."""
     total = sum(each.bytes for each in memory.weights.values()) + batch_bytes
     return memory.model_copy(update={"batch_bytes": batch_bytes or None, "total_bytes": total})
+
+
+def _sizes(denoiser: Denoiser) -> Sizes:
+    height, width = denoiser.picture_size
+    sizes = denoiser.sizes
+    return Sizes(
+        default=(width, height),
+        multiple_of=sizes.multiple_of,
+        min_side=sizes.min_side,
+        max_side=sizes.max_side,
+        max_pixels=sizes.max_pixels,
+        suggested=tuple((wide, high) for high, wide in sizes.suggested),
+    )
 
 
 def _default_sampler(pack: Pack, samplers: Sequence[str]) -> str:

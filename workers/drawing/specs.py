@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cynosure.contract import (
+    SIZE_CONDITIONING,
     ClassifierBase,
     ClassifierCondition,
     GuidanceMode,
@@ -18,7 +19,7 @@ from cynosure.contract import (
 )
 from cynosure.pictures import on_black, on_white, opened
 from cynosure.resolving import cells_of
-from models.spec import Guidance, IntervalUnit, LongPrompt, Pixels, SampleSpec, Term
+from models.spec import Guidance, IntervalUnit, LongPrompt, Pixels, SampleSpec, SizeConditioning, Term
 
 DEFAULT_STRENGTH = 0.8  # diffusers' default
 _BLANK = Pixels.of(np.zeros((1, 1, 3), np.uint8))
@@ -70,6 +71,12 @@ def pixels_of(encoded: str | None, field: str) -> Pixels | None:
     return Pixels.of(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
+def size_conditioning_of(request: ResolvedRequest) -> SizeConditioning:
+    """What XL is told of sizes and crops."""
+    given = {field: value for field in SIZE_CONDITIONING if (value := getattr(request, field)) is not None}
+    return SizeConditioning(**given)
+
+
 def strength_of(request: ResolvedRequest) -> float:
     """How far to depart from the request's picture; a masked area is drawn anew by default."""
     has_mask = request.mask_image is not None or "mask_image" in request.inputs
@@ -99,6 +106,9 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             long_prompt=LongPrompt(cell.long_prompt) if cell.long_prompt else None,
             weighted=cell.prompt_syntax is PromptSyntax.WEIGHTED,
             clip_skip=cell.clip_skip or 1,
+            height=cell.height,
+            width=cell.width,
+            size_conditioning=size_conditioning_of(cell),
             guidance=guidance_of(cell, card),
             sampler=cell.sampler,
             steps=cell.steps,

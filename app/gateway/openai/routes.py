@@ -11,7 +11,7 @@ from app.gateway.addresses import address_of
 from app.gateway.door.auth import Reader, Submitter
 from app.gateway.json_bodies import JSONRoute
 from app.gateway.openai.forms import EDIT_FORM, MAX_PARTS, edit_of
-from app.gateway.openai.shapes import ImageParams, answer_of, card_for, request_of
+from app.gateway.openai.shapes import ImageParams, answer_of, as_size, card_for, request_of
 from app.gateway.openai.work import Drawing, data_of, events_of, unless_gone
 from app.gateway.state import State, StateDep
 from app.gateway.submission import IdempotencyKey, accept, decide, keyed, named_card, served
@@ -77,7 +77,8 @@ async def _draw(
     params: ImageParams, request: Request, state: State, caller: Caller, idempotency_key: str | None, *, kind: str
 ) -> Response:
     card = card_for(params, await served(state), state["settings"].model_aliases)
-    submission = await decide(state, request_of(params, card), card)
+    with as_size(params):
+        submission = await decide(state, request_of(params, card), card)
     if params.stream and params.partials:
         submission = submission.previewed(submission.request.steps // (params.partials + 1))
     job_id = await accept(state, caller, await keyed(submission, idempotency_key, params))

@@ -46,8 +46,8 @@ class ImageParams(GenerateRequest):
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of pictures to draw.")
     size: str | None = Field(
         None,
-        pattern=r"^(auto|[0-9]{1,4}x[0-9]{1,4})$",
-        description="WIDTHxHEIGHT in pixels, as the model draws it, or auto.",
+        pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$",
+        description="WIDTHxHEIGHT in pixels, within `sizes` of the model's card, or auto.",
     )
     quality: Literal["low", "standard", "medium", "auto", "high", "hd", "xhigh", "max"] | None = Field(
         None, description="Number of steps: low is half of the model's default, high or hd twice, xhigh 3, max 4 times."
@@ -94,6 +94,17 @@ def _as_prompt() -> Iterator[None]:
         yield
     except InvalidRequest as error:
         error.field = "prompt"
+        raise
+
+
+@contextmanager
+def as_size(params: ImageParams) -> Iterator[None]:
+    """Let a refusal of width or height name `size`, if they came in it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if params.size is not None and error.field in ("width", "height"):
+            error.field = "size"
         raise
 
 

@@ -1,0 +1,214 @@
+"""Prepares samples: checks their specs, encodes their inputs and computes their courses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from models.classifiers import Steering
+from models.denoisers import Conditioning, Denoiser, latent_shape_of
+from models.engine.sample import Course, Inputs
+from models.lanes import first_call
+from models.networks.tokens import Readings, remarks_on
+from models.profiles import PROFILES, StrengthRule, fitted
+from models.samplers import CFG_PLUS_PLUS_SAMPLERS, SAMPLERS, CoefficientTable, compile_table, shifted
+from models.spec import Guidance, InvalidSpec, Row, SampleSpec, SizeConditioning
+
+
+class Sibling(Protocol):
+    """Another pack on the device, to guide by."""
+
+    @property
+    def preparation(self) -> Preparation: ...
+
+
+class Preparation:
+    """Prepares the samples of one pack.
+
+    `siblings` are all packs on the device, for guidance by a second pack.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steering: Steering | None,
+        scheduler_config: dict[str, Any],
+        *,
+        device: torch.device,
+        siblings: Mapping[str, Sibling],
+    ) -> None:
+        self.denoiser = denoiser
+        self.steering = steering
+        self.scheduler_config = scheduler_config
+        self.device = device
+        self.siblings = siblings
+        self._encoded: set[tuple[int, int, int]] = set()
+
+    def check(self, spec: SampleSpec) -> None:
+        """Check the spec's size and everything that depends on it.
+
+        Raises:
+            InvalidSpec: the pack can't draw the size, or its networks are not told of sizes.
+        """
+        denoiser, sizes = self.denoiser, self.denoiser.sizes
+        height, width = spec.size(denoiser.picture_size)
+        if not sizes.take(height, width):
+            raise InvalidSpec(
+                f"height {height} and width {width} can't be drawn: both must be multiples of {sizes.multiple_of} from "
+                f"{sizes.min_side} to {sizes.max_side}, and their product at most {sizes.max_pixels}"
+            )
+        if spec.guidance.classifier_scale and (height, width) != denoiser.picture_size:
+            raise InvalidSpec(f"the pack's classifier sees only height and width {denoiser.picture_size}")
+        if spec.size_conditioning != SizeConditioning() and not denoiser.takes_size_conditioning:
+            raise InvalidSpec("size_conditioning is for networks that are told of sizes, as XL is")
+
+    def scheduling(self, shape: tuple[int, int, int]) -> dict[str, Any]:
+        """The scheduler's configuration for latents of `shape`."""
+        _, high, wide = shape
+        return shifted(self.scheduler_config, (high // self.denoiser.patch) * (wide // self.denoiser.patch))
+
+    def table(self, spec: SampleSpec, *, begin: int | None = None) -> CoefficientTable:
+        """The coefficient table of the spec's sampler, from the spec's first step."""
+        profile = PROFILES[spec.profile]
+        respacing = spec.respacing
+        if spec.sampler == "ddpm" and self.denoiser.learns_variance and respacing is None:
+            respacing = str(spec.steps)
+        if profile.respaces and SAMPLERS[spec.sampler].respaces and respacing is None:
+            respacing = str(spec.steps)
+        which, overrides = profile.sampling(spec)
+        return compile_table(
+            spec.sampler,
+            self.scheduling(latent_shape_of(self.denoiser, spec)),
+            steps=spec.steps,
+            eta=spec.eta,
+            spacing=spec.spacing,
+            sigmas=spec.sigmas,
+            respacing=respacing,
+            begin=self._begin(spec) if begin is None else begin,
+            overrides={} if respacing else overrides,
+            which=which,
+            prediction_type=self.denoiser.prediction_type,
+        )
+
+    def _starts_from_picture(self, spec: SampleSpec) -> bool:
+        return spec.init_image is not None and self.denoiser.low_res_size is None
+
+    def _begin(self, spec: SampleSpec) -> int:
+        """Number of steps skipped at the noisy end."""
+        if not self._starts_from_picture(spec):
+            return 0
+        kept = int(spec.steps * spec.strength)
+        if kept < 1:
+            raise InvalidSpec(
+                f"strength {spec.strength:g} of {spec.steps} steps is less than one step; "
+                f"at least {1 / spec.steps:.3g} is needed"
+            )
+        return spec.steps - min(kept, spec.steps)
+
+    def course(self, spec: SampleSpec, inputs: Inputs) -> Course:
+        """Compute everything that determines the picture, from its first evaluation to its last.
+
+        Raises:
+            InvalidSpec, NotLinear, InvalidRespacing: the pack can't draw the spec.
+        """
+        table, profile = self.table(spec), PROFILES[spec.profile]
+        start = None
+        if inputs.init is not None and (inputs.mask is None or spec.strength < 1.0):
+            start = table.level(0)
+            if profile.strength is StrengthRule.SD and (begin := self._begin(spec)):
+                start = self.table(spec, begin=begin - 1).level(0)
+        guided = spec.guidance.active_range(table.timestep, table.noise_ratio)
+        shape = latent_shape_of(self.denoiser, spec)
+        return Course(
+            spec=spec,
+            profile=profile,
+            table=table,
+            guided=guided,
+            inputs=inputs,
+            shape=shape,
+            row_cost=row_cost(self.denoiser, shape),
+            start=start,
+        )
+
+    def prepare(self, spec: SampleSpec) -> Inputs:
+        """Compute the conditioning of the sample's networks. Slow: must not be called on a thread that runs ticks.
+
+        Raises:
+            InvalidSpec: the spec can't be drawn by this pack.
+        """
+        if spec.init_image is None:
+            return self._inputs(spec)
+        with first_call(self._encoded, latent_shape_of(self.denoiser, spec)):
+            return self._inputs(spec)
+
+    def _inputs(self, spec: SampleSpec) -> Inputs:
+        guidance, readings = spec.guidance, self.readings(spec)
+        conditional, unconditional = self.denoiser.conditioning(spec)
+        if guidance.guide_pack is not None:
+            unconditional = self._guided_by(guidance.guide_pack, spec)
+        elif not self.denoiser.has_null and any(
+            Row.UNCONDITIONAL in guidance.rows(active=active) for active in (True, False)
+        ):
+            raise InvalidSpec("this model has no unconditional prediction; name a second one to guide by")
+        if guidance.plus_plus and spec.sampler not in CFG_PLUS_PLUS_SAMPLERS:
+            raise InvalidSpec(f"CFG++ is for {', '.join(CFG_PLUS_PLUS_SAMPLERS)}; the sampler here is '{spec.sampler}'")
+        condition, remarks = None, remarks_on(readings)
+        if guidance.classifier_scale:
+            if self.steering is None:
+                raise InvalidSpec("the pack has no classifier to guide by")
+            condition = self.steering.condition(spec)
+            remarks = (*remarks, *self.steering.remarks(spec))
+        return Inputs(
+            conditional=conditional,
+            unconditional=unconditional,
+            condition=condition,
+            readings=readings,
+            remarks=tuple(dict.fromkeys(remarks)),
+            **(self._start_and_mask(spec) if self._starts_from_picture(spec) else {}),
+        )
+
+    def readings(self, spec: SampleSpec) -> Readings:
+        """How the spec's prompts are read; raises `InvalidSpec` if they can't be. Called where `prepare` is."""
+        self.denoiser.prompt_options.check(spec)
+        return self.denoiser.readings(spec)
+
+    def _guided_by(self, name: str, spec: SampleSpec) -> Conditioning:
+        """The conditioning of the rows of a second pack."""
+        sibling = self.siblings.get(name)
+        if sibling is None:
+            raise InvalidSpec(f"no model '{name}' is loaded here to guide by; loaded: {', '.join(self.siblings)}")
+        own, guide = self.denoiser, sibling.preparation
+        height, width = spec.size(own.picture_size)
+        sized = replace(spec, height=height, width=width)
+        guide.check(replace(sized, guidance=Guidance(), size_conditioning=SizeConditioning()))
+        kinds = [(latent_shape_of(each, sized), each.prediction_type) for each in (own, guide.denoiser)]
+        if kinds[0] != kinds[1]:
+            raise InvalidSpec(f"model '{name}' can't guide this one: its latent shape or prediction type differs")
+        return guide.denoiser.conditioning(sized)[0]
+
+    def _start_and_mask(self, spec: SampleSpec) -> dict[str, Tensor]:
+        assert spec.init_image is not None
+        size = spec.size(self.denoiser.picture_size)
+        start = fitted(spec.init_image.array(), size, self._channels) / 127.5 - 1
+        encoded = {"init": self.denoiser.encode(start[None].to(self.device))[0]}
+        if spec.mask is not None:
+            mask = fitted(spec.mask.array(), size, 1) / 255
+            encoded["mask"] = self.denoiser.encode_mask((mask > 0.5).float()[None].to(self.device))[0]
+        return encoded
+
+    @cached_property
+    def _channels(self) -> int:
+        """1 if the pictures are grey, else 3."""
+        blank = torch.zeros(1, *self.denoiser.latent_shape, device=self.device)
+        return 1 if self.denoiser.decode(blank).shape[1] == 1 else 3
+
+
+def row_cost(denoiser: Denoiser, shape: tuple[int, int, int]) -> float:
+    """Cost of a row of latents of `shape`, relative to one of the pack's own size."""
+    return math.prod(shape) / math.prod(denoiser.latent_shape)
