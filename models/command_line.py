@@ -19,6 +19,7 @@ PresetName = Literal[
     "lsun256",
 ]
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+EncoderPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 NetworkName = Literal["diffusion", "classifier", "judge"]
 
 Pack = Annotated[str, typer.Argument(metavar="PACK", help="name of a bundled pack, or a folder")]
@@ -94,6 +95,9 @@ def calibrate(
     pack: Pack = "fashion",
     device: Device = "cpu",
     precision: Annotated[Precision, typer.Option(help="number format of the networks; auto: by rule")] = "auto",
+    encoder_precision: Annotated[
+        EncoderPrecision, typer.Option(help="number format of text encoders and autoencoder; auto: by rule")
+    ] = "auto",
     again: Annotated[bool, typer.Option("--again", help="measure even if a result is cached")] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the kernels with torch.compile (takes minutes)")

@@ -102,6 +102,16 @@ def load_component(
     Raises:
         InvalidPack: the component is of another class, has other keys, or does not hold exactly the network's weights.
     """
+    check_declared(network, pack, component, also)
+    return load_network(network, pack.component(component), device, precision, keys=keys, also=also)
+
+
+def check_declared(network: type[nn.Module], pack: Pack, component: str, also: Collection[str] = ()) -> None:
+    """Check that a pack's component is what `model_index.json` says it is.
+
+    Raises:
+        InvalidPack: it is null or of another class.
+    """
     declared = pack.declared_class(component)
     if component in pack.index and declared is None:
         raise InvalidPack(f"{pack.folder / 'model_index.json'}: {component} is null; served: {network.__name__}")
@@ -110,7 +120,6 @@ def load_component(
             f"pack '{pack.name}': its {component} is of class {declared}; a pack with a {pack.family} is "
             f"served with {network.__name__}"
         )
-    return load_network(network, pack.component(component), device, precision, keys=keys, also=also)
 
 
 def load_network(

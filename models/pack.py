@@ -87,6 +87,11 @@ class Pack:
         return self.has("classifier")
 
     @property
+    def has_encoders(self) -> bool:
+        """Whether it has an autoencoder or text encoders."""
+        return any(self.has(name) for name in ("vae", "text_encoder", "classifier_text_encoder"))
+
+    @property
     def num_train_timesteps(self) -> int:
         return int(self.scheduler_config["num_train_timesteps"])
 

@@ -14,16 +14,28 @@ class Precision:
         tf32: whether CUDA multiplies float32 with TF32's 10 bits of mantissa instead of 23.
         channels_last: whether convolutions use (N, H, W, C) memory; on a CPU oneDNN chooses.
         compiled: whether `torch.compile` makes kernels for each batch size, on CUDA with graphs.
+        encoders: name of the torch dtype of the text encoders and the autoencoder that belong to the network.
     """
 
     dtype: str = "float32"
     tf32: bool = False
     channels_last: bool = False
     compiled: bool = False
+    encoders: str = "float32"
 
     def __str__(self) -> str:
-        extras = {"TF32": self.tf32, "channels last": self.channels_last, "compiled": self.compiled}
+        extras = {
+            "TF32": self.tf32,
+            "channels last": self.channels_last,
+            "compiled": self.compiled,
+            f"encoders {self.encoders}": self.encoders != "float32",
+        }
         return ", ".join([self.dtype, *(name for name, is_on in extras.items() if is_on)])
+
+    @property
+    def of_encoders(self) -> Precision:
+        """The format of the text encoders and the autoencoder; in float32 they multiply without TF32."""
+        return Precision(dtype=self.encoders)
 
 
 FLOAT32 = Precision()

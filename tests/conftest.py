@@ -27,6 +27,7 @@ from cynosure.contract import (
     GuidanceMode,
     ModelCard,
     ModelDefaults,
+    ModelMemory,
     Priority,
     ResolvedRequest,
     Sizes,
@@ -245,6 +246,7 @@ def card() -> ModelCard:
         ),
         digest="0" * 64,
         num_parameters=1,
+        memory=ModelMemory(weights={}, total_bytes=0),
     )
 
 

@@ -30,7 +30,7 @@ from models.pack import InvalidPack, Pack
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.claims import Claims
-from workers.drawing.cards import card_of
+from workers.drawing.cards import card_of, with_batches
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
 from workers.drawing.warnings import warnings_of_job
@@ -72,6 +72,7 @@ class EngineHost:
                 update={
                     "reproducible": self._is_reproducible([card]),
                     "measured": self._engine.packs[name].is_measured,
+                    "memory": with_batches(card.memory, self._engine.packs[name].calibration.batch_bytes),
                 }
             )
             for name, card in list(self.cards.items())

@@ -53,6 +53,7 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
         packs,
         device=settings.device,
         precision=settings.precision,
+        encoder_precision=settings.encoder_precision,
         compiled=settings.compile,
         measure_at_once=False,
         calibrations=SharedCalibrations(fleet),

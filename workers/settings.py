@@ -23,6 +23,9 @@ class WorkerSettings(BaseSettings):
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; by default chosen for the device."
     )
+    encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of text encoders and autoencoders; by default chosen for the device."
+    )
     compile: bool = Field(
         False,
         description="Use torch.compile for denoisers: batches are faster, but jobs wait half a minute while each batch "

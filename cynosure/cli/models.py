@@ -34,11 +34,12 @@ def show(
         show_json(cards)
         return
     show_table(
-        ("model", "size", "prompts", "default", "guidance", "labels", "samplers"),
+        ("model", "size", "memory", "prompts", "default", "guidance", "labels", "samplers"),
         (
             (
                 card.name,
                 _size(card.sizes),
+                f"{card.memory.total_bytes / 1e9:.2f} GB",
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
                 f"{len(card.guidance_modes)} modes",

@@ -4,9 +4,11 @@ Every limit and default lives here.
 """
 
 from cynosure.contract.cards import (
+    ComponentMemory,
     ModelCard,
     ModelDefaults,
     ModelList,
+    ModelMemory,
 )
 from cynosure.contract.jobs import (
     ImageInfo,
@@ -98,6 +100,7 @@ __all__ = [
     "Bound",
     "ClassifierBase",
     "ClassifierCondition",
+    "ComponentMemory",
     "Fraction",
     "GenerateRequest",
     "GuidanceMode",
@@ -123,6 +126,7 @@ __all__ = [
     "ModelList",
     "ModelLoad",
     "ModelLoads",
+    "ModelMemory",
     "NetworkCalls",
     "OutputFormat",
     "PictureLinks",

@@ -22,6 +22,30 @@ class ModelDefaults(BaseModel):
     clip: bool
 
 
+class ComponentMemory(BaseModel):
+    """Weights of one part of a model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parameters: int
+    bytes: int = Field(description="In the number format that they run in.")
+
+
+class ModelMemory(BaseModel):
+    """Memory that a model needs in each worker."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: dict[str, ComponentMemory] = Field(
+        description="By part: denoiser, text encoders, autoencoder, classifier. Models with the same text encoder or "
+        "autoencoder share it."
+    )
+    batch_bytes: int | None = Field(
+        None, description="What the largest batches need beside the weights; null until it is measured."
+    )
+    total_bytes: int = Field(description="The sum of these.")
+
+
 class ModelCard(BaseModel):
     """The abilities and limits of a model. Workers publish it; the gateway decides by it alone."""
 
@@ -83,6 +107,7 @@ class ModelCard(BaseModel):
         True, description="Whether the workers have measured batch sizes; until then pictures take longer."
     )
     num_parameters: int
+    memory: ModelMemory
     license: str | None = None
 
     def default_sampler(self, profile: str | None) -> str:

@@ -18,11 +18,20 @@ command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @command.command()
 @wraps(command_line.calibrate)
-def _main(pack: str, device: str, precision: command_line.Precision, again: bool, compile: bool) -> None:
+def _main(
+    pack: str,
+    device: str,
+    precision: command_line.Precision,
+    encoder_precision: command_line.EncoderPrecision,
+    again: bool,
+    compile: bool,
+) -> None:
     try:
         on = device_named(device)
         opened = open_pack(pack)
-        calibration = calibrated(opened, on, precision=precision, compiled=compile, again=again)
+        calibration = calibrated(
+            opened, on, precision=precision, encoder_precision=encoder_precision, compiled=compile, again=again
+        )
     except (InvalidPack, InvalidDevice) as error:
         sys.exit(f"cynosure calibrate: {error}")
     print("\n".join(report(opened, on, calibration)))

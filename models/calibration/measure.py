@@ -25,6 +25,7 @@ from models.calibration.result import DEPENDS, BatchSize, Calibration, NetworkCa
 from models.cpu_layers import FEWEST_ROWS
 from models.flop import flop_of
 from models.lanes import Lanes, drop_traceback
+from models.memory import peak_of
 from models.pack import Pack
 
 COMPILED_SIZES = (1, 2, 4, 8, 16, 32, 48)  # compiling takes about half a minute per size on a CPU
@@ -75,7 +76,17 @@ def measuring(
     for name, network in measured.items() if not known else ():
         timed = yield from network.timed(getattr(calibration, name))
         calibration = _with(calibration, name, timed)
-    return calibration
+    if known:
+        return replace(calibration, decode_bytes=known.decode_bytes)
+    decode, latent = networks.denoiser.decode, torch.zeros(1, *networks.denoiser.latent_shape, device=networks.device)
+    [size] = lanes.run([lambda: peak_of(lambda: decode(latent))])
+    return replace(calibration, decode_bytes=size)
+
+
+def _flop_and_bytes(call: Callable[[], object], *, compiled: bool) -> tuple[int, int]:
+    flop: list[int] = []
+    size = peak_of(lambda: flop.append(flop_of(call, compiled=compiled)), compiled=compiled)
+    return flop[0], size
 
 
 def _with(calibration: Calibration, name: str, network: NetworkCalibration) -> Calibration:
@@ -85,7 +96,13 @@ def _with(calibration: Calibration, name: str, network: NetworkCalibration) -> C
 
 
 def calibrated(
-    pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False, again: bool = False
+    pack: Pack,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    encoder_precision: str = "auto",
+    compiled: bool = False,
+    again: bool = False,
 ) -> Calibration:
     """Measure a pack on this device; times may come from the user's cache folder.
 
@@ -93,6 +110,7 @@ def calibrated(
         pack: the pack to measure.
         device: the device to measure it on.
         precision: as for `load_networks`.
+        encoder_precision: as for `load_networks`.
         compiled: as for `load_networks`.
         again: ignore cached times.
 
@@ -100,7 +118,7 @@ def calibrated(
         InvalidPack: the device has no memory for the pack.
     """
     cache = FileCalibrations()
-    networks = load_networks(pack, device, precision=precision, compiled=compiled)
+    networks = load_networks(pack, device, precision=precision, encoder_precision=encoder_precision, compiled=compiled)
     key = calibration_key(pack, device, networks.by_rule)
     with Lanes(networks.by_rule.layout) as lanes:
         known = None if again else cache.load(key)
@@ -166,17 +184,23 @@ class _Measured:
         if reference not in bits:
             return by_rule
         measured = [BatchSize(rows=size, row_ms=1000 * row_s[size], bits=digest) for size, digest in bits.items()]
-        return replace(by_rule, measured=tuple(measured), row_flop=(known or by_rule).row_flop)
+        return replace(
+            by_rule,
+            measured=tuple(measured),
+            row_flop=(known or by_rule).row_flop,
+            row_bytes=(known or by_rule).row_bytes,
+        )
 
     def timed(self, compared: NetworkCalibration) -> Generator[None, None, NetworkCalibration]:
-        """Add the best time of several tries per size, and the FLOP per row."""
+        """Add the best time of several tries per size, and the FLOP and memory per row."""
         rows = [size.rows for size in compared.measured]
-        row_flop = compared.row_flop
-        if not row_flop and rows:
+        row_flop, row_bytes = compared.row_flop, 0
+        if rows:
             counted = min(FEWEST_ROWS, rows[-1])  # fewer would be padded
             batch, compiled = self.probes.batch(counted), compared.precision.compiled
-            [flop] = self.lanes.run([lambda: flop_of(lambda: self.network(*batch), compiled=compiled)])
-            row_flop = flop // counted
+            call = partial(_flop_and_bytes, partial(self.network, *batch), compiled=compiled)
+            [(flop, size)] = self.lanes.run([call])
+            row_flop, row_bytes = flop // counted, size // counted
             yield
         row_s = {size.rows: size.row_ms / 1000 for size in compared.measured}
         if len(rows) > 1:
@@ -186,7 +210,7 @@ class _Measured:
                 drop_traceback(error)
                 free_memory()
         measured = tuple(replace(size, row_ms=1000 * row_s[size.rows]) for size in compared.measured)
-        return replace(compared, measured=measured, row_flop=row_flop)
+        return replace(compared, measured=measured, row_flop=row_flop, row_bytes=row_bytes)
 
     def _row_s(self, size: int) -> float:
         """Seconds of the device's time per row in a batch of `size`, while every lane runs one."""

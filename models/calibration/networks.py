@@ -18,6 +18,7 @@ from models.classifiers import Steering, load_steering
 from models.denoisers import Denoiser, load_denoiser
 from models.flop import flop_of
 from models.lanes import drop_traceback
+from models.memory import check_fits
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 
@@ -66,7 +67,14 @@ class Networks:
         return denoiser, denoiser.with_conditionings(self.steering.examples()) if self.steering is not None else None
 
 
-def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", compiled: bool = False) -> Networks:
+def load_networks(
+    pack: Pack,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    encoder_precision: str = "auto",
+    compiled: bool = False,
+) -> Networks:
     """Load a pack's denoiser, and its classifier if it has one, in the number formats of the rules.
 
     Args:
@@ -74,6 +82,7 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
         device: the device to load it to.
         precision: one of `PRECISIONS`; with "float16" the classifier uses float32, because its gradients would
             underflow.
+        encoder_precision: number format of its text encoders and its autoencoder, one of `PRECISIONS` but "tf32".
         compiled: whether `torch.compile` makes the denoiser's kernels: this takes half a minute for each batch size,
             and needs a C++ compiler on a CPU.
 
@@ -82,7 +91,9 @@ def load_networks(pack: Pack, device: torch.device, *, precision: str = "auto", 
     """
     if precision == "tf32" and device.type != "cuda":
         raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
-    formats = partial(_formats, device, PRECISIONS[precision], compiled=compiled)
+    of_encoders = PRECISIONS[encoder_precision] if pack.has_encoders else FLOAT32
+    formats = partial(_formats, device, PRECISIONS[precision], of_encoders, compiled=compiled)
+    check_fits(pack, device, formats(by_gradient=False)[0], formats(by_gradient=True)[0])
     denoiser_by_rule, denoiser = _first_that_fits(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
     )
@@ -113,12 +124,26 @@ def free_memory() -> None:
         trim(0)
 
 
-def _formats(device: torch.device, chosen: Precision | None, *, compiled: bool, by_gradient: bool) -> list[Precision]:
+def _formats(
+    device: torch.device,
+    chosen: Precision | None,
+    of_encoders: Precision | None,
+    *,
+    compiled: bool,
+    by_gradient: bool,
+) -> list[Precision]:
     by_rule = rules.precisions(device, by_gradient=by_gradient)
     if chosen is not None:
         exact = by_gradient and chosen.dtype == "float16"
         by_rule = (replace(FLOAT32 if exact else chosen, channels_last=by_rule[0].channels_last),)
-    return [replace(precision, compiled=compiled and not by_gradient) for precision in by_rule]
+    return [
+        replace(
+            precision,
+            compiled=compiled and not by_gradient,
+            encoders=rules.encoders(device, precision) if of_encoders is None else of_encoders.dtype,
+        )
+        for precision in by_rule
+    ]
 
 
 def _first_that_fits(

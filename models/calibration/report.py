@@ -8,6 +8,7 @@ import torch
 
 from models.calibration.machine import device_name, instruction_sets
 from models.calibration.result import Calibration, NetworkCalibration
+from models.memory import weights_of
 from models.pack import Pack
 
 
@@ -19,10 +20,14 @@ def report(pack: Pack, device: torch.device, calibration: Calibration) -> Iterat
     yield from _network("denoiser", calibration.denoiser)
     if calibration.classifier is not None:
         yield from _network("classifier", calibration.classifier)
+    of_classifier = (calibration.classifier or calibration.denoiser).precision
+    for role, weights in weights_of(pack, calibration.denoiser.precision, of_classifier).items():
+        yield f"weights of its {role}: {weights.parameters / 1e6:.1f} M parameters, {weights.bytes / 1e6:.1f} MB"
+    yield f"largest batches: {calibration.batch_bytes / 1e6:.1f} MB beside the weights"
 
 
 def _network(name: str, network: NetworkCalibration) -> Iterator[str]:
-    yield f"{name}: {network.precision}, {network.row_flop / 1e9:.2f} GFLOP a row"
+    yield f"{name}: {network.precision}, {network.row_flop / 1e9:.2f} GFLOP and {network.row_bytes / 1e6:.1f} MB a row"
     yield f"  {'rows':>6} {'ms a row':>9} {'rows/s':>8}   bits"
     for size in network.measured:
         mark = "*" if size.rows in network.sizes else " "

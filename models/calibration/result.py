@@ -39,12 +39,14 @@ class NetworkCalibration:
         reference: rows of the reference batch, by rule; a batch size is used only if it reproduces its bits.
         measured: all measured sizes, ascending; empty before anything is measured.
         row_flop: floating-point operations per row, as torch counts them; 0 if not counted.
+        row_bytes: most memory that its tensors take per row, without weights (`peak_of`); 0 if not counted.
     """
 
     precision: Precision = FLOAT32
     reference: int = 1
     measured: tuple[BatchSize, ...] = ()
     row_flop: int = 0
+    row_bytes: int = 0
 
     @property
     def is_measured(self) -> bool:
@@ -124,11 +126,13 @@ class Calibration:
     Attributes:
         layout: how the cores are split, by rule.
         denoiser, classifier: its networks.
+        decode_bytes: most memory that decoding a picture of its own size takes; 0 if not counted.
     """
 
     layout: Layout
     denoiser: NetworkCalibration
     classifier: NetworkCalibration | None = None
+    decode_bytes: int = 0
 
     @property
     def is_measured(self) -> bool:
@@ -138,6 +142,15 @@ class Calibration:
     def is_reproducible(self) -> bool:
         """Whether the same request gives the same bytes, whatever other requests share its batches."""
         return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Memory that the largest batches take on all lanes at once, or their pictures' decoding; 0 if not counted."""
+        networks = [self.denoiser, *([self.classifier] if self.classifier is not None else [])]
+        if not self.denoiser.row_bytes:
+            return 0
+        largest = max(network.row_bytes * network.sizes[-1] for network in networks)
+        return self.layout.lanes * max(largest, self.decode_bytes)
 
     def to_json(self) -> bytes:
         return _JSON.dump_json(self)

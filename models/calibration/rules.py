@@ -46,6 +46,15 @@ def precisions(device: torch.device, *, by_gradient: bool = False) -> tuple[Prec
     return (exact,)
 
 
+def encoders(device: torch.device, precision: Precision) -> str:
+    """The dtype of the text encoders and the autoencoder of a denoiser that runs in `precision`.
+
+    On CUDA it is the denoiser's: bfloat16 from compute capability 8, float16 at 7. An autoencoder whose config.json has
+    `force_upcast`, as XL's has, may overflow in float16 and runs in float32 instead. On other devices all are float32.
+    """
+    return precision.dtype if device.type == "cuda" else "float32"
+
+
 def layout(device: torch.device, num_parameters: int) -> Layout:
     """How the device's cores are split: one lane per core, or all cores for one batch of a large network.
 

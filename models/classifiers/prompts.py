@@ -15,11 +15,12 @@ from transformers import CLIPTextModelWithProjection
 from models.classifiers.classes import ClassSteering, NoiseAwareClassifier
 from models.configs import every_key
 from models.configs.text_encoders import CLIP_TEXT
-from models.loading import load_component, load_tokenizer, token_limit, with_float32_mode
+from models.loading import load_component, load_tokenizer, token_limit
+from models.memory import load_shared
 from models.networks.sentences import pack_encoder
 from models.networks.tokens import parts_of, reading_of, readings_on, remarks_on
 from models.pack import InvalidPack, Pack
-from models.precision import FLOAT32, Precision
+from models.precision import Precision
 from models.spec import InvalidSpec, SampleSpec
 
 LOGIT_SCALE = 100.0  # the maximum that CLIP's learned temperature is clipped to (Radford et al. 2021, section 2.5)
@@ -47,8 +48,14 @@ class PromptSteering:
         self.network = load_component(
             NoiseAwareClassifier, pack, "classifier", device, precision, keys=every_key(NoiseAwareClassifier)
         )
-        self.text = load_component(CLIPTextModelWithProjection, pack, "classifier_text_encoder", device, keys=CLIP_TEXT)
-        with_float32_mode(self.text, device, forward=FLOAT32)
+        self.text = load_shared(
+            CLIPTextModelWithProjection,
+            pack,
+            "classifier_text_encoder",
+            device,
+            precision.of_encoders,
+            keys=CLIP_TEXT,
+        )
         folder = pack.component("classifier_tokenizer")
         self.tokenizer = load_tokenizer(folder)
         self.max_length = token_limit(self.tokenizer, self.text, folder)

@@ -112,13 +112,12 @@ AUTOENCODER: Keys = {
     **METADATA,
     **honoured("down_block_types up_block_types block_out_channels layers_per_block act_fn norm_num_groups"),
     **honoured("latent_channels scaling_factor use_quant_conv use_post_quant_conv mid_block_add_attention"),
+    **honoured("force_upcast sample_size"),  # in float16; of tiles
     "in_channels": SameAs("out_channels"),
     "out_channels": (3, 1),
     "shift_factor": (None, 0),
     "latents_mean": (None,),
     "latents_std": (None,),
-    "force_upcast": UNUSED,  # float32 always
-    "sample_size": UNUSED,  # of tiles
 }
 """`AutoencoderKL` of Stable Diffusion 1 and 2 and of DiT, whose pipelines only scale its latents."""
 

@@ -36,7 +36,7 @@ class DiTDenoiser(LatentPictures):
                 f"{pack.folder}: out_channels of its transformer is {config.out_channels}; served: {config.in_channels}"
                 f", or {2 * config.in_channels} with the variance"
             )
-        super().__init__(pack, device, config.sample_size, config.in_channels)
+        super().__init__(pack, device, config.sample_size, config.in_channels, precision)
         self.prediction_type = str(pack.scheduler_config.get("prediction_type", "epsilon"))
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.null_label = int(config.num_embeds_ada_norm)

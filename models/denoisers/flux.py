@@ -48,14 +48,14 @@ class FluxDenoiser(LatentPictures):
             FluxTransformer2DModel, pack, "transformer", device, precision, keys=FLUX_TRANSFORMER
         )
         channels = self.network.config.in_channels // LATENT_PATCH**2
-        super().__init__(pack, device, pack.latent_size, channels, FLOW_AUTOENCODER)
+        super().__init__(pack, device, pack.latent_size, channels, precision, FLOW_AUTOENCODER)
         multiple_of = LATENT_PATCH * self.autoencoder.factor
         self.sizes = Sizes.around(self.picture_size, multiple_of=multiple_of, shapes=SDXL_SHAPES)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = distilled_guidance(pack, GUIDANCE, is_input=self.network.config.guidance_embeds)
         self.device = device
-        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)
-        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, T5_TOKENS)
+        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)
+        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
         self._places = functools.lru_cache(maxsize=16)(self._numbered)
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 

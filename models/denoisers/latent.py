@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,9 +13,10 @@ from torch.nn import functional
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
 from models.denoisers.base import Sizes
-from models.loading import load_component
+from models.memory import autoencoder_precision, load_shared
 from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
+from models.precision import Precision
 from models.spec import PromptOptions, SampleSpec
 
 
@@ -38,13 +40,19 @@ SDXL_SHAPES = tuple(
     for high, wide in dict.fromkeys((sides, sides[::-1]))
 )
 """Shapes of a million pixels that SDXL was trained on (Podell et al. 2023, appendix I), as factors of 1024."""
+MAX_PIXELS_AT_ONCE = 2048**2
+"""Larger pictures are encoded and decoded in tiles: Stable Diffusion takes 3 KB a pixel in float32."""
 
 
 class Autoencoder:
-    """Converts between latents and pixels, one picture at a time and in float32: half precision overflows for XL."""
+    """Converts between float32 latents and pixels, one picture at a time; packs with the same one share its weights."""
 
-    def __init__(self, pack: Pack, device: torch.device, keys: Keys) -> None:
-        self.network = load_component(AutoencoderKL, pack, "vae", device, keys=keys)
+    def __init__(self, pack: Pack, device: torch.device, precision: Precision, keys: Keys) -> None:
+        self.network = load_shared(
+            AutoencoderKL, pack, "vae", device, autoencoder_precision(pack, precision), keys=keys
+        )
+        self._in_tiles = copy.copy(self.network)  # of the same modules: others use the network as it is
+        self._in_tiles.enable_tiling()
         config = self.network.config
         self.scale = float(config.scaling_factor)
         self.shift: float | Tensor = float(config.shift_factor or 0.0)
@@ -59,14 +67,19 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
-        latents = x * self.spread / self.scale + self.shift
-        return torch.cat([self.network.decode(latent[None]).sample for latent in latents])
+        latents = (x * self.spread / self.scale + self.shift).to(self.network.dtype)
+        network = self._network_for(x.shape[-2] * x.shape[-1] * self.factor**2)
+        return torch.cat([network.decode(latent[None]).sample for latent in latents]).float()
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         """Encode to the latents' means, so that image-to-image is deterministic."""
-        means = torch.cat([self.network.encode(picture[None]).latent_dist.mode() for picture in pictures])
+        network, given = self._network_for(pictures.shape[-2] * pictures.shape[-1]), pictures.to(self.network.dtype)
+        means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
         return (means - self.shift) * self.scale / self.spread
+
+    def _network_for(self, pixels: int) -> AutoencoderKL:
+        return self.network if pixels <= MAX_PIXELS_AT_ONCE else self._in_tiles
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return functional.interpolate(mask, scale_factor=1 / self.factor, mode="nearest")
@@ -80,6 +93,7 @@ class LatentPictures:
         device: where its autoencoder runs.
         size: of the latents: (height, width), or the side of a square, as a network's `sample_size` is.
         channels: of the latents that the network denoises.
+        precision: of that network, which says in which format the autoencoder runs.
         keys: what the autoencoder's config.json may hold.
 
     Raises:
@@ -96,9 +110,10 @@ class LatentPictures:
         device: torch.device,
         size: int | Sequence[int] | None,
         channels: int,
+        precision: Precision,
         keys: Keys = AUTOENCODER,
     ) -> None:
-        self.autoencoder = Autoencoder(pack, device, keys)
+        self.autoencoder = Autoencoder(pack, device, precision, keys)
         if size is None:
             raise InvalidPack(
                 f"{pack.folder}: the config.json of its network has no sample_size; add it: the side of the latents"

@@ -66,7 +66,8 @@ class StableDiffusionDenoiser(LatentPictures):
         self.network = load_component(UNet2DConditionModel, pack, "unet", device, precision, keys=keys)
         config = self.network.config
         size = config.sample_size if self.is_xl else _size(config)
-        super().__init__(pack, device, size, config.out_channels, XL_AUTOENCODER if self.is_xl else AUTOENCODER)
+        autoencoder = XL_AUTOENCODER if self.is_xl else AUTOENCODER
+        super().__init__(pack, device, size, config.out_channels, precision, autoencoder)
         shapes = SDXL_SHAPES if self.is_xl else SHAPES
         self.sizes = Sizes.around(self.picture_size, multiple_of=self.autoencoder.factor, shapes=shapes)
         self.takes_size_conditioning = self.is_xl
@@ -86,9 +87,9 @@ class StableDiffusionDenoiser(LatentPictures):
         self.has_null = not is_input
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
         self.device = device
-        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT)]
+        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)]
         if self.is_xl:
-            self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT))
+            self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT, precision))
         layers = min(encoder.network.config.num_hidden_layers for encoder in self.encoders)
         self.prompt_options = PromptOptions(
             long_prompts=tuple(LongPrompt), takes_weights=True, most_clip_skip=layers - self.is_xl

@@ -45,19 +45,19 @@ class StableDiffusion3Denoiser(LatentPictures):
             SD3Transformer2DModel, pack, "transformer", device, precision, keys=SD3_TRANSFORMER
         )
         config = self.network.config
-        super().__init__(pack, device, config.sample_size, config.in_channels, FLOW_AUTOENCODER)
+        super().__init__(pack, device, config.sample_size, config.in_channels, precision, FLOW_AUTOENCODER)
         self.patch = int(config.patch_size)
         multiple_of = self.patch * self.autoencoder.factor
         positions = multiple_of * config.pos_embed_max_size if config.pos_embed_max_size else MAX_SIDE
         self.sizes = Sizes.around(self.picture_size, multiple_of=multiple_of, shapes=SDXL_SHAPES, max_side=positions)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.device = device
-        first = TextEncoder(pack, "", CLIPTextModelWithProjection, device, CLIP_TEXT)
-        second = TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT, first.max_length)
+        first = TextEncoder(pack, "", CLIPTextModelWithProjection, device, CLIP_TEXT, precision)
+        second = TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT, precision, first.max_length)
         self.clips = [first, second]
         self.t5 = None
         if pack.has("text_encoder_3"):
-            self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device, T5_ENCODER, T5_TOKENS)
+            self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
         self._encoded = functools.lru_cache(maxsize=256)(self._encode)
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from models.configs import Keys
-from models.loading import Network, load_component, load_tokenizer, token_limit, with_float32_mode
+from models.loading import Network, load_tokenizer, token_limit
+from models.memory import load_shared
 from models.networks.chunks import Chunk, chunks_of
 from models.networks.tokens import Reading, parts_of, reading_of
 from models.networks.weights import Part
 from models.pack import Pack
-from models.precision import FLOAT32
+from models.precision import Precision
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
 
 
 class TextEncoder:
-    """A pack's text encoder with its tokenizer, in float32.
+    """A pack's text encoder with its tokenizer; packs with the same encoder share its weights.
 
     Args:
         pack: the folder.
@@ -29,6 +30,7 @@ class TextEncoder:
         network: the encoder's class.
         device: where it runs.
         keys: what its config.json may hold.
+        precision: of the denoiser, which says in which format its encoders run.
         max_length: number of tokens that prompts are padded or truncated to; by default the tokenizer's limit.
     """
 
@@ -39,13 +41,13 @@ class TextEncoder:
         network: type[Network],
         device: torch.device,
         keys: Keys,
+        precision: Precision,
         max_length: int | None = None,
     ) -> None:
         folder = pack.component(f"tokenizer{suffix}")
         self.name = f"text_encoder{suffix}"
         self.tokenizer = load_tokenizer(folder)
-        self.network: Any = load_component(network, pack, self.name, device, keys=keys)
-        with_float32_mode(self.network, device, forward=FLOAT32)
+        self.network: Any = load_shared(network, pack, self.name, device, precision.of_encoders, keys=keys)
         self.device = device
         self.max_length = max_length or token_limit(self.tokenizer, self.network, folder)
         self.reading = functools.lru_cache(maxsize=256)(self._reading)
@@ -114,8 +116,9 @@ def weighed(states: Tensor, chunk: Chunk) -> Tensor:
     """
     if not chunk.is_weighted:
         return states
-    weighted = states * torch.tensor(chunk.weights, device=states.device)[:, None]
-    restored = weighted * (states.mean() / weighted.mean())
+    exact = states.float()
+    weighted = exact * torch.tensor(chunk.weights, device=states.device)[:, None]
+    restored = weighted * (exact.mean() / weighted.mean())
     if not torch.isfinite(restored).all():
         raise InvalidSpec("the weights in the prompt cancel each other: change one of them")
-    return restored
+    return restored.to(states.dtype)

@@ -65,6 +65,7 @@ class Engine:
         device: torch device.
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
+        encoder_precision: number format of text encoders and autoencoders, likewise.
         compiled: whether `torch.compile` makes their kernels.
         cores: threads that compute at once; by default all that the environment allows.
         measure_at_once: start measuring immediately; otherwise measuring starts when `measure` is called.
@@ -89,6 +90,7 @@ class Engine:
         *,
         device: str = "cpu",
         precision: str = "auto",
+        encoder_precision: str = "auto",
         compiled: bool = False,
         cores: int = CORES,
         measure_at_once: bool = True,
@@ -101,7 +103,13 @@ class Engine:
         self._reads_aside = only_float32(self.device, precision)
         opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
-        self._load_networks = partial(load_networks, device=self.device, precision=precision, compiled=compiled)
+        self._load_networks = partial(
+            load_networks,
+            device=self.device,
+            precision=precision,
+            encoder_precision=encoder_precision,
+            compiled=compiled,
+        )
         self._calibrate = calibrate
         self._measurement = Measurement(calibrations if calibrations is not None else FileCalibrations())
         self._loop = Loop(self._measurement, cores=cores, on_death=on_death)

@@ -53,8 +53,9 @@ def test_sweep_saves_the_grid_and_its_sheet(server_url: str, tmp_path: Path) -> 
 def test_models_lists_what_can_be_asked(server_url: str) -> None:
     answer = cynosure("models", "--labels", "--samplers", url=server_url)
     assert answer.returncode == 0, answer.stderr
-    name, size, *_, labels, samplers = answer.stdout.strip().split("\t")
+    name, size, memory, *_, labels, samplers = answer.stdout.strip().split("\t")
     assert (name, size) == ("fashion", "28×28")
+    assert memory.endswith(" GB")
     assert "sneaker" in labels
     assert "dpmpp_2m" in samplers
     short = cynosure("models", url=server_url).stdout.strip().split("\t")

@@ -200,20 +200,31 @@ CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("capability", "formats", "of_gradients"),
+    ("capability", "formats", "of_gradients", "of_encoders"),
     [
-        ((9, 0), ["bfloat16, channels last"], ["bfloat16, channels last"]),
-        ((8, 0), ["bfloat16, channels last"], ["bfloat16, channels last"]),
-        ((7, 5), ["float16, channels last", "float32, channels last"], ["float32, channels last"]),
-        ((6, 1), ["float32, channels last"], ["float32, channels last"]),
+        ((9, 0), ["bfloat16, channels last"], ["bfloat16, channels last"], ["bfloat16"]),
+        ((8, 0), ["bfloat16, channels last"], ["bfloat16, channels last"], ["bfloat16"]),
+        (
+            (7, 5),
+            ["float16, channels last", "float32, channels last"],
+            ["float32, channels last"],
+            ["float16", "float32"],
+        ),
+        ((6, 1), ["float32, channels last"], ["float32, channels last"], ["float32"]),
     ],
 )
 def test_number_formats_follow_from_the_device(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], formats: list[str], of_gradients: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    formats: list[str],
+    of_gradients: list[str],
+    of_encoders: list[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert list(map(str, rules.precisions(CUDA))) == formats
     assert list(map(str, rules.precisions(CUDA, by_gradient=True))) == of_gradients
+    assert [rules.encoders(CUDA, precision) for precision in rules.precisions(CUDA)] == of_encoders
+    assert rules.encoders(torch.device("cpu"), BFLOAT16) == "float32"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +319,10 @@ def test_a_pack_is_measured_in_the_format_of_the_rule(
     assert found.classifier is not None
     assert found.denoiser.row_flop > 0
     assert found.classifier.row_flop > 0
+    rows = max(network.row_bytes * network.sizes[-1] for network in (found.denoiser, found.classifier))
+    assert found.batch_bytes == found.layout.lanes * max(rows, found.decode_bytes) > 0
     again = calibrated(pack, device)
+    assert again.batch_bytes == found.batch_bytes
     assert [size.row_ms for size in again.denoiser.measured] == [size.row_ms for size in found.denoiser.measured]
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 from cynosure.contract import (
     ClassifierBase,
+    ComponentMemory,
     GuidanceMode,
     LongPrompt,
     ModelCard,
     ModelDefaults,
+    ModelMemory,
     PromptSyntax,
     Sizes,
 )
 from models.denoisers import Denoiser
 from models.engine import LoadedPack
 from models.loading import opening
+from models.memory import weights_of
 from models.pack import InvalidPack, Pack
 from models.profiles import PROFILES
 from models.samplers import (
@@ -113,8 +116,23 @@ def _card(loaded: LoadedPack) -> ModelCard:
         precision=str(calibration.denoiser.precision),
         reproducible=calibration.is_reproducible,
         num_parameters=denoiser.num_parameters,
+        memory=_memory_of(loaded),
         license=defaults.get("license"),
     )
+
+
+def _memory_of(loaded: LoadedPack) -> ModelMemory:
+    calibration = loaded.calibration
+    classifier = (calibration.classifier or calibration.denoiser).precision
+    weights = weights_of(loaded.pack, calibration.denoiser.precision, classifier)
+    components = {role: ComponentMemory(parameters=each.parameters, bytes=each.bytes) for role, each in weights.items()}
+    return with_batches(ModelMemory(weights=components, total_bytes=0), calibration.batch_bytes)
+
+
+def with_batches(memory: ModelMemory, batch_bytes: int) -> ModelMemory:
+    """The memory of a pack whose largest batches need `batch_bytes`, 0 if that isn't measured."""
+    total = sum(each.bytes for each in memory.weights.values()) + batch_bytes
+    return memory.model_copy(update={"batch_bytes": batch_bytes or None, "total_bytes": total})
 
 
 def _sizes(denoiser: Denoiser) -> Sizes:
