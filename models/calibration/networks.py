@@ -110,10 +110,11 @@ def load_networks(
         raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
-def only_float32(device: torch.device, precision: str) -> bool:
-    """Whether networks, in this choice of `PRECISIONS`, have no other number format than float32."""
-    formats = _formats(device, PRECISIONS[precision], by_gradient=False, compiled=False)
-    return all(one.dtype == FLOAT32.dtype for one in formats)
+def only_float32(device: torch.device, precision: str, encoder_precision: str) -> bool:
+    """Whether networks and encoders, in these choices of `PRECISIONS`, have no other number format than float32."""
+    chosen, of_encoders = PRECISIONS[precision], PRECISIONS[encoder_precision]
+    formats = _formats(device, chosen, of_encoders, by_gradient=False, compiled=False)
+    return all({one.dtype, one.encoders} == {FLOAT32.dtype} for one in formats)
 
 
 def free_memory() -> None:

@@ -100,7 +100,7 @@ class Engine:
     ) -> None:
         self.device = device_named(device)
         # diffusers and transformers read other formats under a default dtype, which is one for all threads.
-        self._reads_aside = only_float32(self.device, precision)
+        self._reads_aside = only_float32(self.device, precision, encoder_precision)
         opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
         self._load_networks = partial(
