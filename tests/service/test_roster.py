@@ -82,7 +82,9 @@ def service(valkey_url: str, small_pack: Path, tmp_path_factory: pytest.TempPath
     try:
         with TestClient(create_app(GatewaySettings(auth="off"), store), "http://127.0.0.1", headers=headers) as http:
             wait_until(lambda: http.get("/readyz").is_success, what="the worker serves")
-            yield Service(http, worker, root)
+            service = Service(http, worker, root)
+            wait_until(lambda: service.names() == {"fashion"}, what="the worker says what it has loaded")
+            yield service
     finally:
         assert worker.stop() == 0
         assert "Traceback" not in worker.log.read_text()
