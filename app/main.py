@@ -23,7 +23,7 @@ from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
 from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
-from app.gateway.routes import docs, events, generate, health, images, jobs, models, plan, sweeps
+from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
@@ -91,7 +91,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
-    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes):
+    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)
     return app

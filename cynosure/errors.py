@@ -16,6 +16,10 @@
     │   ├── InvalidLink           403  the link's signature is not that of its picture
     │   └── LinkExpired           403  the link was signed for a time that is over
     ├── ModelNotFound             404
+    ├── ModelNotLoaded            422  no worker could load the model
+    ├── ModelExists               409  another model has the name
+    ├── ModelPinned               409  a worker has the model from its --models, and keeps it
+    ├── ModelLeaving              409  the model is being unloaded, so it takes no new jobs
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── BatchNotFound             404
@@ -43,7 +47,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from cynosure.hints import MAX_NAMED, field_hint, listed, nearest, sampler_hint, sentence, shown
+from cynosure.hints import MAX_NAMED, field_hint, nearest, sampler_hint, sentence, shown, unknown_label
 
 
 class CynosureError(Exception):
@@ -97,17 +101,7 @@ class UnknownLabel(InvalidRequest):
     code, title = "unknown_label", "Unknown class label"
 
     def __init__(self, label: int | str, labels: Mapping[str, Sequence[str]], *, instead: str = "") -> None:
-        several = len(labels) > 1
-        if isinstance(label, int):
-            ranges = [
-                f"'{name}' has " + (f"0 to {len(known) - 1}" if known else "none") for name, known in labels.items()
-            ]
-            said = f"Class {label} is out of range: {', '.join(ranges)}."
-        else:
-            names = [name for known in labels.values() for one in known for name in (one, *one.split(", "))]
-            lists = [(f"'{name}' has: " if several else "Known: ") + listed(known) for name, known in labels.items()]
-            where = f" in {' or '.join(map(repr, labels))}" if several or instead else ""
-            said = f"No class '{shown(label)}'{where}. {sentence(nearest(label, names))}{'; '.join(lists)}."
+        said = unknown_label(label, labels, names_models=len(labels) > 1 or bool(instead))
         super().__init__(f"{said} {instead}".strip(), field="class_label")
 
 
@@ -174,10 +168,8 @@ class UnsupportedEncoding(CynosureError):
     code, status, title = "unsupported_encoding", 415, "Unsupported encoding"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"Content-Encoding '{shown(name)}' is not taken; these are: {', '.join(ENCODINGS)}.",
-            field="Content-Encoding",
-        )
+        ours = ", ".join(ENCODINGS)
+        super().__init__(f"Content-Encoding '{shown(name)}' is not taken; these are: {ours}.", field="Content-Encoding")
 
 
 class NotAcceptable(CynosureError):
@@ -217,6 +209,31 @@ class ModelNotFound(CynosureError):
     """No live worker holds a model of that name."""
 
     code, status, title = "model_not_found", 404, "Model not found"
+
+
+class ModelNotLoaded(CynosureError):
+    """No worker could load the model; the message says why."""
+
+    code, status, title = "model_not_loaded", 422, "Model not loaded"
+
+
+class ModelExists(CynosureError):
+    """Another model has the name."""
+
+    code, status, title = "model_exists", 409, "Model exists"
+
+
+class ModelPinned(CynosureError):
+    """A worker has the model from its `--models`, and keeps it until it ends."""
+
+    code, status, title = "model_pinned", 409, "Model pinned"
+
+
+class ModelLeaving(CynosureError):
+    """The model is being unloaded, or was; `waits` if its jobs wait until it is loaded again."""
+
+    code, status, title = "model_leaving", 409, "Model leaving"
+    waits = False
 
 
 class JobNotFound(CynosureError):
@@ -331,18 +348,3 @@ class Unreachable(CynosureError):
     """Raised by the client: no server answers at the address."""
 
     code, status, title = "unreachable", 503, "Unreachable"
-
-
-def _kinds(root: type[CynosureError]) -> dict[str, type[CynosureError]]:
-    below = [kind for child in root.__subclasses__() for kind in _kinds(child).items()]
-    return {root.code: root, **dict(below)}
-
-
-def error_of(code: str, detail: str, *, field: str | None = None, job_code: str | None = None) -> CynosureError:
-    """Rebuild a server's error: an instance of the class with this `code`, or of `CynosureError` if none has it."""
-    kind = _kinds(CynosureError).get(code, CynosureError)
-    error = kind.__new__(kind)  # the constructors compose the detail, which is complete here
-    CynosureError.__init__(error, detail, field=field)
-    if isinstance(error, JobFailed):
-        error.job_code = job_code or "unknown"
-    return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cynosure.synonyms import field_for, sampler_for
 
@@ -53,3 +53,15 @@ def sampler_hint(name: str, known: Sequence[str]) -> str:
 def sentence(hint: str) -> str:
     """The phrase as a sentence with a space behind it."""
     return f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} " if hint else ""
+
+
+def unknown_label(label: int | str, labels: Mapping[str, Sequence[str]], *, names_models: bool) -> str:
+    """What is wrong with a label that is none of `labels`, which are listed by model."""
+    several = len(labels) > 1
+    if isinstance(label, int):
+        ranges = [f"'{name}' has " + (f"0 to {len(known) - 1}" if known else "none") for name, known in labels.items()]
+        return f"Class {label} is out of range: {', '.join(ranges)}."
+    names = [name for known in labels.values() for one in known for name in (one, *one.split(", "))]
+    lists = [(f"'{name}' has: " if several else "Known: ") + listed(known) for name, known in labels.items()]
+    where = f" in {' or '.join(map(repr, labels))}" if names_models else ""
+    return f"No class '{shown(label)}'{where}. {sentence(nearest(label, names))}{'; '.join(lists)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypeVar, get_args, get_origin
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cynosure.contract.names import spellings
-from cynosure.errors import InvalidRequest, UnknownField
-from cynosure.hints import MAX_NAMED, MAX_SHOWN
+from cynosure.errors import InvalidRequest, ModelNotFound, UnknownField
+from cynosure.hints import MAX_NAMED, MAX_SHOWN, nearest, sentence, shown
 from cynosure.requirements import requirement
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -137,3 +137,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next(
         (choice for choice in get_args(annotation) if isinstance(choice, type) and issubclass(choice, BaseModel)), None
     )
+
+
+def no_such_model(name: str, known: Iterable[str]) -> ModelNotFound:
+    """The error for the name of a model in an address."""
+    names = list(known)
+    hint = sentence(nearest(name, names))
+    return ModelNotFound(f"No worker serves a model '{shown(name)}'. {hint}Models: {', '.join(names) or 'none yet'}.")

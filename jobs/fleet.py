@@ -11,7 +11,7 @@ import redis
 import redis.asyncio
 
 from cynosure.contract import ModelCard
-from cynosure.errors import ModelNotFound
+from cynosure.refusals import no_such_model
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient, connect
@@ -73,13 +73,18 @@ class Fleet(StoreClient):
         """
         cards = await self.cards()
         if name not in cards:
-            raise ModelNotFound(f"No worker serves a model '{name}'; models: {', '.join(cards) or 'none yet'}.")
+            raise no_such_model(name, cards)
         return cards[name]
+
+    def look_again(self) -> None:
+        """Read the cards at the next call, even if those at hand are new."""
+        self._read_at = float("-inf")
 
     async def cards(self) -> dict[str, ModelCard]:
         """Cards by model name, in the order in which the workers name their models.
 
-        If their orders differ, a model's place is the foremost that it has at any worker; equal places go by name.
+        Models that are being unloaded are left out. If the workers' orders differ, a model's place is the foremost that
+        it has at any worker; equal places go by name.
 
         Raises:
             StoreUnavailable: Redis is away.
@@ -90,6 +95,8 @@ class Fleet(StoreClient):
             members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
             names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
+            leaving: Any = await self._client.hkeys(self._keys.models_leaving)
+        leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
         for published in (json.loads(raw) for raw in payloads if raw):
@@ -101,6 +108,8 @@ class Fleet(StoreClient):
                 }
                 cards[card.name] = card.model_copy(update=both)
                 places[card.name] = min(place, places.get(card.name, place))
-        self._cards = {name: cards[name] for name in sorted(cards, key=lambda name: (places[name], name))}
+        self._cards = {
+            name: cards[name] for name in sorted(cards.keys() - leave, key=lambda name: (places[name], name))
+        }
         self._read_at = time.monotonic()
         return self._cards

@@ -15,6 +15,7 @@ from jobs.plans import Inquiries
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
 from jobs.queue.listing import Listing
+from jobs.roster import Roster
 from jobs.settings import StoreSettings
 from jobs.store.connection import connected
 from jobs.webhooks import Webhooks
@@ -32,6 +33,7 @@ class Store:
         news: wakes those who wait for a job.
         plans: questions that a worker answers.
         fleet: the workers' model cards.
+        roster: the models that workers are to load and unload.
         api_keys: API keys and the callers they identify.
         links: signatures of links to pictures.
         allowance: rate limits and daily quotas.
@@ -44,6 +46,7 @@ class Store:
     news: JobNews
     plans: Inquiries
     fleet: Fleet
+    roster: Roster
     api_keys: KeyRing
     links: LinkSigner
     allowance: Allowance
@@ -65,6 +68,7 @@ class Store:
                 news=news,
                 plans=Inquiries(waiting, settings),
                 fleet=Fleet(client, settings),
+                roster=Roster(client, settings),
                 api_keys=KeyRing(client, settings),
                 links=LinkSigner(client, settings),
                 allowance=Allowance(client, settings),

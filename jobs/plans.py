@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,16 +142,17 @@ def _refusal(request: ResolvedRequest, reason: JobError) -> InvalidRequest:
 
 
 class InquiryDesk:
-    """The worker's side: take questions, and answer them."""
+    """The worker's side: take questions about its models, as they are at any time, and answer them."""
 
-    def __init__(self, settings: StoreSettings, models: Sequence[str]) -> None:
+    def __init__(self, settings: StoreSettings, models: Collection[str]) -> None:
         self._client = connect(settings, "cynosure-inquiries")
         self._keys = Keys(settings.key_prefix)
-        self._queues = [self._keys.inquiries(model) for model in models]
+        self._models = models
 
     def take(self, *, timeout_s: float) -> Inquiry | None:
         """The next question, or `None` if there is none in time."""
-        popped: Any = self._client.blpop(self._queues, timeout=timeout_s)
+        queues = [self._keys.inquiries(model) for model in tuple(self._models)]
+        popped: Any = self._client.blpop(queues, timeout=timeout_s)
         if popped is None:
             return None
         question = json.loads(popped[1])

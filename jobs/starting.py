@@ -27,9 +27,10 @@ _ELSEWHERE = frozenset(
         *("CYNOSURE_URL", "CYNOSURE_API_KEY"),  # the command line
         *("CYNOSURE_BIND", "CYNOSURE_PORT", "CYNOSURE_STORE_MEMORY", "CYNOSURE_STORE_CONTAINER_MEMORY"),
         *("CYNOSURE_GATEWAY_MEMORY", "CYNOSURE_WORKER_MEMORY"),
+        *("CYNOSURE_MODELS_ROOT", "CYNOSURE_MODELS_HUB"),  # workers
     }
 )
-"""Variables that only the command line and docker-compose.yml read."""
+"""Variables that not every program reads, and whose names don't tell which."""
 
 
 class InvalidSettings(ValueError):

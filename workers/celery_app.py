@@ -14,7 +14,20 @@ from workers.host import EngineHost
 
 
 class SilentWorker(Worker):
-    """Leaves the log as it is, and signals to the drain: Celery's handlers print, and on SIGHUP restart the worker."""
+    """Receives the bells of models that come and go.
+
+    Leaves the log as it is, and signals to the drain: Celery's handlers print, and on SIGHUP restart the
+    worker.
+    """
+
+    def listen(self, model: str, is_wanted: bool) -> None:
+        """Receive the model's bells, or no longer. Takes effect within a second, on Celery's thread."""
+        queue = queue_of(model)
+        if is_wanted:
+            self.app.amqp.queues.add(Queue(queue))
+            self.consumer.call_soon(self.consumer.add_task_queue, queue)
+        else:
+            self.consumer.call_soon(self.consumer.cancel_task_queue, queue)
 
     def setup_logging(self, colorize: bool | None = None) -> bool:
         logging.getLogger("celery").setLevel(logging.WARNING)

@@ -35,7 +35,7 @@ class Claims:
         self._worker_name = worker_name
         self._slots = slots
         self._lock = threading.Lock()
-        self._held = 0
+        self._claimed: list[Claim] = []
         self._most_held: int | None = None  # limit on held jobs while they are suspects; None while they are not
         self._emptying_for: str | None = None  # the model whose suspect this worker empties itself for
         self._stopping = threading.Event()
@@ -45,7 +45,7 @@ class Claims:
     @property
     def has_room(self) -> bool:
         """Whether the worker would answer a bell by claiming a job."""
-        return not (self._stopping.is_set() or self._is_restricted or self._held >= self._slots)
+        return not (self._stopping.is_set() or self._is_restricted or len(self._claimed) >= self._slots)
 
     @property
     def _is_restricted(self) -> bool:
@@ -96,18 +96,37 @@ class Claims:
     def release(self, claim: Claim) -> None:
         """Count the job as no longer held: it is finished, given back, or another worker's."""
         with self._lock:
-            self._held -= 1
-            if not self._held:
+            self._claimed.remove(claim)
+            if not self._claimed:
                 self._most_held = None
 
+    def add(self, model: str) -> None:
+        """Claim jobs of this model, too."""
+        with self._lock:
+            if model not in self._models:
+                self._models.append(model)
+
+    def remove(self, model: str) -> None:
+        """Claim no more jobs of this model."""
+        with self._lock:
+            if model in self._models:
+                self._models.remove(model)
+            if self._emptying_for == model:
+                self._emptying_for = None
+
+    def needs(self, model: str) -> bool:
+        """Whether a held job is the model's, or is guided by it."""
+        with self._lock:
+            return any(model in (claim.request.model, claim.request.guide_model) for claim in self._claimed)
+
     def _next(self, rung_for: str | None) -> Claim | None:
-        is_full = self._most_held is not None and self._held >= self._most_held
+        is_full = self._most_held is not None and len(self._claimed) >= self._most_held
         if self._stopping.is_set() or is_full:
             self._leave_unanswered(rung_for)
             return None
         for model in self._in_turn(self._emptying_for or rung_for):
             has_suspects = self._most_held is not None
-            claim = self._store.claim(model, self._worker_name, held=self._held, suspects=has_suspects)
+            claim = self._store.claim(model, self._worker_name, held=len(self._claimed), suspects=has_suspects)
             if claim is NoClaim.WAIT:
                 if self._emptying_for != model:
                     log.info("finishing the held jobs before any other: a suspect job of '%s' must run apart", model)
@@ -116,7 +135,7 @@ class Claims:
                 return None
             self._emptying_for = None  # that model was tried first, and has no suspect to wait for
             if isinstance(claim, Claim):
-                self._held += 1
+                self._claimed.append(claim)
                 self._most_held = claim.most_held
                 return claim
         if self._most_held is not None:
@@ -140,6 +159,6 @@ class Claims:
             self._unanswered[rung_for] += 1
 
     def _in_turn(self, first: str | None) -> list[str]:
-        if self._held:
+        if self._claimed:
             self._models.append(self._models.pop(0))
         return sorted(self._models, key=lambda model: model != first)

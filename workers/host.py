@@ -16,7 +16,17 @@ from cynosure.resolving import cells_of
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.record import Claim, Finished, Outcome, Verdict
 from jobs.queue.worker import WorkerStore
-from models.engine import DeadlineExceeded, Engine, EngineDied, OutOfMemory, SampleCancelled, SampleFailed, results
+from models.engine import (
+    DeadlineExceeded,
+    Engine,
+    EngineDied,
+    OutOfMemory,
+    PackInUse,
+    SampleCancelled,
+    SampleFailed,
+    results,
+)
+from models.pack import InvalidPack, Pack
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.claims import Claims
@@ -65,8 +75,43 @@ class EngineHost:
                     "memory": with_batches(card.memory, self._engine.packs[name].calibration.batch_bytes),
                 }
             )
-            for name, card in self.cards.items()
+            for name, card in list(self.cards.items())
         ]
+
+    def add(self, pack: Pack) -> None:
+        """Load a pack and take its jobs, while other jobs are drawn.
+
+        Raises:
+            InvalidPack: it can't be served.
+            EngineDied: the engine has ended.
+        """
+        self._engine.add(pack)
+        try:
+            self.cards[pack.name] = card_of(self._engine.packs[pack.name])
+        except InvalidPack:
+            self._engine.remove(pack.name)
+            raise
+        self.claims.add(pack.name)
+
+    def withdraw(self, model: str) -> None:
+        """Take no more jobs of the model."""
+        self.claims.remove(model)
+
+    def remove(self, model: str) -> None:
+        """Unload a model that was withdrawn.
+
+        Raises:
+            PackInUse: a held job needs it.
+            EngineDied: the engine has ended.
+        """
+        if self.claims.needs(model):
+            raise PackInUse(f"held jobs need '{model}'")
+        card = self.cards.pop(model)
+        try:
+            self._engine.remove(model)
+        except PackInUse:
+            self.cards[model] = card
+            raise
 
     def run(self, model: str) -> None:
         """Answer a bell: run the model's next job, and then any waiting jobs until none is left."""
@@ -135,8 +180,10 @@ class EngineHost:
 
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
+        card = self.cards[request.model]
+        guide = self.cards.get(request.guide_model) if request.guide_model is not None else None
         try:
-            specs = specs_of(job.claim.job_id, request, self.cards[request.model])
+            specs = specs_of(job.claim.job_id, request, card)
             job.attach(
                 self._engine.submit_all(
                     specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
@@ -147,8 +194,6 @@ class EngineHost:
             for handle in job.handles:  # one picture failed: free its siblings' rows for other jobs
                 handle.cancel()
             raise
-        card = self.cards[request.model]
-        guide = self.cards[request.guide_model] if request.guide_model is not None else None
         models = [card, guide] if guide is not None else [card]
         return Finished(
             pictures=tuple(

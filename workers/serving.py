@@ -9,18 +9,22 @@ import signal
 import socket
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
+from celery import Celery
 from celery.platforms import SecurityWarning
 
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.worker import WorkerStore
+from jobs.roster import RosterDesk
 from jobs.settings import StoreSettings
 from jobs.starting import refusing
 from models.engine import Engine
 from models.loading import InvalidDevice
 from models.pack import InvalidPack, Pack
+from workers.admitted import open_admitted
 from workers.celery_app import SilentWorker, build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
@@ -31,6 +35,7 @@ from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain
 from workers.upkeep.reaper import Reaper
 from workers.upkeep.registration import Registration
+from workers.upkeep.roster import RosterKeeper
 from workers.upkeep.watchdog import Watchdog
 
 log = logging.getLogger("workers")
@@ -56,6 +61,19 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
     )
 
 
+def _celery(app: Celery, name: str, concurrency: int) -> SilentWorker:
+    return SilentWorker(
+        app=app,
+        pool="threads",
+        concurrency=concurrency,
+        hostname=name,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+
+
 def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequence[Pack]) -> None:
     """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
     warnings.filterwarnings("ignore", module="diffusers")
@@ -75,8 +93,8 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
             heartbeat_s=settings.heartbeat_s,
             job_timeout_s=settings.job_timeout_s,
         )
-    models = tuple(host.cards)
-    celery = build_celery(store_settings, host)
+    models = host.cards
+    celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)
     helpers = (
         registration,
@@ -85,6 +103,15 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
         Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
         host.leases,
         Cancellations(store, host.leases),
+        RosterKeeper(
+            host,
+            store,
+            RosterDesk(store_settings),
+            worker_name=name,
+            open_pack=partial(open_admitted, root=settings.models_root, from_hub=settings.models_hub),
+            listen=celery.listen,
+            publish=registration.publish,
+        ),
     )
     drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     Retrying(timeout_s=STORE_TIMEOUT_S).call(registration.publish)
@@ -94,16 +121,7 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
     log.info("worker %s serves %s", name, ", ".join(models))
     engine.measure()  # only now: measuring would delay the start
     try:
-        SilentWorker(
-            app=celery,
-            pool="threads",
-            concurrency=settings.concurrency,
-            hostname=name,
-            without_mingle=True,
-            without_gossip=True,
-            without_heartbeat=True,
-            quiet=True,
-        ).start()
+        celery.start()
     finally:
         drain.finished()
         for helper in helpers:

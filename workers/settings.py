@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -42,6 +43,24 @@ class WorkerSettings(BaseSettings):
         description="Seconds for which a worker with room may miss waiting bells before it stops, to be restarted.",
     )
     job_timeout_s: float = Field(3600.0, gt=0, description="A job that runs longer fails with `deadline_exceeded`.")
+
+    models_root: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("CYNOSURE_MODELS_ROOT", "models_root"),
+        description="Folder whose model folders POST /admin/models may load; without it, only bundled models.",
+    )
+    models_hub: bool = Field(
+        False,
+        validation_alias=AliasChoices("CYNOSURE_MODELS_HUB", "models_hub"),
+        description="Whether POST /admin/models may download from the hub.",
+    )
+
+    @field_validator("models_root")
+    @classmethod
+    def _is_folder(cls, root: Path | None) -> Path | None:
+        if root is not None and not root.is_dir():
+            raise ValueError("this is no folder")
+        return root
 
     @field_validator("models")
     @classmethod

@@ -167,11 +167,12 @@ async def cache_key(state: State, request: ResolvedRequest, shown: Mapping[str, 
     return result_key(shown, card.drawn_by, guide.drawn_by) if guide else None
 
 
-async def accept(state: State, caller: Caller, submission: Submission) -> str:
+async def accept(state: State, caller: Caller, submission: Submission, *, of_batch: bool = False) -> str:
     """Accept a submission for `caller`, charge its quota, ring the doorbell, and return the job's id.
 
     Raises:
-        IdempotencyConflict, QueueFull, QuotaExceeded, StoreFull, StoreUnavailable: the job was not accepted.
+        IdempotencyConflict, ModelLeaving, QueueFull, QuotaExceeded, StoreFull, StoreUnavailable: the job was not
+            accepted.
     """
     request, store = submission.request, state["store"]
     evaluations = request.steps * request.num_images
@@ -185,6 +186,7 @@ async def accept(state: State, caller: Caller, submission: Submission) -> str:
             submission,
             owner=caller.owner,
             evaluations=evaluations,
+            of_batch=of_batch,
         )
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     if accepted.waits:

@@ -50,7 +50,7 @@ app.command()(again)
 app.command()(plan)
 app.command()(jobs)
 app.command()(cancel)
-app.command()(models)
+app.add_typer(models, name="models")
 app.command()(demo)
 for name, (_, _, text) in SERVICES.items():
     app.command(name)(announced(text))

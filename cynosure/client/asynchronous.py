@@ -25,7 +25,9 @@ from cynosure.contract import (
     Job,
     JobList,
     JobStatus,
+    LeavingJobs,
     ModelCard,
+    ModelLoad,
     OutputFormat,
     Plan,
     Preview,
@@ -78,6 +80,32 @@ class AsyncClient:
     async def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return await self._do(calls.models())
+
+    async def add_model(self, model: str) -> ModelLoad:
+        """Have every worker load a model, and wait until it is served. Takes a key with the scope `admin`.
+
+        Args:
+            model: a bundled model's name, a folder in the workers' `CYNOSURE_MODELS_ROOT` or `owner/name@COMMIT`; with
+                `NAME=` before it, the model has that name.
+
+        Raises:
+            ModelNotLoaded: no worker could load it; the message says why.
+            ModelExists: there is one of that name.
+        """
+        return await self._run(calls.loaded(model))
+
+    async def remove_model(self, name: str, *, jobs: LeavingJobs = LeavingJobs.FINISH, wait_s: int = 30) -> ModelLoad:
+        """Have every worker unload a model, and wait for that, but at most `wait_s` seconds.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+            ModelPinned: a worker has it from its `--models`.
+        """
+        return await self._do(calls.remove_model(name, jobs, wait_s=wait_s))
+
+    async def model_loads(self) -> tuple[ModelLoad, ...]:
+        """How far each worker is with each model."""
+        return await self._do(calls.model_loads())
 
     async def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
         """Submit, wait, and fetch all pictures. Their metadata (`picture.info`) holds the request.

@@ -9,7 +9,7 @@ import httpx
 
 from cynosure.addresses import is_loopback
 from cynosure.contract import Problem
-from cynosure.errors import CynosureError, Unreachable, error_of
+from cynosure.errors import CynosureError, JobFailed, Unreachable
 
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
@@ -101,7 +101,7 @@ def error_in(response: httpx.Response) -> CynosureError:
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return CynosureError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
     problem = Problem.model_validate_json(response.content)
-    error = error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
+    error = _error_of(problem.code, problem.detail, field=problem.field, job_code=problem.job_code)
     error.line = problem.line
     error.retry_after_s = _retry_after_of(response)
     return error
@@ -110,3 +110,18 @@ def error_in(response: httpx.Response) -> CynosureError:
 def _retry_after_of(response: httpx.Response) -> int | None:
     seconds = response.headers.get("retry-after", "")
     return int(seconds) if seconds.isdecimal() else None
+
+
+def _kinds(root: type[CynosureError]) -> dict[str, type[CynosureError]]:
+    below = [kind for child in root.__subclasses__() for kind in _kinds(child).items()]
+    return {root.code: root, **dict(below)}
+
+
+def _error_of(code: str, detail: str, *, field: str | None = None, job_code: str | None = None) -> CynosureError:
+    """Rebuild a server's error: an instance of the class with this `code`, or of `CynosureError` if none has it."""
+    kind = _kinds(CynosureError).get(code, CynosureError)
+    error = kind.__new__(kind)  # the constructors compose the detail, which is complete here
+    CynosureError.__init__(error, detail, field=field)
+    if isinstance(error, JobFailed):
+        error.job_code = job_code or "unknown"
+    return error

@@ -25,7 +25,9 @@ from cynosure.contract import (
     Job,
     JobList,
     JobStatus,
+    LeavingJobs,
     ModelCard,
+    ModelLoad,
     OutputFormat,
     Plan,
     Preview,
@@ -85,6 +87,32 @@ class Client:
     def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return self._do(calls.models())
+
+    def add_model(self, model: str) -> ModelLoad:
+        """Have every worker load a model, and wait until it is served. Takes a key with the scope `admin`.
+
+        Args:
+            model: a bundled model's name, a folder in the workers' `CYNOSURE_MODELS_ROOT` or `owner/name@COMMIT`; with
+                `NAME=` before it, the model has that name.
+
+        Raises:
+            ModelNotLoaded: no worker could load it; the message says why.
+            ModelExists: there is one of that name.
+        """
+        return self._run(calls.loaded(model))
+
+    def remove_model(self, name: str, *, jobs: LeavingJobs = LeavingJobs.FINISH, wait_s: int = 30) -> ModelLoad:
+        """Have every worker unload a model, and wait for that, but at most `wait_s` seconds.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+            ModelPinned: a worker has it from its `--models`.
+        """
+        return self._do(calls.remove_model(name, jobs, wait_s=wait_s))
+
+    def model_loads(self) -> tuple[ModelLoad, ...]:
+        """How far each worker is with each model."""
+        return self._do(calls.model_loads())
 
     def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
         """Submit, wait, and fetch all pictures. Their metadata (`picture.info`) holds the request.

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import httpx
 from PIL import Image
@@ -19,13 +20,17 @@ from cynosure.contract import (
     Job,
     JobList,
     JobStatus,
+    LeavingJobs,
+    LoadState,
     ModelCard,
     ModelList,
+    ModelLoad,
+    ModelLoads,
     OutputFormat,
     Plan,
     SweepRequest,
 )
-from cynosure.errors import JobCancelled, JobFailed
+from cynosure.errors import JobCancelled, JobFailed, ModelNotLoaded
 from cynosure.refusals import parsed
 
 Result = TypeVar("Result")
@@ -73,6 +78,14 @@ def _job(response: httpx.Response) -> Job:
     return Job.model_validate_json(response.content)
 
 
+def _load(response: httpx.Response) -> ModelLoad:
+    return ModelLoad.model_validate_json(response.content)
+
+
+def _loads(response: httpx.Response) -> tuple[ModelLoad, ...]:
+    return ModelLoads.model_validate_json(response.content).models
+
+
 def _batch(response: httpx.Response) -> Batch:
     return Batch.model_validate_json(response.content)
 
@@ -80,6 +93,25 @@ def _batch(response: httpx.Response) -> Batch:
 def models() -> Call[tuple[ModelCard, ...]]:
     """The models of the server."""
     return Call("GET", "/models", lambda response: ModelList.model_validate_json(response.content).models)
+
+
+def model_loads(*, wait_s: int = 0) -> Call[tuple[ModelLoad, ...]]:
+    """How far the workers are with each model; with `wait_s`, the answer is held until they have no more to do."""
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    return Call("GET", "/admin/models", _loads, headers=headers, held_s=wait_s)
+
+
+def add_model(model: str, *, wait_s: int = 0) -> Call[ModelLoad]:
+    """Have every worker load a model."""
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    return Call("POST", "/admin/models", _load, json={"model": model}, headers=headers, held_s=wait_s)
+
+
+def remove_model(name: str, jobs: LeavingJobs, *, wait_s: int = 0) -> Call[ModelLoad]:
+    """Have every worker unload a model."""
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    path = f"/admin/models/{quote(name, safe='')}"
+    return Call("DELETE", path, _load, params={"jobs": jobs.value}, headers=headers, held_s=wait_s)
 
 
 def submit(request: GenerateRequest, key: str | None = None, *, wait_s: int = 0) -> Call[Job]:
@@ -237,6 +269,20 @@ def request_of(request: GenerateRequest | None, fields: Mapping[str, Any]) -> Ge
     if request is None:
         return parsed(GenerateRequest, fields)
     return parsed(GenerateRequest, {**request.model_dump(exclude_unset=True), **fields}) if fields else request
+
+
+def loaded(model: str) -> Flow[ModelLoad]:
+    """Load a model, and wait until every worker has it.
+
+    Raises:
+        ModelNotLoaded: no worker could load it.
+    """
+    load = yield add_model(model, wait_s=LONG_POLL_S)
+    while not load.workers or any(at.state is LoadState.LOADING for at in load.workers):
+        load = next((one for one in (yield model_loads(wait_s=LONG_POLL_S)) if one.name == load.name), load)
+    if all(at.state is LoadState.FAILED for at in load.workers):
+        raise ModelNotLoaded(f"{load.workers[0].reason}.", field="model")
+    return load
 
 
 def results_of(batch_id: str, first_line: int, limit: int) -> Flow[list[BatchResult]]:

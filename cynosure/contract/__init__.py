@@ -44,6 +44,14 @@ from cynosure.contract.requests import (
     SweepRequest,
     VaryRequest,
 )
+from cynosure.contract.roster import (
+    LeavingJobs,
+    LoadRequest,
+    LoadState,
+    ModelAtWorker,
+    ModelLoad,
+    ModelLoads,
+)
 from cynosure.contract.sizes import Side, Sizes
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
@@ -108,10 +116,16 @@ __all__ = [
     "JobList",
     "JobStatus",
     "Label",
+    "LeavingJobs",
+    "LoadRequest",
+    "LoadState",
     "LongPrompt",
+    "ModelAtWorker",
     "ModelCard",
     "ModelDefaults",
     "ModelList",
+    "ModelLoad",
+    "ModelLoads",
     "ModelMemory",
     "NetworkCalls",
     "OutputFormat",

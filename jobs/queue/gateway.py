@@ -18,6 +18,7 @@ from cynosure.errors import (
     ImageNotFound,
     JobExpired,
     JobNotFound,
+    ModelLeaving,
     QueueFull,
 )
 from jobs.queue.pace import Outlook, Pace, outlook_of
@@ -48,7 +49,9 @@ class JobStore(StoreClient):
         async with answering():
             await self._client.ping()
 
-    async def accept(self, job_id: str, submission: Submission, *, owner: str, evaluations: int) -> Accepted:
+    async def accept(
+        self, job_id: str, submission: Submission, *, owner: str, evaluations: int, of_batch: bool = False
+    ) -> Accepted:
         """Write the record, its inputs, the queue entry and the idempotency key, all or nothing.
 
         If `cached_as` is the `result_key` of a job of the same owner that has succeeded, the new job gets its pictures
@@ -56,6 +59,8 @@ class JobStore(StoreClient):
 
         Raises:
             IdempotencyConflict: the key was used with another request.
+            ModelLeaving: the model, or the guide, is being unloaded. One that finishes its jobs first takes those
+                `of_batch`, which were accepted with their batch.
             QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
             StoreFull, StoreUnavailable: the job is not accepted, as far as is known.
         """
@@ -73,6 +78,7 @@ class JobStore(StoreClient):
                     keys.waiting(owner),
                     keys.owned(owner),
                     keys.watched,
+                    keys.models_leaving,
                     *([keys.idempotency(owner, key)] if key is not None else []),
                     *([keys.result(owner, cached_as)] if cached_as is not None else []),
                 ],
@@ -91,16 +97,27 @@ class JobStore(StoreClient):
                     int(request.webhook_url is not None),
                     int(key is not None),
                     int(cached_as is not None),
+                    int(of_batch),
+                    request.model,
+                    request.guide_model or "",
                     *(part for named in submission.inputs.items() for part in named),
                 ],
             )
+        return await self._outcome(request.model, answer, detail)
+
+    async def _outcome(self, model: str, answer: bytes, detail: bytes) -> Accepted:
+        """The accepted job, or the error of `accept`."""
         match answer:
             case b"conflict":
                 raise IdempotencyConflict(
                     "This Idempotency-Key was used with another request; use a new key for a new request."
                 )
+            case b"leaving" | b"away":
+                error = ModelLeaving(f"'{detail.decode()}' is being unloaded, so it takes no new jobs.", field="model")
+                error.waits = answer == b"away"
+                raise error
             case b"full" | b"owner_full":
-                raise await self._queue_full(request.model, int(detail), of_owner=answer == b"owner_full")
+                raise await self._queue_full(model, int(detail), of_owner=answer == b"owner_full")
         return Accepted(detail.decode(), waits=answer == b"accepted")
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:

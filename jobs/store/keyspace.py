@@ -61,6 +61,10 @@ class Keys:
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the expiry of their registration |
     | `{p}:worker:NAME` | string | the worker's model cards |
+    | `{p}:worker:NAME:models` | string | how far the worker is with each model |
+    | `{p}:models` | hash | models that all workers are to hold besides their own, by name |
+    | `{p}:models:leaving` | hash | what becomes of the jobs of models that leave or have left: these take no new ones |
+    | `{p}:models:loading:ID` | string | number of workers that have begun to load it, and not ended |
     """
 
     prefix: str
@@ -182,6 +186,12 @@ class Keys:
     def worker(self, name: str) -> str:
         return f"{self.prefix}:worker:{name}"
 
+    def worker_models(self, name: str) -> str:
+        return f"{self.worker(name)}:models"
+
+    def model_loading(self, wish: str) -> str:
+        return f"{self.prefix}:models:loading:{wish}"
+
     def bucket(self, owner: str) -> str:
         return f"{self.prefix}:bucket:{owner}"
 
@@ -190,6 +200,14 @@ class Keys:
 
     def charge(self, token: str) -> str:
         return f"{self.prefix}:charge:{token}"
+
+    @property
+    def models(self) -> str:
+        return f"{self.prefix}:models"
+
+    @property
+    def models_leaving(self) -> str:
+        return f"{self.prefix}:models:leaving"
 
     @property
     def api_keys(self) -> str:

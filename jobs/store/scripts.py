@@ -17,6 +17,7 @@ _QUEUE_SCRIPTS = frozenset({"accept", "claim", "finish", "requeue", "cancel"})
 # and they free memory or need next to none.
 _RUN_WHEN_FULL = frozenset(
     {"heartbeat", "keep_quarantine", "requeue", "cancel", "take", "charge", "revoke_key", "batch_look", "batch_cancel"}
+    | {"model_drop"}
     | {"webhook_settle", "webhook_take", "webhook_note"}
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -109,10 +110,19 @@ def load_networks(
         raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
+def only_float32(device: torch.device, precision: str, encoder_precision: str) -> bool:
+    """Whether networks and encoders, in these choices of `PRECISIONS`, have no other number format than float32."""
+    chosen, of_encoders = PRECISIONS[precision], PRECISIONS[encoder_precision]
+    formats = _formats(device, chosen, of_encoders, by_gradient=False, compiled=False)
+    return all({one.dtype, one.encoders} == {FLOAT32.dtype} for one in formats)
+
+
 def free_memory() -> None:
-    """Return unused memory to the device, including that of networks in reference cycles."""
+    """Return unused memory to the device and the system, including that of networks in reference cycles."""
     gc.collect()
     torch.cuda.empty_cache()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc keeps what was freed
+        trim(0)
 
 
 def _formats(

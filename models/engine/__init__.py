@@ -5,6 +5,7 @@ from models.engine.errors import (
     DeadlineExceeded,
     EngineDied,
     OutOfMemory,
+    PackInUse,
     SampleCancelled,
     SampleFailed,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "LoadedPack",
     "OutOfMemory",
     "Outline",
+    "PackInUse",
     "SampleCancelled",
     "SampleFailed",
     "results",

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -17,10 +18,12 @@ from models.calibration import (
     Calibration,
     Calibrations,
     FileCalibrations,
+    Networks,
     calibration_key,
     load_networks,
 )
-from models.engine.errors import EngineDied, failure_of
+from models.calibration.networks import free_memory, only_float32
+from models.engine.errors import EngineDied, PackInUse, failure_of
 from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
@@ -30,7 +33,7 @@ from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
 from models.loading import device_named, opening
-from models.pack import Pack, open_packs
+from models.pack import InvalidPack, Pack, open_packs
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
 
 Preview = Callable[[int, int, Image], None]
@@ -96,6 +99,8 @@ class Engine:
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.device = device_named(device)
+        # diffusers and transformers read other formats under a default dtype, which is one for all threads.
+        self._reads_aside = only_float32(self.device, precision, encoder_precision)
         opened = open_packs(packs)
         self._runners: dict[str, Runner] = {}
         self._load_networks = partial(
@@ -129,11 +134,40 @@ class Engine:
         """The loaded packs by name."""
         return MappingProxyType(self._loop.packs)
 
+    def add(self, pack: Pack) -> None:
+        """Load one more pack, and wait until it can be drawn with, while the others draw.
+
+        Only its first batches, which create kernels, take a turn of the others. If its networks may have another number
+        format than float32, the others wait while its weights are read, too.
+
+        Raises:
+            InvalidPack: it can't be served, or a pack of its name is loaded.
+            EngineDied: the engine has ended.
+        """
+        if pack.name in self.packs:
+            raise InvalidPack(f"a pack called '{pack.name}' is loaded already")
+        if self._reads_aside:
+            with opening(pack), ThreadPoolExecutor(1, initializer=set_thread_count, initargs=(1,)) as reading:
+                read = reading.submit(self._read, pack).result()
+            self._loop.call(lambda: self._install(*read))
+        else:
+            self._loop.call(lambda: self._read_and_install(pack))
+
+    def remove(self, name: str) -> None:
+        """Unload a pack, and give its memory back. It must not have unfinished pictures, nor guide another's.
+
+        Raises:
+            PackInUse: it has.
+            KeyError: no such pack is loaded.
+            EngineDied: the engine has ended.
+        """
+        self._loop.call(lambda: self._uninstall(name))
+        free_memory()
+
     def measure(self) -> None:
         """Start measuring, between ticks, the packs that aren't measured yet."""
-        if not self._measurement.is_allowed:
-            self._measurement.allow(self._preparing, self._loop.wake)
-            self._loop.wake()
+        with suppress(EngineDied):
+            self._loop.call(lambda: self._measurement.allow(self._preparing, self._loop.wake))
 
     def wait_until_measured(self, timeout: float | None = None) -> bool:
         """Wait until every pack has been measured; `False` if the timeout passes or the engine ends first."""
@@ -246,8 +280,7 @@ class Engine:
         set_thread_count(1)
         try:
             for pack in packs:
-                with opening(pack):
-                    self._loop.packs[pack.name] = self._load(pack)
+                self._read_and_install(pack)
         except BaseException as fatal:
             ready.set_exception(fatal)
             return
@@ -256,14 +289,37 @@ class Engine:
         ready.set_result(None)
         self._loop.serve()
 
-    def _load(self, pack: Pack) -> LoadedPack:
-        networks, is_fixed = self._load_networks(pack), self._calibrate is not None
+    def _read_and_install(self, pack: Pack) -> None:
+        with opening(pack):
+            read = self._read(pack)
+        self._install(*read)
+
+    def _read(self, pack: Pack) -> tuple[Networks, str, Calibration | None]:
+        """The pack's networks, the key of their calibration, and what is known under it."""
+        networks = self._load_networks(pack)
+        key = calibration_key(pack, self.device, networks.by_rule)
+        return networks, key, self._measurement.known(key) if self._calibrate is None else None
+
+    def _install(self, networks: Networks, key: str, known: Calibration | None) -> None:
+        pack, is_fixed = networks.pack, self._calibrate is not None
         calibration = self._calibrate(pack, networks.by_rule) if self._calibrate is not None else networks.by_rule
-        loaded = LoadedPack.load(networks, calibration, self._runners, self._loop.lock, is_measured=is_fixed)
+        with opening(pack):
+            loaded = LoadedPack.load(networks, calibration, self._runners, self._loop.lock, is_measured=is_fixed)
         self._runners[pack.name] = loaded.runner
         if not is_fixed:
-            self._measurement.add(loaded, calibration_key(pack, self.device, networks.by_rule))
-        return loaded
+            self._measurement.add(loaded, key, known)
+        with self._loop.lock:
+            self._loop.packs[pack.name] = loaded
+
+    def _uninstall(self, name: str) -> None:
+        loaded = self.packs[name]
+        with self._loop.lock:
+            if not loaded.schedule.is_idle or any(other.is_guided_by(name) for other in self.packs.values()):
+                raise PackInUse(f"pack '{name}' has unfinished pictures")
+            del self._loop.packs[name]
+        del self._runners[name]
+        self._measurement.remove(loaded)
+        loaded.runner.lanes.close()
 
 
 def _with_class_index(spec: SampleSpec, labels: tuple[str, ...]) -> SampleSpec:

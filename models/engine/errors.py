@@ -27,6 +27,10 @@ class EngineDied(SampleFailed):
     """The engine's thread has ended, so no unfinished picture will be drawn."""
 
 
+class PackInUse(RuntimeError):
+    """The pack can't be unloaded: pictures of it, or that it guides, are unfinished."""
+
+
 def failure_of(error: Exception) -> SampleFailed:
     """Convert `error`, raised for a sample, to the error that its handle raises.
 

@@ -127,6 +127,10 @@ class LoadedPack:
         """Whether it has samples at rest, and fewer ticks than lanes."""
         return self.ticks < self.lanes and self.schedule.has_idle
 
+    def is_guided_by(self, name: str) -> bool:
+        """Whether one of its unfinished samples is guided by that pack. For holders of the lock."""
+        return any(sample.course.spec.guidance.guide_pack == name for sample in self.schedule)
+
     def tune(self, calibration: Calibration, shape: Shape | None = None) -> None:
         """Apply a calibration for latents of `shape`, by default the own; none of the pack's ticks may be under way."""
         if shape not in (None, self.denoiser.latent_shape):

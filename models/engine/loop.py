@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from functools import partial
+
+import torch
 
 from models.engine.errors import DeadlineExceeded, EngineDied, SampleCancelled
 from models.engine.loaded import LoadedPack
@@ -14,8 +18,10 @@ from models.engine.sample import Sample
 from models.engine.schedule import Turns
 from models.engine.tick import Tick
 from models.lanes import FIRST_CALLS, CallRunner, InlineLane, set_thread_count
+from models.spec import InvalidSpec
 
 MEASURING = ""  # takes turns with the packs, like one of them; no pack has this name
+CALLING = "\0"  # the same, for calls that need the loop's thread; they go first
 
 
 class Loop:
@@ -26,7 +32,7 @@ class Loop:
 
     Attributes:
         lock: guards the shared state; notified when there may be something to do.
-        packs: by name; filled before `serve`.
+        packs: by name; changed only before `serve` and by calls of `call`.
 
     Args:
         measurement: the measurements still to be taken.
@@ -42,6 +48,7 @@ class Loop:
         self._on_death = on_death
         self._cores_in_use = 0
         self._turns = Turns()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._is_closing = False
         self._fault: BaseException | None = None
 
@@ -50,12 +57,29 @@ class Loop:
 
         Raises:
             EngineDied: the loop has ended.
+            InvalidSpec: a pack was removed meanwhile.
         """
         with self.lock:
             if self._is_closing:
                 raise EngineDied("the engine is closed")
+            if gone := samples.keys() - self.packs.keys():
+                raise InvalidSpec(f"no pack '{min(gone)}' is loaded")
             for name, pack_samples in samples.items():
                 self.packs[name].enqueue(pack_samples)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have `work` done on the loop's thread while no tick is under way, and wait; its errors are raised here.
+
+        Raises:
+            EngineDied: the loop has ended.
+        """
+        done: Future[None] = Future()
+        with self.lock:
+            if self._is_closing:
+                raise EngineDied("the engine is closed")
+            self._calls.append((work, done))
+            self.lock.notify()
+        done.result()
 
     def wake(self) -> None:
         """Make the loop check again for something to do."""
@@ -76,7 +100,9 @@ class Loop:
         error: BaseException = EngineDied("the engine was closed")
         try:
             while (turn := self._next_turn()) is not None:
-                if turn == MEASURING:
+                if turn == CALLING:
+                    self._answer_call()
+                elif turn == MEASURING:
                     self._measure()
                 else:
                     self._dispatch(self.packs[turn])
@@ -89,6 +115,8 @@ class Loop:
             self._measurement.stop()
             for loaded in self.packs.values():
                 loaded.runner.lanes.close()
+            for _, call in self._calls:
+                call.set_exception(EngineDied(f"the engine stopped: {error}"))
             with self.lock:
                 unfinished = [sample for loaded in self.packs.values() for sample in loaded.schedule.evict_all()]
             for sample in unfinished:
@@ -96,16 +124,19 @@ class Loop:
                     orphan.fail(EngineDied(f"the engine stopped: {error}"))
 
     def _next_turn(self) -> str | None:
-        """Wait for a turn and a free lane for it; the pack's name or `MEASURING`, or `None` at the end."""
+        """Wait for a turn and free cores for it; a pack's name, `CALLING` or `MEASURING`, or `None` at the end."""
         with self.lock:
-            if not self._wait_for_locked(lambda: bool(self._ready_locked())):
+            if not self._wait_for_locked(lambda: bool(self._calls or self._ready_locked())):
                 return None
-            busy = [name for name, loaded in self.packs.items() if not loaded.schedule.is_idle]
-            turn = self._turns.next(self._ready_locked(), busy=busy + self._measuring())
-            cores = self._cores if turn == MEASURING else self._lane_cores(self.packs[turn])
+            turn = CALLING if self._calls else self._turn_locked()
+            cores = self._cores if turn in (CALLING, MEASURING) else self._lane_cores(self.packs[turn])
             # Freed cores are held for a pack that needs many: packs that need few would otherwise starve it.
             has_lane = self._wait_for_locked(lambda: cores <= self._cores - self._cores_in_use)
             return turn if has_lane else None
+
+    def _turn_locked(self) -> str:
+        busy = [name for name, loaded in self.packs.items() if not loaded.schedule.is_idle]
+        return self._turns.next(self._ready_locked(), busy=busy + self._measuring())
 
     def _wait_for_locked(self, condition: Callable[[], bool]) -> bool:
         """Wait for `condition`; `False` if the loop is closed meanwhile.
@@ -130,6 +161,18 @@ class Loop:
 
     def _lane_cores(self, loaded: LoadedPack) -> int:
         return min(loaded.lane_threads, self._cores)
+
+    def _answer_call(self) -> None:
+        work, done = self._calls.popleft()
+        try:
+            with FIRST_CALLS:
+                work()
+        except Exception as error:
+            done.set_exception(error)
+            if isinstance(error, torch.AcceleratorError):
+                raise
+        else:
+            done.set_result(None)
 
     def _measure(self) -> None:
         started = time.monotonic()

@@ -58,10 +58,30 @@ class Measurement:
         self._wake: Callable[[], None] = lambda: None
         self._wanted: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
 
-    def add(self, loaded: LoadedPack, key: str) -> None:
-        """Register a pack to be measured once `allow` is called; an earlier process's calibration is reused."""
-        known, shape = self._calibrations.load(key), loaded.denoiser.latent_shape
-        self._unmeasured.append(_Unmeasured(loaded, loaded.networks, key, known, shape))
+    def known(self, key: str) -> Calibration | None:
+        """The calibration that an earlier process measured, if any. May be slow: the store may be remote."""
+        return self._calibrations.load(key)
+
+    def add(self, loaded: LoadedPack, key: str, known: Calibration | None) -> None:
+        """Register a pack to be measured, from the call of `allow` on; what is `known` under the key is reused."""
+        pack = _Unmeasured(loaded, loaded.networks, key, known, loaded.denoiser.latent_shape)
+        self._over.clear()
+        if self._preparing is not None:
+            self._start(pack, self._preparing)
+        self._unmeasured.append(pack)
+
+    def remove(self, loaded: LoadedPack) -> None:
+        """Measure the pack no further."""
+        self._wanted.pop(loaded.name, None)
+        for pack in tuple(self._unmeasured):
+            if pack.loaded is loaded:
+                self._unmeasured.remove(pack)
+        if self.is_allowed and not self._unmeasured:
+            self._over.set()
+
+    def _start(self, pack: _Unmeasured, preparing: Executor) -> None:
+        pack.probes = preparing.submit(pack.networks.probes)
+        pack.probes.add_done_callback(lambda _: self._wake())
 
     def want(self, loaded: LoadedPack, size: tuple[int, int], shape: tuple[int, int, int]) -> None:
         """Have a pack measured for pictures of another (height, width), with latents of `shape`, when all is idle."""
@@ -78,10 +98,11 @@ class Measurement:
 
     def allow(self, preparing: Executor, wake: Callable[[], None]) -> None:
         """Start measuring as soon as `preparing` has encoded probes; `wake` is called when a step becomes possible."""
-        for pack in self._unmeasured:
-            pack.probes = preparing.submit(pack.loaded.networks.probes)
-            pack.probes.add_done_callback(lambda _: wake())
+        if self.is_allowed:
+            return
         self._preparing, self._wake = preparing, wake
+        for pack in tuple(self._unmeasured):
+            self._start(pack, preparing)
         if not self._unmeasured:
             self._over.set()
 

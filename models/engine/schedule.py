@@ -117,6 +117,10 @@ class Schedule(Generic[Sample]):
         job = self._jobs.setdefault((sample.priority, sample.group), _Job(now))
         job.samples.append(sample)
 
+    def __iter__(self) -> Iterator[Sample]:
+        """The unfinished samples."""
+        return iter(self._all())
+
     def __len__(self) -> int:
         """Number of unfinished samples."""
         return len(self._all())

@@ -25,6 +25,7 @@ from models.engine import (
     EngineDied,
     Image,
     OutOfMemory,
+    PackInUse,
     SampleCancelled,
     SampleFailed,
     results,
@@ -35,7 +36,7 @@ from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
 from models.lanes import CallRunner, Layout
 from models.loading import InvalidDevice
-from models.pack import Pack
+from models.pack import Pack, open_pack
 from models.samplers import CoefficientTable, compile_table
 from models.samplers.table import NUM_COLUMNS
 from models.spec import Guidance, InvalidSpec, SampleSpec
@@ -494,3 +495,33 @@ def test_a_label_is_a_class_that_is_there_by_index_or_name(engine: Engine) -> No
     for label in (-1, 10):
         with pytest.raises(InvalidSpec, match="'fashion' has classes 0 to 9"):
             engine.submit(SampleSpec(pack="fashion", label=label))
+
+
+def test_packs_come_and_go_while_others_draw_the_same_bytes(small_pack: Path, tmp_path: Path) -> None:
+    other = open_pack(f"other={small_pack}")
+    spec = SampleSpec(pack="fashion", label=1, seed=1, steps=8)
+    with Engine([str(small_pack)], calibrations=FileCalibrations(tmp_path)) as engine:
+        [alone] = engine.generate([spec])
+        for _ in range(2):
+            handles = [engine.submit(spec) for _ in range(8)]
+            engine.add(other)
+            long = engine.submit(replace(spec, pack="other", steps=400))
+            handles += [engine.submit(replace(spec, pack="other")), *(engine.submit(spec) for _ in range(8))]
+            with pytest.raises(PackInUse):
+                engine.remove("other")
+            long.cancel()
+            assert all(np.array_equal(handle.result(), alone) for handle in handles)
+            wait_until(lambda: engine.packs["other"].schedule.is_idle, seconds=30, what="the pack is idle")
+            engine.remove("other")
+            with pytest.raises(InvalidSpec, match="no pack 'other'"):
+                engine.submit(replace(spec, pack="other"))
+        assert engine.wait_until_measured(120)
+
+
+def test_a_pack_that_was_removed_is_freed(small_pack: Path) -> None:
+    with Engine([str(small_pack)], measure_at_once=False) as engine:
+        engine.add(open_pack(f"other={small_pack}"))
+        network = weakref.ref(engine.packs["other"].denoiser)
+        engine.generate([SampleSpec(pack="other", label=1, seed=1, steps=2)])
+        engine.remove("other")
+        assert network() is None

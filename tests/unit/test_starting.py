@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from app.gateway.outbound import OutboundSettings
@@ -23,7 +24,12 @@ FREE = {"CYNOSURE_GATEWAY_HOST", "CYNOSURE_GATEWAY_WEBHOOK_SECRET", "CYNOSURE_WO
 
 
 def variable(kind: type[BaseSettings], field: str) -> str:
-    return field.upper() if field.startswith("redis_") else f"{kind.model_config['env_prefix']}{field}".upper()
+    alias = kind.model_fields[field].validation_alias
+    return (
+        str(alias.choices[0])
+        if isinstance(alias, AliasChoices)
+        else f"{kind.model_config['env_prefix']}{field}".upper()
+    )
 
 
 VARIABLES = {variable(kind, field): kind for kind in PROGRAMS for field in kind.model_fields}

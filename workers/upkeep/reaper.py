@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from redis.exceptions import RedisError
@@ -25,6 +25,7 @@ class Reaper(BackgroundThread):
     """Takes jobs back from dead workers. Every worker has a reaper; a lock in Redis lets one of them look at a time.
 
     Args:
+        models: the worker's models, as they are at any time.
         grace_after_outage_s: seconds after a store outage during which expired leases are ignored, because their
             workers could not renew them.
     """
@@ -33,7 +34,7 @@ class Reaper(BackgroundThread):
         self,
         store: WorkerStore,
         doorbell: Doorbell,
-        models: tuple[str, ...],
+        models: Collection[str],
         *,
         interval_s: float,
         grace_after_outage_s: float,
@@ -67,7 +68,7 @@ class Reaper(BackgroundThread):
 
     def look(self) -> None:
         """Send jobs with expired leases back to the queue, and ring for waiting jobs that have no bell."""
-        self._timed(lambda: self._store.mend_times(self._models))
+        self._timed(lambda: self._store.mend_times(tuple(self._models)))
         expired = self._timed(self._store.expired_leases)
         if time.monotonic() >= self._grace_until:
             for job_id in expired:
@@ -75,7 +76,7 @@ class Reaper(BackgroundThread):
                 log.warning("the lease of job %s expired: %s", job_id, outcome)
                 if outcome == "queued" and model is not None:
                     self._doorbell.ring(model, job_id)
-        for model in self._models:
+        for model in tuple(self._models):
             missing = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
             for _ in range(min(missing, MAX_RINGS)):
                 self._doorbell.ring(model)

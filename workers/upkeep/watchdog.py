@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from redis.exceptions import RedisError
 
@@ -25,7 +25,7 @@ class Watchdog(BackgroundThread):
         self,
         claims: Claims,
         doorbell: Doorbell,
-        models: Sequence[str],
+        models: Collection[str],
         *,
         silence_s: float,
         on_deaf: Callable[[], None],
@@ -62,5 +62,5 @@ class Watchdog(BackgroundThread):
         return (
             self._claims.has_room
             and self._claims.silent_s >= self._silence_s / 10
-            and any(self._doorbell.pending_bells(model) for model in self._models)
+            and any(self._doorbell.pending_bells(model) for model in tuple(self._models))
         )

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.gateway.state import State
 from app.gateway.submission import accept
 from cynosure.batches import BatchStatus
-from cynosure.errors import BatchNotFound, QueueFull, QuotaExceeded, StoreUnavailable
+from cynosure.errors import BatchNotFound, ModelLeaving, QueueFull, QuotaExceeded, StoreUnavailable
 from jobs.accounts.api_keys import Caller, Scope
 from jobs.batches import BatchRecord, Line
 from jobs.queue.record import EVERYONE, Submission
@@ -62,6 +62,10 @@ class Feeder:
                     await self._feed(record)
             except BatchNotFound:
                 await batches.forget(batch_id)
+            except ModelLeaving as error:
+                if not error.waits:
+                    log.info("cancelling batch %s: %s", batch_id, error)
+                    await batches.cancel(batch_id)
             except (QueueFull, QuotaExceeded):
                 pass  # the queue is full or the key's daily quota used up: there will be room later
 
@@ -91,7 +95,7 @@ class Feeder:
             idempotency_key=f"batch\n{batch_id}\n{index}",  # no client can send this key: headers have no line breaks
             fingerprint=line.digest,
         )
-        job_id = await accept(self._state, caller, submission)
+        job_id = await accept(self._state, caller, submission, of_batch=True)
         is_wanted = await self._state["store"].batches.fed(batch_id, index, job_id)
         if not is_wanted:
             await self._state["store"].jobs.cancel(job_id, EVERYONE)

@@ -155,6 +155,10 @@ async def caller(request: Request, documented: Annotated[object, Depends(_bearer
 def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
     async def allowed(identified: Annotated[Caller, Depends(caller)]) -> Caller:
         if not identified.may(scope):
+            if identified is NOBODY:
+                raise Forbidden(
+                    f"This takes an API key with the scope '{scope}': cynosure keys create --scopes {scope}"
+                )
             raise Forbidden(f"This API key lacks the scope '{scope}'.")
         return identified
 
@@ -163,3 +167,4 @@ def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
 
 Submitter = Annotated[Caller, Depends(_having(KeyScope.SUBMIT))]
 Reader = Annotated[Caller, Depends(_having(KeyScope.READ))]
+Admin = Annotated[Caller, Depends(_having(KeyScope.ADMIN))]

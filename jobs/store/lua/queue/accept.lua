@@ -1,12 +1,14 @@
 -- (nothing) → queued, or → succeeded if an earlier job of the owner has drawn the same
 -- KEYS  13 job  14 known  15 images  16 inputs  17 the owner's waiting jobs  18 the owner's jobs
---       19 jobs watched for webhooks  then, if ARGV 14 and 15 are 1, idempotency key and result
+--       19 jobs watched for webhooks  20 leaving models  then, if ARGV 14 and 15 are 1, idempotency key and result
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
 --       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
---       15 1 if an earlier result may answer  16… pictures of the request: field, base64
+--       15 1 if an earlier result may answer  16 1 if its batch was accepted before  17 model  18 guide, or empty
+--       19… pictures of the request: field, base64
 -- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
+--       | {'leaving' | 'away', model}; away if its jobs wait for it to come back
 local id, owner = ARGV[3], ARGV[11]
-local idempotency = ARGV[14] == '1' and KEYS[20]
+local idempotency = ARGV[14] == '1' and KEYS[21]
 local result = ARGV[15] == '1' and KEYS[#KEYS]
 if idempotency then
   local before = redis.call('GET', idempotency)
@@ -27,7 +29,7 @@ end
 
 -- The request's pictures have a key of their own, because every poll reads the whole record.
 local function keep_inputs(ttl)
-  for i = 16, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
+  for i = 19, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', KEYS[16], ttl)
 end
 
@@ -59,6 +61,11 @@ if earlier then
     index()
     return {'cached', id}
   end
+end
+-- A model that finishes its jobs first finishes those of its batches too.
+for _, model in ipairs({ARGV[17], ARGV[18]}) do
+  local jobs = redis.call('HGET', KEYS[20], model)
+  if jobs and not (jobs == 'finish' and ARGV[16] == '1') then return {jobs == 'wait' and 'away' or 'leaving', model} end
 end
 local waiting = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
 for level = 1, 3 do waiting = waiting + redis.call('ZCARD', KEYS[level]) end
