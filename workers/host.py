@@ -67,15 +67,17 @@ class EngineHost:
 
     def published(self) -> list[ModelCard]:
         """The cards as they are now; they change as the engine measures packs while it serves."""
+        packs = dict(self._engine.packs)  # as of one moment: they come and go
         return [
             card.model_copy(
                 update={
-                    "reproducible": self._is_reproducible([card]),
-                    "measured": self._engine.packs[name].is_measured,
-                    "memory": with_batches(card.memory, self._engine.packs[name].calibration.batch_bytes),
+                    "reproducible": packs[name].calibration.is_reproducible,
+                    "measured": packs[name].is_measured,
+                    "memory": with_batches(card.memory, packs[name].calibration.batch_bytes),
                 }
             )
             for name, card in list(self.cards.items())
+            if name in packs
         ]
 
     def add(self, pack: Pack) -> None:

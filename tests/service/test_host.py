@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import redis
 import torch
 
-from cynosure.contract import GenerateRequest, JobStatus, ModelCard
+from cynosure.contract import GenerateRequest, JobStatus, LeavingJobs, ModelCard
 from cynosure.resolving import resolve
 from harness.processes import wait_until
 from jobs.plans import Inquiries, InquiryDesk
@@ -23,15 +24,19 @@ from jobs.queue.doorbell import Doorbell
 from jobs.queue.gateway import JobStore
 from jobs.queue.record import ANONYMOUS, EVERYONE, Claim, Finished, JobRecord, Submission, Verdict, new_job_id
 from jobs.queue.worker import WorkerStore
+from jobs.roster import Roster, RosterDesk
 from jobs.settings import StoreSettings
+from jobs.store.connection import connected
 from models.calibration import BatchSize, NetworkCalibration
 from models.calibration.result import DEPENDS
 from models.engine import Engine, EngineDied, LoadedPack
 from models.engine.sample import Sample
+from models.pack import open_pack
 from workers.drawing.planner import Planner
 from workers.host import EngineHost
 from workers.leases import MAX_WAITING_PREVIEWS, HeldJob, LeaseKeeper
 from workers.upkeep.cancellations import Cancellations
+from workers.upkeep.roster import RosterKeeper
 
 pytestmark = pytest.mark.anyio
 
@@ -235,3 +240,40 @@ async def test_a_drain_gives_back_at_once_what_has_not_begun(
     assert (given_back.status, given_back.attempts[0].outcome) == (JobStatus.QUEUED, "handed_back")
     assert (await record_of(store, begun)).status is JobStatus.SUCCEEDED
     assert host._doorbell.pending_bells("fashion") == 1
+
+
+async def test_models_come_and_go_when_the_store_is_away_at_the_end_of_each_step(
+    engine: Engine, host: EngineHost, worker_store: WorkerStore, store_settings: StoreSettings, small_pack: Path
+) -> None:
+    heard: list[tuple[str, bool]] = []
+
+    def publish() -> None:
+        raise redis.ConnectionError("away")
+
+    keeper = RosterKeeper(
+        host,
+        worker_store,
+        RosterDesk(store_settings),
+        worker_name="w",
+        open_pack=lambda name, wanted: open_pack(f"{name}={wanted}"),
+        listen=lambda model, is_wanted: heard.append((model, is_wanted)),
+        publish=publish,
+    )
+
+    def turn() -> None:
+        with suppress(redis.ConnectionError):  # the thread takes the next turn
+            keeper._turn()
+
+    async with connected(store_settings, "test") as client:
+        roster = Roster(client, store_settings)
+        await roster.add("second", str(small_pack))
+        turn()
+        turn()
+        assert [one.name for one in host.published()] == ["fashion", "second"]
+        await roster.remove("second", LeavingJobs.FINISH)
+        turn()
+        turn()
+        turn()
+        assert await roster.load("second") is None
+    assert list(engine.packs) == ["fashion"]
+    assert heard == [("second", True), ("second", False)]

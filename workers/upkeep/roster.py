@@ -69,8 +69,7 @@ class RosterKeeper(BackgroundThread):
 
     def stop(self) -> None:
         super().stop()
-        if (wanted := self._loading) is not None:  # the worker was told to end, and did not fall over it
-            self._desk.end_loading(wanted)
+        self._end_loading()  # the worker was told to end, and did not fall over it
 
     def _turn(self) -> None:
         if self._host.claims.is_stopping:
@@ -78,6 +77,7 @@ class RosterKeeper(BackgroundThread):
         if not self._is_kept:
             self._desk.keep(self._own)
             self._is_kept = True
+        self._end_loading()  # the store was away when it ended
         wanted = {name: wish for name, wish in self._desk.wanted().items() if name not in self._own}
         leaving = {name for name, (_, jobs) in wanted.items() if jobs is not None}
         for name, held in list(self._held.items()):
@@ -124,15 +124,19 @@ class RosterKeeper(BackgroundThread):
             log.exception("loading model %s failed", name)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self._held[name] = _Held(wanted, reason)
-        self._desk.end_loading(wanted)
-        self._loading = None
         if reason is None:
             self._listen(name, True)
-            self._publish()
             log.info("model %s is loaded", name)
         else:
             log.warning("model %s can't be loaded: %s", name, reason)
+        self._end_loading()
+        self._publish()
         self._tell(leaving)
+
+    def _end_loading(self) -> None:
+        if self._loading is not None:
+            self._desk.end_loading(self._loading)
+            self._loading = None
 
     def _unload(self, name: str) -> None:
         """Unload the model once no job that is being drawn needs it; until then, try again at each turn."""
@@ -143,9 +147,9 @@ class RosterKeeper(BackgroundThread):
             except PackInUse:
                 return
             self._listen(name, False)
-            self._publish()
             log.info("model %s is unloaded", name)
         del self._held[name]
+        self._publish()
 
     def _finish_with(self, name: str, wanted: Wanted, jobs: LeavingJobs) -> None:
         """Have the model's last jobs drawn or refused; once there is none left, no worker needs it any more."""
