@@ -12,11 +12,13 @@ from cynosure.contract import GenerateRequest
 from cynosure.resolving import cells_of, resolve
 from models.engine import Engine
 from tests.acceptance.test_survival import Up
+from tests.small_pack import write_small_xl
 from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of
 from workers.drawing.specs import specs_of
 
 COUNT = 200
+SIZES = [(64, 64), (48, 96), (96, 48)]
 MODES: list[dict[str, Any]] = [
     {"guidance_mode": "none"},
     {"guidance_mode": "classifier_free", "guidance_scale": 3.0},
@@ -25,15 +27,22 @@ MODES: list[dict[str, Any]] = [
     {"guidance_mode": "classifier", "guidance_scale": 5.0, "classifier_base": "unconditional"},
     {"guidance_mode": "combined", "guidance_scale": 2.0, "classifier_scale": 3.0},
 ]
+"""Of the pack of one size, which has a classifier; the pack of any size is asked the first four."""
 
 
 def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
     samplers = ["ddim", "ddpm", "euler", "euler_ancestral", "heun", "lms", "dpmpp_2m", "dpmpp_2m_sde", "deis", "unipc"]
+
+    def subject(index: int) -> dict[str, Any]:
+        if index % 2:
+            return {"model": "fashion", "class_label": dice.randrange(10), **MODES[index // 2 % 6]}
+        width, height = dice.choice(SIZES)
+        return {"model": "xl", "prompt": dice.choice("abc"), "width": width, "height": height, **MODES[index // 2 % 4]}
+
     return [
         GenerateRequest.model_validate(
             {
-                **MODES[index % len(MODES)],
-                "class_label": dice.randrange(10),
+                **subject(index),
                 "sampler": dice.choice(samplers),
                 "steps": dice.randint(2, 6),
                 "num_images": dice.choice([1, 1, 1, 2]),
@@ -46,12 +55,13 @@ def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
     ]
 
 
-def hashes_alone(requests: list[GenerateRequest], pack: Path) -> list[list[str]]:
+def hashes_alone(requests: list[GenerateRequest], packs: list[str]) -> list[list[str]]:
     """Each picture drawn by itself, in this process, with nothing beside it."""
     found = []
-    with Engine([str(pack)]) as engine:
-        card = card_of(engine.packs["fashion"])
+    with Engine(packs) as engine:
+        cards = {name: card_of(loaded) for name, loaded in engine.packs.items()}
         for asked in requests:
+            card = cards[asked.model or ""]
             request = resolve(asked, card, seed=0)
             pictures = [engine.generate([spec])[0] for spec in specs_of("", request, card)]
             pngs = [png_of(picture, *cell, card) for picture, cell in zip(pictures, cells_of(request), strict=True)]
@@ -62,10 +72,11 @@ def hashes_alone(requests: list[GenerateRequest], pack: Path) -> list[list[str]]
 def test_two_hundred_mixed_requests_have_the_same_bytes_alone_and_in_a_crowd(small_pack: Path, tmp_path: Path) -> None:
     dice = random.Random(0)
     requests = mixed_requests(dice)
-    expected = hashes_alone(requests, small_pack)
+    packs = [str(small_pack), str(write_small_xl(tmp_path / "xl", side=64))]
+    expected = hashes_alone(requests, packs)
     order = dice.sample(range(COUNT), COUNT)
     with (
-        Up(tmp_path, "--workers", "2", models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0") as server,
+        Up(tmp_path / "data", "--workers", "2", models=",".join(packs), CYNOSURE_WORKER_DRAIN_S="0") as server,
         Client(server.url) as client,
     ):
         jobs: dict[int, str] = {}
