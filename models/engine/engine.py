@@ -173,6 +173,11 @@ class Engine:
         """Wait until every pack has been measured; `False` if the timeout passes or the engine ends first."""
         return self._measurement.wait(timeout) and all(loaded.is_measured for loaded in self.packs.values())
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether a pack is left to be measured, at its own size or at another that was asked for."""
+        return self._measurement.is_unfinished
+
     def evaluations(self, spec: SampleSpec) -> int:
         """Network evaluations that `spec` takes."""
         return len(self._loaded_for(spec).runner.preparation.table(spec))

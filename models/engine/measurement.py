@@ -110,6 +110,11 @@ class Measurement:
     def is_allowed(self) -> bool:
         return self._preparing is not None
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a pack is left to be measured."""
+        return bool(self._unmeasured)
+
     def wants_turn(self, *, is_idle: bool) -> bool:
         """Whether a step can be taken. Other sizes than the packs' own are measured while no sample is unfinished."""
         return self.is_allowed and any(
