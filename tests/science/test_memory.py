@@ -9,10 +9,13 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from models.calibration import load_networks
+from models.calibration.result import fixed_calibration
+from models.engine import Engine
 from models.memory import peak_of, weights_of
 from models.memory.needs import available
 from models.pack import InvalidPack, open_pack
@@ -157,3 +160,21 @@ def test_the_memory_of_a_call_is_what_its_tensors_take_at_once() -> None:
     assert peak_of(lambda: x + 1) == 4000
     assert peak_of(lambda: x + 1 + 1 + 1) == 8000
     assert peak_of(lambda: [x + 1, x + 1, x + 1]) == 12000
+
+
+def test_a_pack_that_leaves_gives_its_memory_back_to_the_system(small_pack: Path) -> None:
+    resident = psutil.Process().memory_info
+
+    def with_and_without_emoji(engine: Engine) -> tuple[int, int]:
+        engine.add(open_pack("emoji"))
+        engine.generate([SampleSpec(pack="emoji", prompt="a cat", seed=1, steps=2)])
+        held = resident().rss
+        engine.remove("emoji")
+        return held, resident().rss
+
+    with Engine([str(small_pack)], calibrate=fixed_calibration) as engine:
+        _, before = with_and_without_emoji(engine)  # what libraries keep from their first use is theirs
+        held, after = with_and_without_emoji(engine)
+    weights = sum(each.bytes for each in weights_of(open_pack("emoji"), BFLOAT16, BFLOAT16).values())
+    assert held - before > weights / 2
+    assert after - before < weights / 4

@@ -157,7 +157,7 @@ def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
         if not identified.may(scope):
             if identified is NOBODY:
                 raise Forbidden(
-                    f"This takes an API key with the scope '{scope}': cynosure keys create --scopes {scope}"
+                    f"This takes an API key with the scope '{scope}': cynosure keys create --name NAME --scopes {scope}"
                 )
             raise Forbidden(f"This API key lacks the scope '{scope}'.")
         return identified
