@@ -74,7 +74,7 @@ def service(valkey_url: str, small_pack: Path, tmp_path_factory: pytest.TempPath
     worker = Process(
         "worker",
         program("workers", "--models", str(small_pack)),
-        clean_environment(**address, CYNOSURE_MODELS_ROOT=str(root)),
+        clean_environment(**address, CYNOSURE_MODELS_ROOT=str(root), CYNOSURE_WORKER_CONCURRENCY="4"),
         folder,
     )
     worker.start()
@@ -134,7 +134,7 @@ def test_a_model_that_goes_finishes_its_jobs_and_those_of_its_batches_and_takes_
 
 
 def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=50) for _ in range(70)]
+    jobs = [service.submit(tiny, steps=100) for _ in range(20)]
     assert service.remove(tiny, "wait").status_code == 200
     waiting = [job_id for job_id in jobs if service.http.get(f"/jobs/{job_id}").json()["status"] == "queued"]
     assert waiting
@@ -143,7 +143,7 @@ def test_jobs_of_a_model_that_goes_wait_until_it_is_back(service: Service, tiny:
 
 
 def test_jobs_of_a_model_that_goes_are_refused_if_that_was_asked(service: Service, tiny: str) -> None:
-    jobs = [service.submit(tiny, steps=50) for _ in range(70)]
+    jobs = [service.submit(tiny, steps=100) for _ in range(20)]
     assert service.remove(tiny, "refuse").status_code == 200
     ended = [service.ended(job_id) for job_id in jobs]
     refused = [job for job in ended if job["status"] == "failed"]
