@@ -23,12 +23,14 @@ from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
 from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
+from app.gateway.replicate import routes as replicate
+from app.gateway.replicate.work import webhook_body
 from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
 from app.gateway.webhooks import routes as webhook_routes
-from app.gateway.webhooks.deliverer import Deliverer
+from app.gateway.webhooks.deliverer import Deliverer, job_event
 from cynosure import __version__
 from jobs.gateway import Store
 from jobs.queue.background import end
@@ -48,7 +50,8 @@ async def _at_work(state: State) -> AsyncIterator[None]:
     """Run the gateway's background work: it feeds batches and delivers webhooks."""
     work = [Feeder(state).run()]
     if (secret := state["settings"].webhook_secret) is not None:
-        work.append(Deliverer(state, secret.get_secret_value()).run())
+        formats = {"job": job_event, "prediction": webhook_body}
+        work.append(Deliverer(state, secret.get_secret_value(), formats).run())
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
@@ -91,7 +94,9 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
-    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
+    modules = [generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin]
+    modules += [replicate] if settings.replicate_api else []
+    for module in modules:
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)
     return app

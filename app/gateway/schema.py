@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.gateway.errors.problems import OPENAI_PREFIX
+from app.gateway.errors.problems import is_openais
 from cynosure.batches import BatchLine
 from cynosure.errors import CynosureError, MalformedBody
 
@@ -60,7 +60,7 @@ def refusals_of(path: str, operation: dict[str, Any]) -> set[int]:
         statuses |= {422}
     if "{" in path:
         statuses |= {404}
-    if path.startswith(OPENAI_PREFIX):
+    if is_openais(path):
         statuses = (statuses - {422}) | {400, 404}
     return statuses
 
@@ -79,7 +79,7 @@ def install(app: FastAPI) -> None:
 def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     for path, methods in document["paths"].items():
-        content = _OPENAI_ERROR if path.startswith(OPENAI_PREFIX) else _PROBLEM
+        content = _OPENAI_ERROR if is_openais(path) else _PROBLEM
         for operation in methods.values():
             answers = {status: answer for status, answer in operation["responses"].items() if status < "400"}
             for status in sorted(refusals_of(path, operation)):

@@ -44,6 +44,9 @@ class GatewaySettings(BaseSettings):
         description="Other names that requests may give to models, such as those that OpenAI's clients send: a JSON "
         'object like {"gpt-image-1": "emoji"}.',
     )
+    replicate_api: bool = Field(
+        True, description="Whether /v1/predictions and what else Replicate's clients call is there."
+    )
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")

@@ -316,6 +316,9 @@ class ResolvedRequest(GenerateRequest):
     sweep: SweepAxes | None = Field(
         None, exclude_if=lambda axes: axes is None, description="The grid, if the job is a sweep."
     )
+    webhook_format: str = Field(
+        "job", exclude_if=lambda form: form == "job", description="What the webhook is sent: the job, or a prediction."
+    )
     inputs: dict[str, InputPicture] = Field(
         {},
         exclude_if=lambda inputs: not inputs,

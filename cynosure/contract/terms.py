@@ -28,7 +28,9 @@ SIZE_CONDITIONING = (
     "negative_target_size",
 )
 """Fields that say what XL is told of size and crop, with the names that diffusers' pipelines have for them."""
-DELIVERY_FIELDS = frozenset({"use_cache", "preview_every", "priority", "webhook_url", "telemetry", "output_format"})
+DELIVERY_FIELDS = frozenset(
+    {"use_cache", "preview_every", "priority", "webhook_url", "webhook_format", "telemetry", "output_format"}
+)
 """Fields that affect how pictures are delivered, not what they show."""
 
 

@@ -111,6 +111,14 @@ class Submission:
         request, inputs = detached(request)
         return cls(request=request, shown=request.model_dump(mode="json"), inputs=inputs, **rest)
 
+    def told_as(self, webhook_format: str) -> Submission:
+        """The same with another format of what its webhook is sent."""
+        return replace(
+            self,
+            request=self.request.model_copy(update={"webhook_format": webhook_format}),
+            shown={**self.shown, "webhook_format": webhook_format},
+        )
+
     def previewed(self, every: int) -> Submission:
         """The same with a preview after every `every` evaluations; not from the cache, whose jobs have no previews."""
         every = max(1, every)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.addresses import Address, address_of, public_address
 from app.gateway.door.links import linked_caller
-from app.gateway.errors.problems import OPENAI_PREFIX, from_error
+from app.gateway.errors.problems import CLIENTS_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from cynosure.addresses import is_loopback
@@ -98,7 +98,7 @@ async def _identify(state: State, headers: Headers, path: str, address: Address)
     if policy is KeyPolicy.AFTER_FIRST_KEY:
         needs_key = await state["store"].api_keys.has_keys()
     # OpenAI's clients always send a key: if none is needed, one that isn't ours is ignored.
-    is_filler = not needs_key and path.startswith(OPENAI_PREFIX) and " cyn_" not in (authorization or "")
+    is_filler = not needs_key and path.startswith(CLIENTS_PREFIX) and " cyn_" not in (authorization or "")
     if authorization is not None and not is_filler:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,16 @@ from cynosure.errors import (
 )
 from cynosure.refusals import Location, Place, place_of, refusal_of
 
-OPENAI_PREFIX = "/v1/"
+CLIENTS_PREFIX = "/v1/"
+"""Below it are the routes that OpenAI's and Replicate's clients use."""
+_REPLICATES = re.compile(rf"{CLIENTS_PREFIX}(predictions|models/[^/]+/[^/]+|webhooks/)")
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
+
+
+def is_openais(path: str) -> bool:
+    """Whether errors on this path have OpenAI's format."""
+    return path.startswith(CLIENTS_PREFIX) and not _REPLICATES.match(path)
 
 
 def problem_response(
@@ -42,8 +50,8 @@ def problem_response(
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> JSONResponse:
-    """An error answer to the request of `scope`; paths below /v1 get OpenAI's format."""
-    if scope["path"].startswith(OPENAI_PREFIX):
+    """An error answer to the request of `scope`, on some paths in OpenAI's format."""
+    if is_openais(scope["path"]):
         return error_response(status, code, detail, extra.get("field"), headers or {})
     kind = f"{address_of(scope).root}/docs/errors#{code}"
     problem = Problem(type=kind, title=title, status=status, detail=detail, code=code, **extra)

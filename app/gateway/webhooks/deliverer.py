@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 
@@ -17,7 +18,7 @@ from cynosure.contract import ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, JobExpired, JobNotFound, UnsupportedField, WebhookNotFound
 from cynosure.webhooks import DeliveryStatus, JobEvent
 from jobs.queue.pace import Outlook
-from jobs.queue.record import EVERYONE
+from jobs.queue.record import EVERYONE, JobRecord
 from jobs.webhooks import Delivery
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,29 @@ def check_webhook(state: State, request: ResolvedRequest) -> None:
         raise InvalidRequest(f"webhook_url is not allowed: {error}.", field="webhook_url") from error
 
 
-class Deliverer:
-    """Sends due webhooks and retries failed ones at growing intervals."""
+Write = Callable[[State, JobRecord], Awaitable[str]]
+"""Writes what the webhook of a job that has ended is sent, as JSON."""
 
-    def __init__(self, state: State, secret: str) -> None:
+
+async def job_event(state: State, record: JobRecord) -> str:
+    """The job as an event."""
+    address = public_address(state["settings"])
+    job = summary_of(record, Outlook(), "" if address is None else address.root)
+    return JobEvent(type=f"job.{job.status}", timestamp=job.finished_at or job.created_at, data=job).model_dump_json()
+
+
+class Deliverer:
+    """Sends due webhooks and retries failed ones at growing intervals.
+
+    Args:
+        state: the gateway's state.
+        secret: of the deployment.
+        formats: what writes the body, by the request's `webhook_format`.
+    """
+
+    def __init__(self, state: State, secret: str, formats: Mapping[str, Write]) -> None:
         self._state = state
+        self._formats = formats
         self._secret = decoded_secret(secret)
         self._retry_s = state["settings"].webhook_retry_s
 
@@ -119,8 +138,6 @@ class Deliverer:
             return None
         if record.request.webhook_url is None:
             return None
-        address = public_address(self._state["settings"])
-        job = summary_of(record, Outlook(), "" if address is None else address.root)
-        event = JobEvent(type=f"job.{job.status}", timestamp=job.finished_at or job.created_at, data=job)
-        await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), event.model_dump_json())
+        body = await self._formats[record.request.webhook_format](self._state, record)
+        await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), body)
         return await webhooks.get(job_id, EVERYONE)

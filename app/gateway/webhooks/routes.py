@@ -6,24 +6,33 @@ from fastapi import APIRouter
 
 from app.gateway.door.auth import Reader, Submitter
 from app.gateway.shaping import moment
-from app.gateway.state import StateDep
+from app.gateway.state import State, StateDep
 from app.gateway.webhooks.signing import decoded_secret, encoded_secret, secret_of
 from cynosure.contract import Problem
 from cynosure.errors import WebhookNotFound
 from cynosure.webhooks import WebhookDelivery, WebhookSecret
+from jobs.accounts.api_keys import Caller
 from jobs.webhooks import Delivery
 
 router = APIRouter(tags=["webhooks"])
 
 
-@router.get("/webhooks/secret", summary="Secret that signs your webhooks", responses={404: {"model": Problem}})
-async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
-    """The secret that signs the webhooks of this API key's jobs; the libraries of Standard Webhooks verify with it."""
+def secret_for(state: State, caller: Caller) -> str:
+    """The secret that signs the webhooks of the caller's jobs.
+
+    Raises:
+        WebhookNotFound: this deployment sends none.
+    """
     configured = state["settings"].webhook_secret
     if configured is None:
         raise WebhookNotFound("This deployment sends no webhooks: CYNOSURE_GATEWAY_WEBHOOK_SECRET is not set.")
-    deployment = decoded_secret(configured.get_secret_value())
-    return WebhookSecret(secret=encoded_secret(secret_of(deployment, caller.owner)))
+    return encoded_secret(secret_of(decoded_secret(configured.get_secret_value()), caller.owner))
+
+
+@router.get("/webhooks/secret", summary="Secret that signs your webhooks", responses={404: {"model": Problem}})
+async def get_secret(state: StateDep, caller: Submitter) -> WebhookSecret:
+    """The secret that signs the webhooks of this API key's jobs; the libraries of Standard Webhooks verify with it."""
+    return WebhookSecret(secret=secret_for(state, caller))
 
 
 @router.get("/jobs/{job_id}/webhook", summary="Delivery status of a webhook")

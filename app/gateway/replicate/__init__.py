@@ -1,0 +1,1 @@
+"""Replicate's predictions, so that its clients can be pointed here."""
