@@ -126,7 +126,9 @@ class Encodings(Generic[Key]):
     def add(self, prompts: Sequence[Key]) -> None:
         """Encode those prompts together that are not kept yet."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
-        for prompt, encoded in zip(new, self._encode(new) if new else [], strict=True):
+        if not new:
+            return
+        for prompt, encoded in zip(new, self._encode(new), strict=True):
             self._keep(prompt, encoded)
 
     def _keep(self, prompt: Key, encoded: Conditioning) -> None:

@@ -25,7 +25,7 @@ FEW_ROWS = 4  # per lane; two pictures with a classifier took 19 ms an evaluatio
 class LoadedPack:
     """A pack, its runner and its unfinished samples.
 
-    The methods take the engine's lock; all but `pack` and `runner` is read and written only while it is held.
+    The methods take the engine's lock; `schedule`, `ticks` and `is_decoding` are used only while it is held.
 
     Attributes:
         pack: its folder.

@@ -182,7 +182,7 @@ class Loop:
             self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
 
     def _dispatch(self, loaded: LoadedPack) -> None:
-        """Start the pack's next tick: in one lane, or here over all lanes if no other tick could use the rest."""
+        """Start the pack's next tick or decoding: in one lane, or here over all if nothing else could use the rest."""
         self._give_up(loaded)
         with self.lock:
             work = self._taken_locked(loaded)
@@ -202,7 +202,7 @@ class Loop:
             self._run(work, loaded, loaded.runner.lanes, cores)
 
     def _taken_locked(self, loaded: LoadedPack) -> Tick | Decoding | None:
-        """What the pack does next. Finished samples go first: they free their memory, and the lane is soon free too."""
+        """What the pack does next. Samples that are only to be decoded go first: it is short, and somebody waits."""
         if not loaded.is_decoding and (done := loaded.take_done()):
             loaded.is_decoding = True
             return Decoding(loaded, done)

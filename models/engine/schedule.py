@@ -133,7 +133,8 @@ class Schedule(Generic[Sample]):
     @property
     def has_idle(self) -> bool:
         """Whether there is a sample with evaluations left that no tick is moving."""
-        return any(sample not in self._moving for sample in self._to_move())
+        samples = (sample for job in self._jobs.values() for sample in job.samples)
+        return any(sample.evaluations_left and sample not in self._moving for sample in samples)
 
     @property
     def next_done(self) -> Sample | None:
@@ -145,7 +146,7 @@ class Schedule(Generic[Sample]):
 
         They are moving until `put_back`.
         """
-        unfinished = self._to_move()
+        unfinished = [sample for sample in self._all() if sample.evaluations_left]
         costs = [self._cost(sample) for sample in unfinished]
         total, rows = sum(costs), sum(sample.rows_now for sample in unfinished)
         is_one_shape = len({sample.shape for sample in unfinished}) == 1
@@ -228,9 +229,6 @@ class Schedule(Generic[Sample]):
 
     def _is_done(self, sample: Sample) -> bool:
         return not sample.evaluations_left and sample not in self._moving
-
-    def _to_move(self) -> list[Sample]:
-        return [sample for sample in self._all() if sample.evaluations_left]
 
     def _all(self) -> list[Sample]:
         return [sample for job in self._jobs.values() for sample in job.samples]
