@@ -164,7 +164,6 @@ class StableDiffusionDenoiser(LatentPictures):
         pooled: list[Tensor] = []
         for number, encoder in enumerate(self.encoders):
             outputs = encoder.read([chunk.ids for chunks in prompts for chunk in chunks[number]])
-            pooled = []
             for wording, chunks, states in zip(wordings, prompts, hidden, strict=True):
                 read = list(itertools.islice(outputs, len(chunks[number])))
                 layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in read]
