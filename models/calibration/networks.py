@@ -15,7 +15,7 @@ from models.calibration import rules
 from models.calibration.probes import Network, Probes, only
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering, load_steering
-from models.denoisers import Denoiser, load_denoiser
+from models.denoisers import BatchedEncoder, Denoiser, load_denoiser
 from models.flop import flop_of
 from models.lanes import drop_traceback
 from models.memory import check_fits
@@ -44,6 +44,7 @@ class Networks:
         denoiser: predicts the picture.
         steering: the pack's classifier, or `None` if it has none.
         by_rule: their calibration before anything is measured.
+        encoders: the text encoders to measure.
     """
 
     pack: Pack
@@ -51,6 +52,7 @@ class Networks:
     denoiser: Denoiser
     steering: Steering | None
     by_rule: Calibration
+    encoders: Sequence[BatchedEncoder] = ()
 
     def at(self, size: tuple[int, int]) -> tuple[Networks, Callable[[], tuple[Probes, None]]]:
         """The denoiser for pictures of another (height, width), and what makes inputs to measure it with.
@@ -58,7 +60,8 @@ class Networks:
         Its reference batch is a single row: until it is measured, its rows run alone.
         """
         denoiser = replace(self.by_rule.denoiser, reference=1)
-        networks = replace(self, steering=None, by_rule=replace(self.by_rule, denoiser=denoiser, classifier=None))
+        by_rule = replace(self.by_rule, denoiser=denoiser, classifier=None)
+        networks = replace(self, steering=None, by_rule=by_rule, encoders=())
         return networks, lambda: (Probes.of(self.denoiser, self.pack, self.device, size), None)
 
     def probes(self) -> tuple[Probes, Probes | None]:
@@ -98,7 +101,9 @@ def load_networks(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
     )
     by_rule = Calibration(layout=rules.layout(device, denoiser.num_parameters), denoiser=denoiser_by_rule)
-    networks = Networks(pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule)
+    networks = Networks(
+        pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule, encoders=denoiser.encoders
+    )
     if pack.has_classifier:
         classifier_by_rule, steering = _first_that_fits(
             partial(load_steering, pack, device), formats(by_gradient=True), lambda loaded: True
