@@ -52,7 +52,8 @@ bench: $(STAMP) ## Race Cynosure against what a user would write instead (about 
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.png
-	$(BIN)/python -m benchmarks.encoding
+	$(BIN)/python -m benchmarks.latents.encoding
+	$(BIN)/python -m benchmarks.latents.sizes
 	$(BIN)/python -m benchmarks.plot
 
 chaos: $(STAMP) ## Kill, pause, starve and cut off its parts, and count what was accepted against what came out

@@ -1,11 +1,11 @@
-"""`python -m benchmarks.encoding`: prompts encoded and latents decoded in batches, against one at a time."""
+"""`python -m benchmarks.latents.encoding`: prompts encoded and latents decoded in batches, against one at a time."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 
-from benchmarks.encoding.ways import AFTER, BEFORE, JOBS, Compared
+from benchmarks.latents.ways import AFTER, BEFORE, JOBS, Compared
 from benchmarks.packs import add_pack_options, benchmark_pack
 from models.engine import Engine
 from models.spec import Guidance, SampleSpec
@@ -22,7 +22,7 @@ def table(ms: dict[str, list[float]]) -> Iterator[str]:
 
 def main() -> None:
     """Print what encoding and decoding take in batches and one at a time, for 8 jobs with prompts of their own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoding", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latents.encoding", description=main.__doc__)
     add_pack_options(parser)
     parser.set_defaults(pack="sd-tiny")
     parser.add_argument("--steps", type=int, default=20)
