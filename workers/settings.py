@@ -26,6 +26,16 @@ class WorkerSettings(BaseSettings):
     encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of text encoders and autoencoders; by default chosen for the device."
     )
+    quantize: Literal["int8"] | None = Field(
+        None,
+        description="Weights of linear layers in denoisers and text encoders as int8: less memory, and slightly other "
+        "pictures. Needs torchao (`cynosure[memory]`).",
+    )
+    offload: bool = Field(
+        False,
+        description="On CUDA, keep weights in the host's memory until their layer runs: much less of the device's, and "
+        "slower. Needs accelerate (`cynosure[memory]`).",
+    )
     compile: bool = Field(
         False,
         description="Use torch.compile for denoisers: batches are faster, but jobs wait half a minute while each batch "

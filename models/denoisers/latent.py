@@ -18,6 +18,7 @@ from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.spec import PromptOptions, SampleSpec
+from models.weights import turn
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -69,13 +70,15 @@ class Autoencoder:
     def decode(self, x: Tensor) -> Tensor:
         latents = (x * self.spread / self.scale + self.shift).to(self.network.dtype)
         network = self._network_for(x.shape[-2] * x.shape[-1] * self.factor**2)
-        return torch.cat([network.decode(latent[None]).sample for latent in latents]).float()
+        with turn(self.network):
+            return torch.cat([network.decode(latent[None]).sample for latent in latents]).float()
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         """Encode to the latents' means, so that image-to-image is deterministic."""
         network, given = self._network_for(pictures.shape[-2] * pictures.shape[-1]), pictures.to(self.network.dtype)
-        means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
+        with turn(self.network):
+            means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
         return (means - self.shift) * self.scale / self.spread
 
     def _network_for(self, pixels: int) -> AutoencoderKL:

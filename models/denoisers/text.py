@@ -19,6 +19,7 @@ from models.networks.weights import Part
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
+from models.weights import turn
 
 
 class TextEncoder:
@@ -65,7 +66,7 @@ class TextEncoder:
             truncation=True,
             return_tensors="pt",
         )
-        return self.network(tokens.input_ids.to(self.device), output_hidden_states=True)
+        return self._run(tokens.input_ids)
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
         """Split a prompt into chunks of `max_length` tokens."""
@@ -73,7 +74,11 @@ class TextEncoder:
 
     def read(self, chunk: Chunk) -> Any:
         """Run the network on one chunk; returns the states of every layer."""
-        return self.network(torch.tensor([chunk.ids], device=self.device), output_hidden_states=True)
+        return self._run(torch.tensor([chunk.ids]))
+
+    def _run(self, ids: Tensor) -> Any:
+        with turn(self.network):
+            return self.network(ids.to(self.device), output_hidden_states=True)
 
 
 @dataclass(frozen=True)
