@@ -28,13 +28,13 @@ class WorkerSettings(BaseSettings):
     )
     quantize: Literal["int8"] | None = Field(
         None,
-        description="Weights of linear layers in denoisers and text encoders as int8: less memory, and slightly other "
-        "pictures. Needs torchao (`cynosure[memory]`).",
+        description="`int8`: weights of linear layers in denoisers and text encoders take a byte each, and pictures "
+        "differ slightly. Needs torchao (`cynosure[memory]`).",
     )
     offload: bool = Field(
         False,
-        description="On CUDA, keep weights in the host's memory until their layer runs: much less of the device's, and "
-        "slower. Needs accelerate (`cynosure[memory]`).",
+        description="On CUDA, keep weights of denoisers, text encoders and autoencoders in the host's memory until "
+        "their layer runs. Needs accelerate (`cynosure[memory]`).",
     )
     compile: bool = Field(
         False,
