@@ -11,5 +11,5 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # evicted and created again in the middle of a tick.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 # diffusers imports torchao if it is there. They and torch then warn of CUDA kernels and files that aren't used here.
-for name in ("torchao", "diffusers.quantizers.torchao", "torch.utils._pytree"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+for _name in ("torchao", "diffusers.quantizers.torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

@@ -177,9 +177,11 @@ def check_fits(pack: Pack, device: torch.device, denoiser: Precision, classifier
     place = lacking[0]
     total, there = _needs(components, device)[place], available(place)
     assert there is not None
-    kept = sum(each.device_bytes if place == device else each.kept_bytes for each in components)
+    if place != device:
+        components = [replace(each, is_offloaded=False) for each in components if each.is_offloaded]
+    kept = sum(each.device_bytes for each in components)
     parts = ", ".join(f"{role} {_shown(weights.bytes)}" for role, weights in _by_role(components).items())
-    remedies = ["serve fewer models on it", *_remedies(pack, device, denoiser, classifier)]
+    remedies = ["serve fewer models on it", *_remedies(pack, device, denoiser, classifier, place)]
     raise InvalidPack(
         f"'{pack.name}' needs {_shown(total)} for its weights{' while they are read' if total > kept else ''} "
         f"({parts}), and {place} has {_shown(there)} left; {' or '.join(remedies)}"
@@ -187,16 +189,18 @@ def check_fits(pack: Pack, device: torch.device, denoiser: Precision, classifier
 
 
 def _needs(components: Sequence[_Component], device: torch.device) -> dict[torch.device, int]:
-    """Bytes that weights need on the device, and on the CPU if they wait there.
-
-    On a CPU each component takes more until its weights are int8.
-    """
-    on_device = sum(each.device_bytes for each in components)
+    """Bytes that weights need on the device, and on the CPU if they wait there."""
+    if device.type == "cpu":
+        return {device: _reading(components)}
+    on_device = {device: sum(each.device_bytes for each in components)}
     waiting = [each for each in components if each.is_offloaded]
-    here = components if device == _CPU else waiting
-    kept = [0, *accumulate(each.kept_bytes for each in here)]
-    on_cpu = max([kept[-1], *(before + each.read_bytes for before, each in zip(kept, here, strict=False))])
-    return {_CPU: on_cpu} if device == _CPU else {device: on_device} | ({_CPU: on_cpu} if waiting else {})
+    return on_device | {_CPU: _reading(waiting)} if waiting else on_device
+
+
+def _reading(components: Sequence[_Component]) -> int:
+    """The most that components take on a CPU, from the first that is read to the last that is kept."""
+    kept = [0, *accumulate(each.kept_bytes for each in components)]
+    return max([kept[-1], *(before + each.read_bytes for before, each in zip(kept, components, strict=False))])
 
 
 def _has(place: torch.device, need: int) -> bool:
@@ -204,8 +208,10 @@ def _has(place: torch.device, need: int) -> bool:
     return there is None or need <= there
 
 
-def _remedies(pack: Pack, device: torch.device, denoiser: Precision, classifier: Precision) -> Iterator[str]:
-    """What makes the pack fit, with its need then: each change that does so alone, or else the fewest together."""
+def _remedies(
+    pack: Pack, device: torch.device, denoiser: Precision, classifier: Precision, place: torch.device
+) -> Iterator[str]:
+    """What makes it fit, with what it then needs of `place`: each change that does so alone, or the fewest together."""
     open_to = [
         name
         for name, change in _REMEDIES.items()
@@ -218,7 +224,7 @@ def _remedies(pack: Pack, device: torch.device, denoiser: Precision, classifier:
             of_classifier = replace(classifier, dtype=changed.dtype) if changed.dtype != denoiser.dtype else classifier
             needs = _needs(_components(pack, changed, of_classifier, device), device)
             if all(_has(place, need) for place, need in needs.items()):
-                fitting.append(f"{' and '.join(names)} ({_shown(needs[device])})")
+                fitting.append(f"{' and '.join(names)} ({_shown(needs[place])})")
         if fitting:
             yield from fitting
             return

@@ -19,8 +19,9 @@ _turns: WeakKeyDictionary[nn.Module, AbstractContextManager[object]] = WeakKeyDi
 def offload(network: nn.Module, device: torch.device) -> None:
     """Have each layer of a network on the CPU copy its weights to `device` when it runs, and drop them afterwards.
 
-    Calls of the network must hold its `turn`. On CUDA the next layer's weights are copied while a layer runs; the order
-    is learnt from the first call of the network's `forward`, which an autoencoder's `encode` and `decode` don't call.
+    Where several threads call the network, each call must hold its `turn`. On CUDA the next layer's weights are copied
+    while a layer runs; the order is learnt from the first call of the network's `forward`, which an autoencoder's
+    `encode` and `decode` don't call.
     """
     has_order = device.type == "cuda" and not isinstance(network, AutoencoderKL)
     apply_group_offloading(network, onload_device=device, offload_type="leaf_level", use_stream=has_order)

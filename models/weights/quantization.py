@@ -18,7 +18,7 @@ TABLES = frozenset(
         "token_embedding",
     }
 )
-"""Layers whose weights have two axes and are, by their names, tables: rows are looked up in them."""
+"""Names of layers that look up rows of a matrix; a `class_embedding` that is linear stays as it is, too."""
 
 
 def is_quantized(name: str, shape: Sequence[int]) -> bool:
