@@ -98,7 +98,9 @@ def calibration_key(pack: Pack, device: torch.device, by_rule: Calibration) -> s
     """Digest of everything a calibration depends on: the weights, the machine, and what the rules choose."""
 
     def rules(network: NetworkCalibration | None) -> str:
-        return f"{network.precision} in {network.reference}" if network is not None else "none"
+        if network is None:
+            return "none"
+        return f"{network.precision} in {network.reference}{', offloaded' if network.precision.offloaded else ''}"
 
     chosen = (str(by_rule.layout), rules(by_rule.denoiser), rules(by_rule.classifier))
     parts = (pack.digest(), machine_key(device), *chosen, str(_FORMAT))

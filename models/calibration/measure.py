@@ -122,6 +122,8 @@ def calibrated(
     *,
     precision: str = "auto",
     encoder_precision: str = "auto",
+    quantize: str | None = None,
+    offloaded: bool = False,
     compiled: bool = False,
     again: bool = False,
 ) -> Calibration:
@@ -132,14 +134,24 @@ def calibrated(
         device: the device to measure it on.
         precision: as for `load_networks`.
         encoder_precision: as for `load_networks`.
+        quantize: as for `load_networks`.
+        offloaded: as for `load_networks`.
         compiled: as for `load_networks`.
         again: ignore cached times.
 
     Raises:
-        InvalidPack: the device has no memory for the pack.
+        InvalidPack: as for `load_networks`.
     """
     cache = FileCalibrations()
-    networks = load_networks(pack, device, precision=precision, encoder_precision=encoder_precision, compiled=compiled)
+    networks = load_networks(
+        pack,
+        device,
+        precision=precision,
+        encoder_precision=encoder_precision,
+        quantize=quantize,
+        offloaded=offloaded,
+        compiled=compiled,
+    )
     key = calibration_key(pack, device, networks.by_rule)
     with Lanes(networks.by_rule.layout) as lanes:
         known = None if again else cache.load(key)

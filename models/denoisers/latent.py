@@ -18,6 +18,7 @@ from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.spec import PromptOptions, SampleSpec
+from models.weights import turn
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -68,16 +69,18 @@ class Autoencoder:
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
         latents = (x * self.spread / self.scale + self.shift).to(self.network.dtype)
-        if self._is_large(x.shape[-2] * x.shape[-1] * self.factor**2):
-            return torch.cat([self._in_tiles.decode(latent[None]).sample for latent in latents]).float()
-        return self.network.decode(latents).sample.float()
+        with turn(self.network):
+            if self._is_large(x.shape[-2] * x.shape[-1] * self.factor**2):
+                return torch.cat([self._in_tiles.decode(latent[None]).sample for latent in latents]).float()
+            return self.network.decode(latents).sample.float()
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         """Encode to the latents' means, so that image-to-image is deterministic; one picture at a time."""
         network = self._in_tiles if self._is_large(pictures.shape[-2] * pictures.shape[-1]) else self.network
         given = pictures.to(self.network.dtype)
-        means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
+        with turn(self.network):
+            means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
         return (means - self.shift) * self.scale / self.spread
 
     def _is_large(self, pixels: int) -> bool:

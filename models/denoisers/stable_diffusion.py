@@ -26,6 +26,7 @@ from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.profiles import PROFILES, fitted
 from models.spec import LongPrompt, PromptOptions, SampleSpec
+from models.weights import turn
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
@@ -192,7 +193,8 @@ class StableDiffusionDenoiser(LatentPictures):
         elif clip_skip == 1:
             states = output["last_hidden_state"]
         else:
-            states = encoder.network.final_layer_norm(output["hidden_states"][-clip_skip])
+            with turn(encoder.network):
+                states = encoder.network.final_layer_norm(output["hidden_states"][-clip_skip])
         return states
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from models.networks.weights import Part
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
+from models.weights import turn
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -99,7 +100,8 @@ class TextEncoder:
 
     def output(self, ids: Tensor) -> Any:
         """The network's output for tokens (B,`max_length`)."""
-        return self.network(ids.to(self.device), output_hidden_states=self.keeps_layers)
+        with turn(self.network):
+            return self.network(ids.to(self.device), output_hidden_states=self.keeps_layers)
 
 
 class Encodings(Generic[Key]):

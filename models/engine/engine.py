@@ -66,6 +66,8 @@ class Engine:
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
         encoder_precision: number format of text encoders and autoencoders, likewise.
+        quantize: "int8" for int8 weights, as for `load_networks`.
+        offloaded: whether weights stay in the host's memory, as for `load_networks`.
         compiled: whether `torch.compile` makes their kernels.
         cores: threads that compute at once; by default all that the environment allows.
         measure_at_once: start measuring immediately; otherwise measuring starts when `measure` is called.
@@ -91,6 +93,8 @@ class Engine:
         device: str = "cpu",
         precision: str = "auto",
         encoder_precision: str = "auto",
+        quantize: str | None = None,
+        offloaded: bool = False,
         compiled: bool = False,
         cores: int = CORES,
         measure_at_once: bool = True,
@@ -108,6 +112,8 @@ class Engine:
             device=self.device,
             precision=precision,
             encoder_precision=encoder_precision,
+            quantize=quantize,
+            offloaded=offloaded,
             compiled=compiled,
         )
         self._calibrate = calibrate
