@@ -39,7 +39,7 @@ FROM torch AS build-worker
 WORKDIR /src
 COPY --from=build /src /src
 # hadolint ignore=DL3013
-RUN pip install '.[worker]'
+RUN pip install '.[worker,memory]'
 
 FROM base AS gateway
 COPY --from=build-gateway /opt/venv /opt/venv

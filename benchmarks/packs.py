@@ -94,8 +94,43 @@ def _stable_diffusion_15(folder: Path) -> None:
     )
 
 
-PUBLISHED: Mapping[str, Callable[[Path], None]] = {"adm-256": _adm_256, "sd-1.5": _stable_diffusion_15}
-"""Functions that write a pack of a published size, by name."""
+def _stable_diffusion_tiny(folder: Path) -> None:
+    """Stable Diffusion 1 with 1.5M parameters on latents (4, 8, 8), and prompts of 77 tokens as published."""
+    random_stable_diffusion(
+        folder,
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(32, 64),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32,
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(32, 64),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            sample_size=16,
+        ),
+        text=CLIPTextConfig(
+            hidden_size=32,
+            intermediate_size=128,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            projection_dim=32,
+            bos_token_id=0,
+            eos_token_id=1,
+        ),
+    )
+
+
+PUBLISHED: Mapping[str, Callable[[Path], None]] = {
+    "adm-256": _adm_256,
+    "sd-1.5": _stable_diffusion_15,
+    "sd-tiny": _stable_diffusion_tiny,
+}
+"""Functions that write a pack of a published size, or of a published shape in small, by name."""
 
 
 def benchmark_pack(name: str) -> Pack:

@@ -20,6 +20,7 @@ PresetName = Literal[
 ]
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 EncoderPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["int8"]
 NetworkName = Literal["diffusion", "classifier", "judge"]
 
 Pack = Annotated[str, typer.Argument(metavar="PACK", help="name of a bundled pack, or a folder")]
@@ -98,6 +99,12 @@ def calibrate(
     encoder_precision: Annotated[
         EncoderPrecision, typer.Option(help="number format of text encoders and autoencoder; auto: by rule")
     ] = "auto",
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="int8 weights in the linear layers of the denoiser and text encoders")
+    ] = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="CUDA: keep weights in the host's memory until their layer runs")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="measure even if a result is cached")] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the kernels with torch.compile (takes minutes)")

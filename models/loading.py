@@ -27,6 +27,7 @@ from models.configs import Keys, check_keys, defaults
 from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu_layers
 from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
+from models.weights import offload, quantize
 
 Network = TypeVar("Network", bound=nn.Module)
 _Given = ParamSpec("_Given")
@@ -103,7 +104,10 @@ def load_component(
         InvalidPack: the component is of another class, has other keys, or does not hold exactly the network's weights.
     """
     check_declared(network, pack, component, also)
-    return load_network(network, pack.component(component), device, precision, keys=keys, also=also)
+    loaded = load_network(network, pack.component(component), device, precision, keys=keys, also=also)
+    if precision.offloaded:
+        offload(loaded, device)
+    return loaded
 
 
 def check_declared(network: type[nn.Module], pack: Pack, component: str, also: Collection[str] = ()) -> None:
@@ -131,7 +135,7 @@ def load_network(
     keys: Keys,
     also: Collection[str] = (),
 ) -> Network:
-    """Load a network onto `device`, for inference, with frozen parameters.
+    """Load a network onto `device`, for inference, with frozen parameters; one to be offloaded stays on the CPU.
 
     Raises:
         InvalidPack: naming the folder: it can't be read, holds another class or other keys, or not exactly the
@@ -148,8 +152,11 @@ def load_network(
         )
     _check_config(network, folder, keys, also)
     loaded = _read(network, folder, precision)
+    if precision.int8:
+        quantize(loaded)  # before it is moved: the device need not have room for it as it was
     memory_format = torch.channels_last if precision.channels_last else torch.contiguous_format
-    loaded = loaded.to(device, memory_format=memory_format).eval().requires_grad_(False)
+    place = torch.device("cpu") if precision.offloaded else device
+    loaded = loaded.to(place, memory_format=memory_format).eval().requires_grad_(False)
     for module in loaded.modules():
         if isinstance(module, Attention):
             module.register_forward_hook(_restrided)

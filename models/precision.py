@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,9 @@ class Precision:
         channels_last: whether convolutions use (N, H, W, C) memory; on a CPU oneDNN chooses.
         compiled: whether `torch.compile` makes kernels for each batch size, on CUDA with graphs.
         encoders: name of the torch dtype of the text encoders and the autoencoder that belong to the network.
+        int8: whether the weights of linear layers are int8; so are those of the text encoders that belong to it.
+        offloaded: whether weights wait in the host's memory until their layer runs, also those of text encoders and
+            autoencoder. It changes no bits, so it is no part of the text.
     """
 
     dtype: str = "float32"
@@ -22,20 +25,28 @@ class Precision:
     channels_last: bool = False
     compiled: bool = False
     encoders: str = "float32"
+    int8: bool = False
+    offloaded: bool = False
 
     def __str__(self) -> str:
         extras = {
             "TF32": self.tf32,
             "channels last": self.channels_last,
             "compiled": self.compiled,
+            "int8 weights": self.int8,
             f"encoders {self.encoders}": self.encoders != "float32",
         }
         return ", ".join([self.dtype, *(name for name, is_on in extras.items() if is_on)])
 
     @property
     def of_encoders(self) -> Precision:
-        """The format of the text encoders and the autoencoder; in float32 they multiply without TF32."""
-        return Precision(dtype=self.encoders)
+        """The format of the text encoders; in float32 they multiply without TF32."""
+        return Precision(dtype=self.encoders, int8=self.int8, offloaded=self.offloaded)
+
+    @property
+    def of_autoencoder(self) -> Precision:
+        """The format of the autoencoder: that of the text encoders, with weights as they are."""
+        return replace(self.of_encoders, int8=False)
 
 
 FLOAT32 = Precision()

@@ -15,6 +15,7 @@ from workers.settings import WorkerSettings
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+Quantize = Literal["int8"]
 
 
 @command.command()
@@ -32,10 +33,31 @@ def main(
     precision: Annotated[
         Precision | None, typer.Option(help="number format of the networks", show_default="chosen for the device")
     ] = None,
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            help="int8 weights in the linear layers of denoisers and text encoders",
+            show_default="CYNOSURE_WORKER_QUANTIZE",
+        ),
+    ] = None,
+    offload: Annotated[
+        bool | None,
+        typer.Option(
+            "--offload",
+            help="on CUDA, keep weights in the host's memory until their layer runs",
+            show_default="CYNOSURE_WORKER_OFFLOAD",
+        ),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="only check the settings and find the packs")] = False,
 ) -> None:
     """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
-    chosen = {"models": models, "device": device, "precision": precision}
+    chosen = {
+        "models": models,
+        "device": device,
+        "precision": precision,
+        "quantize": quantize,
+        "offload": offload,
+    }
     given = {name: value for name, value in chosen.items() if value is not None}
     log_to(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback

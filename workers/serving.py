@@ -54,6 +54,8 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
         device=settings.device,
         precision=settings.precision,
         encoder_precision=settings.encoder_precision,
+        quantize=settings.quantize,
+        offloaded=settings.offload,
         compiled=settings.compile,
         measure_at_once=False,
         calibrations=SharedCalibrations(fleet),

@@ -26,6 +26,16 @@ class WorkerSettings(BaseSettings):
     encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of text encoders and autoencoders; by default chosen for the device."
     )
+    quantize: Literal["int8"] | None = Field(
+        None,
+        description="`int8`: weights of linear layers in denoisers and text encoders take a byte each, and pictures "
+        "differ slightly. Needs torchao (`cynosure[memory]`).",
+    )
+    offload: bool = Field(
+        False,
+        description="On CUDA, keep weights of denoisers, text encoders and autoencoders in the host's memory until "
+        "their layer runs. Needs accelerate (`cynosure[memory]`).",
+    )
     compile: bool = Field(
         False,
         description="Use torch.compile for denoisers: batches are faster, but jobs wait half a minute while each batch "

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.request import getproxies
 
 import httpx
@@ -200,6 +200,12 @@ def main(
             show_default="fashion,emoji",
         ),
     ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="int8 weights in the linear layers of denoisers and text encoders")
+    ] = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="on CUDA, keep weights in the host's memory until their layer runs")
+    ] = False,
     insecure_no_auth: Annotated[
         bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
     ] = False,
@@ -211,7 +217,9 @@ def main(
     log_to(sys.stdout)
     if with_parent:
         end_with_parent()
-    packs = ["--models", models] if models is not None else []
+    options = ["--models", models] if models is not None else []
+    options += ["--quantize", quantize] if quantize is not None else []
+    options += ["--offload"] if offload else []
     auth = ["--insecure-no-auth"] if insecure_no_auth else []
     with refusing("cynosure up", InvalidSettings, CannotListen):
         warn_of_unknown_variables(*SETTINGS)
@@ -222,7 +230,7 @@ def main(
         _run(
             data.resolve(),
             gateway=["app", "--host", address, "--port", str(port), *auth],
-            workers=[["workers", *packs]] * workers,
+            workers=[["workers", *options]] * workers,
             url=f"http://{host_and_port(WILDCARDS.get(address, address), port)}",
         )
 

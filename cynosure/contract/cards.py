@@ -28,7 +28,9 @@ class ComponentMemory(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     parameters: int
-    bytes: int = Field(description="In the number format that they run in.")
+    bytes: int = Field(
+        description="In the number format that they run in; with --offload, of the layers on the device at once."
+    )
 
 
 class ModelMemory(BaseModel):

@@ -23,6 +23,8 @@ def _main(
     device: str,
     precision: command_line.Precision,
     encoder_precision: command_line.EncoderPrecision,
+    quantize: command_line.Quantize | None,
+    offload: bool,
     again: bool,
     compile: bool,
 ) -> None:
@@ -30,7 +32,14 @@ def _main(
         on = device_named(device)
         opened = open_pack(pack)
         calibration = calibrated(
-            opened, on, precision=precision, encoder_precision=encoder_precision, compiled=compile, again=again
+            opened,
+            on,
+            precision=precision,
+            encoder_precision=encoder_precision,
+            quantize=quantize,
+            offloaded=offload,
+            compiled=compile,
+            again=again,
         )
     except (InvalidPack, InvalidDevice) as error:
         sys.exit(f"cynosure calibrate: {error}")

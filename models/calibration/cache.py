@@ -18,7 +18,7 @@ from models.pack import Pack
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 16  # version of the cached files
+_FORMAT = 17  # version of the cached files
 
 
 class Calibrations(Protocol):
@@ -98,7 +98,9 @@ def calibration_key(pack: Pack, device: torch.device, by_rule: Calibration) -> s
     """Digest of everything a calibration depends on: the weights, the machine, and what the rules choose."""
 
     def rules(network: NetworkCalibration | None) -> str:
-        return f"{network.precision} in {network.reference}" if network is not None else "none"
+        if network is None:
+            return "none"
+        return f"{network.precision} in {network.reference}{', offloaded' if network.precision.offloaded else ''}"
 
     chosen = (str(by_rule.layout), rules(by_rule.denoiser), rules(by_rule.classifier))
     parts = (pack.digest(), machine_key(device), *chosen, str(_FORMAT))

@@ -17,14 +17,16 @@ from itertools import islice
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from models.calibration.cache import FileCalibrations, calibration_key
 from models.calibration.networks import Networks, free_memory, load_networks
-from models.calibration.probes import Network, Probes, only
+from models.calibration.probes import Probes, TensorProbes, only
 from models.calibration.result import DEPENDS, BatchSize, Calibration, NetworkCalibration
 from models.cpu_layers import FEWEST_ROWS
+from models.denoisers import BatchedEncoder
 from models.flop import flop_of
-from models.lanes import Lanes, drop_traceback
+from models.lanes import CallRunner, Lanes, Layout, drop_traceback
 from models.memory import peak_of
 from models.pack import Pack
 
@@ -64,23 +66,48 @@ def measuring(
         known: calibration from an earlier process, whose times are reused. Bits are compared again in every process,
             because oneDNN creates its kernels anew.
     """
-    by_rule, (denoiser_probes, classifier_probes) = networks.by_rule, probes
-    measured = {"denoiser": _Measured(only(networks.denoiser.forward), denoiser_probes, lanes)}
+    denoiser, device, (denoiser_probes, classifier_probes) = networks.denoiser, networks.device, probes
+    measured = {"denoiser": _Measured(only(denoiser.forward), denoiser_probes, lanes)}
     if networks.steering is not None and classifier_probes is not None:
         measured["classifier"] = _Measured(networks.steering.gradient, classifier_probes, lanes)
-    calibration = by_rule
-    for name, network in measured.items():
-        compared = yield from network.compared(getattr(by_rule, name), getattr(known, name) if known else None)
-        calibration = _with(calibration, name, compared)
-        yield calibration
-    for name, network in measured.items() if not known else ():
-        timed = yield from network.timed(getattr(calibration, name))
-        calibration = _with(calibration, name, timed)
-    if known:
-        return replace(calibration, decode_bytes=known.decode_bytes)
-    decode, latent = networks.denoiser.decode, torch.zeros(1, *networks.denoiser.latent_shape, device=networks.device)
-    [size] = lanes.run([lambda: peak_of(lambda: decode(latent))])
-    return replace(calibration, decode_bytes=size)
+    if denoiser.has_autoencoder:
+        latents = TensorProbes(partial(_latent, denoiser_probes.shape), device)
+        measured["decoder"] = _Measured(lambda x: (denoiser.decode(x),), latents, lanes)
+    calibration = networks.by_rule
+    with Lanes(Layout(lanes=1, threads=1)) as aside:  # as prompts are encoded
+        for encoder in networks.encoders:
+            measured[encoder.name] = _Measured(
+                partial(_states, encoder), TensorProbes(partial(_ids, encoder), device), aside
+            )
+        for name, network in measured.items():
+            compared = yield from network.compared(calibration.of(name), _measured_of(known, name))
+            calibration = calibration.having(name, compared)
+            yield calibration
+        for name, network in measured.items() if not known else ():
+            timed = yield from network.timed(calibration.of(name))
+            calibration = calibration.having(name, timed)
+    return calibration
+
+
+def _measured_of(known: Calibration | None, name: str) -> NetworkCalibration | None:
+    return known.of(name) if known and known.of(name).is_measured else None
+
+
+def _latent(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _ids(encoder: BatchedEncoder, generator: torch.Generator) -> Tensor:
+    return torch.randint(encoder.vocabulary, (encoder.max_length,), generator=generator)
+
+
+@torch.inference_mode()
+def _states(encoder: BatchedEncoder, ids: Tensor) -> tuple[Tensor]:
+    """Everything that a text encoder puts out for tokens (B,T), in one float32 tensor (B,…)."""
+    outputs = [
+        tensor for value in encoder.output(ids).values() for tensor in (value if isinstance(value, tuple) else (value,))
+    ]
+    return (torch.cat([tensor.flatten(1).float() for tensor in outputs], dim=1),)
 
 
 def _flop_and_bytes(call: Callable[[], object], *, compiled: bool) -> tuple[int, int]:
@@ -89,18 +116,14 @@ def _flop_and_bytes(call: Callable[[], object], *, compiled: bool) -> tuple[int,
     return flop[0], size
 
 
-def _with(calibration: Calibration, name: str, network: NetworkCalibration) -> Calibration:
-    if name == "denoiser":
-        return replace(calibration, denoiser=network)
-    return replace(calibration, classifier=network)
-
-
 def calibrated(
     pack: Pack,
     device: torch.device,
     *,
     precision: str = "auto",
     encoder_precision: str = "auto",
+    quantize: str | None = None,
+    offloaded: bool = False,
     compiled: bool = False,
     again: bool = False,
 ) -> Calibration:
@@ -111,14 +134,24 @@ def calibrated(
         device: the device to measure it on.
         precision: as for `load_networks`.
         encoder_precision: as for `load_networks`.
+        quantize: as for `load_networks`.
+        offloaded: as for `load_networks`.
         compiled: as for `load_networks`.
         again: ignore cached times.
 
     Raises:
-        InvalidPack: the device has no memory for the pack.
+        InvalidPack: as for `load_networks`.
     """
     cache = FileCalibrations()
-    networks = load_networks(pack, device, precision=precision, encoder_precision=encoder_precision, compiled=compiled)
+    networks = load_networks(
+        pack,
+        device,
+        precision=precision,
+        encoder_precision=encoder_precision,
+        quantize=quantize,
+        offloaded=offloaded,
+        compiled=compiled,
+    )
     key = calibration_key(pack, device, networks.by_rule)
     with Lanes(networks.by_rule.layout) as lanes:
         known = None if again else cache.load(key)
@@ -149,9 +182,9 @@ def _in_turns(candidates: Mapping[_Candidate, Callable[[], float]]) -> Generator
 class _Measured:
     """One network, the probes to measure it with, and the lanes to run on."""
 
-    network: Network
-    probes: Probes
-    lanes: Lanes
+    network: Callable[..., tuple[Tensor, ...]]
+    probes: Probes | TensorProbes
+    lanes: CallRunner
 
     def compared(
         self, by_rule: NetworkCalibration, known: NetworkCalibration | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from models.calibration import rules
 from models.calibration.probes import Network, Probes, only
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering, load_steering
-from models.denoisers import Denoiser, load_denoiser
+from models.denoisers import BatchedEncoder, Denoiser, load_denoiser
 from models.flop import flop_of
 from models.lanes import drop_traceback
 from models.memory import check_fits
@@ -44,6 +45,7 @@ class Networks:
         denoiser: predicts the picture.
         steering: the pack's classifier, or `None` if it has none.
         by_rule: their calibration before anything is measured.
+        encoders: the text encoders to measure.
     """
 
     pack: Pack
@@ -51,6 +53,7 @@ class Networks:
     denoiser: Denoiser
     steering: Steering | None
     by_rule: Calibration
+    encoders: Sequence[BatchedEncoder] = ()
 
     def at(self, size: tuple[int, int]) -> tuple[Networks, Callable[[], tuple[Probes, None]]]:
         """The denoiser for pictures of another (height, width), and what makes inputs to measure it with.
@@ -58,7 +61,8 @@ class Networks:
         Its reference batch is a single row: until it is measured, its rows run alone.
         """
         denoiser = replace(self.by_rule.denoiser, reference=1)
-        networks = replace(self, steering=None, by_rule=replace(self.by_rule, denoiser=denoiser, classifier=None))
+        by_rule = replace(self.by_rule, denoiser=denoiser, classifier=None)
+        networks = replace(self, steering=None, by_rule=by_rule, encoders=())
         return networks, lambda: (Probes.of(self.denoiser, self.pack, self.device, size), None)
 
     def probes(self) -> tuple[Probes, Probes | None]:
@@ -73,6 +77,8 @@ def load_networks(
     *,
     precision: str = "auto",
     encoder_precision: str = "auto",
+    quantize: str | None = None,
+    offloaded: bool = False,
     compiled: bool = False,
 ) -> Networks:
     """Load a pack's denoiser, and its classifier if it has one, in the number formats of the rules.
@@ -83,22 +89,29 @@ def load_networks(
         precision: one of `PRECISIONS`; with "float16" the classifier uses float32, because its gradients would
             underflow.
         encoder_precision: number format of its text encoders and its autoencoder, one of `PRECISIONS` but "tf32".
+        quantize: "int8" for int8 weights of the linear layers of its denoiser and its text encoders.
+        offloaded: whether the weights of its denoiser, text encoders and autoencoder stay in the host's memory, and
+            each layer copies its own to the device when it runs.
         compiled: whether `torch.compile` makes the denoiser's kernels: this takes half a minute for each batch size,
             and needs a C++ compiler on a CPU.
 
     Raises:
-        InvalidPack: the device lacks the memory or the number format.
+        InvalidPack: the device lacks the memory or the number format, or an option needs what isn't there.
     """
-    if precision == "tf32" and device.type != "cuda":
-        raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
+    _check_choices(device, precision, quantize=quantize, offloaded=offloaded, compiled=compiled)
     of_encoders = PRECISIONS[encoder_precision] if pack.has_encoders else FLOAT32
-    formats = partial(_formats, device, PRECISIONS[precision], of_encoders, compiled=compiled)
+    int8 = quantize == "int8"
+    formats = partial(
+        _formats, device, PRECISIONS[precision], of_encoders, compiled=compiled, int8=int8, offloaded=offloaded
+    )
     check_fits(pack, device, formats(by_gradient=False)[0], formats(by_gradient=True)[0])
     denoiser_by_rule, denoiser = _first_that_fits(
         partial(load_denoiser, pack, device), formats(by_gradient=False), partial(_is_finite, pack, device)
     )
     by_rule = Calibration(layout=rules.layout(device, denoiser.num_parameters), denoiser=denoiser_by_rule)
-    networks = Networks(pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule)
+    networks = Networks(
+        pack=pack, device=device, denoiser=denoiser, steering=None, by_rule=by_rule, encoders=denoiser.encoders
+    )
     if pack.has_classifier:
         classifier_by_rule, steering = _first_that_fits(
             partial(load_steering, pack, device), formats(by_gradient=True), lambda loaded: True
@@ -110,10 +123,24 @@ def load_networks(
         raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
+def _check_choices(
+    device: torch.device, precision: str, *, quantize: str | None, offloaded: bool, compiled: bool
+) -> None:
+    if precision == "tf32" and device.type != "cuda":
+        raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
+    if offloaded and device.type != "cuda":
+        raise InvalidPack(f"--offload is for CUDA: the weights on {device} are in the host's memory already")
+    for option, package in (("--quantize int8", quantize and "torchao"), ("--offload", offloaded and "accelerate")):
+        if package and compiled:
+            raise InvalidPack(f"{option} is for networks that aren't compiled; leave out one of the two")
+        if package and importlib.util.find_spec(package) is None:
+            raise InvalidPack(f"{option} needs {package}, which is not installed: pip install 'cynosure[memory]'")
+
+
 def only_float32(device: torch.device, precision: str, encoder_precision: str) -> bool:
     """Whether networks and encoders, in these choices of `PRECISIONS`, have no other number format than float32."""
     chosen, of_encoders = PRECISIONS[precision], PRECISIONS[encoder_precision]
-    formats = _formats(device, chosen, of_encoders, by_gradient=False, compiled=False)
+    formats = _formats(device, chosen, of_encoders, by_gradient=False)
     return all({one.dtype, one.encoders} == {FLOAT32.dtype} for one in formats)
 
 
@@ -130,8 +157,10 @@ def _formats(
     chosen: Precision | None,
     of_encoders: Precision | None,
     *,
-    compiled: bool,
     by_gradient: bool,
+    compiled: bool = False,
+    int8: bool = False,
+    offloaded: bool = False,
 ) -> list[Precision]:
     by_rule = rules.precisions(device, by_gradient=by_gradient)
     if chosen is not None:
@@ -142,6 +171,8 @@ def _formats(
             precision,
             compiled=compiled and not by_gradient,
             encoders=rules.encoders(device, precision) if of_encoders is None else of_encoders.dtype,
+            int8=int8 and not by_gradient,
+            offloaded=offloaded and not by_gradient,
         )
         for precision in by_rule
     ]

@@ -15,6 +15,7 @@ from models.spec import LongPrompt, Pixels, SampleSpec
 
 CPU_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 CUDA_SIZES = (*CPU_SIZES, 64, 96, 128, 192, 256)
+FEW_SIZES = CPU_SIZES[: CPU_SIZES.index(16) + 1]  # of encoders and decoders: more prompts or pictures rarely wait
 
 Network = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, ...]]
 """(x (B,C,H,W), timesteps (B,), conditioning) → ((B,C,H,W), …), all with the batch axis first."""
@@ -52,6 +53,46 @@ def shape_of(row: Conditioning) -> Shape:
     return tuple(tensor.shape for tensor in row.values())
 
 
+def _arrangements(size: int, rows: int) -> Iterator[dict[int, int]]:
+    """Yield the numbers of fixed rows by position, until each of them has been at every position of a batch.
+
+    The other positions are left to random neighbours.
+    """
+    shifts = range(rows + 1)
+    for shift in (*shifts, *shifts) if size == 1 else shifts:  # so that every row is observed at least twice
+        numbers = {position: (position + shift) % (rows + 1) for position in range(size)}
+        yield {position: number for position, number in numbers.items() if number < rows}
+
+
+class TensorProbes:
+    """Batches of any size for a network whose only input is a tensor: fixed rows to observe, among random neighbours.
+
+    Args:
+        draw: a random row.
+        device: where the network runs.
+    """
+
+    sizes = FEW_SIZES
+
+    def __init__(self, draw: Callable[[torch.Generator], Tensor], device: torch.device) -> None:
+        self.device = device
+        self._generator = torch.Generator().manual_seed(0)
+        self._draw = draw
+        self.rows = [draw(self._generator) for _ in range(3)]
+
+    def batch(self, size: int) -> tuple[Tensor]:
+        """A batch of random rows."""
+        return (torch.stack([self._draw(self._generator) for _ in range(size)]).to(self.device),)
+
+    def arranged(self, size: int) -> Iterator[tuple[dict[int, int], tuple[Tensor]]]:
+        """As `Probes.arranged`."""
+        for numbers in _arrangements(size, len(self.rows)):
+            [batch] = self.batch(size)
+            for position, number in numbers.items():
+                batch[position] = self.rows[number]
+            yield numbers, (batch,)
+
+
 class Probes:
     """Batches of any size: fixed rows to observe, among random neighbours."""
 
@@ -65,11 +106,11 @@ class Probes:
         self.device = device
         self.sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
         self._generator = torch.Generator().manual_seed(0)
-        self._shape = shape
+        self.shape = shape
         self._conditionings = conditionings
         self._num_timesteps = num_timesteps
         self.rows = [
-            (torch.randn(self._shape, generator=self._generator), round(share * (num_timesteps - 1)), index)
+            (torch.randn(self.shape, generator=self._generator), round(share * (num_timesteps - 1)), index)
             for index, share in enumerate((0.02, 0.5, 0.98))
         ]
 
@@ -82,7 +123,7 @@ class Probes:
 
     def with_conditionings(self, conditionings: Sequence[Conditioning]) -> Probes:
         """Probes of the same shape with other conditionings, for another network."""
-        return Probes(self._shape, self._num_timesteps, self.device, conditionings)
+        return Probes(self.shape, self._num_timesteps, self.device, conditionings)
 
     def batch(self, size: int) -> Batch:
         """A batch of random rows."""
@@ -94,11 +135,8 @@ class Probes:
 
         The other positions hold random neighbours.
         """
-        shifts = range(len(self.rows) + 1)
-        for shift in (*shifts, *shifts) if size == 1 else shifts:  # so that every row is observed at least twice
+        for numbers in _arrangements(size, len(self.rows)):
             x, timesteps, chosen = self._batch(size)
-            numbers = {position: (position + shift) % (len(self.rows) + 1) for position in range(size)}
-            numbers = {position: number for position, number in numbers.items() if number < len(self.rows)}
             for position, number in numbers.items():
                 row, timestep, index = self.rows[number]
                 x[position], timesteps[position], chosen[position] = row, timestep, index % len(self._conditionings)
@@ -109,6 +147,6 @@ class Probes:
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor, list[int]]:
         """Random latents and timesteps, and the index of each row's conditioning."""
-        x = torch.randn(size, *self._shape, generator=self._generator)
+        x = torch.randn(size, *self.shape, generator=self._generator)
         timesteps = torch.randint(self._num_timesteps, (size,), generator=self._generator).float()
         return x, timesteps, torch.randint(len(self._conditionings), (size,), generator=self._generator).tolist()

@@ -17,17 +17,20 @@ def report(pack: Pack, device: torch.device, calibration: Calibration) -> Iterat
     yield f"{pack.name} on {device_name(device)}, torch {torch.__version__}"
     yield f"instruction sets: {instruction_sets(device)}"
     yield f"cores: {calibration.layout}"
-    yield from _network("denoiser", calibration.denoiser)
+    yield from _network(f"denoiser: {calibration.denoiser.precision}", calibration.denoiser)
     if calibration.classifier is not None:
-        yield from _network("classifier", calibration.classifier)
+        yield from _network(f"classifier: {calibration.classifier.precision}", calibration.classifier)
+    for name, network in {"decoder": calibration.decoder, **calibration.encoders}.items():
+        if network.is_measured:
+            yield from _network(f"{name}: {calibration.denoiser.precision.encoders}", network)
     of_classifier = (calibration.classifier or calibration.denoiser).precision
     for role, weights in weights_of(pack, calibration.denoiser.precision, of_classifier).items():
         yield f"weights of its {role}: {weights.parameters / 1e6:.1f} M parameters, {weights.bytes / 1e6:.1f} MB"
     yield f"largest batches: {calibration.batch_bytes / 1e6:.1f} MB beside the weights"
 
 
-def _network(name: str, network: NetworkCalibration) -> Iterator[str]:
-    yield f"{name}: {network.precision}, {network.row_flop / 1e9:.2f} GFLOP and {network.row_bytes / 1e6:.1f} MB a row"
+def _network(title: str, network: NetworkCalibration) -> Iterator[str]:
+    yield f"{title}, {network.row_flop / 1e9:.2f} GFLOP and {network.row_bytes / 1e6:.1f} MB a row"
     yield f"  {'rows':>6} {'ms a row':>9} {'rows/s':>8}   bits"
     for size in network.measured:
         mark = "*" if size.rows in network.sizes else " "

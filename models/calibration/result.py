@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
@@ -126,13 +127,32 @@ class Calibration:
     Attributes:
         layout: how the cores are split, by rule.
         denoiser, classifier: its networks.
-        decode_bytes: most memory that decoding a picture of its own size takes; 0 if not counted.
+        decoder: of its autoencoder, in which a row is a picture.
+        encoders: its text encoders by name, in which a row is one reading of as many tokens as they read at once.
     """
 
     layout: Layout
     denoiser: NetworkCalibration
     classifier: NetworkCalibration | None = None
-    decode_bytes: int = 0
+    decoder: NetworkCalibration = NetworkCalibration()
+    encoders: Mapping[str, NetworkCalibration] = field(default_factory=dict)
+
+    def of(self, network: str) -> NetworkCalibration:
+        """That of one network, by its attribute's name or its name in `encoders`; alone if nothing is known."""
+        known = {"denoiser": self.denoiser, "classifier": self.classifier, "decoder": self.decoder, **self.encoders}
+        return known.get(network) or NetworkCalibration()
+
+    def having(self, network: str, calibration: NetworkCalibration) -> Calibration:
+        """With another calibration of one network, named as in `of`."""
+        match network:
+            case "denoiser":
+                return replace(self, denoiser=calibration)
+            case "classifier":
+                return replace(self, classifier=calibration)
+            case "decoder":
+                return replace(self, decoder=calibration)
+            case _:
+                return replace(self, encoders={**self.encoders, network: calibration})
 
     @property
     def is_measured(self) -> bool:
@@ -141,16 +161,17 @@ class Calibration:
     @property
     def is_reproducible(self) -> bool:
         """Whether the same request gives the same bytes, whatever other requests share its batches."""
-        return self.denoiser.is_bitwise and (self.classifier is None or self.classifier.is_bitwise)
+        networks = (self.denoiser, self.classifier, self.decoder, *self.encoders.values())
+        return all(network is None or network.is_bitwise for network in networks)
 
     @property
     def batch_bytes(self) -> int:
         """Memory that the largest batches take on all lanes at once, or their pictures' decoding; 0 if not counted."""
-        networks = [self.denoiser, *([self.classifier] if self.classifier is not None else [])]
         if not self.denoiser.row_bytes:
             return 0
-        largest = max(network.row_bytes * network.sizes[-1] for network in networks)
-        return self.layout.lanes * max(largest, self.decode_bytes)
+        networks = [self.denoiser, *([self.classifier] if self.classifier is not None else [])]
+        largest = [network.row_bytes * network.sizes[-1] for network in networks]
+        return self.layout.lanes * max(*largest, self.decoder.row_bytes * self.decoder.knee)
 
     def to_json(self) -> bytes:
         return _JSON.dump_json(self)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from models.configs import check_index
-from models.denoisers.base import Conditioning, Denoiser, Sizes, latent_shape_of
+from models.denoisers.base import BatchedEncoder, Conditioning, Denoiser, Sizes, latent_shape_of
 from models.loading import with_float32_mode
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
@@ -41,4 +41,4 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     return denoiser
 
 
-__all__ = ["FAMILIES", "Conditioning", "Denoiser", "Sizes", "latent_shape_of", "load_denoiser"]
+__all__ = ["FAMILIES", "BatchedEncoder", "Conditioning", "Denoiser", "Sizes", "latent_shape_of", "load_denoiser"]

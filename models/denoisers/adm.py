@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from models.configs import every_key
-from models.denoisers.base import Conditioning, Sizes
+from models.denoisers.base import BatchedEncoder, Conditioning, Sizes
 from models.loading import load_component
 from models.networks import AdmUNet
 from models.networks.tokens import Readings
@@ -25,6 +27,8 @@ class AdmDenoiser:
     takes_size_conditioning = False
     patch = 1
     default_scale = 3.0
+    encoders: Sequence[BatchedEncoder] = ()
+    has_autoencoder = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(AdmUNet, pack, "unet", device, precision, keys=every_key(AdmUNet))
@@ -57,6 +61,9 @@ class AdmDenoiser:
         dtype = self.network.dtype
         low_res = conditioning["low_res"].to(dtype) if "low_res" in conditioning else None
         return self.network(x.to(dtype), timesteps, conditioning.get("labels"), low_res).float()
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        pass
 
     def readings(self, spec: SampleSpec) -> Readings:
         return {}

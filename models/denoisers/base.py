@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.batching import Batching
 from models.networks.tokens import Readings
 from models.spec import PromptOptions, SampleSpec
 
@@ -87,6 +88,27 @@ def _rounded(side: float, multiple_of: int) -> int:
     return round(side / multiple_of) * multiple_of
 
 
+class BatchedEncoder(Protocol):
+    """A text encoder as its measurement sees it; `models.denoisers.text.TextEncoder` implements it.
+
+    Attributes:
+        name: of its component in the pack.
+        max_length: tokens of a row.
+        batching: how many rows may share a batch.
+    """
+
+    name: str
+    max_length: int
+    batching: Batching
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of different tokens."""
+
+    def output(self, ids: Tensor) -> Mapping[str, Tensor | tuple[Tensor, ...]]:
+        """The network's outputs by name, for tokens (B,`max_length`)."""
+
+
 class Denoiser(Protocol):
     """Adapter of one model family: converts a spec to the network's input, and a latent to a picture.
 
@@ -106,6 +128,7 @@ class Denoiser(Protocol):
         learns_variance: whether the output has C more channels, for the variance.
         prompt_options: what a spec may choose about the reading of its prompts.
         default_scale: classifier-free scale of diffusers' pipeline for the family, for packs that declare none.
+        has_autoencoder: whether a network decodes its latents.
     """
 
     latent_shape: tuple[int, int, int]
@@ -123,6 +146,14 @@ class Denoiser(Protocol):
     learns_variance: bool
     prompt_options: PromptOptions
     default_scale: float
+    has_autoencoder: bool
+
+    @property
+    def encoders(self) -> Sequence[BatchedEncoder]:
+        """Its text encoders that may read prompts in batches."""
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        """Encode the specs' prompts together, so that `conditioning`, on the same thread, finds them encoded."""
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         """Conditioning of a conditional and an unconditional row. May be slow: not called on threads that run ticks.

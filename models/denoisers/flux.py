@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -14,7 +15,7 @@ from models.configs.networks import FLOW_AUTOENCODER, FLUX_TRANSFORMER
 from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
 from models.denoisers.base import Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
-from models.denoisers.text import TextEncoder
+from models.denoisers.text import Encodings, TextEncoder
 from models.loading import load_component
 from models.networks.tokens import Readings, readings_on
 from models.pack import LATENT_PATCH, Pack
@@ -54,10 +55,14 @@ class FluxDenoiser(LatentPictures):
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.guidance = distilled_guidance(pack, GUIDANCE, is_input=self.network.config.guidance_embeds)
         self.device = device
-        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)
-        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
+        self.clip = TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision, keeps_layers=False)
+        self.t5 = TextEncoder(pack, "_2", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS, keeps_layers=False)
+        self.encoders: list[TextEncoder] = [self.clip, self.t5]
         self._places = functools.lru_cache(maxsize=16)(self._numbered)
-        self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+        self._encoded = Encodings(self._encode)
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        self._encoded.add([prompt or "" for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
@@ -66,9 +71,11 @@ class FluxDenoiser(LatentPictures):
         return readings_on(spec, [self.t5.reading, self.clip.reading])
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> Conditioning:
-        states = self.t5(prompt).last_hidden_state[0]
-        return {"states": states, "pooled": self.clip(prompt).pooler_output[0]}
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        return [
+            {"states": states["last_hidden_state"][0].clone(), "pooled": clip["pooler_output"][0].clone()}
+            for states, clip in zip(self.t5(prompts), self.clip(prompts), strict=True)
+        ]
 
     def _numbered(self, rows: int, columns: int) -> Tensor:
         """Row and column of every token, (rows·columns,3); the first number is 0 for pictures."""

@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
-from models.denoisers.base import Sizes
+from models.denoisers.base import BatchedEncoder, Sizes
 from models.memory import autoencoder_precision, load_shared
 from models.networks.tokens import Readings
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.spec import PromptOptions, SampleSpec
+from models.weights import turn
 
 
 def distilled_guidance(pack: Pack, default: float, *, is_input: bool) -> float:
@@ -45,7 +46,7 @@ MAX_PIXELS_AT_ONCE = 2048**2
 
 
 class Autoencoder:
-    """Converts between float32 latents and pixels, one picture at a time; packs with the same one share its weights."""
+    """Converts between float32 latents and pixels; packs with the same one share its weights."""
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision, keys: Keys) -> None:
         self.network = load_shared(
@@ -68,18 +69,22 @@ class Autoencoder:
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
         latents = (x * self.spread / self.scale + self.shift).to(self.network.dtype)
-        network = self._network_for(x.shape[-2] * x.shape[-1] * self.factor**2)
-        return torch.cat([network.decode(latent[None]).sample for latent in latents]).float()
+        with turn(self.network):
+            if self._is_large(x.shape[-2] * x.shape[-1] * self.factor**2):
+                return torch.cat([self._in_tiles.decode(latent[None]).sample for latent in latents]).float()
+            return self.network.decode(latents).sample.float()
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Encode to the latents' means, so that image-to-image is deterministic."""
-        network, given = self._network_for(pictures.shape[-2] * pictures.shape[-1]), pictures.to(self.network.dtype)
-        means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
+        """Encode to the latents' means, so that image-to-image is deterministic; one picture at a time."""
+        network = self._in_tiles if self._is_large(pictures.shape[-2] * pictures.shape[-1]) else self.network
+        given = pictures.to(self.network.dtype)
+        with turn(self.network):
+            means = torch.cat([network.encode(picture[None]).latent_dist.mode() for picture in given]).float()
         return (means - self.shift) * self.scale / self.spread
 
-    def _network_for(self, pixels: int) -> AutoencoderKL:
-        return self.network if pixels <= MAX_PIXELS_AT_ONCE else self._in_tiles
+    def _is_large(self, pixels: int) -> bool:
+        return pixels > MAX_PIXELS_AT_ONCE
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return functional.interpolate(mask, scale_factor=1 / self.factor, mode="nearest")
@@ -103,6 +108,8 @@ class LatentPictures:
     prompt_options = PromptOptions()
     patch = 1
     takes_size_conditioning = False
+    encoders: Sequence[BatchedEncoder] = ()
+    has_autoencoder = True
 
     def __init__(
         self,
@@ -136,6 +143,9 @@ class LatentPictures:
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         return self.autoencoder.encode_mask(mask)
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        pass
 
     def readings(self, spec: SampleSpec) -> Readings:
         return {}

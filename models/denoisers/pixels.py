@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.denoisers.base import Sizes
+from models.denoisers.base import BatchedEncoder, Sizes
 from models.networks.tokens import Readings
 from models.spec import PromptOptions, SampleSpec
 
@@ -23,6 +25,8 @@ class FoldedPixels:
     default_scale = 3.0
     takes_size_conditioning = False
     patch = 1
+    encoders: Sequence[BatchedEncoder] = ()
+    has_autoencoder = False
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
         self.pixel_unshuffle = pixel_unshuffle
@@ -37,6 +41,9 @@ class FoldedPixels:
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
         return functional.pixel_unshuffle(pictures, self.pixel_unshuffle)
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        pass
 
     def readings(self, spec: SampleSpec) -> Readings:
         return {}

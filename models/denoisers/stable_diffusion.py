@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOE
 from models.configs.text_encoders import CLIP_TEXT
 from models.denoisers.base import Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
-from models.denoisers.text import TextEncoder, Wording, weighed
+from models.denoisers.text import Encodings, TextEncoder, Wording, weighed
 from models.loading import load_component
+from models.networks.chunks import Chunk
 from models.networks.tokens import Readings, readings_on
 from models.pack import InvalidPack, Pack
 from models.precision import Precision
 from models.profiles import PROFILES, fitted
 from models.spec import LongPrompt, PromptOptions, SampleSpec
+from models.weights import turn
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
@@ -87,20 +90,22 @@ class StableDiffusionDenoiser(LatentPictures):
         self.has_null = not is_input
         self.zeros_empty = bool(pack.index.get("force_zeros_for_empty_prompt", True))
         self.device = device
-        self.encoders = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)]
+        self.encoders: list[TextEncoder] = [TextEncoder(pack, "", CLIPTextModel, device, CLIP_TEXT, precision)]
         if self.is_xl:
             self.encoders.append(TextEncoder(pack, "_2", CLIPTextModelWithProjection, device, CLIP_TEXT, precision))
         layers = min(encoder.network.config.num_hidden_layers for encoder in self.encoders)
         self.prompt_options = PromptOptions(
             long_prompts=tuple(LongPrompt), takes_weights=True, most_clip_skip=layers - self.is_xl
         )
-        self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+        self._encoded = Encodings(self._encode)
         self._all_masked = functools.lru_cache(maxsize=16)(self._blank)
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        self._encoded.add([wording for spec in specs for wording in self._wordings(spec)])
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         self.prompt_options.check(spec)  # a guide's spec is written for another model
-        prompt = Wording.of(spec, "prompt")
-        negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative)
+        prompt, negative = self._wordings(spec)
         conditional, unconditional = self._encoded(prompt), self._encoded(negative)
         tokens = max(len(conditional["states"]), len(unconditional["states"]))
         conditional = self._filled(conditional, prompt, tokens)
@@ -111,6 +116,11 @@ class StableDiffusionDenoiser(LatentPictures):
         inpainting = self._inpainting(spec) if self.sees_mask else {}
         times, negative_times = self._times(spec) if self.is_xl else ({}, {})
         return {**conditional, **times, **inpainting}, {**unconditional, **negative_times, **inpainting}
+
+    def _wordings(self, spec: SampleSpec) -> tuple[Wording, Wording]:
+        """The prompt and the negative prompt."""
+        negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative)
+        return Wording.of(spec, "prompt"), negative
 
     def readings(self, spec: SampleSpec) -> Readings:
         chunked = spec.long_prompt is not LongPrompt.TRUNCATE
@@ -149,27 +159,42 @@ class StableDiffusionDenoiser(LatentPictures):
         }
 
     @torch.inference_mode()
-    def _encode(self, wording: Wording) -> Conditioning:
+    def _encode(self, wordings: Sequence[Wording]) -> list[Conditioning]:
+        prompts = [self._chunks(wording) for wording in wordings]
+        hidden: list[list[Tensor]] = [[] for _ in wordings]  # of each encoder, (tokens,width)
+        pooled: list[Tensor] = []
+        for number, encoder in enumerate(self.encoders):
+            outputs = encoder.read([chunk.ids for chunks in prompts for chunk in chunks[number]])
+            for wording, chunks, states in zip(wordings, prompts, hidden, strict=True):
+                read = list(itertools.islice(outputs, len(chunks[number])))
+                layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in read]
+                states.append(torch.cat([weighed(*pair) for pair in zip(layers, chunks[number], strict=True)]))
+                if self.is_xl and number == 1:
+                    pooled.append(read[0]["text_embeds"][0].clone())
+        encoded: list[Conditioning] = [{"states": torch.cat(states, dim=-1)} for states in hidden]
+        if not self.is_xl:
+            return encoded
+        return [{**states, "pooled": vector} for states, vector in zip(encoded, pooled, strict=True)]
+
+    def _chunks(self, wording: Wording) -> list[list[Chunk]]:
+        """The prompt's chunks for each encoder, equally many for all."""
         prompts = [encoder.chunks(wording.parts) for encoder in self.encoders]
         count = max(map(len, prompts)) if wording.chunked else 1
-        hidden: list[Tensor] = []  # of each encoder, (tokens,width)
-        for encoder, chunks in zip(self.encoders, prompts, strict=True):
-            chunks += encoder.chunks(wording.empty.parts) * (count - len(chunks))
-            outputs = [encoder.read(chunk) for chunk in chunks[:count]]
-            layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in outputs]
-            hidden.append(torch.cat([weighed(*pair) for pair in zip(layers, chunks[:count], strict=True)]))
-        states = torch.cat(hidden, dim=-1)
-        return {"states": states, "pooled": outputs[0][0][0]} if self.is_xl else {"states": states}
+        return [
+            (chunks + encoder.chunks(wording.empty.parts) * (count - len(chunks)))[:count]
+            for encoder, chunks in zip(self.encoders, prompts, strict=True)
+        ]
 
-    def _layer(self, encoder: TextEncoder, output: Any, clip_skip: int) -> Tensor:
+    def _layer(self, encoder: TextEncoder, output: Mapping[str, Any], clip_skip: int) -> Tensor:
         """The states (1,tokens,width) that the network is conditioned on."""
         states: Tensor
         if self.is_xl:  # the states before the last layer, without the final norm
-            states = output.hidden_states[-1 - clip_skip]
+            states = output["hidden_states"][-1 - clip_skip]
         elif clip_skip == 1:
-            states = output.last_hidden_state
+            states = output["last_hidden_state"]
         else:
-            states = encoder.network.final_layer_norm(output.hidden_states[-clip_skip])
+            with turn(encoder.network):
+                states = encoder.network.final_layer_norm(output["hidden_states"][-clip_skip])
         return states
 
     @torch.inference_mode()

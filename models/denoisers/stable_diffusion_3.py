@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -14,7 +14,7 @@ from models.configs.networks import FLOW_AUTOENCODER, SD3_TRANSFORMER
 from models.configs.text_encoders import CLIP_TEXT, T5_ENCODER
 from models.denoisers.base import MAX_SIDE, Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures
-from models.denoisers.text import TextEncoder
+from models.denoisers.text import Encodings, TextEncoder
 from models.loading import load_component
 from models.networks.tokens import Readings, readings_on
 from models.pack import Pack
@@ -57,24 +57,33 @@ class StableDiffusion3Denoiser(LatentPictures):
         self.clips = [first, second]
         self.t5 = None
         if pack.has("text_encoder_3"):
-            self.t5 = TextEncoder(pack, "_3", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS)
-        self._encoded = functools.lru_cache(maxsize=256)(self._encode)
+            self.t5 = TextEncoder(
+                pack, "_3", T5EncoderModel, device, T5_ENCODER, precision, T5_TOKENS, keeps_layers=False
+            )
+        self.encoders: list[TextEncoder] = [*self.clips, *([self.t5] if self.t5 is not None else [])]
+        self._encoded = Encodings(self._encode)
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        self._encoded.add([prompt or "" for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._encoded(spec.prompt or ""), self._encoded(spec.negative_prompt or "")
 
     def readings(self, spec: SampleSpec) -> Readings:
-        t5 = [self.t5] if self.t5 is not None else []
-        return readings_on(spec, [encoder.reading for encoder in (*self.clips, *t5)])
+        return readings_on(spec, [encoder.reading for encoder in self.encoders])
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> Conditioning:
-        outputs = [clip(prompt) for clip in self.clips]
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         width = int(self.network.config.joint_attention_dim)
-        states = torch.cat([output.hidden_states[-2][0] for output in outputs], dim=-1)
-        states = functional.pad(states, (0, width - states.shape[-1]))
-        t5_states = states.new_zeros(T5_TOKENS, width) if self.t5 is None else self.t5(prompt).last_hidden_state[0]
-        return {"states": torch.cat([states, t5_states]), "pooled": torch.cat([output[0][0] for output in outputs])}
+        encoded: list[Conditioning] = []
+        of_t5 = iter(()) if self.t5 is None else self.t5(prompts)
+        for outputs in zip(*(clip(prompts) for clip in self.clips), strict=True):
+            states = torch.cat([output["hidden_states"][-2][0] for output in outputs], dim=-1)
+            states = functional.pad(states, (0, width - states.shape[-1]))
+            last = states.new_zeros(T5_TOKENS, width) if self.t5 is None else next(of_t5)["last_hidden_state"][0]
+            pooled = torch.cat([output["text_embeds"][0] for output in outputs])
+            encoded.append({"states": torch.cat([states, last]), "pooled": pooled})
+        return encoded
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from models.batching import Alone, Batching, batch_calls
 from models.configs import Keys
+from models.denoisers.base import Conditioning
 from models.loading import Network, load_tokenizer, token_limit
 from models.memory import load_shared
 from models.networks.chunks import Chunk, chunks_of
@@ -19,6 +22,9 @@ from models.networks.weights import Part
 from models.pack import Pack
 from models.precision import Precision
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
+from models.weights import turn
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class TextEncoder:
@@ -32,6 +38,10 @@ class TextEncoder:
         keys: what its config.json may hold.
         precision: of the denoiser, which says in which format its encoders run.
         max_length: number of tokens that prompts are padded or truncated to; by default the tokenizer's limit.
+        keeps_layers: whether the states of every layer are wanted, and not only the last one's.
+
+    Attributes:
+        batching: how many chunks may share a batch; one until it is measured.
     """
 
     def __init__(
@@ -43,6 +53,8 @@ class TextEncoder:
         keys: Keys,
         precision: Precision,
         max_length: int | None = None,
+        *,
+        keeps_layers: bool = True,
     ) -> None:
         folder = pack.component(f"tokenizer{suffix}")
         self.name = f"text_encoder{suffix}"
@@ -50,30 +62,81 @@ class TextEncoder:
         self.network: Any = load_shared(network, pack, self.name, device, precision.of_encoders, keys=keys)
         self.device = device
         self.max_length = max_length or token_limit(self.tokenizer, self.network, folder)
+        self.keeps_layers = keeps_layers
+        self.batching: Batching = Alone()
         self.reading = functools.lru_cache(maxsize=256)(self._reading)
 
     def _reading(self, texts: tuple[str, ...], chunked: bool = False) -> Reading:
         """How the encoder reads the texts of a prompt."""
         return reading_of(self.tokenizer, texts, self.max_length, encoder=self.name, chunked=chunked)
 
-    def __call__(self, prompt: str) -> Any:
-        """Run the network on the prompt, padded or truncated; returns the states of every layer."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.network(tokens.input_ids.to(self.device), output_hidden_states=True)
+    @property
+    def vocabulary(self) -> int:
+        """Number of different tokens."""
+        return int(self.network.config.vocab_size)
+
+    def __call__(self, prompts: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Run the network on prompts, padded or truncated; yields what `read` does."""
+        tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.max_length, truncation=True)
+        return self.read(tokens.input_ids)
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
         """Split a prompt into chunks of `max_length` tokens."""
         return chunks_of(self.tokenizer, parts, self.max_length)
 
-    def read(self, chunk: Chunk) -> Any:
-        """Run the network on one chunk; returns the states of every layer."""
-        return self.network(torch.tensor([chunk.ids], device=self.device), output_hidden_states=True)
+    def read(self, rows: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+        """Run the network on rows of `max_length` tokens, in batches; yields each row's outputs by name.
+
+        Outputs are views of the batch's, of the row alone; those of layers are tuples. Copy what is to be kept.
+        """
+        for count, call in batch_calls(self.output, torch.tensor(rows), self.batching):
+            output = call()
+            for row in range(count):
+                own = slice(row, row + 1)
+                yield {
+                    name: tuple(layer[own] for layer in value) if isinstance(value, tuple) else value[own]
+                    for name, value in output.items()
+                }
+
+    def output(self, ids: Tensor) -> Any:
+        """The network's output for tokens (B,`max_length`)."""
+        with turn(self.network):
+            return self.network(ids.to(self.device), output_hidden_states=self.keeps_layers)
+
+
+class Encodings(Generic[Key]):
+    """Encoded prompts: the latest ones are kept. For one thread.
+
+    Args:
+        encode: encodes prompts together, each as it would alone.
+    """
+
+    most = 256
+
+    def __init__(self, encode: Callable[[Sequence[Key]], Sequence[Conditioning]]) -> None:
+        self._encode = encode
+        self._kept: OrderedDict[Key, Conditioning] = OrderedDict()
+
+    def __call__(self, prompt: Key) -> Conditioning:
+        if prompt in self._kept:
+            self._kept.move_to_end(prompt)
+            return self._kept[prompt]
+        [encoded] = self._encode([prompt])
+        self._keep(prompt, encoded)
+        return encoded
+
+    def add(self, prompts: Sequence[Key]) -> None:
+        """Encode those prompts together that are not kept yet."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
+        if not new:
+            return
+        for prompt, encoded in zip(new, self._encode(new), strict=True):
+            self._keep(prompt, encoded)
+
+    def _keep(self, prompt: Key, encoded: Conditioning) -> None:
+        self._kept[prompt] = encoded
+        if len(self._kept) > self.most:
+            self._kept.popitem(last=False)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
 from models.engine.outline import Outline, outline
-from models.engine.preparation import Preparation
+from models.engine.preparing import Asked, PreparingThread
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
@@ -66,6 +66,8 @@ class Engine:
         precision: number format of the networks, one of `models.calibration.networks.PRECISIONS`; by default the rules
             choose it.
         encoder_precision: number format of text encoders and autoencoders, likewise.
+        quantize: "int8" for int8 weights, as for `load_networks`.
+        offloaded: whether weights stay in the host's memory, as for `load_networks`.
         compiled: whether `torch.compile` makes their kernels.
         cores: threads that compute at once; by default all that the environment allows.
         measure_at_once: start measuring immediately; otherwise measuring starts when `measure` is called.
@@ -91,6 +93,8 @@ class Engine:
         device: str = "cpu",
         precision: str = "auto",
         encoder_precision: str = "auto",
+        quantize: str | None = None,
+        offloaded: bool = False,
         compiled: bool = False,
         cores: int = CORES,
         measure_at_once: bool = True,
@@ -108,14 +112,14 @@ class Engine:
             device=self.device,
             precision=precision,
             encoder_precision=encoder_precision,
+            quantize=quantize,
+            offloaded=offloaded,
             compiled=compiled,
         )
         self._calibrate = calibrate
         self._measurement = Measurement(calibrations if calibrations is not None else FileCalibrations())
         self._loop = Loop(self._measurement, cores=cores, on_death=on_death)
-        # One thread for all callers: an encoder's sums may round differently with another number of threads, and a fast
-        # tokenizer must not be used by two threads at once.
-        self._preparing = ThreadPoolExecutor(1, f"preparing-{device}", initializer=set_thread_count, initargs=(1,))
+        self._preparing = PreparingThread(f"preparing-{device}")
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(opened, measure_at_once, ready), name=f"engine-{device}", daemon=True
@@ -167,7 +171,7 @@ class Engine:
     def measure(self) -> None:
         """Start measuring, between ticks, the packs that aren't measured yet."""
         with suppress(EngineDied):
-            self._loop.call(lambda: self._measurement.allow(self._preparing, self._loop.wake))
+            self._loop.call(lambda: self._measurement.allow(self._preparing.executor, self._loop.wake))
 
     def wait_until_measured(self, timeout: float | None = None) -> bool:
         """Wait until every pack has been measured; `False` if the timeout passes or the engine ends first."""
@@ -184,7 +188,8 @@ class Engine:
 
     def outline(self, specs: Sequence[SampleSpec]) -> Outline:
         """Estimate the cost of drawing `specs`, which differ only in their seeds; errors are those of `submit`."""
-        return outline(self._loaded_for(specs[0]).runner, self._course(specs[0]), pictures=len(specs))
+        [course] = self._courses(specs[:1])
+        return outline(self._loaded_for(specs[0]).runner, course, pictures=len(specs))
 
     def submit(self, spec: SampleSpec, *, timeout: float | None = None, on_preview: Preview | None = None) -> Handle:
         """Queue one picture.
@@ -213,11 +218,11 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         samples = [
             Sample.begin(
-                self._course(spec),
+                course,
                 deadline=deadline,
                 on_preview=None if on_preview is None else partial(on_preview, index),
             )
-            for index, spec in enumerate(specs)
+            for index, course in enumerate(self._courses(specs))
         ]
         by_pack: dict[str, list[Sample]] = {}
         for sample in samples:
@@ -238,7 +243,7 @@ class Engine:
         preparation.table(specs[0])
         for spec in specs:
             if spec.weighted or spec.long_prompt is LongPrompt.REFUSE:
-                self._preparing.submit(preparation.readings, spec).result()
+                self._preparing.executor.submit(preparation.readings, spec).result()
 
     def generate(self, specs: Sequence[SampleSpec]) -> list[Image]:
         """Draw all `specs` together and wait for them.
@@ -261,19 +266,23 @@ class Engine:
         loaded.runner.preparation.check(spec)
         return loaded
 
-    def _course(self, spec: SampleSpec) -> Course:
-        loaded = self._loaded_for(spec)
-        preparation, spec = loaded.runner.preparation, _with_class_index(spec, loaded.pack.labels)
-        return preparation.course(spec, self._prepared(preparation, spec))
+    def _courses(self, specs: Sequence[SampleSpec]) -> list[Course]:
+        loaded = [self._loaded_for(spec) for spec in specs]
+        asked = [
+            (each.runner.preparation, _with_class_index(spec, each.pack.labels))
+            for each, spec in zip(loaded, specs, strict=True)
+        ]
+        prepared = zip(asked, self._prepared(asked), strict=True)
+        return [preparation.course(spec, inputs) for (preparation, spec), inputs in prepared]
 
     def _want_measured(self, course: Course) -> None:
         loaded = self.packs[course.spec.pack]
         if self._calibrate is None and course.shape != loaded.denoiser.latent_shape:
             self._measurement.want(loaded, course.spec.size(loaded.denoiser.picture_size), course.shape)
 
-    def _prepared(self, preparation: Preparation, spec: SampleSpec) -> Inputs:
+    def _prepared(self, asked: Sequence[Asked]) -> list[Inputs]:
         try:
-            return self._preparing.submit(preparation.prepare, spec).result()
+            return self._preparing.prepare(asked)
         except torch.OutOfMemoryError as error:
             raise failure_of(error) from None
         except torch.AcceleratorError as error:
@@ -290,7 +299,7 @@ class Engine:
             ready.set_exception(fatal)
             return
         if measure_at_once:
-            self._measurement.allow(self._preparing, self._loop.wake)
+            self._measurement.allow(self._preparing.executor, self._loop.wake)
         ready.set_result(None)
         self._loop.serve()
 

@@ -25,13 +25,14 @@ FEW_ROWS = 4  # per lane; two pictures with a classifier took 19 ms an evaluatio
 class LoadedPack:
     """A pack, its runner and its unfinished samples.
 
-    The methods take the engine's lock; `schedule` and `ticks` are read and written only while it is held.
+    The methods take the engine's lock; `schedule`, `ticks` and `is_decoding` are used only while it is held.
 
     Attributes:
         pack: its folder.
         runner: its networks on the device.
         schedule: its unfinished samples.
-        ticks: number of its ticks under way.
+        ticks: number of its ticks under way, decoding included.
+        is_decoding: whether finished samples are being decoded.
         is_measured: whether measuring has ended.
     """
 
@@ -41,6 +42,7 @@ class LoadedPack:
         self.runner = runner
         self.schedule: Schedule[Sample] = Schedule(1)
         self.ticks = 0
+        self.is_decoding = False
         self.is_measured = is_measured
         self._lock = lock
 
@@ -123,9 +125,14 @@ class LoadedPack:
         return self.runner.lanes.layout.threads
 
     @property
+    def has_work(self) -> bool:
+        """Whether it has samples to move, or to decode while it decodes no others: those wait and share a batch."""
+        return self.schedule.has_idle or (self.schedule.next_done is not None and not self.is_decoding)
+
+    @property
     def wants_tick(self) -> bool:
-        """Whether it has samples at rest, and fewer ticks than lanes."""
-        return self.ticks < self.lanes and self.schedule.has_idle
+        """Whether it has work, and fewer ticks than lanes."""
+        return self.ticks < self.lanes and self.has_work
 
     def is_guided_by(self, name: str) -> bool:
         """Whether one of its unfinished samples is guided by that pack. For holders of the lock."""
@@ -146,6 +153,8 @@ class LoadedPack:
         with self._lock:
             runner.calibration = calibration
             runner.max_batch = network.sizes[-1]
+            for encoder in self.denoiser.encoders:
+                encoder.batching = calibration.of(encoder.name)
             schedule.row_budget, schedule.lanes = network.knee, lanes
             schedule.classifier_cost = classifier_cost
             schedule.few_rows = max(FEW_ROWS * lanes, network.sizes[0])
@@ -176,6 +185,13 @@ class LoadedPack:
             for sample in share_prefixes(samples):
                 self.schedule.enqueue(sample, now=time.monotonic())
             self._lock.notify()
+
+    def take_done(self) -> list[Sample]:
+        """Take some of the samples that are only to be decoded. For holders of the lock."""
+        waiting = self.schedule.next_done
+        if waiting is None:
+            return []
+        return self.schedule.take_done(self.lanes * self.runner.calibration_for(waiting.shape).decoder.knee)
 
     def remove(self, sample: Sample) -> None:
         """Remove a sample that has had its last tick."""

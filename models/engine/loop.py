@@ -16,7 +16,7 @@ from models.engine.loaded import LoadedPack
 from models.engine.measurement import Measurement
 from models.engine.sample import Sample
 from models.engine.schedule import Turns
-from models.engine.tick import Tick
+from models.engine.tick import Decoding, Tick
 from models.lanes import FIRST_CALLS, CallRunner, InlineLane, set_thread_count
 from models.spec import InvalidSpec
 
@@ -182,24 +182,32 @@ class Loop:
             self._turns.charge(MEASURING, (time.monotonic() - started) * self._cores)
 
     def _dispatch(self, loaded: LoadedPack) -> None:
-        """Start the pack's next tick: in one lane, or here over all lanes if no other tick could use the rest."""
+        """Start the pack's next tick or decoding: in one lane, or here over all if nothing else could use the rest."""
         self._give_up(loaded)
         with self.lock:
-            samples = loaded.schedule.take(now=time.monotonic())
-            if not samples:
+            work = self._taken_locked(loaded)
+            if work is None:
                 return
             left = self._cores - self._lane_cores(loaded)
-            others = any(self._lane_cores(other) <= left and other.schedule.has_idle for other in self.packs.values())
+            others = any(self._lane_cores(other) <= left and other.has_work for other in self.packs.values())
             in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
             cores = self._lane_cores(loaded) * (1 if in_lane else loaded.lanes)
             self._cores_in_use += cores
             loaded.ticks += 1
         if in_lane:
-            loaded.runner.lanes.start(partial(self._tick, loaded, samples, InlineLane(), cores))
+            loaded.runner.lanes.start(partial(self._run, work, loaded, InlineLane(), cores))
         else:
             # As many threads as a lane has, if the tick could have run in one: more may change how sums round.
             set_thread_count(self._lane_cores(loaded) if loaded.lanes > 1 else 1)
-            self._tick(loaded, samples, loaded.runner.lanes, cores)
+            self._run(work, loaded, loaded.runner.lanes, cores)
+
+    def _taken_locked(self, loaded: LoadedPack) -> Tick | Decoding | None:
+        """What the pack does next. Samples that are only to be decoded go first: it is short, and somebody waits."""
+        if not loaded.is_decoding and (done := loaded.take_done()):
+            loaded.is_decoding = True
+            return Decoding(loaded, done)
+        samples = loaded.schedule.take(now=time.monotonic())
+        return Tick(loaded, samples) if samples else None
 
     def _give_up(self, loaded: LoadedPack) -> None:
         """Fail the samples that were cancelled or whose deadline has passed."""
@@ -212,16 +220,17 @@ class Loop:
         with self.lock:
             return loaded.schedule.expired(now=time.monotonic())
 
-    def _tick(self, loaded: LoadedPack, samples: list[Sample], lanes: CallRunner, cores: int) -> None:
+    def _run(self, work: Tick | Decoding, loaded: LoadedPack, lanes: CallRunner, cores: int) -> None:
         started = time.monotonic()
         fault: BaseException | None = None
         try:
-            Tick(loaded, samples, lanes).run()
+            work.run(lanes)
         except BaseException as raised:
             fault = raised
         with self.lock:
-            loaded.schedule.put_back(samples)
+            loaded.schedule.put_back(work.samples)
             loaded.ticks -= 1
+            loaded.is_decoding = loaded.is_decoding and not isinstance(work, Decoding)
             self._cores_in_use -= cores
             self._fault = self._fault or fault
             self._turns.charge(loaded.name, (time.monotonic() - started) * cores)

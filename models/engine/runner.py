@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.batching import batch_calls
 from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
 from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, work_of
-from models.engine.preparation import Preparation, row_cost
+from models.engine.preparing import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
 from models.guidance import Guided, Predictions, combine, effects
 from models.lanes import CallRunner, Lanes, first_call
@@ -86,7 +87,7 @@ class Runner:
         if known is not None:
             return known
         denoiser = self.calibration.denoiser.alone(row_cost(self.denoiser, shape))
-        return replace(self.calibration, denoiser=denoiser, classifier=None)
+        return replace(self.calibration, denoiser=denoiser, classifier=None, decoder=NetworkCalibration())
 
     def limit(self, shape: Shape) -> int:
         """Most rows of a batch of latents of `shape`."""
@@ -106,16 +107,19 @@ class Runner:
         sample.state = state
 
     def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: CallRunner) -> list[Image]:
-        """Decode latents (R,C,H,W) to pictures (height,width,channels), one at a time so that rows stay independent."""
-        decoded = lanes.run([partial(self._decode, latent) for latent in latents])
+        """Decode the latents (R,C,H,W) of samples to pictures (height,width,channels)."""
+        decoder = self.calibration_for(samples[0].shape).decoder
+        calls = list(batch_calls(self._decode, latents, decoder, lanes=lanes.count))
+        decoded = lanes.run([call for _, call in calls])
+        rows = [row for (count, _), batch in zip(calls, decoded, strict=True) for row in batch[:count]]
         return [
-            to_uint8(picture, sample.course.profile.rounding)[0].cpu().numpy()
-            for sample, picture in zip(samples, decoded, strict=True)
+            to_uint8(row[None], sample.course.profile.rounding)[0].cpu().numpy()
+            for sample, row in zip(samples, rows, strict=True)
         ]
 
-    def _decode(self, latent: Tensor) -> Tensor:
-        with first_call(self._decoded, tuple(latent.shape)):
-            return self.denoiser.decode(latent[None])
+    def _decode(self, latents: Tensor) -> Tensor:
+        with first_call(self._decoded, tuple(latents.shape[1:])):
+            return self.denoiser.decode(latents)
 
     def tick(self, samples: Sequence[Sample], lanes: CallRunner) -> tuple[Tensor, list[bool]]:
         """Advance every sample by one evaluation.

@@ -132,15 +132,21 @@ class Schedule(Generic[Sample]):
 
     @property
     def has_idle(self) -> bool:
-        """Whether there is a sample that no tick is moving."""
-        return any(sample not in self._moving for job in self._jobs.values() for sample in job.samples)
+        """Whether there is a sample with evaluations left that no tick is moving."""
+        samples = (sample for job in self._jobs.values() for sample in job.samples)
+        return any(sample.evaluations_left and sample not in self._moving for sample in samples)
+
+    @property
+    def next_done(self) -> Sample | None:
+        """A sample at rest without evaluations left, `None` if there is none."""
+        return next((sample for sample in self._all() if self._is_done(sample)), None)
 
     def take(self, *, now: float) -> list[Sample]:
         """Choose the samples that move next, at least one if any is at rest; their rows fit the budget.
 
         They are moving until `put_back`.
         """
-        unfinished = self._all()
+        unfinished = [sample for sample in self._all() if sample.evaluations_left]
         costs = [self._cost(sample) for sample in unfinished]
         total, rows = sum(costs), sum(sample.rows_now for sample in unfinished)
         is_one_shape = len({sample.shape for sample in unfinished}) == 1
@@ -182,13 +188,20 @@ class Schedule(Generic[Sample]):
         self._moving.update(chosen)
         return list(chosen)
 
+    def take_done(self, most: int) -> list[Sample]:
+        """Take up to `most` samples of one shape without evaluations left; they are moving until `put_back`."""
+        done = [sample for sample in self._all() if self._is_done(sample)]
+        chosen = [sample for sample in done if sample.shape == done[0].shape][:most]
+        self._moving.update(chosen)
+        return chosen
+
     def _at_rest(
         self, order: Callable[[_Job[Sample]], tuple[float, float]], shape: tuple[int, ...] | None = None
     ) -> Iterator[Sample]:
         """Samples that no tick is moving, of `shape` if given, by their jobs' `order`, then by evaluations left."""
         for job in sorted(self._jobs.values(), key=order):
             for sample in sorted(job.samples, key=lambda sample: sample.evaluations_left):
-                if sample not in self._moving and shape in (None, sample.shape):
+                if sample.evaluations_left and sample not in self._moving and shape in (None, sample.shape):
                     yield sample
 
     def _cost(self, sample: Sample) -> float:
@@ -213,6 +226,9 @@ class Schedule(Generic[Sample]):
         unfinished = self._all()
         self._jobs = {}
         return unfinished
+
+    def _is_done(self, sample: Sample) -> bool:
+        return not sample.evaluations_left and sample not in self._moving
 
     def _all(self) -> list[Sample]:
         return [sample for job in self._jobs.values() for sample in job.samples]

@@ -1,9 +1,10 @@
-"""A tick: moves some samples of one pack by one evaluation."""
+"""What a pack does in a turn: moves some of its samples by one evaluation, or decodes those that are done."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,76 +15,18 @@ from models.engine.sample import Image, Sample
 from models.lanes import CallRunner, Result, drop_traceback
 
 
-class Tick:
-    """Moves samples by one evaluation, and delivers the pictures that are done.
-
-    One sample's error does not fail the others: a step that fails for the batch is tried again for each sample alone.
+class _Turn:
+    """One sample's error does not fail the others: what fails for the batch is tried again for each sample alone.
 
     Args:
         loaded: the pack.
-        samples: the pack's samples to move.
-        lanes: run the networks.
+        samples: some of its samples.
     """
 
-    def __init__(self, loaded: LoadedPack, samples: Sequence[Sample], lanes: CallRunner) -> None:
+    def __init__(self, loaded: LoadedPack, samples: Sequence[Sample]) -> None:
+        self.samples = samples
         self._loaded = loaded
         self._runner = loaded.runner
-        self._samples = samples
-        self._lanes = lanes
-
-    def run(self) -> None:
-        """Move all samples.
-
-        Raises:
-            BaseException: an error that no sample caused, such as a lost device.
-        """
-        self._begin()
-        begun = [sample for sample in self._samples if not sample.is_over]
-        for samples, (data, are_finite) in self._attempted(begun, self._evaluated):
-            self._settle(samples, data, are_finite)
-        done = [sample for sample in begun if sample.is_done and not sample.is_over]
-        for samples, pictures in self._attempted(done, self._drawn):
-            self._deliver(samples, pictures)
-
-    def _begin(self) -> None:
-        for sample in self._samples:
-            if sample.state is None:
-                with self._failing_alone(sample):
-                    self._runner.start(sample)
-
-    def _evaluated(self, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:
-        """Evaluate the samples; when the device runs out of memory, retry in smaller batches and keep to those."""
-        shape = samples[0].shape
-        limit = self._runner.limit(shape)
-        try:
-            return self._runner.tick(samples, self._lanes)
-        except torch.OutOfMemoryError as error:
-            if not self._loaded.halve_batches(limit, shape):
-                raise
-            drop_traceback(error)
-        return self._evaluated(samples)
-
-    def _settle(self, samples: Sequence[Sample], data: Tensor, are_finite: Sequence[bool]) -> None:
-        """Fork, fail or preview the samples that have moved; `data` holds each sample's current data prediction."""
-        for row, sample in enumerate(samples):
-            if sample.forks and sample.position == sample.course.fork_position:
-                self._loaded.fork(sample)
-            if not are_finite[row]:
-                step = sample.position
-                self._loaded.fail(sample, SampleFailed(f"the picture became NaN or infinite at step {step}"))
-            elif sample.on_preview is not None and sample.wants_preview_now:
-                with self._failing_alone(sample):
-                    [picture] = self._runner.pictures([sample], data[row : row + 1], self._lanes)
-                    sample.on_preview(sample.position, picture)
-
-    def _drawn(self, samples: Sequence[Sample]) -> list[Image]:
-        latents = torch.stack([sample.state[0] for sample in samples if sample.state is not None])
-        return self._runner.pictures(samples, latents, self._lanes)
-
-    def _deliver(self, samples: Sequence[Sample], pictures: Sequence[Image]) -> None:
-        for sample, picture in zip(samples, pictures, strict=True):
-            self._loaded.remove(sample)
-            sample.finish(picture)
 
     def _attempted(
         self, samples: Sequence[Sample], attempt: Callable[[Sequence[Sample]], Result]
@@ -111,3 +54,79 @@ class Tick:
             yield
         except Exception as error:
             self._loaded.fail(sample, failure_of(error))
+
+
+class Tick(_Turn):
+    """Moves samples by one evaluation."""
+
+    def run(self, lanes: CallRunner) -> None:
+        """Move all samples; `lanes` run the networks.
+
+        Raises:
+            BaseException: an error that no sample caused, such as a lost device.
+        """
+        self._begin()
+        begun = [sample for sample in self.samples if not sample.is_over]
+        for samples, (data, are_finite) in self._attempted(begun, partial(self._evaluated, lanes)):
+            self._settle(samples, are_finite)
+            self._preview(samples, data, lanes)
+
+    def _begin(self) -> None:
+        for sample in self.samples:
+            if sample.state is None:
+                with self._failing_alone(sample):
+                    self._runner.start(sample)
+
+    def _evaluated(self, lanes: CallRunner, samples: Sequence[Sample]) -> tuple[Tensor, list[bool]]:
+        """Evaluate the samples; when the device runs out of memory, retry in smaller batches and keep to those."""
+        shape = samples[0].shape
+        limit = self._runner.limit(shape)
+        try:
+            return self._runner.tick(samples, lanes)
+        except torch.OutOfMemoryError as error:
+            if not self._loaded.halve_batches(limit, shape):
+                raise
+            drop_traceback(error)
+        return self._evaluated(lanes, samples)
+
+    def _settle(self, samples: Sequence[Sample], are_finite: Sequence[bool]) -> None:
+        """Fork or fail the samples that have moved."""
+        for sample, is_finite in zip(samples, are_finite, strict=True):
+            if sample.forks and sample.position == sample.course.fork_position:
+                self._loaded.fork(sample)
+            if not is_finite:
+                step = sample.position
+                self._loaded.fail(sample, SampleFailed(f"the picture became NaN or infinite at step {step}"))
+
+    def _preview(self, samples: Sequence[Sample], data: Tensor, lanes: CallRunner) -> None:
+        """Show the samples' current data predictions `data` (R,C,H,W) to those who want to see them now."""
+        rows = {sample: row for row, sample in enumerate(samples)}
+        wanted = [sample for sample in samples if sample.wants_preview_now and not sample.is_over]
+
+        def decoded(samples: Sequence[Sample]) -> list[Image]:
+            return self._runner.pictures(samples, data[[rows[sample] for sample in samples]], lanes)
+
+        for shown, pictures in self._attempted(wanted, decoded):
+            for sample, picture in zip(shown, pictures, strict=True):
+                with self._failing_alone(sample):
+                    if sample.on_preview is not None:
+                        sample.on_preview(sample.position, picture)
+
+
+class Decoding(_Turn):
+    """Delivers samples whose evaluations are done; their latents have one shape."""
+
+    def run(self, lanes: CallRunner) -> None:
+        """Decode all samples; `lanes` run the network.
+
+        Raises:
+            BaseException: an error that no sample caused, such as a lost device.
+        """
+        for samples, pictures in self._attempted(self.samples, partial(self._decoded, lanes)):
+            for sample, picture in zip(samples, pictures, strict=True):
+                self._loaded.remove(sample)
+                sample.finish(picture)
+
+    def _decoded(self, lanes: CallRunner, samples: Sequence[Sample]) -> list[Image]:
+        latents = torch.stack([sample.state[0] for sample in samples if sample.state is not None])
+        return self._runner.pictures(samples, latents, lanes)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,21 +17,31 @@ from models.loading import weight_files
 from models.memory.sharing import is_in_use
 from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
+from models.weights import LAYERS_AT_ONCE, int8_bytes, is_quantized
 
 ROLES = {
     "unet": "denoiser",
     "transformer": "denoiser",
+    "vae": "autoencoder",
     "text_encoder": "text encoders",
     "text_encoder_2": "text encoders",
     "text_encoder_3": "text encoders",
-    "vae": "autoencoder",
     "classifier": "classifier",
     "classifier_text_encoder": "classifier",
 }
-"""What the components of a pack with weights are for."""
+"""What the components of a pack with weights are for, in the order in which they are read."""
 _SMALLER = "bfloat16"
+_CPU = torch.device("cpu")
 _GROUP = Path("/sys/fs/cgroup")
 _SYSTEM = Path("/proc/meminfo")
+_REMEDIES: Mapping[str, Mapping[str, Any]] = {
+    f"set CYNOSURE_WORKER_PRECISION and CYNOSURE_WORKER_ENCODER_PRECISION to {_SMALLER}": {
+        "dtype": _SMALLER,
+        "encoders": _SMALLER,
+    },
+    "use --quantize int8": {"int8": True},
+    "use --offload": {"offloaded": True},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +50,65 @@ class Weights:
 
     Attributes:
         parameters: how many numbers.
-        bytes: what they take in the number format that they run in.
+        bytes: what they take on the device, in the number format that they run in.
     """
 
     parameters: int
     bytes: int
 
 
-def weights_of(pack: Pack, denoiser: Precision, classifier: Precision, *, missing_on: str = "") -> dict[str, Weights]:
+@dataclass(frozen=True, kw_only=True)
+class _Component:
+    """Weights of one component.
+
+    Attributes:
+        role: what it is for.
+        parameters: how many numbers.
+        read_bytes: what they take while they are read.
+        kept_bytes: what they take when they have been.
+        layer_bytes: what those of its largest layer take.
+        is_offloaded: whether only some layers' are on the device at once.
+    """
+
+    role: str
+    parameters: int
+    read_bytes: int
+    kept_bytes: int
+    layer_bytes: int
+    is_offloaded: bool
+
+    @property
+    def device_bytes(self) -> int:
+        """What is on the device at once."""
+        return min(self.kept_bytes, LAYERS_AT_ONCE * self.layer_bytes) if self.is_offloaded else self.kept_bytes
+
+
+def weights_of(pack: Pack, denoiser: Precision, classifier: Precision) -> dict[str, Weights]:
     """The pack's weights by role, as its files' headers say; a file that can't be read counts as nothing.
 
     Args:
         pack: the pack.
         denoiser: number format of its denoiser, which also says that of its encoders.
         classifier: number format of its classifier.
-        missing_on: leave out what a pack on this device has in memory already.
     """
-    found: dict[str, Weights] = {}
+    return _by_role(_components(pack, denoiser, classifier))
+
+
+def _by_role(components: Sequence[_Component]) -> dict[str, Weights]:
+    return {
+        role: Weights(
+            parameters=sum(each.parameters for each in components if each.role == role),
+            bytes=sum(each.device_bytes for each in components if each.role == role),
+        )
+        for role in dict.fromkeys(each.role for each in components)
+    }
+
+
+def _components(
+    pack: Pack, denoiser: Precision, classifier: Precision, missing_on: torch.device | None = None
+) -> list[_Component]:
+    """The pack's components with weights, except for those that a pack on the device `missing_on` shares with it."""
+    found = []
     for component, role in ROLES.items():
         folder = pack.component(component)
         if not pack.has(component):
@@ -63,13 +118,26 @@ def weights_of(pack: Pack, denoiser: Precision, classifier: Precision, *, missin
             precision = autoencoder_precision(pack, precision)
         elif "text_encoder" in component:
             precision = precision.of_encoders
-        if missing_on and is_in_use(folder, torch.device(missing_on), precision):
-            continue
-        before = found.get(role, Weights(parameters=0, bytes=0))
-        count = _parameters(folder)
-        size = count * getattr(torch, precision.dtype).itemsize
-        found[role] = Weights(parameters=before.parameters + count, bytes=before.bytes + size)
+        if missing_on is None or not is_in_use(folder, missing_on, precision):
+            found.append(_component(role, _shapes(folder), precision))
     return found
+
+
+def _component(role: str, shapes: Mapping[str, Sequence[int]], precision: Precision) -> _Component:
+    itemsize = getattr(torch, precision.dtype).itemsize
+    layers: dict[str, int] = defaultdict(int)
+    for name, shape in shapes.items():
+        as_int8 = precision.int8 and is_quantized(name, shape)
+        layers[name.rpartition(".")[0]] += int8_bytes(shape) if as_int8 else itemsize * prod(shape)
+    parameters = sum(map(prod, shapes.values()))
+    return _Component(
+        role=role,
+        parameters=parameters,
+        read_bytes=itemsize * parameters,
+        kept_bytes=sum(layers.values()),
+        layer_bytes=max(layers.values(), default=0),
+        is_offloaded=precision.offloaded,
+    )
 
 
 def autoencoder_precision(pack: Pack, precision: Precision) -> Precision:
@@ -77,49 +145,89 @@ def autoencoder_precision(pack: Pack, precision: Precision) -> Precision:
     if precision.encoders == "float16":
         config = read_object(pack.component("vae") / "config.json")
         if config.get("force_upcast", True):
-            return FLOAT32
-    return precision.of_encoders
+            return replace(precision.of_autoencoder, dtype=FLOAT32.dtype)
+    return precision.of_autoencoder
 
 
-def _parameters(folder: Path) -> int:
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The shapes of a component's parameters by name."""
     try:
-        return sum(map(_parameters_in, weight_files(folder)))
+        return {name: shape for path in weight_files(folder) for name, shape in _shapes_in(path)}
     except (InvalidPack, SafetensorError, OSError):  # refused by name when it is loaded
-        return 0
+        return {}
 
 
-def _parameters_in(path: Path) -> int:
+def _shapes_in(path: Path) -> Iterator[tuple[str, list[int]]]:
     with safe_open(path, "pt") as file:
-        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        yield from ((name, file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def check_fits(pack: Pack, device: torch.device, denoiser: Precision, classifier: Precision) -> None:
-    """Refuse a pack whose weights the device has no memory for, before they are read.
+    """Refuse a pack whose weights the device, or the host that they are offloaded to, has no memory for.
 
-    Batches need memory beyond that; how much is measured while the pack is served.
+    They are not read yet. Batches need memory beyond that; how much is measured while the pack is served.
 
     Raises:
         InvalidPack: the message says what is needed, what there is, and what would make it fit.
     """
-    there = available(device)
-    if there is None:
+    components = _components(pack, denoiser, classifier, device)
+    lacking = [place for place, need in _needs(components, device).items() if not _has(place, need)]
+    if not lacking:
         return
-    needed = weights_of(pack, denoiser, classifier, missing_on=str(device))
-    total = _total(needed)
-    if total <= there:
-        return
-    parts = ", ".join(f"{role} {_shown(weights.bytes)}" for role, weights in needed.items())
-    remedies = ["serve fewer models on it"]
-    small = replace(denoiser, dtype=_SMALLER, encoders=_SMALLER)
-    smaller = _total(weights_of(pack, small, replace(classifier, dtype=_SMALLER), missing_on=str(device)))
-    if smaller <= there and smaller < total:
-        remedies.append(
-            f"set CYNOSURE_WORKER_PRECISION and CYNOSURE_WORKER_ENCODER_PRECISION to {_SMALLER} ({_shown(smaller)})"
-        )
+    place = lacking[0]
+    total, there = _needs(components, device)[place], available(place)
+    assert there is not None
+    if place != device:
+        components = [replace(each, is_offloaded=False) for each in components if each.is_offloaded]
+    kept = sum(each.device_bytes for each in components)
+    parts = ", ".join(f"{role} {_shown(weights.bytes)}" for role, weights in _by_role(components).items())
+    remedies = ["serve fewer models on it", *_remedies(pack, device, denoiser, classifier, place)]
     raise InvalidPack(
-        f"'{pack.name}' needs {_shown(total)} for its weights ({parts}), and {device} has {_shown(there)} left; "
-        f"{' or '.join(remedies)}"
+        f"'{pack.name}' needs {_shown(total)} for its weights{' while they are read' if total > kept else ''} "
+        f"({parts}), and {place} has {_shown(there)} left; {' or '.join(remedies)}"
     )
+
+
+def _needs(components: Sequence[_Component], device: torch.device) -> dict[torch.device, int]:
+    """Bytes that weights need on the device, and on the CPU if they wait there."""
+    if device.type == "cpu":
+        return {device: _reading(components)}
+    on_device = {device: sum(each.device_bytes for each in components)}
+    waiting = [each for each in components if each.is_offloaded]
+    return on_device | {_CPU: _reading(waiting)} if waiting else on_device
+
+
+def _reading(components: Sequence[_Component]) -> int:
+    """The most that components take on a CPU, from the first that is read to the last that is kept."""
+    kept = [0, *accumulate(each.kept_bytes for each in components)]
+    return max([kept[-1], *(before + each.read_bytes for before, each in zip(kept, components, strict=False))])
+
+
+def _has(place: torch.device, need: int) -> bool:
+    there = available(place)
+    return there is None or need <= there
+
+
+def _remedies(
+    pack: Pack, device: torch.device, denoiser: Precision, classifier: Precision, place: torch.device
+) -> Iterator[str]:
+    """What makes it fit, with what it then needs of `place`: each change that does so alone, or the fewest together."""
+    open_to = [
+        name
+        for name, change in _REMEDIES.items()
+        if replace(denoiser, **change) != denoiser and (device.type == "cuda" or "offloaded" not in change)
+    ]
+    for count in range(1, len(open_to) + 1):
+        fitting = []
+        for names in combinations(open_to, count):
+            changed = replace(denoiser, **{key: value for name in names for key, value in _REMEDIES[name].items()})
+            of_classifier = replace(classifier, dtype=changed.dtype) if changed.dtype != denoiser.dtype else classifier
+            needs = _needs(_components(pack, changed, of_classifier, device), device)
+            if all(_has(place, need) for place, need in needs.items()):
+                fitting.append(f"{' and '.join(names)} ({_shown(needs[place])})")
+        if fitting:
+            yield from fitting
+            return
 
 
 def available(device: torch.device) -> int | None:
@@ -149,10 +257,6 @@ def _left_of_group() -> int | None:
     except OSError:  # no group, or one without a limit
         return None
     return None if limit == "max" else int(limit) - int(used) + int(statistics["inactive_file"])
-
-
-def _total(weights: Mapping[str, Weights]) -> int:
-    return sum(each.bytes for each in weights.values())
 
 
 def _shown(size: int) -> str:

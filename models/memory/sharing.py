@@ -16,6 +16,7 @@ from models.configs import Keys
 from models.loading import Network, check_declared, load_network, weight_files, with_float32_mode
 from models.pack import Pack
 from models.precision import Precision
+from models.weights import offload
 
 _LOADING = Lock()
 _loaded: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
@@ -27,7 +28,7 @@ def load_shared(
 ) -> Network:
     """Load a component as `load_component` does, or return it if a pack in use has one of the same content.
 
-    Its float32 products on CUDA do not use TF32. It must not be changed.
+    Its float32 products on CUDA do not use TF32. It must not be changed, and its calls must hold its `turn`.
 
     Raises:
         InvalidPack: as for `load_component`.
@@ -40,6 +41,8 @@ def load_shared(
         if found is None:
             found = load_network(network, folder, device, precision, keys=keys)
             with_float32_mode(found, device, forward=precision)
+            if precision.offloaded:
+                offload(found, device)
             _loaded[key] = found
     shared: Network = found
     return shared

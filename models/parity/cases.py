@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,9 +139,14 @@ class _StandIn:
     low_res_size: int | None = None
     prompt_options = PromptOptions()
     default_scale = 1.0
+    encoders = ()
+    has_autoencoder = False
 
     def __init__(self, *, learns_variance: bool) -> None:
         self.learns_variance = learns_variance
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        pass
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return {"labels": torch.tensor(spec.class_index)}, {"labels": torch.tensor(NUM_CLASSES)}

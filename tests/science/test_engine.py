@@ -30,7 +30,7 @@ from models.engine import (
     SampleFailed,
     results,
 )
-from models.engine.preparation import Preparation
+from models.engine.preparing import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
@@ -140,7 +140,7 @@ def test_a_sampler_is_looked_up_once_a_picture_and_not_in_its_ticks(
         looked_up.append(name)
         return compile_table(name, *how, **options)
 
-    monkeypatch.setattr("models.engine.preparation.compile_table", counted)
+    monkeypatch.setattr("models.engine.preparing.preparation.compile_table", counted)
     engine.generate(MIXED)
     assert looked_up == [spec.sampler for spec in MIXED]
 

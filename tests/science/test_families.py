@@ -691,9 +691,11 @@ def test_another_size_is_measured_when_idle_and_its_bytes_stay(tmp_path: Path) -
         engine.generate(specs[:1])
         wait_until(lambda: (4, 12, 8) in runner.measured_shapes, seconds=60, what="the size is measured")
         wait_until(lambda: engine.outline(specs[:1]).seconds is not None, seconds=60, what="and timed")
-        measured = runner.calibration_for((4, 12, 8)).denoiser
-        assert measured.is_bitwise
-        assert max(measured.sizes) > 1
+        measured = runner.calibration_for((4, 12, 8))
+        for network in (measured.denoiser, measured.decoder):
+            assert network.is_measured
+            assert network.is_bitwise
+            assert max(network.sizes) > 1
         together = engine.generate(specs)
         assert engine.packs["pack"].halve_batches(2, (4, 12, 8)), "without memory they run alone again"
         assert runner.limit((4, 12, 8)) == 1

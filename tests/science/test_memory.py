@@ -16,7 +16,7 @@ import torch
 from models.calibration import load_networks
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.memory import peak_of, weights_of
+from models.memory import check_fits, peak_of, weights_of
 from models.memory.needs import available
 from models.pack import InvalidPack, open_pack
 from models.precision import FLOAT32, Precision
@@ -120,8 +120,11 @@ def test_what_a_device_has_no_memory_for_is_refused_before_it_is_read(
     assert needed["autoencoder"].bytes == 4 * needed["autoencoder"].parameters
     half = weights_of(pack, replace(BFLOAT16, encoders="bfloat16"), FLOAT32)
     assert [each.bytes * 2 for each in half.values()] == [each.bytes for each in needed.values()]
-    unshared = weights_of(pack, FLOAT32, FLOAT32, missing_on="cpu")
-    assert unshared == {"denoiser": needed["denoiser"]}, "the others are in memory already"
+    monkeypatch.setattr("models.memory.needs.available", lambda device: needed["denoiser"].bytes)
+    check_fits(pack, CPU, FLOAT32, FLOAT32)  # the others are in memory already
+    monkeypatch.setattr("models.memory.needs.available", lambda device: needed["denoiser"].bytes - 1)
+    with pytest.raises(InvalidPack, match=r"for its weights \(denoiser [\d.]+ MB\)"):
+        check_fits(pack, CPU, FLOAT32, FLOAT32)
 
     del networks, denoiser
     gc.collect()

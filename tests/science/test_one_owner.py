@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.commands import up
 from cynosure import contract
 from cynosure.cli import completion
 from cynosure.errors import InvalidRequest
@@ -59,3 +60,6 @@ def test_the_command_line_knows_what_there_is_without_torch_and_without_a_server
     assert set(get_args(command_line.Precision)) == PRECISIONS.keys()
     precision = WorkerSettings.model_fields["precision"].annotation
     assert get_args(precision) == get_args(command_line.Precision) == get_args(worker.Precision)
+    quantize = WorkerSettings.model_fields["quantize"].annotation
+    for main in (command_line.calibrate, worker.main, up.main):
+        assert get_type_hints(main)["quantize"] == quantize

@@ -46,6 +46,26 @@ def sample(
     )
 
 
+def test_samples_without_evaluations_left_wait_to_be_decoded_with_those_of_their_shape() -> None:
+    schedule: Schedule[Sample] = Schedule(row_budget=8)
+    done = [sample(str(number), evaluations=0, side=8 if number < 3 else 16) for number in range(4)]
+    unfinished = sample("unfinished")
+    for one in (*done, unfinished):
+        schedule.enqueue(one, now=0.0)
+    assert schedule.take(now=0.0) == [unfinished]
+    assert not schedule.has_idle
+    assert schedule.next_done is done[0]
+    assert schedule.take_done(2) == done[:2]
+    assert schedule.take_done(2) == [done[2]]
+    assert schedule.take_done(2) == [done[3]]
+    assert schedule.next_done is None
+    schedule.put_back(done)
+    for one in done:
+        schedule.remove(one)
+    assert not schedule.is_idle
+    assert len(schedule) == 1
+
+
 def ticks(
     schedule: Schedule[Sample], *, start: float = 0.0, each_s: float = 0.1
 ) -> Iterator[tuple[float, list[Sample]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -135,6 +136,15 @@ class Preparation:
             row_cost=row_cost(self.denoiser, shape),
             start=start,
         )
+
+    def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
+        """Encode the prompts of specs together, so that `prepare` finds them encoded. Called where `prepare` is."""
+        readable = []
+        for spec in specs:
+            with suppress(InvalidSpec):  # `prepare` says what is wrong
+                self.readings(spec)
+                readable.append(spec)
+        self.denoiser.encode_prompts(readable)
 
     def prepare(self, spec: SampleSpec) -> Inputs:
         """Compute the conditioning of the sample's networks. Slow: must not be called on a thread that runs ticks.
