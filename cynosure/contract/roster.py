@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class LoadRequest(BaseModel):
     """POST /admin/models."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"model": "shoes=my-folder"}]}
+    )
 
     model: str = Field(
         min_length=1,

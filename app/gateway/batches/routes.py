@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -25,13 +26,17 @@ router = APIRouter(prefix="/batches", tags=["batches"])
 _NDJSON, _ZIP = "application/x-ndjson", "application/zip"
 _LINE = {"$ref": "#/components/schemas/BatchLine"}
 _CANCELLED_AT_ONCE = 16
-_EXAMPLE = '{"class_label": "bag", "seed": 1, "custom_id": "first"}\n{"class_label": "coat", "seed": 2}\n'
+_EXAMPLE = [{"class_label": "bag", "seed": 1, "custom_id": "first"}, {"class_label": "coat", "seed": 2}]
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            _NDJSON: {"schema": {}, "example": _EXAMPLE},
-            "application/json": {"schema": {"type": "array", "items": _LINE, "maxItems": MAX_BATCH_LINES}},
+            # The first is what Swagger UI offers; it would put NDJSON into quotes.
+            "application/json": {
+                "schema": {"type": "array", "items": _LINE, "maxItems": MAX_BATCH_LINES},
+                "example": _EXAMPLE,
+            },
+            _NDJSON: {"schema": {}, "example": "".join(json.dumps(line) + "\n" for line in _EXAMPLE)},
         },
     }
 }
