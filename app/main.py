@@ -27,6 +27,7 @@ from app.gateway.routes import admin, docs, events, generate, health, images, jo
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
+from app.gateway.studio import routes as studio
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer
 from cynosure import __version__
@@ -91,6 +92,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
+    app.include_router(studio.router)
+    app.mount("/studio", studio.StudioFiles())
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)

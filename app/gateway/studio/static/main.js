@@ -1,0 +1,130 @@
+// The frame: which view is shown, the API key, the theme, and the banner of a server that is away.
+
+import { apiKey, api, connection } from "./lib/api.js";
+import { h, say } from "./lib/dom.js";
+import { poll } from "./lib/follow.js";
+import { fromLink } from "./lib/requests.js";
+import { studio } from "./lib/state.js";
+import * as draw from "./views/draw.js";
+
+/** Views by name: their title, and their module, loaded when it is first needed. */
+const VIEWS = {
+  draw: ["Draw", async () => draw],
+};
+
+const main = document.getElementById("main");
+const banner = document.getElementById("banner");
+let leaving = new AbortController();
+let opened = null;
+
+function paintTabs() {
+  document.querySelector(".tabs").replaceChildren(
+    ...Object.entries(VIEWS).map(([name, [title]]) => h("a", { href: `#${name}`, data: { view: name } }, title)),
+  );
+}
+
+async function open() {
+  let name = location.hash.slice(1);
+  if (name.startsWith("request=")) {
+    try {
+      studio.take(fromLink(location.hash));
+    } catch {
+      tell("The address holds no request that can be read.");
+    }
+    name = "draw";
+  }
+  if (!(name in VIEWS)) name = "draw";
+  for (const tab of document.querySelectorAll(".tabs a")) {
+    if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+  }
+  const [title, load] = VIEWS[name];
+  document.title = `${title} · Cynosure`;
+  if (opened === name) return; // the same view with another request: it hears of that itself
+  leaving.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
+  const view = await load();
+  if (signal.aborted) return;
+  if (opened !== null) say(title);
+  opened = name;
+  main.dataset.view = name;
+  main.replaceChildren();
+  await view.mount(main, signal);
+}
+
+/** Say something above the view; `null` takes it back. */
+function tell(text, kind = "note") {
+  banner.hidden = !text;
+  banner.className = `banner ${kind}`;
+  banner.textContent = text ?? "";
+}
+
+let asking = null;
+connection.addEventListener("away", () => {
+  tell("The server is away. What you entered is kept; this page goes on as soon as it answers.", "away");
+  asking = new AbortController();
+  poll(async () => Boolean(await api.root()), asking.signal);
+});
+connection.addEventListener("back", () => {
+  asking?.abort();
+  tell(null);
+  say("The server is back.");
+  if (!studio.cards.length) start();
+});
+connection.addEventListener("key", (event) => {
+  if (!document.querySelector("dialog.key")) askForKey(event.detail);
+});
+
+function askForKey(reason) {
+  const input = h("input", { type: "password", id: "api-key", autocomplete: "off", placeholder: "cyn_…", value: apiKey.get() });
+  const close = () => dialog.close();
+  const keep = (event) => {
+    event.preventDefault();
+    apiKey.set(input.value.trim());
+    close();
+    start();
+  };
+  const dialog = h("dialog", { class: "key", "aria-labelledby": "key-title" },
+    h("form", { method: "dialog", onsubmit: keep },
+      h("h2", { id: "key-title" }, "API key"),
+      reason ? h("p", { class: "error" }, reason) : h("p", { class: "hint" }, "Needed only if the server requires one. It is kept until this tab is closed."),
+      h("label", { class: "hidden", htmlFor: "api-key" }, "API key"), input,
+      h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: close }, "Cancel"), h("button", { type: "submit", class: "primary" }, "Use"))),
+  );
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.getElementById("key-button").addEventListener("click", () => askForKey());
+document.getElementById("theme-button").addEventListener("click", () => {
+  const root = document.documentElement;
+  const isDark = (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  root.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("cynosure.theme", root.dataset.theme);
+});
+
+/** Load the models; until a worker has some, ask again. */
+async function start() {
+  const here = new AbortController();
+  await poll(async () => {
+    try {
+      await studio.load();
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) return true; // with a key it starts anew
+      throw error;
+    }
+    if (!studio.cards.length) {
+      tell("No worker has loaded a model yet.");
+      return false;
+    }
+    if (!connection.isAway) tell(null);
+    return true;
+  }, here.signal);
+}
+
+paintTabs();
+addEventListener("hashchange", open);
+await start();
+await open();
