@@ -10,6 +10,8 @@ import * as draw from "./views/draw.js";
 /** Views by name: their title, and their module, loaded when it is first needed. */
 const VIEWS = {
   draw: ["Draw", async () => draw],
+  compare: ["Compare", () => import("./views/compare.js")],
+  explain: ["Explain", () => import("./views/explain.js")],
 };
 
 const main = document.getElementById("main");

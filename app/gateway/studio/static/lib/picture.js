@@ -12,11 +12,8 @@ export function pictureBox({ width, height, label = "" }) {
   const element = h("div", { class: `picture${Math.max(width, height) <= SMALL ? " small" : ""}`, style: { "aspect-ratio": `${width} / ${height}` } }, noise, image);
   const frames = [];
   let timer = null;
-  let blobUrl = null;
 
   function set(url) {
-    if (blobUrl && blobUrl !== url) URL.revokeObjectURL(blobUrl);
-    blobUrl = url.startsWith("blob:") ? url : null;
     image.src = url;
     image.hidden = false;
     noise.hidden = true;
@@ -33,12 +30,22 @@ export function pictureBox({ width, height, label = "" }) {
   }
   return {
     element, image,
+    /** Resolves when the last frame is shown and decoded. */
+    async settled() {
+      while (timer !== null) await new Promise((resolve) => setTimeout(resolve, FRAME_MS));
+      await image.decode();
+    },
     describe: (text) => (image.alt = text),
     blank(seed) {
       frames.length = 0;
       image.hidden = true;
       noise.hidden = false;
       paintNoise(noise, seed);
+    },
+    /** Show a picture at once, and drop frames that wait. */
+    at(url) {
+      frames.length = 0;
+      set(url);
     },
     show(url) {
       if (wantsLessMotion()) frames.length = 0;

@@ -3,8 +3,9 @@
 import { h } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { interval } from "../lib/interval.js";
-import { defaultScale, fieldName, modeOf, shownLabel } from "../lib/requests.js";
-import { firstRequest, newSeed, studio } from "../lib/state.js";
+import { defaultScale, fieldName, modeOf } from "../lib/requests.js";
+import { newSeed, studio } from "../lib/state.js";
+import { subjectFields } from "./subject.js";
 
 const MODES = {
   none: ["None", "The plain conditional model"],
@@ -17,7 +18,6 @@ const SCALE_HINTS = {
   combined: "0 ignores the label or prompt, 1 is the plain model.",
   classifier: "0 is no guidance.",
 };
-const MOST_CHIPS = 12;
 
 /**
  * Build the form for the model of `studio.request`.
@@ -39,16 +39,8 @@ export function requestForm({ changed, remade }) {
     return one.element;
   };
 
-  const model = studio.cards.length > 1 && add(fields[studio.cards.length > 3 ? "select" : "choice"]({
-    name: "model", label: "Model", options: studio.cards.map((one) => [one.name, one.name, one.title]),
-    changed(name) {
-      studio.request = firstRequest(studio.card(name));
-      remade("model");
-    },
-  }));
-
   const element = h("form", { class: "form", novalidate: true, "aria-label": "Request" },
-    h("section", {}, model, subject(card, set, add)),
+    h("section", {}, subjectFields({ set, add, remade })),
     h("section", {}, h("h2", {}, "Guidance"), guidance(card, set, add)),
     h("section", {}, h("h2", {}, "Sampling"), sampling(card, set, add)),
     more(card, set, add),
@@ -101,20 +93,6 @@ function shown(name, request, card, mode) {
   if (name === "size") return `${request.width ?? card.sizes.default[0]}×${request.height ?? card.sizes.default[1]}`;
   if (name === "class_label" && typeof request.class_label === "number") return card.labels[request.class_label];
   return request[name];
-}
-
-function subject(card, set, add) {
-  const parts = [];
-  if (card.takes_prompt) {
-    parts.push(add(fields.text({ name: "prompt", label: "Prompt", rows: 2, placeholder: "a happy cat", changed: set("prompt") })));
-  }
-  if (card.labels.length) {
-    const label = card.takes_prompt ? "Style or label" : "Label";
-    const names = card.labels.map((one) => [one, shownLabel(one), one]);
-    if (card.labels.length > MOST_CHIPS) parts.push(add(fields.text({ name: "class_label", label, changed: set("class_label"), suggestions: card.labels })));
-    else parts.push(add(fields.choice({ name: "class_label", label, chips: true, options: [...names, [undefined, "any"]], changed: set("class_label") })));
-  }
-  return parts;
 }
 
 function guidance(card, set, add) {
