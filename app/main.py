@@ -23,7 +23,7 @@ from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
 from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
-from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, sweeps
+from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, status, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
@@ -94,7 +94,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(docs.router)
     app.include_router(studio.router)
     app.mount("/studio", studio.StudioFiles())
-    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
+    features = (openai, batch_routes, webhook_routes)
+    for module in (generate, sweeps, plan, jobs, events, images, models, status, *features, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)
     return app

@@ -12,6 +12,8 @@ const VIEWS = {
   draw: ["Draw", async () => draw],
   compare: ["Compare", () => import("./views/compare.js")],
   explain: ["Explain", () => import("./views/explain.js")],
+  jobs: ["Jobs", () => import("./views/jobs.js")],
+  server: ["Server", () => import("./views/server.js")],
 };
 
 const main = document.getElementById("main");

@@ -86,6 +86,7 @@ export const api = {
   batchZip: (id) => blob(`batches/${id}/images.zip`),
   events: (id, lastEventId, signal) =>
     send(`jobs/${id}/events`, { headers: lastEventId ? { "Last-Event-ID": lastEventId } : {}, signal }),
+  sheet: (id) => blob(`jobs/${id}/sheet.png`),
   picture: (id, index = 0) => blob(`jobs/${id}/images/${index}.png`),
 };
 

@@ -5,7 +5,7 @@ import { figure, h, newId, s } from "./dom.js";
 const [WIDTH, HEIGHT] = [600, 120];
 
 /**
- * A chart of `values` (null where there is none) over `count` steps; `format(value)` writes one.
+ * A chart of `values` (null where there is none) over `count` steps; `title()` gives the title's nodes, `format(value)` writes one.
  *
  * The answer has `element`, `point(index)` and `update(values, count)`.
  */
@@ -19,7 +19,7 @@ export function lineChart({ title, hint, format = (value) => figure(value), leas
   const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-labelledby": id },
     s("line", { class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }), line, cursor, dot);
   const element = h("figure", { class: "chart" },
-    h("figcaption", {}, h("span", { class: "chart-title", id }, title), now),
+    h("figcaption", {}, h("span", { class: "chart-title", id }, title()), now),
     h("p", { class: "hint" }, hint),
     h("div", { class: "chart-plot" }, svg, ends));
   let shown = [];

@@ -65,9 +65,10 @@ export function subjectOf(request, card) {
   return parts.filter(Boolean).join(", ") || "no label";
 }
 
-/** The part of an address behind `#` that opens a request in the studio. */
+/** The part of an address behind `#` that opens a request in the studio; pictures are too long for it. */
 export function linkTo(request) {
-  const text = JSON.stringify(request);
+  const { init_image: _, mask_image: __, strength: ___, ...rest } = request;
+  const text = JSON.stringify(_ === undefined ? request : rest);
   const bytes = new TextEncoder().encode(text);
   const base64 = btoa(Array.from(bytes, (one) => String.fromCharCode(one)).join(""));
   return `#request=${base64.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;

@@ -48,8 +48,8 @@ export function newSeed() {
 
 /** A first request, so that one click draws something. */
 export function firstRequest(card) {
-  if (card.takes_prompt) return { model: card.name, prompt: "a happy cat" };
-  return { model: card.name, ...(card.labels.length && { class_label: card.labels.at(-1) }) };
+  const label = card.takes_prompt ? card.labels[0] : card.labels.at(-1);
+  return { model: card.name, ...(card.takes_prompt && { prompt: "a happy cat" }), ...(label && { class_label: label }) };
 }
 
 function chosenFor(request, cards) {

@@ -9,6 +9,7 @@ import { codeTabs } from "./code.js";
 import { requestForm } from "./form.js";
 import { recentPictures } from "./recent.js";
 import { makeStage } from "./stage.js";
+import { takeFile } from "./start.js";
 
 const PREVIEWS = 12;
 
@@ -26,7 +27,7 @@ export async function mount(root, signal) {
 
   function build(why) {
     const place = document.activeElement?.closest?.("[data-field]")?.dataset.field;
-    form = requestForm({ changed, remade: (what) => (build(what), changed()) });
+    form = requestForm({ changed, remade: (what) => (build(what), changed()), taken });
     form.element.append(bar);
     form.element.addEventListener("submit", (event) => (event.preventDefault(), drawing ? cancel() : draw()));
     controls.replaceChildren(form.element);
@@ -39,6 +40,23 @@ export async function mount(root, signal) {
     const text = error && !error.faults?.length ? error.message : rest.map((one) => one.detail).join(" ");
     general.hidden = !text;
     general.textContent = text;
+  }
+
+  /** Take a file in: a picture, or a list of requests; null leaves the picture out. */
+  async function taken(file) {
+    if (file === null) {
+      const { init_image: _, mask_image: __, strength: ___, ...rest } = studio.request;
+      return studio.take(rest);
+    }
+    try {
+      if ((await takeFile(file)) !== "batch") return;
+      const { batchPanel } = await import("./batch.js");
+      column.querySelector(".batch")?.remove();
+      column.prepend(batchPanel(file, signal));
+      column.firstChild.scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      refuse(error);
+    }
   }
 
   let asked = new AbortController();
@@ -86,7 +104,7 @@ export async function mount(root, signal) {
       const done = await follow(job, stage, drawing.leave.signal);
       studio.wasDrawn = true;
       await stage.done(done);
-      if (done.status === "succeeded") recent.add(done);
+      if (done.status === "succeeded" && !done.request.inputs) recent.add(done);
     } catch (error) {
       if (signal.aborted) return;
       stage.fail(error.message);
@@ -105,7 +123,17 @@ export async function mount(root, signal) {
 
   studio.on("request", () => (build(), changed()), signal);
   studio.on("models", () => !form && studio.cards.length && (build(), changed()), signal);
-  root.append(h("h1", { class: "hidden" }, "Draw"), controls, h("div", { class: "stage-column" }, stage.element, recent.element, code.element));
+  const column = h("div", { class: "stage-column" }, stage.element, recent.element, code.element);
+  root.append(h("h1", { class: "hidden" }, "Draw"), controls, column);
+  const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragover", (event) => carriesFile(event) && (event.preventDefault(), root.classList.add("dropping")), { signal });
+  addEventListener("dragleave", (event) => event.relatedTarget ?? root.classList.remove("dropping"), { signal });
+  addEventListener("drop", (event) => {
+    if (!carriesFile(event)) return;
+    event.preventDefault();
+    root.classList.remove("dropping");
+    taken(event.dataTransfer.files[0]);
+  }, { signal });
   root.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !drawing) form.element.requestSubmit();
   }, { signal });

@@ -12,15 +12,16 @@ import { sharedBy } from "../lib/sweep.js";
 import { subjectBar } from "./subject.js";
 
 const MODES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Both" };
+const MOST_TOLD = ["combined", "classifier", "classifier_free", "none"];
 const MOST_PREVIEWS = 100;
 const PLAY_MS = 90;
 const share = (value) => `${figure(100 * value, 2)} %`;
 const CHARTS = [
-  { field: "probability", title: "p(y | xₜ)", hint: "How sure the classifier is of the label, given the noisy picture.", least: 0, most: 1, format: share, needs: "classifier" },
-  { field: "similarity", title: "Similarity", hint: "Of the prompt and the noisy picture.", needs: null },
-  { field: "gradient_norm", title: "‖∇ log p(y | xₜ)‖", hint: "Length of the classifier's gradient.", needs: "classifier" },
-  { field: "conditional_minus_unconditional", title: "‖D_c − D_u‖", hint: "How far apart the predictions with and without the label or prompt are.", needs: "classifier-free" },
-  { field: "clipped", title: "Clipped", hint: "Share of the prediction that was out of range.", least: 0, most: 1, format: share, needs: "any" },
+  { field: "probability", title: () => ["p(y | x", h("sub", {}, "t"), ")"], hint: "How sure the classifier is of the label, given the noisy picture.", least: 0, most: 1, format: share, needs: "classifier" },
+  { field: "similarity", title: () => "Similarity", hint: "Of the prompt and the noisy picture.", needs: null },
+  { field: "gradient_norm", title: () => ["‖∇ log p(y | x", h("sub", {}, "t"), ")‖"], hint: "Length of the classifier's gradient.", needs: "classifier" },
+  { field: "conditional_minus_unconditional", title: () => ["‖D", h("sub", {}, "c"), " − D", h("sub", {}, "u"), "‖"], hint: "How far apart the predictions with and without the label or prompt are.", needs: "classifier-free" },
+  { field: "clipped", title: () => "Clipped", hint: "Share of the prediction that was out of range.", least: 0, most: 1, format: share, needs: "any" },
 ];
 
 export async function mount(root, signal) {
@@ -52,7 +53,7 @@ export async function mount(root, signal) {
   function reset() {
     const card = studio.card();
     stop();
-    if (!card.guidance_modes.includes(mode)) mode = ["combined", "classifier", "classifier_free", "none"].find((one) => card.guidance_modes.includes(one));
+    if (!card.guidance_modes.includes(mode)) mode = MOST_TOLD.find((one) => card.guidance_modes.includes(one));
     const choice = fields.choice({
       name: "guidance_mode", label: "Mode", options: card.guidance_modes.map((one) => [one, MODES[one]]),
       changed: (value) => ((mode = value), reset()),

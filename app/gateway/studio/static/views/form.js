@@ -5,6 +5,7 @@ import * as fields from "../lib/fields.js";
 import { interval } from "../lib/interval.js";
 import { defaultScale, fieldName, modeOf } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
+import { startFields } from "./start.js";
 import { subjectFields } from "./subject.js";
 
 const MODES = {
@@ -22,10 +23,11 @@ const SCALE_HINTS = {
 /**
  * Build the form for the model of `studio.request`.
  *
- * `changed()` is called after each change, `remade()` when the form must be built anew, for another model. The answer
+ * `changed()` is called after each change, `remade()` when the form must be built anew, for another model, and
+ * `taken(file)` with a chosen file, or null to leave the picture out. The answer
  * has `element`, `refuse(faults)` (returns those whose field is not here), `focus(field)` and `showSeed()`.
  */
-export function requestForm({ changed, remade }) {
+export function requestForm({ changed, remade, taken }) {
   const card = studio.card();
   const made = new Map();
   const set = (name) => (value) => {
@@ -44,6 +46,7 @@ export function requestForm({ changed, remade }) {
     h("section", {}, h("h2", {}, "Guidance"), guidance(card, set, add)),
     h("section", {}, h("h2", {}, "Sampling"), sampling(card, set, add)),
     more(card, set, add),
+    h("section", { class: "start" }, startFields({ card, set, add, taken })),
     others(() => (changed(), remade("others"))),
   );
 
