@@ -31,7 +31,10 @@ async function open() {
   let name = location.hash.slice(1);
   if (name.startsWith("request=")) {
     try {
-      studio.take(fromLink(location.hash));
+      const asked = fromLink(location.hash);
+      studio.take(asked);
+      const { model } = studio.request;
+      if (asked.model && model && asked.model !== model) tell(`No model here is called '${asked.model}'; the form has ${model}.`);
     } catch {
       tell("The address holds no request that can be read.");
     }

@@ -31,9 +31,9 @@ export const studio = {
   },
   /** Replace the request. */
   take(request) {
-    const asked = tidy(request);
+    const asked = { model: undefined, ...tidy(request) };
     const card = this.card(asked.model) ?? chosenFor(asked, this.cards);
-    this.request = { ...asked, ...(card && { model: card.name }) };
+    this.request = card ? { ...asked, model: card.name } : asked;
     if (this.request.seed !== undefined) [this.seed, this.isPinned] = [this.request.seed, true];
     delete this.request.seed;
     events.dispatchEvent(new Event("request"));

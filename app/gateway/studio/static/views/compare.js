@@ -24,7 +24,7 @@ export function scalesAround(usual, multiples = MULTIPLES) {
 
 export async function mount(root, signal) {
   const grid = h("div", { class: "grid", role: "group", "aria-label": "Pictures by mode and scale" });
-  const shown = h("pre", { class: "shown" }, h("code", {}));
+  const shown = h("pre", { class: "shown", role: "region", tabIndex: 0, "aria-label": "Request" }, h("code", {}));
   const progress = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
   let rows = [];
   const bar = subjectBar({

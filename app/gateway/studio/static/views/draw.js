@@ -5,11 +5,11 @@ import { debounced, duration, figure, h } from "../lib/dom.js";
 import { follow } from "../lib/follow.js";
 import { linkTo } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
-import { codeTabs } from "./code.js";
-import { requestForm } from "./form.js";
-import { recentPictures } from "./recent.js";
-import { makeStage } from "./stage.js";
-import { takeFile } from "./start.js";
+import { codeTabs } from "../draw/code.js";
+import { requestForm } from "../draw/form.js";
+import { recentPictures } from "../draw/recent.js";
+import { makeStage } from "../draw/stage.js";
+import { takeFile } from "../draw/start.js";
 
 const PREVIEWS = 12;
 
@@ -50,7 +50,7 @@ export async function mount(root, signal) {
     }
     try {
       if ((await takeFile(file)) !== "batch") return;
-      const { batchPanel } = await import("./batch.js");
+      const { batchPanel } = await import("../draw/batch.js");
       column.querySelector(".batch")?.remove();
       column.prepend(batchPanel(file, signal));
       column.firstChild.scrollIntoView({ block: "nearest" });

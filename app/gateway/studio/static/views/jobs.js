@@ -137,6 +137,7 @@ function stateOf(job) {
   if (job.status === "queued") return job.queue_position ? `queued, ${job.queue_position} before it` : "queued";
   if (job.status === "running") return `${Math.round(100 * job.progress)} %`;
   if (job.status === "failed") return job.error?.message ?? "failed";
+  if (job.cached) return "from the cache";
   return job.status === "succeeded" && job.started_at ? `${duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000)}` : job.status;
 }
 

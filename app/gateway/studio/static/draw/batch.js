@@ -65,9 +65,10 @@ export function batchPanel(file, signal) {
     return isOver;
   }
   async function run() {
+    const isCsv = /\.csv$/i.test(file.name) || file.type === "text/csv";
     try {
       const text = await file.text();
-      const lines = /\.csv$/i.test(file.name) || file.type === "text/csv" ? ndjsonOf(text) : text;
+      const lines = isCsv ? ndjsonOf(text) : text;
       const batch = await api.batch(lines, newKey());
       show(batch);
       await poll(async () => show(await api.batchState(batch.id)), signal);
@@ -76,7 +77,7 @@ export function batchPanel(file, signal) {
       if (signal.aborted) return;
       line.textContent = "Not accepted";
       error.hidden = false;
-      error.textContent = (refused.line ? `Line ${refused.line}: ` : "") + refused.message;
+      error.textContent = refused.message + (refused.line && isCsv ? " The line below the names is line 1." : "");
     }
   }
   run();

@@ -6,7 +6,7 @@ import { interval } from "../lib/interval.js";
 import { defaultScale, fieldName, modeOf } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
 import { startFields } from "./start.js";
-import { subjectFields } from "./subject.js";
+import { subjectFields } from "../views/subject.js";
 
 const MODES = {
   none: ["None", "The plain conditional model"],
