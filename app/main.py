@@ -93,7 +93,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(health.router)
     app.include_router(docs.router)
     app.include_router(studio.router)
-    app.mount("/studio", studio.StudioFiles())
+    app.mount("/studio", studio.studio_files)
     features = (openai, batch_routes, webhook_routes)
     for module in (generate, sweeps, plan, jobs, events, images, models, status, *features, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])

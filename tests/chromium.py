@@ -78,7 +78,8 @@ class Visit:
         ]
 
     def keep(self, name: str) -> None:
-        """Save a picture of the whole page among the artefacts."""
+        """Save a picture of the whole page among the artefacts; nobody may be shut out of what it shows."""
+        assert self.barriers() == [], name
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
     def close(self) -> None:

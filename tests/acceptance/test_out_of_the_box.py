@@ -56,6 +56,6 @@ def test_a_stranger_draws_a_prompt_in_the_studio(url: str) -> None:
         page.get_by_label("Prompt", exact=True).fill("red apple")
         page.get_by_role("button", name="Draw").click()
         expect(page.get_by_alt_text("red apple, noto, picture 1 of 1")).to_have_js_property("naturalWidth", 32)
-        expect(page.get_by_role("link", name="Link", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Copy link")).to_be_visible()
         visit.keep("stranger")
         visit.close()

@@ -16,6 +16,8 @@ const VIEWS = {
   server: ["Server", () => import("./views/server.js")],
 };
 
+const WITHOUT_MODELS = ["jobs", "server"];
+
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
 let leaving = new AbortController();
@@ -45,6 +47,7 @@ async function open() {
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
   }
+  if (!studio.cards.length && !WITHOUT_MODELS.includes(name)) return; // opened once there are some
   const [title, load] = VIEWS[name];
   document.title = `${title} · Cynosure`;
   if (opened === name) return; // the same view with another request: it hears of that itself
@@ -77,9 +80,9 @@ connection.addEventListener("back", () => {
   asking?.abort();
   tell(null);
   say("The server is back.");
-  if (!studio.cards.length) start();
 });
 connection.addEventListener("key", (event) => {
+  tell(event.detail);
   if (!document.querySelector("dialog.key")) askForKey(event.detail);
 });
 
@@ -112,26 +115,22 @@ document.getElementById("theme-button").addEventListener("click", () => {
   localStorage.setItem("cynosure.theme", root.dataset.theme);
 });
 
-/** Load the models; until a worker has some, ask again. */
+/** Load the models and open the view; until a worker has some, ask again. */
 async function start() {
-  const here = new AbortController();
   await poll(async () => {
     try {
       await studio.load();
     } catch (error) {
-      if (error.status === 401 || error.status === 403) return true; // with a key it starts anew
+      if (error.status === 401) return true; // with a key it starts anew
+      if (error.status) tell(error.message);
       throw error;
     }
-    if (!studio.cards.length) {
-      tell("No worker has loaded a model yet.");
-      return false;
-    }
-    if (!connection.isAway) tell(null);
-    return true;
-  }, here.signal);
+    tell(studio.cards.length ? null : "No worker has loaded a model yet.");
+    await open();
+    return studio.cards.length > 0;
+  }, new AbortController().signal);
 }
 
 paintTabs();
 addEventListener("hashchange", open);
-await start();
-await open();
+start();

@@ -12,7 +12,7 @@ const MODES = {
   none: ["None", "The plain conditional model"],
   classifier_free: ["Classifier-free", "Away from the unconditional prediction"],
   classifier: ["Classifier", "Along the gradient of a classifier"],
-  combined: ["Both", "Both terms, each with its own scale"],
+  combined: ["Combined", "Both terms, each with its own scale"],
 };
 const SCALE_HINTS = {
   classifier_free: "0 ignores the label or prompt, 1 is the plain model.",

@@ -5,7 +5,7 @@ import { h } from "../lib/dom.js";
 import { linkTo, shortened, subjectOf } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 
-const MOST = 15;
+const MOST = 9;
 
 export function recentPictures() {
   const list = h("ul", { class: "recent-pictures" });

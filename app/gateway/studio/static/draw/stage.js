@@ -1,7 +1,7 @@
 // The stage: boxes in which pictures form, their progress, and what to do with finished ones.
 
 import { api, pictureUrl } from "../lib/api.js";
-import { duration, figure, h, save, say } from "../lib/dom.js";
+import { copyButton, duration, figure, h, save, say } from "../lib/dom.js";
 import { pictureBox } from "../lib/picture.js";
 import { linkTo, subjectOf } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
@@ -16,6 +16,8 @@ export function makeStage() {
   const element = h("section", { class: "stage", "aria-label": "Picture" }, boxes, bar, h("div", { class: "state-row" }, line, actions), warnings);
   let pictures = [];
   let request = null;
+  let began = 0;
+  let told = 0; // quarters that users of screen readers have heard of
 
   function lay() {
     const card = studio.card();
@@ -42,7 +44,7 @@ export function makeStage() {
     },
     begin() {
       lay();
-      bar.value = 0;
+      [bar.value, began, told] = [0, performance.now(), 0];
       actions.replaceChildren();
       line.textContent = "Sending";
       element.setAttribute("aria-busy", "true");
@@ -52,12 +54,19 @@ export function makeStage() {
       if (job.status === "queued") {
         const ahead = job.queue_position ? `${job.queue_position} before it` : "next";
         line.textContent = `Queued, ${ahead}${job.eta_seconds === null ? "" : `, done in about ${duration(job.eta_seconds)}`}`;
-      } else if (job.status === "running") line.textContent = `Drawing${job.eta_seconds === null ? "" : `, ${duration(job.eta_seconds)} left`}`;
+      } else if (job.status === "running") {
+        began = performance.now();
+        line.textContent = `Drawing${job.eta_seconds === null ? "" : `, ${duration(job.eta_seconds)} left`}`;
+      }
       say(line.textContent);
     },
     progress({ evaluations_done: done, evaluations }) {
       bar.value = done / evaluations;
-      line.textContent = `${figure(done)} of ${figure(evaluations)} evaluations`;
+      const leftS = ((performance.now() - began) / 1000) * (evaluations / done - 1);
+      line.textContent = `${figure(done)} of ${figure(evaluations)} evaluations${leftS > 0.5 ? `, ${duration(leftS)} left` : ""}`;
+      const quarter = Math.floor((4 * done) / evaluations);
+      if (quarter > told && quarter < 4) say(`${25 * quarter} %`);
+      told = Math.max(told, quarter);
     },
     preview({ image, png }) {
       pictures[image]?.show(`data:image/png;base64,${png}`);
@@ -76,7 +85,7 @@ export function makeStage() {
       stage.warn(job.warnings);
       actions.replaceChildren(
         h("button", { type: "button", class: "quiet", onclick: () => saveAll(job, subject) }, job.images.length > 1 ? "Save all" : "Save"),
-        h("a", { class: "quiet", href: `${linkTo(request)}`, title: "An address that opens this request" }, "Link"),
+        copyButton(() => new URL(linkTo(request), document.baseURI).href, "Copy link"),
       );
     },
     fail(text) {

@@ -54,8 +54,9 @@ export const wantsLessMotion = () => matchMedia("(prefers-reduced-motion: reduce
 /** 3 → "3", 0.25 → "0.25", 12345 → "12,345". */
 export const figure = (value, digits = 3) => value.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, String(Math.trunc(Math.abs(value))).length) });
 
-/** A duration for people: "0.4 s", "12 s", "3 min". */
+/** A duration for people: "80 ms", "0.4 s", "12 s", "3 min". */
 export function duration(seconds) {
+  if (seconds < 0.095) return `${Math.max(1, Math.round(1000 * seconds))} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }

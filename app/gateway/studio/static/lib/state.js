@@ -20,7 +20,6 @@ export const studio = {
   async load() {
     this.cards = await api.models();
     if (!this.card() && this.cards.length) this.request = firstRequest(this.cards[0]);
-    events.dispatchEvent(new Event("models"));
   },
   card(name = this.request.model) {
     return this.cards.find((one) => one.name === name);

@@ -9,7 +9,7 @@ import { fill, sharedBy } from "../lib/sweep.js";
 import { dial } from "./dial.js";
 import { subjectBar } from "./subject.js";
 
-const TITLES = { none: "No guidance", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Both" };
+const TITLES = { none: "No guidance", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
 const MULTIPLES = [0, 0.25, 0.5, 1, 2, 4];
 const MOST_SCALE = 100;
 const MOST_STEPS = 20;

@@ -1,6 +1,6 @@
 // Draw: the form, the picture as it forms, and the request as code.
 
-import { api } from "../lib/api.js";
+import { api, connection } from "../lib/api.js";
 import { debounced, duration, figure, h } from "../lib/dom.js";
 import { follow } from "../lib/follow.js";
 import { linkTo } from "../lib/requests.js";
@@ -107,8 +107,8 @@ export async function mount(root, signal) {
       if (done.status === "succeeded" && !done.request.inputs) recent.add(done);
     } catch (error) {
       if (signal.aborted) return;
-      stage.fail(error.message);
-      refuse(error);
+      stage.fail(connection.isAway ? "Not drawn." : "Not accepted.");
+      refuse(connection.isAway ? null : error);
       const field = error.faults?.[0]?.field;
       if (field) form.focus(field);
     } finally {
@@ -122,7 +122,7 @@ export async function mount(root, signal) {
   }
 
   studio.on("request", () => (build(), changed()), signal);
-  studio.on("models", () => !form && studio.cards.length && (build(), changed()), signal);
+  connection.addEventListener("back", () => look(), { signal });
   const column = h("div", { class: "stage-column" }, stage.element, recent.element, code.element);
   root.append(h("h1", { class: "hidden" }, "Draw"), controls, column);
   const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
@@ -137,10 +137,8 @@ export async function mount(root, signal) {
   root.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !drawing) form.element.requestSubmit();
   }, { signal });
-  if (studio.cards.length) {
-    build();
-    changed();
-  }
+  build();
+  changed();
   recent.load().catch(() => {}); // the view works without; the banner says that the server is away
 }
 

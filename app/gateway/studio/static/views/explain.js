@@ -11,7 +11,7 @@ import { studio } from "../lib/state.js";
 import { sharedBy } from "../lib/sweep.js";
 import { subjectBar } from "./subject.js";
 
-const MODES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Both" };
+const MODES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
 const MOST_TOLD = ["combined", "classifier", "classifier_free", "none"];
 const MOST_PREVIEWS = 100;
 const PLAY_MS = 90;
