@@ -71,6 +71,7 @@ function tell(text, kind = "note") {
 }
 
 let asking = null;
+let hasDeclined = false; // then the key is asked for no more, until the button is pressed
 connection.addEventListener("away", () => {
   tell("The server is away. What you entered is kept; this page goes on as soon as it answers.", "away");
   asking = new AbortController();
@@ -83,16 +84,20 @@ connection.addEventListener("back", () => {
 });
 connection.addEventListener("key", (event) => {
   tell(event.detail);
-  if (!document.querySelector("dialog.key")) askForKey(event.detail);
+  if (!hasDeclined && !document.querySelector("dialog.key")) askForKey(event.detail);
 });
 
 function askForKey(reason) {
   const input = h("input", { type: "password", id: "api-key", autocomplete: "off", placeholder: "cyn_…", value: apiKey.get() });
-  const close = () => dialog.close();
+  const decline = () => {
+    hasDeclined = true;
+    dialog.close();
+  };
   const keep = (event) => {
     event.preventDefault();
     apiKey.set(input.value.trim());
-    close();
+    hasDeclined = false;
+    dialog.close();
     start();
   };
   const dialog = h("dialog", { class: "key", "aria-labelledby": "key-title" },
@@ -100,8 +105,9 @@ function askForKey(reason) {
       h("h2", { id: "key-title" }, "API key"),
       reason ? h("p", { class: "error" }, reason) : h("p", { class: "hint" }, "Needed only if the server requires one. It is kept until this tab is closed."),
       h("label", { class: "hidden", htmlFor: "api-key" }, "API key"), input,
-      h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: close }, "Cancel"), h("button", { type: "submit", class: "primary" }, "Use"))),
+      h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: decline }, "Cancel"), h("button", { type: "submit", class: "primary" }, "Use"))),
   );
+  dialog.addEventListener("cancel", () => (hasDeclined = true));
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();

@@ -101,8 +101,13 @@ function shown(name, request, card, mode) {
 function guidance(card, set, add) {
   const modes = Object.entries(MODES).filter(([name]) => card.guidance_modes.includes(name));
   const usualOfClassifier = card.defaults.classifier_scale;
+  /** A scale means another thing for a classifier: it does not go over from one to the other. */
+  function changeMode(mode) {
+    if ([mode, modeOf(studio.request, card)].includes("classifier")) delete studio.request.guidance_scale;
+    set("guidance_mode")(mode);
+  }
   const parts = [
-    add(fields.choice({ name: "guidance_mode", label: "Mode", options: modes.map(([name, [title, text]]) => [name, title, text]), changed: set("guidance_mode") })),
+    add(fields.choice({ name: "guidance_mode", label: "Mode", options: modes.map(([name, [title, text]]) => [name, title, text]), changed: changeMode })),
     add(scales(card, set)),
   ];
   if (usualOfClassifier !== null) {
@@ -164,8 +169,10 @@ function sampling(card, set, add) {
   input.after(dice);
   const show = seed.show;
   seed.show = (value) => document.activeElement !== input && show(value);
-  const { width, height } = { width: card.sizes.default[0], height: card.sizes.default[1] };
-  const sizes = card.sizes.suggested.length > 1 ? card.sizes.suggested : [];
+  const [width, height] = card.sizes.default;
+  const asked = [studio.request.width ?? width, studio.request.height ?? height];
+  const isSuggested = card.sizes.suggested.some((size) => size.join() === asked.join());
+  const sizes = isSuggested ? card.sizes.suggested : [asked, ...card.sizes.suggested];
   return [
     h("div", { class: "pair" },
       add(fields.number({ name: "steps", label: "Steps", min: 1, max: card.max_steps, placeholder: String(card.defaults.steps), changed: set("steps") })),
@@ -173,7 +180,7 @@ function sampling(card, set, add) {
     h("div", { class: "pair" },
       add(seed),
       add(fields.number({ name: "num_images", label: "Pictures", min: 1, max: card.max_images, placeholder: "1", changed: set("num_images") }))),
-    sizes.length ? add(fields.select({
+    sizes.length > 1 ? add(fields.select({
       name: "size", label: "Size", options: sizes.map(([wide, high]) => [`${wide}×${high}`, `${wide} × ${high}`]),
       changed(value) {
         const [wide, high] = value.split("×").map(Number);
