@@ -83,8 +83,8 @@ connection.addEventListener("back", () => {
   say("The server is back.");
 });
 connection.addEventListener("key", (event) => {
-  tell(event.detail);
-  if (!hasDeclined && !document.querySelector("dialog.key")) askForKey(event.detail);
+  tell(apiKey.get() ? event.detail : "This server requires an API key.");
+  if (!hasDeclined && !document.querySelector("dialog.key")) askForKey(apiKey.get() ? event.detail : "This server requires an API key.");
 });
 
 function askForKey(reason) {
@@ -103,8 +103,9 @@ function askForKey(reason) {
   const dialog = h("dialog", { class: "key", "aria-labelledby": "key-title" },
     h("form", { method: "dialog", onsubmit: keep },
       h("h2", { id: "key-title" }, "API key"),
-      reason ? h("p", { class: "error" }, reason) : h("p", { class: "hint" }, "Needed only if the server requires one. It is kept until this tab is closed."),
+      reason ? h("p", { class: "error" }, reason) : h("p", { class: "hint" }, "Needed only if the server requires one."),
       h("label", { class: "hidden", htmlFor: "api-key" }, "API key"), input,
+      h("p", { class: "hint" }, "It is kept until this tab is closed. The operator makes keys with ", h("code", {}, "cynosure keys create"), "."),
       h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: decline }, "Cancel"), h("button", { type: "submit", class: "primary" }, "Use"))),
   );
   dialog.addEventListener("cancel", () => (hasDeclined = true));

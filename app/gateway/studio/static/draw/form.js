@@ -3,16 +3,16 @@
 import { h } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { interval } from "../lib/interval.js";
-import { defaultScale, fieldName, modeOf } from "../lib/requests.js";
+import { defaultScale, fieldName, MODE_NAMES, modeOf } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
 import { startFields } from "./start.js";
 import { subjectFields } from "../views/subject.js";
 
-const MODES = {
-  none: ["None", "The plain conditional model"],
-  classifier_free: ["Classifier-free", "Away from the unconditional prediction"],
-  classifier: ["Classifier", "Along the gradient of a classifier"],
-  combined: ["Combined", "Both terms, each with its own scale"],
+const MODE_HINTS = {
+  none: "The plain conditional model",
+  classifier_free: "Away from the unconditional prediction",
+  classifier: "Along the gradient of a classifier",
+  combined: "Both terms, each with its own scale",
 };
 const SCALE_HINTS = {
   classifier_free: "0 ignores the label or prompt, 1 is the plain model.",
@@ -99,7 +99,7 @@ function shown(name, request, card, mode) {
 }
 
 function guidance(card, set, add) {
-  const modes = Object.entries(MODES).filter(([name]) => card.guidance_modes.includes(name));
+  const modes = card.guidance_modes.map((name) => [name, MODE_NAMES[name], MODE_HINTS[name]]);
   const usualOfClassifier = card.defaults.classifier_scale;
   /** A scale means another thing for a classifier: it does not go over from one to the other. */
   function changeMode(mode) {
@@ -107,7 +107,7 @@ function guidance(card, set, add) {
     set("guidance_mode")(mode);
   }
   const parts = [
-    add(fields.choice({ name: "guidance_mode", label: "Mode", options: modes.map(([name, [title, text]]) => [name, title, text]), changed: changeMode })),
+    add(fields.choice({ name: "guidance_mode", label: "Mode", options: modes, changed: changeMode })),
     add(scales(card, set)),
   ];
   if (usualOfClassifier !== null) {

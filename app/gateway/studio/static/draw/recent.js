@@ -1,7 +1,8 @@
 // The pictures drawn last: each opens its request in the form.
 
-import { api, pictureUrl } from "../lib/api.js";
+import { api } from "../lib/api.js";
 import { h } from "../lib/dom.js";
+import { thumbnail } from "../lib/picture.js";
 import { linkTo, shortened, subjectOf } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 
@@ -14,10 +15,8 @@ export function recentPictures() {
   function add(job, atEnd = false) {
     const card = studio.card(job.request.model);
     const request = { ...shortened(job.request, card), seed: job.request.seed };
-    const { width, height } = job.request;
-    const image = h("img", { alt: subjectOf(job.request, card), width, height, class: Math.max(width, height) <= 128 ? "small" : "" });
-    pictureUrl(job.id).then((url) => (image.src = url)).catch(() => {});
-    const entry = h("li", {}, h("a", { href: linkTo(request), title: subjectOf(job.request, card) }, image));
+    const subject = subjectOf(job.request, card);
+    const entry = h("li", {}, h("a", { href: linkTo(request), title: subject }, thumbnail(job, subject)));
     if (atEnd) list.append(entry);
     else list.prepend(entry);
     while (list.children.length > MOST) list.lastChild.remove();

@@ -3,7 +3,7 @@
 import { api, pictureUrl } from "../lib/api.js";
 import { copyButton, duration, figure, h, save, say } from "../lib/dom.js";
 import { pictureBox } from "../lib/picture.js";
-import { linkTo, subjectOf } from "../lib/requests.js";
+import { fileStem, linkTo, subjectOf } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 
 /** Where the pictures form: boxes, progress, and what to do with a finished one. */
@@ -103,6 +103,5 @@ export function makeStage() {
 }
 
 async function saveAll(job, subject) {
-  const name = subject.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-") || "picture";
-  for (const { index, seed } of job.images) save(await api.picture(job.id, index), `${name}-${seed}-${index}.png`);
+  for (const { index, seed } of job.images) save(await api.picture(job.id, index), `${fileStem(subject)}-${seed}-${index}.png`);
 }

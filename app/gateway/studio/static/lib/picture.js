@@ -1,15 +1,17 @@
 // Pictures in boxes that keep their place: small ones are enlarged pixel by pixel, by a whole number.
 
+import { pictureUrl } from "./api.js";
 import { h, wantsLessMotion } from "./dom.js";
 
 const SMALL = 128;
+const isSmall = (width, height) => Math.max(width, height) <= SMALL;
 const FRAME_MS = 70;
 
-/** A box for one picture of `width` × `height` pixels, at most `box` CSS pixels wide. */
+/** A box for one picture of `width` × `height` pixels. */
 export function pictureBox({ width, height, label = "" }) {
   const image = h("img", { alt: label, width, height, draggable: true, hidden: true });
   const noise = h("canvas", { class: "noise", width: 32, height: 32, "aria-hidden": "true" });
-  const element = h("div", { class: `picture${Math.max(width, height) <= SMALL ? " small" : ""}`, style: { "aspect-ratio": `${width} / ${height}` } }, noise, image);
+  const element = h("div", { class: `picture${isSmall(width, height) ? " small" : ""}`, style: { "aspect-ratio": `${width} / ${height}` } }, noise, image);
   const frames = [];
   let timer = null;
 
@@ -53,6 +55,14 @@ export function pictureBox({ width, height, label = "" }) {
       if (timer === null) play();
     },
   };
+}
+
+/** A job's first picture, as soon as it is there. */
+export function thumbnail(job, alt) {
+  const { width, height } = job.request;
+  const image = h("img", { alt: job.images.length ? alt : "", width, height, class: isSmall(width, height) ? "small" : "", hidden: !job.images.length });
+  if (job.images.length) pictureUrl(job.id).then((url) => (image.src = url)).catch(() => (image.hidden = true));
+  return image;
 }
 
 /** Grey noise from a seed, in place of a picture that is not there yet. */

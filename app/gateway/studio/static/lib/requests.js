@@ -9,6 +9,9 @@ const PLAIN = {
 const OTHER_NAMES = { scale: "guidance_scale", num_inference_steps: "steps" };
 const DELIVERY = ["use_cache", "preview_every", "priority", "webhook_url", "telemetry", "inputs", "sweep"];
 
+/** The guidance modes by the names that people know. */
+export const MODE_NAMES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
+
 /** The field's first name: refusals name a field as it was written. */
 export const fieldName = (name) => OTHER_NAMES[name?.replace(/^request\./, "")] ?? name?.replace(/^request\./, "");
 
@@ -58,6 +61,9 @@ export function labelName(card, index) {
 /** A label for people: of several names the first. */
 export const shownLabel = (label) => label.split(", ")[0];
 
+/** A file's name, without its ending, from what is drawn. */
+export const fileStem = (subject) => subject.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "").slice(0, 40) || "picture";
+
 /** What a request draws, in a few words. */
 export function subjectOf(request, card) {
   const label = typeof request.class_label === "number" ? card?.labels[request.class_label] : request.class_label;
@@ -76,11 +82,19 @@ export function linkTo(request) {
 
 /** The request in such an address; JSON may also be written as it is, or with percent signs. */
 export function fromLink(hash) {
-  const value = decodeURIComponent(hash.replace(/^#request=/, ""));
+  const value = unescaped(hash.replace(/^#request=/, ""));
   const plain = value.trim().startsWith("{")
     ? value
     : new TextDecoder().decode(Uint8Array.from(atob(value.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt(0)));
   const request = JSON.parse(plain);
   if (typeof request !== "object" || request === null || Array.isArray(request)) throw new SyntaxError("not an object");
   return tidy(request);
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch { // JSON as it is, with a percent sign in a prompt
+    return text;
+  }
 }

@@ -1,6 +1,7 @@
 // The request on screen for three kinds of people: curl, Python, the command line.
 
 import { apiKey, SERVER } from "./api.js";
+import { fileStem } from "./requests.js";
 
 const FILES = { init_image: "photo.png", mask_image: "mask.png" };
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -9,8 +10,7 @@ const filesIn = (request) => Object.keys(FILES).filter((name) => name in request
 
 /** A name for the file, from what is drawn. */
 function fileName(request) {
-  const subject = String(request.prompt ?? request.class_label ?? "picture");
-  return `${subject.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "").slice(0, 40) || "picture"}.png`;
+  return `${fileStem(String(request.prompt ?? request.class_label ?? "picture"))}.png`;
 }
 
 export function curl(request) {

@@ -3,13 +3,13 @@
 import { h, say } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { pictureBox } from "../lib/picture.js";
-import { defaultScale, linkTo } from "../lib/requests.js";
+import { defaultScale, linkTo, MODE_NAMES } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 import { fill, sharedBy } from "../lib/sweep.js";
 import { dial } from "./dial.js";
 import { subjectBar } from "./subject.js";
 
-const TITLES = { none: "No guidance", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
+const TITLES = { ...MODE_NAMES, none: "No guidance" };
 const MULTIPLES = [0, 0.25, 0.5, 1, 2, 4];
 const MOST_SCALE = 100;
 const MOST_STEPS = 20;

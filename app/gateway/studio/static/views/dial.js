@@ -3,7 +3,7 @@
 import { duration, h, s, say } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { pictureBox } from "../lib/picture.js";
-import { defaultScale, linkTo } from "../lib/requests.js";
+import { defaultScale, linkTo, MODE_NAMES } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 import { fill } from "../lib/sweep.js";
 import { scalesAround } from "./compare.js";
@@ -48,7 +48,7 @@ export function dial({ request, signal }) {
     chart.replaceChildren();
     progress.value = 0;
     line.textContent = `${scales.length} scales × ${SEEDS} seeds = ${scales.length * SEEDS} pictures`;
-    const choice = fields.choice({ name: "dial_mode", label: "Mode", options: modes().map((one) => [one, one === "classifier" ? "Classifier" : "Classifier-free"]), changed: (value) => ((mode = value), reset()) });
+    const choice = fields.choice({ name: "dial_mode", label: "Mode", options: modes().map((one) => [one, MODE_NAMES[one]]), changed: (value) => ((mode = value), reset()) });
     choice.show(mode);
     element.replaceChildren(
       h("h2", { id: "dial-title", class: "title" }, "What the scale trades"),

@@ -6,12 +6,11 @@ import { figure, h, say, wantsLessMotion } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { follow } from "../lib/follow.js";
 import { pictureBox } from "../lib/picture.js";
-import { linkTo } from "../lib/requests.js";
+import { linkTo, MODE_NAMES } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 import { sharedBy } from "../lib/sweep.js";
 import { subjectBar } from "./subject.js";
 
-const MODES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
 const MOST_TOLD = ["combined", "classifier", "classifier_free", "none"];
 const MOST_PREVIEWS = 100;
 const PLAY_MS = 90;
@@ -55,7 +54,7 @@ export async function mount(root, signal) {
     stop();
     if (!card.guidance_modes.includes(mode)) mode = MOST_TOLD.find((one) => card.guidance_modes.includes(one));
     const choice = fields.choice({
-      name: "guidance_mode", label: "Mode", options: card.guidance_modes.map((one) => [one, MODES[one]]),
+      name: "guidance_mode", label: "Mode", options: card.guidance_modes.map((one) => [one, MODE_NAMES[one]]),
       changed: (value) => ((mode = value), reset()),
     });
     choice.show(mode);

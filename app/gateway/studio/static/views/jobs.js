@@ -1,8 +1,9 @@
 // Jobs: your own, newest first, with their pictures.
 
-import { api, pictureUrl } from "../lib/api.js";
+import { api } from "../lib/api.js";
 import { duration, h, save, say } from "../lib/dom.js";
 import { isFinal, poll } from "../lib/follow.js";
+import { thumbnail } from "../lib/picture.js";
 import { linkTo, shortened, subjectOf } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 import { virtualList } from "../lib/virtual.js";
@@ -92,7 +93,7 @@ export async function mount(root, signal) {
     const again = { ...shortened(request, card), seed: request.seed };
     const canOpen = !request.sweep && !request.inputs;
     return [
-      thumbnail(job, subject),
+      h("div", { class: "thumb" }, thumbnail(job, `${subject}, first picture`)),
       h("div", { class: "job-text" },
         canOpen ? h("a", { href: linkTo(again), class: "job-subject" }, subject) : h("span", { class: "job-subject" }, subject),
         h("span", { class: "job-facts" }, facts(job, count))),
@@ -114,13 +115,6 @@ export async function mount(root, signal) {
   );
   await restart().catch(() => {});
   poll(look, signal, LOOK_MS);
-}
-
-function thumbnail(job, subject) {
-  const { width, height } = job.request;
-  const image = h("img", { alt: job.images.length ? `${subject}, first picture` : "", width, height, class: Math.max(width, height) <= 128 ? "small" : "", hidden: !job.images.length });
-  if (job.images.length) pictureUrl(job.id).then((url) => (image.src = url)).catch(() => (image.hidden = true));
-  return h("div", { class: "thumb" }, image);
 }
 
 function facts(job, count) {
