@@ -59,9 +59,9 @@ def key_policy(settings: GatewaySettings) -> KeyPolicy:
 class Door:
     """Identifies the caller before anything else of the request is read, above all its body.
 
-    Paths outside `OPEN` need a valid key, or a deployment that requires none. A key that is sent is checked even if
-    none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query strings end up
-    in logs and histories. A signed link may: it opens one picture, for a while.
+    Paths outside `OPEN` and `OPEN_FOLDER` need a valid key, or a deployment that requires none. A key that is sent is
+    checked even if none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query
+    strings end up in logs and histories. A signed link may: it opens one picture, for a while.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -5,8 +5,8 @@ import * as fields from "../lib/fields.js";
 import { interval } from "../lib/interval.js";
 import { defaultScale, fieldName, MODE_NAMES, modeOf } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
-import { startFields } from "./start.js";
 import { subjectFields } from "../views/subject.js";
+import { startFields } from "./start.js";
 
 const MODE_HINTS = {
   none: "The plain conditional model",
@@ -24,8 +24,8 @@ const SCALE_HINTS = {
  * Build the form for the model of `studio.request`.
  *
  * `changed()` is called after each change, `remade()` when the form must be built anew, for another model, and
- * `taken(file)` with a chosen file, or null to leave the picture out. The answer
- * has `element`, `refuse(faults)` (returns those whose field is not here), `focus(field)` and `showSeed()`.
+ * `taken(file)` with a chosen file, or null to leave the picture out. The answer has `element`, `refuse(faults)`
+ * (returns those whose field is not here), `focus(field)` and `showSeed()`.
  */
 export function requestForm({ changed, remade, taken }) {
   const card = studio.card();
@@ -53,7 +53,10 @@ export function requestForm({ changed, remade, taken }) {
   function update() {
     const { request } = studio;
     const mode = modeOf(request, card);
-    for (const [name, one] of made) if (name in request || name !== "seed") one.show?.(shown(name, request, card, mode));
+    for (const [name, one] of made) {
+      const isBeingEdited = one.element.contains(document.activeElement); // what is half typed stays as it is
+      if (name !== "seed" && !isBeingEdited) one.show?.(shown(name, request, card, mode));
+    }
     made.get("seed").show(studio.seed);
     const isClassified = mode === "classifier" || mode === "combined";
     made.get("guidance_scale").hide(mode === "none");

@@ -22,8 +22,8 @@ export function startFields({ card, set, add, taken }) {
   const slot = h("div", { class: "start-picture" }, picture);
   const paint = h("button", { type: "button", class: "quiet", onclick: startPainting }, "Paint a mask");
   const remove = h("button", { type: "button", class: "quiet", onclick: () => taken(null) }, "Remove");
-  const shown = fields.field({ name: "init_image", label: "Starts from", group: true, control: slot, aside: h("span", { class: "row" }, paint, remove), hint: null });
-  const mask = fields.field({ name: "mask_image", label: "Mask", group: true, control: h("div", {}), hint: "What is painted is redrawn, the rest is kept." });
+  const shown = fields.field({ name: "init_image", label: "Starts from", group: true, control: slot, aside: h("span", { class: "row" }, paint, remove) });
+  const mask = fields.field({ name: "mask_image", label: "Mask", group: true, control: h("div", { class: "hint" }, "What is painted is redrawn, the rest is kept.") });
   mask.element.hidden = !studio.request.mask_image;
   const strength = fields.fraction({ name: "strength", label: "Strength", min: 0.05, hint: "How far to depart from the picture.", changed: set("strength") });
   strength.show = ((own) => (value) => own(value ?? (studio.request.mask_image ? 1 : 0.8)))(strength.show);

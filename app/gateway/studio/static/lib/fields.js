@@ -14,9 +14,12 @@ export function field({ name, label, control, hint, aside, group = false }) {
     : h("label", { class: "label", htmlFor: (focusable.id ||= newId(name)) }, label);
   const element = h("div", { class: `field field-${name.replaceAll("_", "-")}`, data: { field: name } },
     h("div", { class: "label-row" }, title, aside), control, hint ? h("p", { class: "hint" }, hint) : null, error);
-  if (group) control.setAttribute("aria-labelledby", labelId);
+  if (group && control.tagName === "DIV") {
+    if (!control.hasAttribute("role")) control.setAttribute("role", "group");
+    control.setAttribute("aria-labelledby", labelId);
+  }
   return {
-    element, name, labelId,
+    element, name,
     hide: (is) => (element.hidden = is),
     refuse(detail) {
       error.hidden = !detail;

@@ -7,11 +7,10 @@ export function interval({ name, label, changed }) {
   const handle = (text) => h("input", { type: "range", min: 0, max: 1, step: 0.01, id: newId(name), "aria-label": text });
   const from = handle("Guide from");
   const to = handle("Guide until");
-  const output = h("output", { class: "figure wide" });
-  const track = h("div", { class: "trajectory", role: "group" }, h("div", { class: "trajectory-track" }, h("div", { class: "trajectory-part" })), from, to);
+  const output = h("output", { class: "figure" });
+  const track = h("div", { class: "trajectory" }, h("div", { class: "trajectory-track" }, h("div", { class: "trajectory-part" })), from, to);
   const ends = h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, "noise"), h("span", {}, "picture"));
   const made = field({ name, label, control: h("div", {}, track, ends), group: true, aside: output });
-  track.setAttribute("aria-labelledby", made.labelId);
 
   function paint() {
     const [low, high] = [Number(from.value), Number(to.value)];

@@ -106,6 +106,7 @@ export async function mount(root, signal) {
     }));
     if (signal.aborted) return;
     results.forEach((result, index) => result.status === "rejected" && rows[index].refuse(result.reason.message));
+    progress.value = 1;
     say("The grid is drawn.");
   }
 
