@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from cynosure import Client, __version__
 from cynosure.contract import ModelCard
+from harness.processes import wait_until
 from jobs.settings import StoreSettings
 from tests.chromium import Visit, chromium
 from tests.conftest import serving
@@ -33,6 +34,7 @@ SHIFT = """new Promise((resolve) => {
 })"""
 """How far things moved while the page loaded: web.dev's cumulative layout shift."""
 PHONE = {"width": 360, "height": 740}
+MANY = 120
 CSV = b'class_label,seed,steps,custom_id\nbag,1,2,"one, two"\ncoat,2,2,\n'
 
 
@@ -236,6 +238,22 @@ def test_jobs_are_listed_filtered_and_varied(visit: Visit) -> None:
     page.get_by_label("State").select_option("succeeded")
     expect(row).to_be_visible()
     visit.keep("jobs")
+
+
+def test_of_many_jobs_only_those_in_view_are_on_the_page(visit: Visit) -> None:
+    with Client(visit.url) as client:
+        batch = client.submit_batch([{"class_label": "bag", "steps": 1, "seed": seed} for seed in range(MANY)])
+        page = visit.open("jobs")
+        rows = page.locator(".virtual-row")
+        expect(rows.first).to_be_visible()
+
+        def are_listed() -> bool:
+            page.keyboard.press("End")
+            return int(rows.first.get_attribute("aria-setsize") or 0) >= MANY
+
+        wait_until(are_listed, what="all are listed")
+        client.cancel_batch(batch.id)  # other tests look at the newest job
+    assert rows.count() < MANY / 2
 
 
 def test_the_server_is_shown_as_it_is(visit: Visit) -> None:

@@ -3,6 +3,8 @@
 
 const BASE = new URL(".", document.baseURI);
 const KEY = "cynosure.key";
+const MOST_TRIES = 8;
+const LONGEST_WAIT_S = 5;
 
 /** The server's address, without a slash at the end, as snippets show it. */
 export const SERVER = BASE.href.replace(/\/$/, "");
@@ -36,7 +38,7 @@ export const apiKey = {
 const address = (path) => new URL(path, BASE).href;
 
 /** Send a request; the answer if it is one of success. */
-async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
+async function send(path, { method = "GET", body, headers = {}, signal } = {}, tries = 1) {
   const sent = { ...headers };
   if (apiKey.get()) sent.Authorization = `Bearer ${apiKey.get()}`;
   if (body !== undefined && !sent["Content-Type"]) sent["Content-Type"] = "application/json";
@@ -51,9 +53,14 @@ async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   }
   report([502, 504].includes(answer.status)); // a proxy's word for the same
   if (answer.ok) return answer;
+  const retryAfter = Number(answer.headers.get("Retry-After")) || null;
+  if (answer.status === 429 && method === "GET" && tries < MOST_TRIES) { // many pictures at once are over a key's rate
+    await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(retryAfter ?? 1, LONGEST_WAIT_S)));
+    return send(path, { method, headers, signal }, tries + 1);
+  }
   const problem = await answer.json().catch(() => ({ code: "http_error", detail: `${method} ${path}: ${answer.status}` }));
   if (answer.status === 401) connection.dispatchEvent(new CustomEvent("key", { detail: problem.detail }));
-  throw new Refused({ ...problem, retryAfter: Number(answer.headers.get("Retry-After")) || null });
+  throw new Refused({ ...problem, retryAfter });
 }
 
 const json = async (path, options) => (await send(path, options)).json();

@@ -6,6 +6,7 @@ import { h, wantsLessMotion } from "./dom.js";
 const SMALL = 128;
 const isSmall = (width, height) => Math.max(width, height) <= SMALL;
 const FRAME_MS = 70;
+const STAYS_MS = 150; // a list scrolled past fetches nothing
 
 /** A box for one picture of `width` × `height` pixels. */
 export function pictureBox({ width, height, label = "" }) {
@@ -57,11 +58,13 @@ export function pictureBox({ width, height, label = "" }) {
   };
 }
 
-/** A job's first picture, as soon as it is there. */
+/** A job's first picture, fetched if it stays on the page for a moment. */
 export function thumbnail(job, alt) {
   const { width, height } = job.request;
   const image = h("img", { alt: job.images.length ? alt : "", width, height, class: isSmall(width, height) ? "small" : "", hidden: !job.images.length });
-  if (job.images.length) pictureUrl(job.id).then((url) => (image.src = url)).catch(() => (image.hidden = true));
+  if (job.images.length) {
+    setTimeout(() => image.isConnected && pictureUrl(job.id).then((url) => (image.src = url)).catch(() => (image.hidden = true)), STAYS_MS);
+  }
   return image;
 }
 

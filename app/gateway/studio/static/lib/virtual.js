@@ -12,6 +12,7 @@ export function virtualList({ label, rowHeight, key, row, nearEnd, signal }) {
   const element = h("ul", { class: "virtual", "aria-label": label });
   const built = new Map();
   let items = [];
+  let inView = [];
   let frame = null;
 
   function paint() {
@@ -19,6 +20,7 @@ export function virtualList({ label, rowHeight, key, row, nearEnd, signal }) {
     const top = -element.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(top / rowHeight) - BEYOND);
     const last = Math.min(items.length, Math.ceil((top + innerHeight) / rowHeight) + BEYOND);
+    inView = items.slice(first, last);
     const wanted = new Set();
     for (let index = first; index < last; index++) {
       const id = key(items[index]);
@@ -42,6 +44,8 @@ export function virtualList({ label, rowHeight, key, row, nearEnd, signal }) {
   addEventListener("resize", schedule, { signal });
   return {
     element,
+    /** The items in view, and a few beyond. */
+    visible: () => inView,
     show(all) {
       items = all;
       element.style.height = `${all.length * rowHeight}px`;

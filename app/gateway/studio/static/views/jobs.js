@@ -10,7 +10,8 @@ import { virtualList } from "../lib/virtual.js";
 
 const ROW = 76;
 const PAGE = 50;
-const LOOK_MS = 2000;
+const LOOK_MS = 3000;
+const MOST_WATCHED = 8; // open jobs beyond the newest page, of those in view: an API key's rate is limited
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
 export async function mount(root, signal) {
@@ -66,9 +67,14 @@ export async function mount(root, signal) {
     if (mine !== listing || signal.aborted) return false;
     const fresh = new Map(page.jobs.map((job) => [job.id, job]));
     const oldest = page.jobs.at(-1)?.created_at ?? "";
-    const kept = jobs.filter((job) => !fresh.has(job.id) && (job.created_at < oldest || (page.next_cursor === null && !status.value)));
-    const older = await Promise.all(kept.map((job) => (isFinal(job) ? job : api.job(job.id).catch(() => null))));
-    jobs = [...page.jobs, ...older.filter((job) => job && (!status.value || job.status === status.value))];
+    const isOlder = (job) => !fresh.has(job.id) && job.created_at < oldest;
+    const watched = list.visible().filter((job) => !isFinal(job) && isOlder(job)).slice(0, MOST_WATCHED);
+    const now = new Map(await Promise.all(watched.map(async (job) => [job.id, await api.job(job.id).catch(() => job)])));
+    if (mine !== listing || signal.aborted) return false;
+    const hasGap = page.next_cursor !== null && !jobs.some((job) => fresh.has(job.id)); // more new ones than a page holds
+    const older = hasGap ? [] : jobs.filter(isOlder);
+    if (hasGap) cursor = page.next_cursor;
+    jobs = [...page.jobs, ...older.map((job) => now.get(job.id) ?? job)].filter((job) => !status.value || job.status === status.value);
     show();
     return false;
   }
@@ -122,7 +128,7 @@ function facts(job, count) {
   const parts = [request.model, request.guidance_mode.replace("_", "-")];
   if (request.sweep) parts.push(`sweep of ${count}`);
   else if (request.guidance_scale !== null) parts.push(`scale ${request.guidance_scale}`);
-  parts.push(`${request.steps} steps`, request.sampler);
+  parts.push(`${request.steps} ${request.steps === 1 ? "step" : "steps"}`, request.sampler);
   if (!request.sweep && count > 1) parts.push(`${count} pictures`);
   return parts.join(" · ");
 }
