@@ -191,12 +191,12 @@ class JobStore(StoreClient):
             pipe.zcard(self._keys.leases)
             for model in models:
                 pipe.hgetall(self._keys.pace(model))
-                for key in self._keys.queues(model):
-                    pipe.zcard(key)
+                for place in (*self._keys.queues(model), self._keys.delayed(model), self._keys.suspects(model)):
+                    pipe.zcard(place)
             running, *answers = await pipe.execute()
         answer = iter(answers)
         return [
-            Queue(pace=Pace.of(next(answer)), waiting=sum(islice(answer, len(PRIORITIES)))) for _ in models
+            Queue(pace=Pace.of(next(answer)), waiting=sum(islice(answer, len(PRIORITIES) + 2))) for _ in models
         ], running
 
     def _read_place(self, pipe: Any, record: JobRecord) -> None:

@@ -27,6 +27,7 @@ _LINKS = {
     "generate": "/generate",
     "health": "/healthz",
     "ready": "/readyz",
+    "status": "/status",
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "

@@ -51,16 +51,22 @@ async function open() {
   const [title, load] = VIEWS[name];
   document.title = `${title} · Cynosure`;
   if (opened === name) return; // the same view with another request: it hears of that itself
+  if (opened !== null) say(title);
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const view = await load();
-  if (signal.aborted) return;
-  if (opened !== null) say(title);
   opened = name;
-  main.dataset.view = name;
-  main.replaceChildren();
-  await view.mount(main, signal);
+  try {
+    const view = await load();
+    if (signal.aborted) return;
+    main.dataset.view = name;
+    main.replaceChildren();
+    await view.mount(main, signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    opened = null; // the next try loads it again
+    tell(`${title} could not be opened: ${error.message}`);
+  }
 }
 
 /** Say something above the view; `null` takes it back. */

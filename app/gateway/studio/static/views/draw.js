@@ -91,8 +91,7 @@ export async function mount(root, signal) {
     const card = studio.card();
     const every = Math.max(1, Math.round((request.steps ?? card.defaults.steps) / PREVIEWS));
     refuse(null);
-    drawing = { leave: new AbortController(), id: null };
-    signal.addEventListener("abort", () => drawing?.leave.abort());
+    drawing = { id: null, isCancelled: false };
     button.textContent = "Cancel";
     button.classList.add("busy");
     stage.begin(request);
@@ -100,8 +99,9 @@ export async function mount(root, signal) {
     try {
       const job = await api.generate({ preview_every: every, ...request });
       drawing.id = job.id;
+      if (drawing.isCancelled) cancel();
       stage.status(job);
-      const done = await follow(job, stage, drawing.leave.signal);
+      const done = await follow(job, stage, signal);
       studio.wasDrawn = true;
       await stage.done(done);
       if (done.status === "succeeded" && !done.request.inputs) recent.add(done);
@@ -117,8 +117,9 @@ export async function mount(root, signal) {
       button.classList.remove("busy");
     }
   }
-  async function cancel() {
-    if (drawing.id) await api.cancel(drawing.id).catch(() => {});
+  function cancel() {
+    drawing.isCancelled = true;
+    if (drawing.id) api.cancel(drawing.id).catch((error) => refuse(error));
   }
 
   studio.on("request", () => (build(), changed()), signal);
