@@ -63,7 +63,7 @@ export function makeStage() {
     progress({ evaluations_done: done, evaluations }) {
       bar.value = done / evaluations;
       const leftS = ((performance.now() - began) / 1000) * (evaluations / done - 1);
-      line.textContent = `${figure(done)} of ${figure(evaluations)} evaluations${leftS > 0.5 ? `, ${duration(leftS)} left` : ""}`;
+      line.textContent = `${figure(done)} of ${figure(evaluations)} evaluations${leftS > 0.5 && done / evaluations > 0.02 ? `, ${duration(leftS)} left` : ""}`;
       const quarter = Math.floor((4 * done) / evaluations);
       if (quarter > told && quarter < 4) say(`${25 * quarter} %`);
       told = Math.max(told, quarter);
