@@ -25,10 +25,11 @@ from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
 from app.gateway.replicate import routes as replicate
 from app.gateway.replicate.work import webhook_body
-from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, sweeps
+from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, status, sweeps
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
+from app.gateway.studio import routes as studio
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer, job_event
 from cynosure import __version__
@@ -94,8 +95,11 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
-    modules = [generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin]
+    app.include_router(studio.router)
+    app.mount("/studio", studio.studio_files)
+    modules = [generate, sweeps, plan, jobs, events, images, models, status, openai]
     modules += [replicate] if settings.replicate_api else []
+    modules += [batch_routes, webhook_routes, admin]
     for module in modules:
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)

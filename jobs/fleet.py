@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -56,12 +58,21 @@ class FleetRegistry:
             pipe.execute()
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Number of live workers, and by model how many of them hold it, in the order of the cards."""
+
+    count: int
+    by_model: Mapping[str, int]
+
+
 class Fleet(StoreClient):
     """The gateway's side: the cards of all live workers, at most a second old."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
         self._cards: dict[str, ModelCard] = {}
+        self._workers = Workers(0, {})
         self._read_at = float("-inf")
 
     async def card(self, name: str) -> ModelCard:
@@ -79,6 +90,15 @@ class Fleet(StoreClient):
     def look_again(self) -> None:
         """Read the cards at the next call, even if those at hand are new."""
         self._read_at = float("-inf")
+
+    async def workers(self) -> Workers:
+        """The workers, as new as the cards.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        await self.cards()
+        return self._workers
 
     async def cards(self) -> dict[str, ModelCard]:
         """Cards by model name, in the order in which the workers name their models.
@@ -99,7 +119,8 @@ class Fleet(StoreClient):
         leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
-        for published in (json.loads(raw) for raw in payloads if raw):
+        rosters = [json.loads(raw) for raw in payloads if raw]
+        for published in rosters:
             for place, card in enumerate(map(ModelCard.model_validate, published)):
                 other = cards.get(card.name, card)  # another worker's: promise only what both can keep
                 both = {
@@ -111,5 +132,7 @@ class Fleet(StoreClient):
         self._cards = {
             name: cards[name] for name in sorted(cards.keys() - leave, key=lambda name: (places[name], name))
         }
+        counts = Counter(card["name"] for published in rosters for card in published)
+        self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards})
         self._read_at = time.monotonic()
         return self._cards

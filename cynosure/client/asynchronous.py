@@ -32,6 +32,7 @@ from cynosure.contract import (
     Plan,
     Preview,
     Progress,
+    ServiceStatus,
     SweepRequest,
 )
 from cynosure.drawn import Drawn
@@ -80,6 +81,10 @@ class AsyncClient:
     async def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return await self._do(calls.models())
+
+    async def status(self) -> ServiceStatus:
+        """Workers, queues and pace."""
+        return await self._do(calls.status())
 
     async def add_model(self, model: str) -> ModelLoad:
         """Have every worker load a model, and wait until it is served. Takes a key with the scope `admin`.

@@ -32,6 +32,7 @@ from cynosure.contract import (
     Plan,
     Preview,
     Progress,
+    ServiceStatus,
     SweepRequest,
 )
 from cynosure.drawn import Drawn
@@ -87,6 +88,10 @@ class Client:
     def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return self._do(calls.models())
+
+    def status(self) -> ServiceStatus:
+        """Workers, queues and pace."""
+        return self._do(calls.status())
 
     def add_model(self, model: str) -> ModelLoad:
         """Have every worker load a model, and wait until it is served. Takes a key with the scope `admin`.

@@ -28,6 +28,7 @@ from cynosure.contract import (
     ModelLoads,
     OutputFormat,
     Plan,
+    ServiceStatus,
     SweepRequest,
 )
 from cynosure.errors import JobCancelled, JobFailed, ModelNotLoaded
@@ -93,6 +94,11 @@ def _batch(response: httpx.Response) -> Batch:
 def models() -> Call[tuple[ModelCard, ...]]:
     """The models of the server."""
     return Call("GET", "/models", lambda response: ModelList.model_validate_json(response.content).models)
+
+
+def status() -> Call[ServiceStatus]:
+    """Workers, queues and pace."""
+    return Call("GET", "/status", lambda response: ServiceStatus.model_validate_json(response.content))
 
 
 def model_loads(*, wait_s: int = 0) -> Call[tuple[ModelLoad, ...]]:

@@ -53,6 +53,7 @@ from cynosure.contract.roster import (
     ModelLoads,
 )
 from cynosure.contract.sizes import Side, Sizes
+from cynosure.contract.status import ModelStatus, ServiceStatus
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -127,6 +128,7 @@ __all__ = [
     "ModelLoad",
     "ModelLoads",
     "ModelMemory",
+    "ModelStatus",
     "NetworkCalls",
     "OutputFormat",
     "PictureLinks",
@@ -139,6 +141,7 @@ __all__ = [
     "PromptTokens",
     "ResolvedRequest",
     "Scale",
+    "ServiceStatus",
     "Side",
     "Sizes",
     "SweepAxes",

@@ -47,6 +47,16 @@ class Pace:
     def is_known(self) -> bool:
         return self.jobs > 0
 
+    @property
+    def jobs_per_second(self) -> float | None:
+        """Jobs done in a second in which any ran; `None`: unknown."""
+        return self.jobs / self.busy_s if self.busy_s > 0 else None
+
+    @property
+    def evaluations_per_second(self) -> float | None:
+        """Network evaluations done in such a second; `None`: unknown."""
+        return self.work / self.busy_s if self.busy_s > 0 else None
+
     def seconds_for(self, jobs: int) -> int:
         """Whole seconds in which this many jobs are done: a `Retry-After`."""
         if not self.is_known:

@@ -8,10 +8,12 @@ from pathlib import Path
 import openai
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from cynosure import Client, SweepRequest
 from tests.acceptance.test_cli import cynosure
 from tests.acceptance.test_survival import Up
+from tests.chromium import Visit, chromium
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,16 @@ def test_openais_client_asks_in_words(url: str) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
     answer = client.images.generate(prompt="a happy cat", extra_body={"steps": 4, "class_label": "fluent"})
     assert answer.size == "32x32"
+
+
+def test_a_stranger_draws_a_prompt_in_the_studio(url: str) -> None:
+    with chromium() as browser:
+        visit = Visit(browser, url)
+        page = visit.open()
+        page.get_by_role("radio", name="emoji").click()
+        page.get_by_label("Prompt", exact=True).fill("red apple")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_alt_text("red apple, noto, picture 1 of 1")).to_have_js_property("naturalWidth", 32)
+        expect(page.get_by_role("button", name="Copy link")).to_be_visible()
+        visit.keep("stranger")
+        visit.close()

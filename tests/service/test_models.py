@@ -236,3 +236,19 @@ async def test_a_result_is_kept_under_the_weights_of_model_and_guide(
     assert found == [None, result_key(shown, card.drawn_by, guide.drawn_by)]
     exact = card.model_copy(update={"precision": "bfloat16"})
     assert exact.drawn_by != card.drawn_by, "another number format draws other bytes"
+
+
+def test_the_status_counts_workers_and_all_that_waits(
+    open_gateway: Callable[..., TestClient], store_settings: StoreSettings, card: ModelCard, emoji: ModelCard
+) -> None:
+    FleetRegistry(store_settings).publish("another", [card, emoji])
+    gateway = open_gateway(auth="off")
+    for priority in ("low", "high"):
+        assert gateway.post("/generate", json={"class_label": 1, "priority": priority}).status_code == 202
+    status = gateway.get("/status").json()
+    assert (status["workers"], status["running"]) == (2, 0)
+    assert status["models"] == [
+        {"name": name, "workers": workers, "waiting": waiting, "jobs_per_second": None, "evaluations_per_second": None}
+        for name, workers, waiting in (("fashion", 2, 2), ("emoji", 1, 0))
+    ]
+    assert open_gateway(auth="required").get("/status").status_code == 401

@@ -23,6 +23,8 @@ from jobs.accounts.api_keys import Scope as KeyScope
 
 OPEN = frozenset(
     {
+        "/",
+        "/favicon.ico",
         "/healthz",
         "/readyz",
         "/openapi.json",
@@ -32,7 +34,9 @@ OPEN = frozenset(
         "/docs/swagger-ui.css",
     }
 )
-"""Paths that need no key: health, and the API's description."""
+"""Paths that need no key: health, the API's description, and the studio's page."""
+OPEN_FOLDER = "/studio/"
+"""The studio's files need none either; it sends the key that its user gives it with its own requests."""
 _CALLER = "cynosure.caller"
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer cyn_…`")
 
@@ -55,16 +59,16 @@ def key_policy(settings: GatewaySettings) -> KeyPolicy:
 class Door:
     """Identifies the caller before anything else of the request is read, above all its body.
 
-    Paths outside `OPEN` need a valid key, or a deployment that requires none. A key that is sent is checked even if
-    none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query strings end up
-    in logs and histories. A signed link may: it opens one picture, for a while.
+    Paths outside `OPEN` and `OPEN_FOLDER` need a valid key, or a deployment that requires none. A key that is sent is
+    checked even if none is needed, so that a mistake shows before it matters. Keys in query strings are ignored: query
+    strings end up in logs and histories. A signed link may: it opens one picture, for a while.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(OPEN_FOLDER):
             await self.app(scope, receive, send)
             return
         state: State = scope["state"]

@@ -1,0 +1,35 @@
+"""GET /status."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.gateway.door.auth import Reader
+from app.gateway.state import StateDep
+from cynosure import __version__
+from cynosure.contract import ModelStatus, ServiceStatus
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/status", summary="Look at workers and queues")
+async def status(state: StateDep, caller: Reader) -> ServiceStatus:
+    """Live workers, running jobs, and for each model its workers, its waiting jobs and its pace."""
+    store = state["store"]
+    workers = await store.fleet.workers()
+    queues, running = await store.jobs.queues(list(workers.by_model))
+    return ServiceStatus(
+        version=__version__,
+        workers=workers.count,
+        running=running,
+        models=tuple(
+            ModelStatus(
+                name=name,
+                workers=holders,
+                waiting=queue.waiting,
+                jobs_per_second=queue.pace.jobs_per_second,
+                evaluations_per_second=queue.pace.evaluations_per_second,
+            )
+            for (name, holders), queue in zip(workers.by_model.items(), queues, strict=True)
+        ),
+    )

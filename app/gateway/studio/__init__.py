@@ -1,0 +1,1 @@
+"""The studio: a page on the public API."""

@@ -1,0 +1,68 @@
+// From a picture: one to start from, a mask over it, or the request that is inside one.
+
+import { api, Refused } from "../lib/api.js";
+import { h, say } from "../lib/dom.js";
+import * as fields from "../lib/fields.js";
+import { shortened } from "../lib/requests.js";
+import { studio } from "../lib/state.js";
+
+const PICTURES = ["image/png", "image/jpeg", "image/webp"];
+
+/** The part of the form: `set(name)` gives what is told of a value, `taken(file)` what is told of a file. */
+export function startFields({ card, set, add, taken }) {
+  const file = h("input", { type: "file", accept: [...PICTURES, ".csv", ".ndjson", ".jsonl"].join(), class: "hidden", onchange: () => file.files[0] && taken(file.files[0]) });
+  const drop = fields.field({
+    name: "init_image", label: "From a picture or a list", group: true,
+    control: h("label", { class: "drop" }, file, h("span", {}, "Choose a file, or drop one on the page")),
+    hint: "A picture drawn by Cynosure gives its request back, any other is where the drawing starts. A CSV or NDJSON with a request a line becomes a batch.",
+  });
+  if (!card.takes_init_image || !studio.request.init_image) return [add(drop)];
+
+  const picture = h("img", { alt: "The picture to start from", src: `data:image/*;base64,${studio.request.init_image}` });
+  const slot = h("div", { class: "start-picture" }, picture);
+  const paint = h("button", { type: "button", class: "quiet", onclick: startPainting }, "Paint a mask");
+  const remove = h("button", { type: "button", class: "quiet", onclick: () => taken(null) }, "Remove");
+  const shown = fields.field({ name: "init_image", label: "Starts from", group: true, control: slot, aside: h("span", { class: "row" }, paint, remove) });
+  const mask = fields.field({ name: "mask_image", label: "Mask", group: true, control: h("div", { class: "hint" }, "What is painted is redrawn, the rest is kept.") });
+  mask.element.hidden = !studio.request.mask_image;
+  const strength = fields.fraction({ name: "strength", label: "Strength", min: 0.05, hint: "How far to depart from the picture.", changed: set("strength") });
+  strength.show = ((own) => (value) => own(value ?? (studio.request.mask_image ? 1 : 0.8)))(strength.show);
+
+  async function startPainting() {
+    const { maskEditor } = await import("./mask.js");
+    paint.remove();
+    slot.replaceChildren((await maskEditor(picture, (encoded) => {
+      mask.element.hidden = !encoded;
+      set("mask_image")(encoded);
+    })).element);
+    slot.querySelector("canvas").focus();
+  }
+  return [add(shown), add(mask), add(strength)];
+}
+
+/** What a dropped file is: `batch`, `request` (it is in the form now) or `start` (it is the picture to start from). */
+export async function takeFile(file) {
+  if (!PICTURES.includes(file.type)) return "batch";
+  const encoded = await base64Of(file);
+  try {
+    const { request } = await api.plan({ from_image: encoded });
+    studio.take({ ...shortened(request, studio.card(request.model)), seed: request.seed });
+    say("The picture's request is in the form.");
+    return "request";
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status >= 500 || error.status === 401) throw error;
+  }
+  studio.take({ ...studio.request, init_image: encoded, mask_image: undefined });
+  say("The picture is where the drawing starts.");
+  return "start";
+}
+
+async function base64Of(file) {
+  const url = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}
