@@ -97,8 +97,9 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(docs.router)
     app.include_router(studio.router)
     app.mount("/studio", studio.studio_files)
-    modules = [generate, sweeps, plan, jobs, events, images, models, status, openai]
-    modules += [replicate] if settings.replicate_api else []
+    modules = [generate, sweeps, plan, jobs, events, images, models, status]
+    modules += [openai] if settings.openai else []
+    modules += [replicate] if settings.replicate else []
     modules += [batch_routes, webhook_routes, admin]
     for module in modules:
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])

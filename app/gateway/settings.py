@@ -44,8 +44,9 @@ class GatewaySettings(BaseSettings):
         description="Other names that requests may give to models, such as those that OpenAI's clients send: a JSON "
         'object like {"gpt-image-1": "emoji"}.',
     )
-    replicate_api: bool = Field(
-        True, description="Whether /v1/predictions and what else Replicate's clients call is there."
+    openai: bool = Field(True, description="Whether OpenAI's API is served too, under /v1 (docs/clients.md).")
+    replicate: bool = Field(
+        True, description="Whether Replicate's API is served too, /v1/predictions and more (docs/clients.md)."
     )
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")

@@ -136,7 +136,8 @@ def test_a_webhook_is_sent_the_prediction(
     Webhooks.validate(headers=headers, body=sent.decode(), secret=secret)
 
 
-def test_the_routes_can_be_left_out(open_gateway: Callable[..., TestClient]) -> None:
-    gateway = open_gateway(replicate_api=False)
-    assert gateway.post("/v1/predictions", json={"version": "fashion"}).status_code == 404
-    assert "/v1/predictions" not in gateway.get("/openapi.json").json()["paths"]
+@pytest.mark.parametrize(("api", "path"), [("openai", "/v1/images/generations"), ("replicate", "/v1/predictions")])
+def test_the_routes_can_be_left_out(open_gateway: Callable[..., TestClient], api: str, path: str) -> None:
+    gateway = open_gateway(**{api: False})
+    assert gateway.post(path, json={}).status_code == 404
+    assert path not in gateway.get("/openapi.json").json()["paths"]
