@@ -46,13 +46,14 @@ def jobs(
 
 def cancel(
     ids: Annotated[list[str], typer.Argument(metavar="JOB", help="jobs to cancel")],
+    erase: Annotated[bool, typer.Option("--erase", help="also delete the jobs, with their pictures")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs. Jobs that have ended stay as they are."""
+    """Cancel jobs. Jobs that have ended stay as they are, unless they are erased."""
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        ended = [client.cancel(job_id) for job_id in ids]
+        ended = [client.erase(job_id) if erase else client.cancel(job_id) for job_id in ids]
     if as_json:
         show_json(ended)
         return

@@ -147,6 +147,10 @@ class AsyncClient:
         """Cancel the job unless it is finished."""
         return await self._do(calls.cancel(job_id))
 
+    async def erase(self, job_id: str) -> Job:
+        """Cancel the job unless it is finished, and delete it with its pictures; returns its last state."""
+        return await self._do(calls.erase(job_id))
+
     async def retry(self, job_id: str) -> Job:
         """Post a finished job's request again, as a new job."""
         return await self._do(calls.retry(job_id))

@@ -166,6 +166,10 @@ class Client:
         """Cancel the job unless it is finished."""
         return self._do(calls.cancel(job_id))
 
+    def erase(self, job_id: str) -> Job:
+        """Cancel the job unless it is finished, and delete it with its pictures; returns its last state."""
+        return self._do(calls.erase(job_id))
+
     def retry(self, job_id: str) -> Job:
         """Post a finished job's request again, as a new job."""
         return self._do(calls.retry(job_id))

@@ -153,6 +153,11 @@ def cancel(job_id: str) -> Call[Job]:
     return Call("DELETE", f"/jobs/{job_id}", _job)
 
 
+def erase(job_id: str) -> Call[Job]:
+    """Delete a job."""
+    return Call("DELETE", f"/jobs/{job_id}", _job, params={"erase": "true"})
+
+
 def retry(job_id: str) -> Call[Job]:
     """Post a job's request again."""
     return Call("POST", f"/jobs/{job_id}/retry", _job, headers=_keyed(None))

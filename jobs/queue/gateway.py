@@ -281,6 +281,23 @@ class JobStore(StoreClient):
             )
         return await self.get(job_id, viewer)
 
+    async def erase(self, job_id: str, viewer: str) -> JobRecord:
+        """Cancel the job unless it has ended, and delete it with its pictures, and what a webhook has yet to be sent.
+
+        Afterwards it is as expired. Returns its last record.
+
+        Raises:
+            JobExpired, JobNotFound: as `get`.
+        """
+        record = await self.cancel(job_id, viewer)
+        keys = self._keys
+        async with answering(), self._client.pipeline() as pipe:
+            pipe.delete(*(key(job_id) for key in (keys.job, keys.images, keys.inputs, keys.events, keys.webhook)))
+            for place in (keys.owned(record.owner), keys.watched, keys.webhooks_due):
+                pipe.zrem(place, job_id)
+            await pipe.execute()
+        return record
+
     async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
         """The picture, or `None` if there is none that `viewer` may see."""
         png: bytes | None = await self._read_pictures(

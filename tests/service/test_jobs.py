@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.gateway.webhooks.signing import encoded_secret
 from cynosure import Client, JobStatus, SweepRequest
-from cynosure.errors import InvalidRequest, JobUnfinished
+from cynosure.errors import InvalidRequest, JobExpired, JobUnfinished
 from jobs.queue.worker import WorkerStore
 from tests.conftest import bearer
 
@@ -51,6 +51,23 @@ def test_a_listing_leaves_out_what_may_be_megabytes_and_what_is_no_longer_kept(
     worker_store._client.delete(worker_store._keys.job(lost))
     assert [job["id"] for job in gateway.get("/jobs").json()["jobs"]] == [kept]
     assert worker_store._client.zcard(worker_store._keys.owned("anonymous")) == 1
+
+
+def test_what_is_erased_is_gone_with_its_pictures_and_is_drawn_anew(server_url: str) -> None:
+    with Client(server_url) as client:
+        done = client.wait(client.submit(class_label="bag", steps=2, seed=11).id)
+        running = client.submit(class_label="bag", steps=1000, num_images=8)
+        assert client.erase(done.id).status is JobStatus.SUCCEEDED
+        assert client.erase(running.id).status is JobStatus.CANCELLED
+        for job in (done, running):
+            for call in (client.job, client.erase):
+                with pytest.raises(JobExpired):
+                    call(job.id)
+        with pytest.raises(JobExpired):
+            client.images(done)
+        assert not {done.id, running.id} & {job.id for job in client.jobs().jobs}
+        again = client.wait(client.submit(class_label="bag", steps=2, seed=11).id)
+        assert (again.cached, again.images[0].sha256) == (False, done.images[0].sha256)
 
 
 def test_a_retry_is_the_same_request_and_waits_for_the_first_to_end(server_url: str) -> None:

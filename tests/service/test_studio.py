@@ -238,6 +238,10 @@ def test_jobs_are_listed_filtered_and_varied(visit: Visit) -> None:
     page.get_by_label("State").select_option("succeeded")
     expect(row).to_be_visible()
     visit.keep("jobs")
+    count = page.locator(".virtual-row").count()
+    page.locator(".virtual-row").first.get_by_role("button", name="Delete").click()
+    expect(page.locator("#said")).to_have_text("Deleted.")
+    expect(page.locator(".virtual-row")).to_have_count(count - 1)
 
 
 def test_of_many_jobs_only_those_in_view_are_on_the_page(visit: Visit) -> None:

@@ -49,10 +49,21 @@ async def get_job(job_id: str, state: StateDep, caller: Reader, address: Address
     return job_of(record, await state["store"].jobs.outlook(record), address.root)
 
 
-@router.delete("/{job_id}", summary="Cancel a job", responses=_EXPIRES)
-async def cancel_job(job_id: str, state: StateDep, caller: Submitter, address: AddressDep) -> Job:
-    """Cancel the job; a finished one stays as it is. A running job stops at once, or within a worker's heartbeat."""
-    record = await state["store"].jobs.cancel(job_id, caller.sees)
+@router.delete("/{job_id}", summary="Cancel or erase a job", responses=_EXPIRES)
+async def cancel_job(
+    job_id: str,
+    state: StateDep,
+    caller: Submitter,
+    address: AddressDep,
+    erase: Annotated[bool, Query(description="Also delete the job, with its pictures.")] = False,
+) -> Job:
+    """Cancel the job; a finished one stays as it is. A running job stops at once, or within a worker's heartbeat.
+
+    With `erase` it is deleted too, and answers 410 from then on; so are its pictures, and a webhook that is still to be
+    sent.
+    """
+    jobs = state["store"].jobs
+    record = await (jobs.erase if erase else jobs.cancel)(job_id, caller.sees)
     return job_of(record, Outlook(), address.root)
 
 

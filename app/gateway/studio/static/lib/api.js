@@ -85,6 +85,7 @@ export const api = {
     return json(`jobs?${query}`);
   },
   cancel: (id) => json(`jobs/${id}`, { method: "DELETE" }),
+  erase: (id) => json(`jobs/${id}?erase=true`, { method: "DELETE" }),
   vary: (id) => post(`jobs/${id}/vary`),
   retry: (id) => post(`jobs/${id}/retry`),
   batch: (ndjson, key) => post("batches", ndjson, { "Content-Type": "application/x-ndjson", "Idempotency-Key": key }),

@@ -91,6 +91,12 @@ export async function mount(root, signal) {
     }
   }
 
+  async function erase(job) {
+    await api.erase(job.id);
+    jobs = jobs.filter((one) => one.id !== job.id);
+    show();
+  }
+
   function row(job) {
     const { request } = job;
     const card = studio.card(request.model);
@@ -108,7 +114,9 @@ export async function mount(root, signal) {
         request.sweep && job.status === "succeeded" ? h("button", { type: "button", class: "quiet sheet", title: "Save the contact sheet", onclick: () => act(() => saveSheet(job), "Saved.") }, "Sheet") : null,
         isFinal(job) ? h("button", { type: "button", class: "quiet", title: "Post the same request again", onclick: () => act(() => api.retry(job.id), "Posted again.") }, "Again") : null,
         h("button", { type: "button", class: "quiet", title: "The same request with another seed", onclick: () => act(() => api.vary(job.id), "Posted with another seed.") }, "Vary"),
-        isFinal(job) ? null : h("button", { type: "button", class: "quiet", onclick: () => act(() => api.cancel(job.id), "Cancelled.") }, "Cancel")),
+        isFinal(job)
+          ? h("button", { type: "button", class: "quiet", title: "Delete it with its pictures", onclick: () => act(() => erase(job), "Deleted.") }, "Delete")
+          : h("button", { type: "button", class: "quiet", onclick: () => act(() => api.cancel(job.id), "Cancelled.") }, "Cancel")),
     ];
   }
 
