@@ -11,6 +11,8 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway import schema
+from app.gateway.a1111 import lacking as a1111_lacking
+from app.gateway.a1111 import routes as a1111
 from app.gateway.batches import routes as batch_routes
 from app.gateway.batches.feeder import Feeder
 from app.gateway.door.auth import Door
@@ -93,5 +95,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.include_router(docs.router)
     for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
+    if settings.a1111:
+        for module in (a1111, a1111_lacking):  # unknown parameters are ignored, as there
+            app.include_router(module.router)
     schema.install(app)
     return app

@@ -44,6 +44,7 @@ class GatewaySettings(BaseSettings):
         description="Other names that requests may give to models, such as those that OpenAI's clients send: a JSON "
         'object like {"gpt-image-1": "emoji"}.',
     )
+    a1111: bool = Field(True, description="Whether A1111's API is served too, under /sdapi/v1 (docs/clients.md).")
     max_json_parts: int = Field(50_000, ge=100, description="Most commas, braces and brackets in a JSON body.")
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest request body; two base64 pictures fit.")
     max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest body of POST /batches.")

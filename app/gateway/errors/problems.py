@@ -27,7 +27,7 @@ from cynosure.errors import (
 )
 from cynosure.refusals import Location, Place, place_of, refusal_of
 
-OPENAI_PREFIX = "/v1/"
+OPENAI_PREFIX, A1111_PREFIX = "/v1/", "/sdapi/v1/"
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
