@@ -93,10 +93,10 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
-    for module in (generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin):
-        app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
+    modules = [generate, sweeps, plan, jobs, events, images, models, openai, batch_routes, webhook_routes, admin]
     if settings.a1111:
-        for module in (a1111, a1111_lacking):  # unknown parameters are ignored, as there
-            app.include_router(module.router)
+        modules += [a1111, a1111_lacking]
+    for module in modules:
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)
     return app

@@ -85,7 +85,7 @@ FIELDS = (
 few_fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), min_size=1, max_size=4).map(
     lambda odd: {"class_label": 1, "steps": 2, **dict(odd)}
 )
-pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image")), bombs).map(
+pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image", "image")), bombs).map(
     lambda odd: {"class_label": 1, "steps": 2, "strength": 0.5, odd[0]: odd[1]}
 )
 raw = st.one_of(
