@@ -21,6 +21,7 @@ from cynosure.client import Client
 from cynosure.contract import LongPrompt, ModelCard, PromptSyntax
 from cynosure.errors import UnknownSampler, UnsupportedField
 from harness.processes import wait_until
+from jobs.queue.record import ANONYMOUS
 
 SMALL = {"width": 28, "height": 28, "steps": 4, "cfg_scale": 3, "sampler_name": "Euler a"}
 
@@ -265,6 +266,16 @@ def test_each_key_has_its_own_calls_and_choice(
     assert aliases.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sd.safetensors"}, auth=mine).is_success
     refused = aliases.post("/sdapi/v1/options", json={"sd_model_checkpoint": "nope"}, auth=mine)
     assert (refused.status_code, refused.json()["field"]) == (422, "sd_model_checkpoint")
+
+
+def test_a_choice_that_is_no_longer_served_is_told(open_gateway: Callable[..., TestClient]) -> None:
+    gateway = open_gateway(auth="off")
+    assert gateway.portal is not None
+    gateway.portal.call(gateway.app_state["store"].sessions.choose, ANONYMOUS, "gone")
+    refused = gateway.post("/sdapi/v1/txt2img", json={"prompt": "sneaker"}).json()
+    assert refused["field"] == "override_settings.sd_model_checkpoint"
+    assert "'gone' was chosen with POST /sdapi/v1/options" in refused["detail"]
+    assert gateway.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "gone"
 
 
 def test_it_is_off_by_a_setting(open_gateway: Callable[..., TestClient]) -> None:

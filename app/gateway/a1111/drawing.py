@@ -15,12 +15,14 @@ from fastapi.concurrency import run_in_threadpool
 from app.gateway.a1111.samplers import names_of
 from app.gateway.a1111.shapes import TextToImage, as_theirs, model_name, request_of
 from app.gateway.answers import HeldJob, unless_gone
+from app.gateway.errors.problems import A1111_PREFIX
 from app.gateway.shaping import moment
 from app.gateway.state import State
 from app.gateway.submission import accept, served, submission_of
 from cynosure import __version__
 from cynosure.contract import MAX_IMAGES, GenerateRequest, ModelCard, ResolvedRequest, SweepRequest
-from cynosure.errors import CynosureError
+from cynosure.errors import CynosureError, InvalidRequest
+from cynosure.hints import listed
 from cynosure.metadata import encoded_picture, texts_of
 from cynosure.resolving import cells_of, choose, choose_by_prompt, real_name, resolve, resolve_sweep
 from jobs.accounts.api_keys import Caller
@@ -56,8 +58,14 @@ async def drawn(params: TextToImage, request: Request, state: State, caller: Cal
 async def _card_for(params: TextToImage, state: State, caller: Caller) -> ModelCard:
     """The model that the request names, or else the caller chose, or else that suits the prompt."""
     cards = await served(state)
-    named = params.override_settings.sd_model_checkpoint or await state["store"].sessions.chosen(caller.owner)
-    model = None if named is None else served_name(named, cards, state)
+    named = params.override_settings.sd_model_checkpoint
+    if named:
+        model = served_name(named, cards, state)
+    else:
+        model = await state["store"].sessions.chosen(caller.owner)
+        if model is not None and model not in cards:
+            detail = f"'{model}' was chosen with POST {A1111_PREFIX}options, and is not served any more: choose again, "
+            raise InvalidRequest(f"{detail}one of {listed(list(cards))}.", field="model")
     if not params.prompt.strip():
         return choose(cards, model=model, prompted=True, labels=[])
     return choose_by_prompt(cards, model=model, prompt=params.prompt, labels=[])
