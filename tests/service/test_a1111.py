@@ -274,7 +274,7 @@ def test_a_choice_that_is_no_longer_served_is_told(open_gateway: Callable[..., T
     gateway.portal.call(gateway.app_state["store"].sessions.choose, ANONYMOUS, "gone")
     refused = gateway.post("/sdapi/v1/txt2img", json={"prompt": "sneaker"}).json()
     assert refused["field"] == "override_settings.sd_model_checkpoint"
-    assert "'gone' was chosen with POST /sdapi/v1/options" in refused["detail"]
+    assert "'gone', chosen with POST /sdapi/v1/options" in refused["detail"]
     assert gateway.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "gone"
 
 

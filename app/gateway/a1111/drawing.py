@@ -58,14 +58,11 @@ async def drawn(params: TextToImage, request: Request, state: State, caller: Cal
 async def _card_for(params: TextToImage, state: State, caller: Caller) -> ModelCard:
     """The model that the request names, or else the caller chose, or else that suits the prompt."""
     cards = await served(state)
-    named = params.override_settings.sd_model_checkpoint
-    if named:
-        model = served_name(named, cards, state)
-    else:
-        model = await state["store"].sessions.chosen(caller.owner)
-        if model is not None and model not in cards:
-            detail = f"'{model}' was chosen with POST {A1111_PREFIX}options, and is not served any more: choose again, "
-            raise InvalidRequest(f"{detail}one of {listed(list(cards))}.", field="model")
+    named, chosen = params.override_settings.sd_model_checkpoint, await state["store"].sessions.chosen(caller.owner)
+    if not named and chosen is not None and chosen not in cards:
+        gone = f"'{chosen}', chosen with POST {A1111_PREFIX}options, is not served any more"
+        raise InvalidRequest(f"{gone}: choose again, one of {listed(list(cards))}.", field="model")
+    model = served_name(named, cards, state) if named else chosen
     if not params.prompt.strip():
         return choose(cards, model=model, prompted=True, labels=[])
     return choose_by_prompt(cards, model=model, prompt=params.prompt, labels=[])
