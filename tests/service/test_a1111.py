@@ -197,6 +197,7 @@ def test_prompts_are_read_as_there_by_models_that_can(emoji: ModelCard) -> None:
             "prompt": "a (cat:1.2)",
             "negative_prompt": "",
             "eta": 0.5,
+            "sampler_name": "",
             "styles": ["x"],
             "subseed": -1,
             "steps": None,

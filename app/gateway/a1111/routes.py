@@ -19,13 +19,12 @@ from app.gateway.errors.safe_json import SafeJSONResponse
 from app.gateway.json_bodies import JSONRoute
 from app.gateway.state import StateDep
 from app.gateway.submission import served
-from cynosure.contract import Base64Image, Problem
+from cynosure.contract import Base64Image
 from cynosure.errors import UnknownModel
 from cynosure.metadata import texts_of
 from cynosure.resolving import choose
 
 router = APIRouter(prefix=A1111_PREFIX.rstrip("/"), tags=["a1111"], route_class=JSONRoute)
-_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem}}
 
 
 class PngInfo(Lenient):
@@ -143,6 +142,11 @@ async def get_models(state: StateDep, caller: Reader) -> list[dict[str, Any]]:
 @router.post("/png-info", summary="Read a picture's parameters (A1111's format)")
 async def png_info(params: PngInfo, caller: Reader) -> JSONResponse:
     """The text `parameters` of a PNG, JPEG or WebP as `info`, and its fields as `parameters`."""
-    texts = await run_in_threadpool(texts_of, params.image, "image")
+    return SafeJSONResponse(await run_in_threadpool(_texts_in, params.image))
+
+
+def _texts_in(picture: str) -> dict[str, Any]:
+    """The body of the answer to POST png-info. Slow."""
+    texts = texts_of(picture, "image")
     info = texts.get("parameters", "")
-    return SafeJSONResponse({"info": info, "items": texts, "parameters": parsed_infotext(info) if info else {}})
+    return {"info": info, "items": texts, "parameters": parsed_infotext(info) if info else {}}

@@ -217,7 +217,7 @@ def request_of(params: TextToImage, card: ModelCard) -> tuple[GenerateRequest, l
         "width": params.width,
         "height": params.height,
         "preview_every": PREVIEW_EVERY if every is None else max(0, every),
-        **sampling_of(params.sampler_name or params.sampler_index, params.scheduler, card),
+        **sampling_of(params.sampler_name or params.sampler_index or None, params.scheduler, card),
         **params.pictures(),
     }
     if card.takes_prompt:
