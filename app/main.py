@@ -11,6 +11,8 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway import schema
+from app.gateway.a1111 import lacking as a1111_lacking
+from app.gateway.a1111 import routes as a1111
 from app.gateway.batches import routes as batch_routes
 from app.gateway.batches.feeder import Feeder
 from app.gateway.door.auth import Door
@@ -100,6 +102,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     modules = [generate, sweeps, plan, jobs, events, images, models, status]
     modules += [openai] if settings.openai else []
     modules += [replicate] if settings.replicate else []
+    modules += [a1111, a1111_lacking] if settings.a1111 else []
     modules += [batch_routes, webhook_routes, admin]
     for module in modules:
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])

@@ -18,7 +18,15 @@ from hypothesis.errors import HypothesisWarning
 
 from chaos.bombs import BOMBS, bomb
 
-POSTS = ("/generate", "/sweeps", "/plan", "/batches", "/v1/images/generations")
+POSTS = (
+    "/generate",
+    "/sweeps",
+    "/plan",
+    "/batches",
+    "/v1/images/generations",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+)
 MANY = 200_000
 
 
@@ -70,13 +78,14 @@ FIELDS = (
     "profile", "clip", "dynamic_threshold", "timestep_spacing", "sigma_schedule", "timestep_respacing",
     "use_cache", "preview_every", "priority", "telemetry", "output_format", "webhook_url", "n", "size", "quality",
     "response_format", "stream", "partial_images", "user", "request", "class_labels", "prompts", "guidance_scales",
-    "seeds", "custom_id", "extra_body", "__proto__", "__class__",
+    "seeds", "init_images", "mask", "override_settings", "sampler_name", "scheduler", "cfg_scale", "n_iter",
+    "alwayson_scripts", "custom_id", "extra_body", "__proto__", "__class__",
 )
 # fmt: on
 few_fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), min_size=1, max_size=4).map(
     lambda odd: {"class_label": 1, "steps": 2, **dict(odd)}
 )
-pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image")), bombs).map(
+pictures = st.tuples(st.sampled_from(("init_image", "mask_image", "from_image", "image")), bombs).map(
     lambda odd: {"class_label": 1, "steps": 2, "strength": 0.5, odd[0]: odd[1]}
 )
 raw = st.one_of(

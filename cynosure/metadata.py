@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+from contextlib import suppress
 from typing import Any, Literal
 
 from PIL import Image
@@ -22,6 +23,7 @@ from cynosure.contract import DELIVERY_FIELDS, INPUT_FIELDS, GenerateRequest, Mo
 from cynosure.errors import InvalidRequest
 from cynosure.pictures import DAMAGE, content_of, opened
 from cynosure.refusals import parsed
+from cynosure.synonyms import A1111_SAMPLERS
 
 WEBP_METHOD = 4  # libwebp's own default between speed (0) and size (6)
 JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any gain
@@ -29,6 +31,8 @@ JPEG_QUALITY = 95  # Pillow's documentation: above it files grow with hardly any
 _EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
 _UNICODE = b"UNICODE\0"
 _MAX_EXIF = 65_000  # a JPEG segment holds 65,533 bytes; two prompts of the full length may be longer
+
+_NAMES_IN_A1111 = {ours: name for name, ours in A1111_SAMPLERS.items()}
 
 
 class MadeFrom(BaseModel):
@@ -63,15 +67,18 @@ def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: Mode
 
 
 def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
-    """The request as text, in the form of the `parameters` chunk that other programs write and read."""
+    """The request as text, in the form of the `parameters` chunk that A1111 writes and other programs read."""
     label = card.labels[request.class_label] if request.class_label is not None else ""
     negative = f"Negative prompt: {request.negative_prompt}\n" if request.negative_prompt else ""
     scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
+    schedule = f"Schedule type: {request.sigma_schedule.title()}, " if request.sigma_schedule else ""
+    strength = "" if request.strength is None else f", Denoising strength: {request.strength:g}"
     skipped = f", Clip skip: {request.clip_skip}" if (request.clip_skip or 1) > 1 else ""
     return (
-        f"{request.prompt or label}\n{negative}Steps: {request.steps}, Sampler: {request.sampler}, {scale}"
+        f"{request.prompt or label}\n{negative}Steps: {request.steps}, "
+        f"Sampler: {_NAMES_IN_A1111.get(request.sampler, request.sampler)}, {schedule}{scale}"
         f"Seed: {request.seed}, Size: {request.width}x{request.height}, "
-        f"Model hash: {card.digest[:10]}, Model: {request.model}{skipped}"
+        f"Model hash: {card.digest[:10]}, Model: {request.model}{strength}{skipped}"
     )
 
 
@@ -136,6 +143,25 @@ def read(encoded: str, field: str = "from_image") -> MadeFrom:
             "metadata.",
             field=field,
         ) from error
+
+
+def texts_of(encoded: str, field: str) -> dict[str, str]:
+    """The texts `parameters` and `cynosure` of a base64 PNG, JPEG or WebP, as far as it has them.
+
+    Many programs write the former.
+
+    Raises:
+        InvalidRequest: it is not a picture.
+    """
+    picture = opened(encoded, field)
+    texts = dict(picture.info)
+    with suppress(*DAMAGE):
+        exif = picture.getexif()
+        texts.setdefault("cynosure", exif.get(_IMAGE_DESCRIPTION))
+        comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+        if isinstance(comment, bytes) and comment.startswith(_UNICODE):
+            texts.setdefault("parameters", comment.removeprefix(_UNICODE).decode("utf-16-be", "replace"))
+    return {name: text for name in ("parameters", "cynosure") if isinstance(text := texts.get(name), str)}
 
 
 def again(request: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:

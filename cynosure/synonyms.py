@@ -59,17 +59,29 @@ MODES: Mapping[str, str] = {
 }
 """Guidance modes by other names."""
 
+A1111_SAMPLERS: Mapping[str, str] = {
+    "DPM++ 2M": "dpmpp_2m",
+    "DPM++ 2M SDE": "dpmpp_2m_sde",
+    "Euler a": "euler_ancestral",
+    "Euler": "euler",
+    "LMS": "lms",
+    "Heun": "heun",
+    "DPM2": "kdpm2",
+    "DPM2 a": "kdpm2_ancestral",
+    "DDIM": "ddim",
+    "PLMS": "pndm",
+    "UniPC": "unipc",
+    "LCM": "lcm",
+}
+"""A1111's samplers that there are here, by the names that it shows and writes."""
+
 SAMPLERS: Mapping[str, str] = {
-    "euler a": "euler_ancestral",
+    **{name.lower(): ours for name, ours in A1111_SAMPLERS.items()},
     "k euler": "euler",
     "k euler a": "euler_ancestral",
     "k euler ancestral": "euler_ancestral",
-    "dpm++ 2m": "dpmpp_2m",
     "dpm++ 2m karras": "dpmpp_2m with sigma_schedule karras",
     "dpmpp 2m karras": "dpmpp_2m with sigma_schedule karras",
-    "dpm++ 2m sde": "dpmpp_2m_sde",
-    "dpm2": "kdpm2",
-    "plms": "pndm",
     "uni pc": "unipc",
     "ddimscheduler": "ddim",
     "ddpmscheduler": "ddpm",

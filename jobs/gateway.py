@@ -16,6 +16,7 @@ from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
 from jobs.queue.listing import Listing
 from jobs.roster import Roster
+from jobs.sessions import Sessions
 from jobs.settings import StoreSettings
 from jobs.store.connection import connected
 from jobs.webhooks import Webhooks
@@ -35,6 +36,7 @@ class Store:
         fleet: the workers' model cards.
         roster: the models that workers are to load and unload.
         api_keys: API keys and the callers they identify.
+        sessions: what is remembered of callers between requests.
         links: signatures of links to pictures.
         allowance: rate limits and daily quotas.
         batches: uploads of many requests.
@@ -48,6 +50,7 @@ class Store:
     fleet: Fleet
     roster: Roster
     api_keys: KeyRing
+    sessions: Sessions
     links: LinkSigner
     allowance: Allowance
     batches: Batches
@@ -70,6 +73,7 @@ class Store:
                 fleet=Fleet(client, settings),
                 roster=Roster(client, settings),
                 api_keys=KeyRing(client, settings),
+                sessions=Sessions(client, settings),
                 links=LinkSigner(client, settings),
                 allowance=Allowance(client, settings),
                 batches=Batches(client, settings),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import Annotated
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
-from fastapi import Header, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway.addresses import Address
@@ -15,13 +17,16 @@ from app.gateway.formats import in_format
 from app.gateway.shaping import job_of
 from app.gateway.state import State
 from cynosure.contract import JobStatus, OutputFormat
-from cynosure.errors import JobCancelled, JobFailed
+from cynosure.errors import JobCancelled, JobFailed, JobUnfinished, ShuttingDown
 from jobs.accounts.api_keys import Caller
 from jobs.queue.record import JobRecord
 
 POLL_S = 1.0  # for clients that follow a job: a fallback in case the subscription misses an event
 WAIT_POLL_S = 5.0  # the same for clients that wait for a job's end, of which there may be thousands
 DEFAULT_IMAGE_WAIT_S = 60.0
+MAX_HELD_S = 600.0  # the timeout of OpenAI's own client
+CLOSING_RETRY_S = 2  # about the time that a restarted gateway needs; another one may answer at once
+Result = TypeVar("Result")
 Prefer = Annotated[str | None, Header(description="wait=SECONDS holds the answer until the job is done")]
 
 
@@ -93,3 +98,94 @@ async def answer(
         headers["Preference-Applied"] = f"wait={held_s:g}"
     done = record.status.is_final and held_s is not None
     return JSONResponse(job.model_dump(mode="json"), 200 if done else 202, headers=headers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldJob:
+    """The job behind a call that is answered with its pictures.
+
+    Attributes:
+        is_keyed: the call has an idempotency key, so the client can come back for the job.
+    """
+
+    state: State
+    caller: Caller
+    job_id: str
+    is_keyed: bool = False
+
+    async def abandon(self) -> None:
+        """Cancel the job of a client that has gone, which frees its rows.
+
+        If the gateway is stopping, or a proxy may have cut off a client that comes back with its key, the job stays.
+        """
+        if self.is_keyed or self.state["store"].news.is_closing:
+            return
+        await self.state["store"].jobs.cancel(self.job_id, self.caller.sees)
+
+    def refuse_if_keyed(self) -> None:
+        """Stop holding an answer for which the client can come back.
+
+        Raises:
+            JobUnfinished: the call has an idempotency key; the job goes on.
+        """
+        if self.is_keyed:
+            raise JobUnfinished(
+                f"Job '{self.job_id}' is not done yet, and goes on: send the request again with the same "
+                "Idempotency-Key."
+            )
+
+    async def finished(self) -> JobRecord:
+        """Wait for the job and return its record.
+
+        Raises:
+            JobFailed, JobCancelled: it did not succeed, or took too long.
+            JobUnfinished: it took too long, and the client can come back for it.
+            ShuttingDown: the gateway stops first.
+        """
+        record = await wait_for(self.state, self.caller, self.job_id, MAX_HELD_S)
+        if not record.status.is_final:
+            self.refuse_if_closing()
+            self.refuse_if_keyed()
+            await self.abandon()
+            raise JobFailed(
+                f"The job was cancelled because it was not done within {MAX_HELD_S:g} s.", job_code="deadline_exceeded"
+            )
+        refuse_unless_drawn(record)
+        return record
+
+    def refuse_if_closing(self) -> None:
+        """Stop holding an answer when this gateway shuts down.
+
+        Raises:
+            ShuttingDown: the job goes on, and the client can fetch it later.
+        """
+        if self.state["store"].news.is_closing:
+            raise ShuttingDown(
+                f"This gateway is shutting down, but job '{self.job_id}' goes on: fetch it with "
+                f"GET /jobs/{self.job_id}, or send the request again with the same Idempotency-Key.",
+                retry_after_s=CLOSING_RETRY_S,
+            )
+
+
+async def unless_gone(request: Request, held: HeldJob, work: Awaitable[Result]) -> Result:
+    """The result of `work`; if the client drops the connection first, its job is abandoned.
+
+    Raises:
+        JobUnfinished: the client has gone, and the job stays for when it comes back.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            held.refuse_if_keyed()
+            await held.abandon()
+        return await working
+    finally:
+        leaving.cancel()
+        working.cancel()  # no effect if it is done; needed if this call itself was cancelled
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -44,6 +44,7 @@ class GatewaySettings(BaseSettings):
         description="Other names that requests may give to models, such as those that OpenAI's clients send: a JSON "
         'object like {"gpt-image-1": "emoji"}.',
     )
+    a1111: bool = Field(True, description="Whether A1111's API is served too, under /sdapi/v1 (docs/clients.md).")
     openai: bool = Field(True, description="Whether OpenAI's API is served too, under /v1 (docs/clients.md).")
     replicate: bool = Field(
         True, description="Whether Replicate's API is served too, /v1/predictions and more (docs/clients.md)."

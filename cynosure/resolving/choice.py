@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from cynosure.contract import GenerateRequest, ModelCard
 from cynosure.errors import InvalidRequest, UnknownLabel, UnknownModel
-from cynosure.resolving.labels import has_label
+from cynosure.resolving.labels import has_label, label_index
 
 Cards = Mapping[str, ModelCard]
 """All served models by name, in their order; at least one."""
@@ -75,3 +76,35 @@ def choose(cards: Cards, *, model: str | None, prompted: bool, labels: Sequence[
             f"'{others[0]}', and leave prompt out.",
         )
     raise UnknownLabel(missing, {card.name: card.labels for card in classed})
+
+
+def choose_by_prompt(cards: Cards, *, model: str | None, prompt: str, labels: Sequence[int | str]) -> ModelCard:
+    """`choose`, for other tools' requests, in which a prompt stands for a label if no model takes prompts.
+
+    Raises:
+        UnknownLabel, InvalidRequest: as `choose`; a prompt that is no label is named as `prompt`.
+    """
+    if model is not None or any(card.takes_prompt for card in cards.values()):
+        return choose(cards, model=model, prompted=True, labels=labels)
+    with _as_prompt():
+        return choose(cards, model=None, prompted=False, labels=[prompt])
+
+
+def label_in_prompt(prompt: str, card: ModelCard) -> int:
+    """The class index of a prompt that stands for a label.
+
+    Raises:
+        UnknownLabel, InvalidRequest: it is no label, or that of several classes; the field is `prompt`.
+    """
+    with _as_prompt():
+        return label_index(prompt, card)
+
+
+@contextmanager
+def _as_prompt() -> Iterator[None]:
+    """Let a refusal of the label name the field that it came in."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.field = "prompt"
+        raise

@@ -22,6 +22,8 @@ class Keys:
     | `{p}:job:ID:events` | stream | its latest events: status, progress, previews |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |
     | `{p}:owner:OWNER:batches` | sorted set | the owner's started batches by time of acceptance |
+    | `{p}:owner:OWNER:model` | string | the model that the owner chose for requests that name none |
+    | `{p}:owner:OWNER:calls` | sorted set | ids that its calls without a job's name wait for, by time |
     | `{p}:batch:ID` | hash | a batch: owner, status, counts |
     | `{p}:batch:ID:lines` | list | its requests in order, with everything decided |
     | `{p}:batch:ID:jobs` | list | ids of the jobs made from its lines so far, in order |
@@ -89,6 +91,12 @@ class Keys:
 
     def owned_batches(self, owner: str) -> str:
         return f"{self.prefix}:owner:{owner}:batches"
+
+    def chosen_model(self, owner: str) -> str:
+        return f"{self.prefix}:owner:{owner}:model"
+
+    def calls(self, owner: str) -> str:
+        return f"{self.prefix}:owner:{owner}:calls"
 
     def batch(self, batch_id: str) -> str:
         return f"{self.prefix}:batch:{batch_id}"

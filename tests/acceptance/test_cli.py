@@ -38,7 +38,7 @@ def test_generate_saves_as_many_pictures_as_asked_each_with_its_request_inside(s
     for index, path in enumerate(paths):
         with Image.open(path) as picture:
             made_from = json.loads(picture.text["cynosure"])
-            assert picture.text["parameters"].startswith("sneaker\nSteps: 6, Sampler: ddim, CFG scale: 3, Seed: 9")
+            assert picture.text["parameters"].startswith("sneaker\nSteps: 6, Sampler: DDIM, CFG scale: 3, Seed: 9")
         assert made_from["image_index"] == index
         assert made_from["request"]["guidance_mode"] == "classifier_free"
 

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.types import Message
 
+from app.gateway import answers
 from app.gateway.openai import work
 from cynosure import Client, JobStatus
 from harness.processes import wait_until
@@ -105,6 +106,25 @@ def test_an_edit_keeps_what_the_mask_covers(client: openai.OpenAI) -> None:
     assert last.type == "image_edit.completed"
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # by OpenAI itself, whose models have gone
+def test_variations_start_from_the_picture(client: openai.OpenAI, server_url: str) -> None:
+    start = io.BytesIO()
+    Image.new("L", (40, 30), 200).save(start, "PNG")
+    answer = client.images.create_variation(
+        image=("start.png", start.getvalue()), model="fashion", n=2, response_format="url", extra_body=SMALL
+    )
+    urls = [one.url or "" for one in answer.data or ()]
+    body = {"model": "fashion", "init_image": base64.b64encode(start.getvalue()).decode(), "strength": 0.6, **SMALL}
+    ours = httpx.post(f"{server_url}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    assert [httpx.get(url).content == ours.content for url in urls] == [True, False]
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.images.create_variation(image=("start.png", b"no picture"))
+    assert refusal.value.param == "image"
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.images.create_variation(image=("start.png", start.getvalue()), extra_body={"mask": "x"})
+    assert unknown.value.param == "mask"
+
+
 def test_errors_are_those_that_clients_know(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refusal:
         client.images.generate(prompt="a corgi in space")
@@ -166,7 +186,7 @@ async def test_work_for_a_client_ends_with_the_call_that_did_it() -> None:
         raise AssertionError
 
     request = Request({"type": "http"}, silent)
-    call = asyncio.create_task(work.unless_gone(request, cast(work.Drawing, None), drawing()))
+    call = asyncio.create_task(answers.unless_gone(request, cast(answers.HeldJob, None), drawing()))
     await began.wait()
     call.cancel()
     async with asyncio.timeout(5):

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 from schemathesis.specs.openapi import checks
 
-from app.gateway.openai import work as openai_work
+from app.gateway import answers
 from app.gateway.routes import plan
 from app.gateway.settings import GatewaySettings
 from app.main import create_app
@@ -95,7 +95,7 @@ async def _new_token(settings: StoreSettings) -> str:
 @pytest.fixture
 def gateway(store_settings: StoreSettings, card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     monkeypatch.setattr(plan, "TIMEOUT_S", 0.1)  # nobody answers
-    monkeypatch.setattr(openai_work, "MAX_HELD_S", 0.1)
+    monkeypatch.setattr(answers, "MAX_HELD_S", 0.1)
     one = Gateway(store_settings, card)
     one.start()
     try:
@@ -155,6 +155,7 @@ def test_every_route_says_what_it_does_and_how_it_refuses() -> None:
         ("/sweeps", "SweepRequest"),
         ("/batches", "BatchLine"),
         ("/v1/images/generations", "ImageParams"),
+        ("/sdapi/v1/txt2img", "TextToImage"),
     ],
 )
 def test_the_examples_work_as_they_are(
@@ -165,13 +166,14 @@ def test_the_examples_work_as_they_are(
     path: str,
     schema: str,
 ) -> None:
-    monkeypatch.setattr(openai_work, "MAX_HELD_S", 0.01)  # nobody draws: it is accepted, and that is what is asked
+    monkeypatch.setattr(answers, "MAX_HELD_S", 0.01)  # nobody draws: it is accepted, and that is what is asked
     gateway = open_gateway()
-    whole = card.model_copy(update={"labels": (*card.labels, *"3456", "bag", "9"), "samplers": ("ddim", "euler")})
+    samplers = (*card.samplers, "euler_ancestral")
+    whole = card.model_copy(update={"labels": (*card.labels, *"3456", "bag", "9"), "samplers": samplers})
     FleetRegistry(store_settings).publish("worker", [whole])
     for example in _schema()["components"]["schemas"][schema]["examples"]:
         answer = gateway.post(path, json=[example] if path == "/batches" else example)
-        assert answer.status_code == 202 or answer.json()["error"]["code"] == "job_failed", answer.text
+        assert answer.status_code == 202 or '"code":"job_failed"' in answer.text, answer.text
 
 
 def test_the_schema_is_the_one_that_was_reviewed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Annotated
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.addresses import Address, address_of, public_address
 from app.gateway.door.links import linked_caller
-from app.gateway.errors.problems import CLIENTS_PREFIX, from_error
+from app.gateway.errors.problems import A1111_PREFIX, CLIENTS_PREFIX, from_error
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from cynosure.addresses import is_loopback
@@ -101,19 +102,37 @@ async def _identify(state: State, headers: Headers, path: str, address: Address)
     needs_key = policy is KeyPolicy.REQUIRED
     if policy is KeyPolicy.AFTER_FIRST_KEY:
         needs_key = await state["store"].api_keys.has_keys()
-    # OpenAI's clients always send a key: if none is needed, one that isn't ours is ignored.
-    is_filler = not needs_key and path.startswith(CLIENTS_PREFIX) and " cyn_" not in (authorization or "")
-    if authorization is not None and not is_filler:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthenticated("The Authorization header must be: Bearer cyn_…")
-        key = await state["store"].api_keys.verify(token.strip())
-        return Caller(key.id, key.scopes, key.limits)
+    if authorization is not None:
+        token = _token_in(authorization, takes_basic=path.startswith(A1111_PREFIX))
+        # Others' clients always send a key, or a password: if none is needed, one that isn't ours is ignored.
+        is_theirs = path.startswith((CLIENTS_PREFIX, A1111_PREFIX)) and not (token or "").startswith("cyn_")
+        if needs_key or not is_theirs:
+            if token is None:
+                raise Unauthenticated("The Authorization header must be: Bearer cyn_…")
+            key = await state["store"].api_keys.verify(token)
+            return Caller(key.id, key.scopes, key.limits)
     if needs_key:
         raise Unauthenticated("This server requires an API key: send the header Authorization: Bearer cyn_…")
     if policy is KeyPolicy.AFTER_FIRST_KEY:
         _refuse_foreign_pages(state["settings"], headers, address)
     return NOBODY
+
+
+def _token_in(authorization: str, *, takes_basic: bool) -> str | None:
+    """The API key in the header: a bearer token or, for clients that know only user and password, the password.
+
+    Browsers send a password by themselves, also for another site's page, but only to a server that has asked for one
+    (`WWW-Authenticate: Basic`); this one never does.
+    """
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    if scheme.lower() != "basic" or not takes_basic:
+        return None
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def _refuse_foreign_pages(settings: GatewaySettings, headers: Headers, address: Address) -> None:

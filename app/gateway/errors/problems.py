@@ -31,6 +31,7 @@ from cynosure.refusals import Location, Place, place_of, refusal_of
 CLIENTS_PREFIX = "/v1/"
 """Below it are the routes that OpenAI's and Replicate's clients use."""
 _REPLICATES = re.compile(rf"{CLIENTS_PREFIX}(predictions|models/[^/]+/[^/]+|webhooks/)")
+A1111_PREFIX = "/sdapi/v1/"
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 

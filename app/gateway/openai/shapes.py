@@ -19,7 +19,7 @@ from cynosure.contract import (
 )
 from cynosure.errors import InvalidRequest
 from cynosure.metadata import again
-from cynosure.resolving import choose, label_index, labels_in, with_real_names
+from cynosure.resolving import choose, choose_by_prompt, label_in_prompt, labels_in, with_real_names
 
 MAX_PARTIAL_IMAGES = 3
 _QUALITIES = {"low": 0.5, "standard": 1.0, "medium": 1.0, "auto": 1.0, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
@@ -33,16 +33,9 @@ _USAGE = {
 """Clients expect it, though Cynosure counts no tokens."""
 
 
-class ImageParams(GenerateRequest):
-    """The body of POST /v1/images/generations: OpenAI's fields, plus every field of POST /generate."""
+class ImageFields(GenerateRequest):
+    """OpenAI's fields, plus every field of POST /generate."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "sneaker", "n": 2, "output_format": "webp", "guidance_scale": 3}]}
-    )
-
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)] = Field(
-        description="What to draw; for a class model, the name of one of its labels."
-    )
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of pictures to draw.")
     size: str | None = Field(
         None,
@@ -72,7 +65,19 @@ class ImageParams(GenerateRequest):
         return self.partial_images or 0
 
 
-def card_for(params: ImageParams, cards: Mapping[str, ModelCard], aliases: Mapping[str, str]) -> ModelCard:
+class ImageParams(ImageFields):
+    """The body of POST /v1/images/generations and, as a form, of /v1/images/edits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "sneaker", "n": 2, "output_format": "webp", "guidance_scale": 3}]}
+    )
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)] = Field(
+        description="What to draw; for a class model, the name of one of its labels."
+    )
+
+
+def card_for(params: ImageFields, cards: Mapping[str, ModelCard], aliases: Mapping[str, str]) -> ModelCard:
     """The model that the request or else its `from_image` names, or that suits the prompt.
 
     Raises:
@@ -81,24 +86,14 @@ def card_for(params: ImageParams, cards: Mapping[str, ModelCard], aliases: Mappi
         InvalidRequest: the picture holds no request, or one that needs pictures which were not sent.
     """
     request = with_real_names(again(GenerateRequest.model_validate(_ours(params)))[0], cards, aliases)
-    if request.model is not None or any(card.takes_prompt for card in cards.values()):
-        return choose(cards, model=request.model, prompted=True, labels=labels_in(request))
-    with _as_prompt():
-        return choose(cards, model=None, prompted=False, labels=[params.prompt])
+    labels = labels_in(request)
+    if params.prompt is None:
+        return choose(cards, model=request.model, prompted=False, labels=labels)
+    return choose_by_prompt(cards, model=request.model, prompt=params.prompt, labels=labels)
 
 
 @contextmanager
-def _as_prompt() -> Iterator[None]:
-    """Let a refusal of the label name the field that it came in."""
-    try:
-        yield
-    except InvalidRequest as error:
-        error.field = "prompt"
-        raise
-
-
-@contextmanager
-def as_size(params: ImageParams) -> Iterator[None]:
+def as_size(params: ImageFields) -> Iterator[None]:
     """Let a refusal of width or height name `size`, if they came in it."""
     try:
         yield
@@ -108,12 +103,12 @@ def as_size(params: ImageParams) -> Iterator[None]:
         raise
 
 
-def _ours(params: ImageParams) -> dict[str, Any]:
+def _ours(params: ImageFields) -> dict[str, Any]:
     """The fields set in the request that POST /generate has too."""
     return params.model_dump(include=params.model_fields_set & set(GenerateRequest.model_fields))
 
 
-def request_of(params: ImageParams, card: ModelCard) -> GenerateRequest:
+def request_of(params: ImageFields, card: ModelCard) -> GenerateRequest:
     """Convert the request to Cynosure's own.
 
     Raises:
@@ -131,15 +126,14 @@ def request_of(params: ImageParams, card: ModelCard) -> GenerateRequest:
     if params.quality is not None and params.steps is None:
         most = card.sampler_max_steps.get(params.sampler or card.default_sampler(params.profile), card.max_steps)
         fields["steps"] = min(most, max(1, round(_QUALITIES[params.quality] * card.defaults.steps)))
-    if not card.takes_prompt:
+    if params.prompt is not None and not card.takes_prompt:
         if params.class_label is not None:
             raise InvalidRequest(f"For '{card.name}' the prompt is the label; leave class_label out.", field="prompt")
-        with _as_prompt():
-            fields["class_label"] = label_index(fields.pop("prompt"), card)
+        fields["class_label"] = label_in_prompt(fields.pop("prompt"), card)
     return GenerateRequest.model_validate(fields)
 
 
-def facts_of(params: ImageParams, request: ResolvedRequest) -> dict[str, Any]:
+def facts_of(params: ImageFields, request: ResolvedRequest) -> dict[str, Any]:
     """The facts of the request that every answer and event repeats."""
     return {
         "background": "opaque",
@@ -149,7 +143,7 @@ def facts_of(params: ImageParams, request: ResolvedRequest) -> dict[str, Any]:
     }
 
 
-def answer_of(params: ImageParams, request: ResolvedRequest, data: list[dict[str, str]]) -> dict[str, Any]:
+def answer_of(params: ImageFields, request: ResolvedRequest, data: list[dict[str, str]]) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     return {"created": int(time.time()), "data": data, "usage": _USAGE, **facts_of(params, request)}
 

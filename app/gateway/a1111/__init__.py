@@ -1,0 +1,1 @@
+"""The API of AUTOMATIC1111's stable-diffusion-webui, on top of Cynosure's own."""
