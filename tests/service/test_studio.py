@@ -81,6 +81,19 @@ def test_the_first_page_is_light_quiet_and_strict(visit: Visit) -> None:
     assert visit.page.evaluate(SHIFT) < 0.02
 
 
+def test_the_documentation_page_tries_out_what_it_describes(visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{visit.url}/docs")
+    expect(page.get_by_role("button", name="Authorize")).to_be_visible()
+    for path, status in (("/generate", "200"), ("/plan", "200"), ("/sweeps", "202"), ("/batches", "202")):
+        operation = page.locator(".opblock-post", has=page.locator(f'[data-path="{path}"]'))
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        answer = operation.locator(".live-responses-table .response-col_status").last
+        expect(answer).to_contain_text(status)
+
+
 def test_what_is_on_screen_draws_the_same_picture_elsewhere(visit: Visit, tmp_path: Path) -> None:
     page = visit.open()
     choose(page, "sneaker", steps=6)
