@@ -13,8 +13,8 @@ class ModelStatus(BaseModel):
     name: str
     workers: int = Field(description="Live workers that hold it.")
     waiting: int = Field(description="Jobs that wait for it, of all callers.")
-    jobs_per_second: float | None = Field(
-        None, description="Jobs done per second of the last minutes in which any ran; null if none were done."
+    pictures_per_second: float | None = Field(
+        None, description="Pictures drawn per second of the last minutes in which any job ran; null if none were."
     )
     evaluations_per_second: float | None = Field(None, description="Network evaluations, likewise.")
 

@@ -27,12 +27,14 @@ class Pace:
 
     Attributes:
         jobs: jobs that succeeded.
+        pictures: their pictures.
         work: their network evaluations.
         busy_s: seconds in which at least one job ran.
         ran_s: sum of the jobs' run times; more than `busy_s` if several run at once.
     """
 
     jobs: float = 0.0
+    pictures: float = 0.0
     work: float = 0.0
     busy_s: float = 0.0
     ran_s: float = 0.0
@@ -40,17 +42,26 @@ class Pace:
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Pace:
         """From the Redis hash, which also has other fields."""
-        jobs, work, busy_ms, ran_ms = (float(fields.get(name, 0)) for name in (b"jobs", b"work", b"busy_ms", b"ran_ms"))
-        return cls(jobs=jobs, work=work, busy_s=busy_ms / 1000, ran_s=ran_ms / 1000)
+
+        def number(name: bytes) -> float:
+            return float(fields.get(name, 0))
+
+        return cls(
+            jobs=number(b"jobs"),
+            pictures=number(b"pictures"),
+            work=number(b"work"),
+            busy_s=number(b"busy_ms") / 1000,
+            ran_s=number(b"ran_ms") / 1000,
+        )
 
     @property
     def is_known(self) -> bool:
         return self.jobs > 0
 
     @property
-    def jobs_per_second(self) -> float | None:
-        """Jobs done in a second in which any ran; `None`: unknown."""
-        return self.jobs / self.busy_s if self.busy_s > 0 else None
+    def pictures_per_second(self) -> float | None:
+        """Pictures drawn in a second in which any job ran; `None`: unknown."""
+        return self.pictures / self.busy_s if self.busy_s > 0 else None
 
     @property
     def evaluations_per_second(self) -> float | None:

@@ -128,3 +128,12 @@ def test_a_stranger_sees_none_of_it(
     assert gateway.get("/jobs", headers=other).json()["jobs"] == []
     for action in ("retry", "vary"):
         assert gateway.post(f"/jobs/{job_id}/{action}", headers=other).status_code == 404
+
+
+def test_the_status_tells_the_pace_in_pictures(server_url: str) -> None:
+    with Client(server_url) as client:
+        client.wait(client.submit(class_label="bag", steps=2, num_images=4, use_cache=False).id)
+        [fashion] = client.status().models
+    assert fashion.pictures_per_second
+    assert fashion.evaluations_per_second
+    assert fashion.evaluations_per_second > fashion.pictures_per_second

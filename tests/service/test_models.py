@@ -248,7 +248,13 @@ def test_the_status_counts_workers_and_all_that_waits(
     status = gateway.get("/status").json()
     assert (status["workers"], status["running"]) == (2, 0)
     assert status["models"] == [
-        {"name": name, "workers": workers, "waiting": waiting, "jobs_per_second": None, "evaluations_per_second": None}
+        {
+            "name": name,
+            "workers": workers,
+            "waiting": waiting,
+            "pictures_per_second": None,
+            "evaluations_per_second": None,
+        }
         for name, workers, waiting in (("fashion", 2, 2), ("emoji", 1, 0))
     ]
     assert open_gateway(auth="required").get("/status").status_code == 401

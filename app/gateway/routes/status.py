@@ -27,7 +27,7 @@ async def status(state: StateDep, caller: Reader) -> ServiceStatus:
                 name=name,
                 workers=holders,
                 waiting=queue.waiting,
-                jobs_per_second=queue.pace.jobs_per_second,
+                pictures_per_second=queue.pace.pictures_per_second,
                 evaluations_per_second=queue.pace.evaluations_per_second,
             )
             for (name, holders), queue in zip(workers.by_model.items(), queues, strict=True)

@@ -27,14 +27,15 @@ redis.call('EXPIRE', KEYS[14], ARGV[9])
 redis.call('ZREM', KEYS[15], id)
 redis.call('PUBLISH', KEYS[18], id)
 if ARGV[5] ~= 'succeeded' then return 'moved' end
--- The model's pace: jobs, evaluations and summed run times, over the time in which any job ran. Old work decays by a
+-- The model's pace: jobs, pictures, evaluations and summed run times, over the time in which any job ran. Old work decays by a
 -- factor of e per minute of that time. Failed jobs do not count: the number of their evaluations is not known.
-local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms')
-for i = 1, 5 do pace[i] = tonumber(pace[i] or '0') end
+local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms', 'pictures')
+for i = 1, 6 do pace[i] = tonumber(pace[i] or '0') end
 local busy = math.max(0, now - math.max(pace[5], tonumber(job[3])))
 local ran = math.max(0, now - tonumber(job[3]))  -- negative if the clock was set back
 local fade = math.exp(-busy / 60000)
 redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade + tonumber(job[4]),
-  'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now)
+  'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now,
+  'pictures', pace[6] * fade + #ARGV - 13)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
 return 'moved'

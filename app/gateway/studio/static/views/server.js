@@ -34,7 +34,7 @@ export async function mount(root, signal) {
     for (const one of status.models) {
       fill(live.get(one.name), [
         ["Workers", one.workers], ["Waiting", one.waiting],
-        ["Jobs a second", pace(one.jobs_per_second)], ["Evaluations a second", pace(one.evaluations_per_second)],
+        ["Pictures a second", pace(one.pictures_per_second)], ["Evaluations a second", pace(one.evaluations_per_second)],
       ]);
     }
     return false;
@@ -46,7 +46,7 @@ export async function mount(root, signal) {
   );
   fill(totals, ["Workers", "Running", "Waiting", "Version"].map((name) => [name, "–"]));
   lay();
-  for (const one of live.values()) fill(one, ["Workers", "Waiting", "Jobs a second", "Evaluations a second"].map((name) => [name, "–"]));
+  for (const one of live.values()) fill(one, ["Workers", "Waiting", "Pictures a second", "Evaluations a second"].map((name) => [name, "–"]));
   poll(look, signal, LOOK_MS);
 }
 
