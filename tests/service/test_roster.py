@@ -173,6 +173,7 @@ def test_what_can_not_be_loaded_is_refused_with_the_reason_and_leaves_nothing(
     refused = service.add(model)
     assert refused.json()["code"] == code
     assert told in refused.json()["detail"]
+    assert not refused.json()["detail"].endswith("..")
     assert service.names() == {"fashion"}
 
 
