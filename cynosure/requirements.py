@@ -58,7 +58,8 @@ def requirement(faults: Sequence[Mapping[str, Any]], field: FieldInfo | None) ->
     if inside:
         return _of_value(inside[0], field)
     kinds = dict.fromkeys(_KINDS[fault["type"]] for fault in faults)
-    return f"must be {' or '.join(kinds)}"
+    such_as = f", such as {field.examples[0]}" if "a list" in kinds and field is not None and field.examples else ""
+    return f"must be {' or '.join(kinds)}{such_as}"
 
 
 def _of_value(fault: Mapping[str, Any], field: FieldInfo | None) -> str:

@@ -18,6 +18,7 @@ PROMPTED_PIXELS = "PromptedPixelPipeline"
 PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
+A_FILE = "a file, and folders are served: make one of it with `cynosure import FILE.safetensors OUT`"
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
 _PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
@@ -217,6 +218,8 @@ def _found(name_or_folder: str) -> tuple[str, Path]:
 
 def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
     if not (folder / "model_index.json").is_file():
+        if folder.is_file():
+            raise InvalidPack(f"'{name_or_folder}' is {A_FILE}")
         known = sorted(path.parent.name for path in PACKS_FOLDER.glob("*/model_index.json"))
         raise InvalidPack(
             f"'{name_or_folder}' is neither a bundled pack ({', '.join(known) or 'none'}) "

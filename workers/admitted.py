@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cynosure.hints import nearest, sentence
-from models.pack import HUB_ID, PACKS_FOLDER, InvalidPack, Pack, open_pack
+from models.pack import A_FILE, HUB_ID, PACKS_FOLDER, InvalidPack, Pack, open_pack
 
 
 def open_admitted(name: str, wanted: str, *, root: Path | None, from_hub: bool) -> Pack:
@@ -34,6 +34,8 @@ def open_admitted(name: str, wanted: str, *, root: Path | None, from_hub: bool) 
         raise InvalidPack(f"'{wanted}' can't be opened: {error}") from error
     if folder == place or not folder.is_relative_to(place):
         raise InvalidPack(f"'{wanted}' is outside CYNOSURE_MODELS_ROOT ({root})")
+    if folder.is_file():
+        raise InvalidPack(f"'{wanted}' is {A_FILE}")
     if not folder.is_dir():
         known = [*_packs_in(PACKS_FOLDER), *_packs_in(place)]
         hint = sentence(nearest(wanted, known))

@@ -30,7 +30,7 @@ from models.pack import InvalidPack, Pack
 from models.samplers import InvalidRespacing, NotLinear
 from models.spec import InvalidSpec
 from workers.claims import Claims
-from workers.drawing.cards import card_of, with_batches
+from workers.drawing.cards import card_of, with_pictures
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
 from workers.drawing.warnings import warnings_of_job
@@ -73,7 +73,7 @@ class EngineHost:
                 update={
                     "reproducible": packs[name].calibration.is_reproducible,
                     "measured": packs[name].is_measured,
-                    "memory": with_batches(card.memory, packs[name].calibration.batch_bytes),
+                    "memory": with_pictures(card.memory, packs[name].calibration, packs[name].denoiser),
                 }
             )
             for name, card in list(self.cards.items())

@@ -39,7 +39,7 @@ def show(
             (
                 card.name,
                 _size(card.sizes),
-                f"{card.memory.total_bytes / 1e9:.2f} GB",
+                _bytes(card.memory.total_bytes),
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
                 f"{len(card.guidance_modes)} modes",
@@ -49,6 +49,10 @@ def show(
             for card in cards
         ),
     )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _size(sizes: Sizes) -> str:

@@ -45,7 +45,12 @@ class ModelMemory(BaseModel):
     batch_bytes: int | None = Field(
         None, description="What the largest batches need beside the weights; null until it is measured."
     )
-    total_bytes: int = Field(description="The sum of these.")
+    largest_picture_bytes: int | None = Field(
+        None,
+        description="What pictures of the largest size need beside the weights, one at a time on each lane: estimated "
+        "from the model's own size by the pixels; null until that is measured.",
+    )
+    total_bytes: int = Field(description="The weights, and the larger of the other two.")
 
 
 class ModelCard(BaseModel):

@@ -208,21 +208,29 @@ class GenerateRequest(Spelled):
     width: Side | None = Field(None, description="In pixels, within `sizes` of the model's card. Default: the model's.")
     height: Side | None = Field(None, description="In pixels, likewise.")
     original_size: tuple[Side, Side] | None = Field(
-        None, description="What XL is told of the picture's size before cropping, (height, width). Default: its own."
+        None,
+        examples=[[512, 640]],
+        description="What XL is told of the picture's size before cropping, (height, width). Default: its own.",
     )
     crops_coords_top_left: tuple[Side, Side] | None = Field(
-        None, description="What XL is told of the crop, (top, left) in pixels. Default: (0, 0)."
+        None, examples=[[0, 64]], description="What XL is told of the crop, (top, left) in pixels. Default: (0, 0)."
     )
     target_size: tuple[Side, Side] | None = Field(
-        None, description="What XL is told of the picture's size after cropping, (height, width). Default: its own."
+        None,
+        examples=[[512, 640]],
+        description="What XL is told of the picture's size after cropping, (height, width). Default: its own.",
     )
     negative_original_size: tuple[Side, Side] | None = Field(
-        None, description="The same for the unguided prediction; needs negative_target_size. Default: not negative."
+        None,
+        examples=[[512, 640]],
+        description="The same for the unguided prediction; needs negative_target_size. Default: not negative.",
     )
     negative_crops_coords_top_left: tuple[Side, Side] | None = Field(
-        None, description="Likewise; needs both negative sizes. Default with these: (0, 0)."
+        None, examples=[[0, 64]], description="Likewise; needs both negative sizes. Default with these: (0, 0)."
     )
-    negative_target_size: tuple[Side, Side] | None = Field(None, description="Likewise; needs negative_original_size.")
+    negative_target_size: tuple[Side, Side] | None = Field(
+        None, examples=[[512, 640]], description="Likewise; needs negative_original_size."
+    )
     init_image: Base64Image | None = Field(None, description="Picture to start from: base64 PNG, JPEG or WebP.")
     strength: Fraction | None = Field(
         None, description="How far to depart from init_image. Default: 0.8, or 1 with a mask."

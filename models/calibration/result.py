@@ -173,6 +173,13 @@ class Calibration:
         largest = [network.row_bytes * network.sizes[-1] for network in networks]
         return self.layout.lanes * max(*largest, self.decoder.row_bytes * self.decoder.knee)
 
+    def picture_bytes(self, size: float) -> int:
+        """Memory that one picture of `size` times the pixels takes on every lane at once; 0 if not counted.
+
+        In proportion to the pixels, as convolutions and memory-efficient attention need it.
+        """
+        return self.layout.lanes * round(size * max(self.denoiser.row_bytes, self.decoder.row_bytes))
+
     def to_json(self) -> bytes:
         return _JSON.dump_json(self)
 

@@ -23,7 +23,7 @@ from models.calibration import (
     load_networks,
 )
 from models.calibration.networks import free_memory, only_float32
-from models.engine.errors import EngineDied, PackInUse, failure_of
+from models.engine.errors import EngineDied, PackInUse, failure_of, ran_out_of_memory
 from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
@@ -283,11 +283,11 @@ class Engine:
     def _prepared(self, asked: Sequence[Asked]) -> list[Inputs]:
         try:
             return self._preparing.prepare(asked)
-        except torch.OutOfMemoryError as error:
-            raise failure_of(error) from None
         except torch.AcceleratorError as error:
             self._loop.end(fault=error)
             raise EngineDied(f"the device is lost: {error}") from error
+        except RuntimeError as error:
+            raise (failure_of(error) if ran_out_of_memory(error) else error) from None
 
     def _run(self, packs: Sequence[Pack], measure_at_once: bool, ready: Future[None]) -> None:
         # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.

@@ -31,6 +31,13 @@ class PackInUse(RuntimeError):
     """The pack can't be unloaded: pictures of it, or that it guides, are unfinished."""
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether the device had no memory; on CPUs torch has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def failure_of(error: Exception) -> SampleFailed:
     """Convert `error`, raised for a sample, to the error that its handle raises.
 
@@ -40,6 +47,6 @@ def failure_of(error: Exception) -> SampleFailed:
     if isinstance(error, torch.AcceleratorError):
         raise error
     drop_traceback(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if ran_out_of_memory(error):
         return OutOfMemory(f"out of memory: {error}")
     return SampleFailed(f"{type(error).__name__}: {error}")

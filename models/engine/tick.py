@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.engine.errors import SampleFailed, failure_of
+from models.engine.errors import SampleFailed, failure_of, ran_out_of_memory
 from models.engine.loaded import LoadedPack
 from models.engine.sample import Image, Sample
 from models.lanes import CallRunner, Result, drop_traceback
@@ -83,8 +83,8 @@ class Tick(_Turn):
         limit = self._runner.limit(shape)
         try:
             return self._runner.tick(samples, lanes)
-        except torch.OutOfMemoryError as error:
-            if not self._loaded.halve_batches(limit, shape):
+        except RuntimeError as error:
+            if not ran_out_of_memory(error) or not self._loaded.halve_batches(limit, shape):
                 raise
             drop_traceback(error)
         return self._evaluated(lanes, samples)

@@ -55,7 +55,7 @@ def test_models_lists_what_can_be_asked(server_url: str) -> None:
     assert answer.returncode == 0, answer.stderr
     name, size, memory, *_, labels, samplers = answer.stdout.strip().split("\t")
     assert (name, size) == ("fashion", "28×28")
-    assert memory.endswith(" GB")
+    assert memory.endswith(" MB")
     assert "sneaker" in labels
     assert "dpmpp_2m" in samplers
     short = cynosure("models", url=server_url).stdout.strip().split("\t")

@@ -323,6 +323,7 @@ def test_a_pack_is_measured_in_the_format_of_the_rule(
     assert found.batch_bytes == found.layout.lanes * rows > 0
     again = calibrated(pack, device)
     assert again.batch_bytes == found.batch_bytes
+    assert found.picture_bytes(4) >= 4 * found.layout.lanes * found.denoiser.row_bytes
     assert [size.row_ms for size in again.denoiser.measured] == [size.row_ms for size in found.denoiser.measured]
 
 

@@ -397,7 +397,7 @@ def test_files_of_other_formats_are_refused_with_the_remedy(sd1: tuple[State, Pa
 
 def test_a_pickle_is_refused_with_a_command_that_converts_it(sd1: tuple[State, Path], tmp_path: Path) -> None:
     tensors, base = sd1
-    torch.save({"state_dict": tensors, "global_step": 7}, tmp_path / "model.ckpt")
+    torch.save({"state_dict": tensors, "callbacks": {"last": tmp_path}}, tmp_path / "model.ckpt")
     with pytest.raises(Unfit, match=r"is a pickle, .* convert it: ") as refusal:
         import_file(tmp_path / "model.ckpt", tmp_path / "out", str(base), lambda line: None)
     line = str(refusal.value).partition("convert it: ")[2]

@@ -149,6 +149,7 @@ def test_a_forms_fields_are_read_by_their_type(field: str, text: str, value: Any
         ({"cfg_scale": 7}, "Here it is guidance_scale."),
         ({"batch_size": 2}, "Here it is num_images."),
         ({"size": "28x28"}, "Here it is width and height."),
+        ({"crop": [0, 0]}, "Here it is crops_coords_top_left."),
         ({"denoising_strength": 0.5}, "Here it is strength."),
         ({"scheduler": "Karras"}, "Here it is sampler or sigma_schedule."),
         ({"subseed": 2}, "No field 'subseed'. Known: "),

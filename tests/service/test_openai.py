@@ -137,6 +137,8 @@ def test_errors_are_those_that_clients_know(client: openai.OpenAI) -> None:
         client.images.generate(prompt="bag", size="1024x1024")
     assert size.value.param == "size"
     assert "28×28" in size.value.message
+    with pytest.raises(openai.BadRequestError, match="size must be like '1536x1024', 'auto'"):
+        client.images.generate(prompt="bag", size="1024")
     with pytest.raises(openai.BadRequestError) as unknown:
         client.images.generate(prompt="bag", extra_body={"colour": "red"})
     assert unknown.value.param == "colour"

@@ -62,6 +62,7 @@ def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., T
         ({"request": {"scale": 1000}}, "request.scale", "must be at most 100"),
         ({"request": {"guidance_interval": [1, 0]}}, "request.guidance_interval", "start must not be greater than"),
         ({"request": {"guidance_mode": "classifier-free"}}, "request.guidance_mode", "mean 'classifier_free'?)."),
+        ({"request": {"original_size": "640x512"}}, "request.original_size", "must be a list, such as [512, 640]"),
         ({"request": {"timestep_respacing": "x"}}, "request.timestep_respacing", "must be like '250', '10,15,20'"),
         ({"request": {"webhook_url": "me"}}, "request.webhook_url", "must be a whole URL"),
         ({"request": []}, "request", "must be an object"),

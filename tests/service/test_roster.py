@@ -160,6 +160,7 @@ def test_jobs_of_a_model_that_goes_are_refused_if_that_was_asked(service: Servic
         ("../outside", "model_not_loaded", "outside CYNOSURE_MODELS_ROOT"),
         ("link", "model_not_loaded", "outside CYNOSURE_MODELS_ROOT"),
         ("unet=tiny/unet", "model_not_loaded", "no model_index.json"),
+        ("file=tiny/model_index.json", "model_not_loaded", "cynosure import"),
         ("broken", "model_not_loaded", "can't be loaded as UNet2DModel"),
         ("owner/name@" + "0" * 40, "model_not_loaded", "CYNOSURE_MODELS_HUB"),
         ("no name=tiny", "invalid_request", "NAME=FOLDER"),
@@ -172,6 +173,7 @@ def test_what_can_not_be_loaded_is_refused_with_the_reason_and_leaves_nothing(
     refused = service.add(model)
     assert refused.json()["code"] == code
     assert told in refused.json()["detail"]
+    assert not refused.json()["detail"].endswith("..")
     assert service.names() == {"fashion"}
 
 

@@ -56,6 +56,7 @@ def test_a_process_that_refuses_to_run_is_not_restarted(tmp_path: Path) -> None:
 
 REFUSED = {
     "no such folder": (["--models", "/nowhere"], {}, "worker: '/nowhere' is neither a bundled pack"),
+    "a single file": (["--models", __file__], {}, "is a file.*cynosure import"),
     "two of one name": (
         ["--models", "fashion,./fashion"],
         {},

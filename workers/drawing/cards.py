@@ -16,6 +16,7 @@ from cynosure.contract import (
     PromptSyntax,
     Sizes,
 )
+from models.calibration import Calibration
 from models.denoisers import Denoiser
 from models.engine import LoadedPack
 from models.loading import opening
@@ -126,13 +127,21 @@ def _memory_of(loaded: LoadedPack) -> ModelMemory:
     classifier = (calibration.classifier or calibration.denoiser).precision
     weights = weights_of(loaded.pack, calibration.denoiser.precision, classifier)
     components = {role: ComponentMemory(parameters=each.parameters, bytes=each.bytes) for role, each in weights.items()}
-    return with_batches(ModelMemory(weights=components, total_bytes=0), calibration.batch_bytes)
+    return with_pictures(ModelMemory(weights=components, total_bytes=0), calibration, loaded.denoiser)
 
 
-def with_batches(memory: ModelMemory, batch_bytes: int) -> ModelMemory:
-    """The memory of a pack whose largest batches need `batch_bytes`, 0 if that isn't measured."""
-    total = sum(each.bytes for each in memory.weights.values()) + batch_bytes
-    return memory.model_copy(update={"batch_bytes": batch_bytes or None, "total_bytes": total})
+def with_pictures(memory: ModelMemory, calibration: Calibration, denoiser: Denoiser) -> ModelMemory:
+    """The memory of a pack with what its pictures need, as far as that is measured."""
+    height, width = denoiser.picture_size
+    batch, largest = calibration.batch_bytes, calibration.picture_bytes(denoiser.sizes.max_pixels / (height * width))
+    weights = sum(each.bytes for each in memory.weights.values())
+    return memory.model_copy(
+        update={
+            "batch_bytes": batch or None,
+            "largest_picture_bytes": largest or None,
+            "total_bytes": weights + max(batch, largest),
+        }
+    )
 
 
 def _sizes(denoiser: Denoiser) -> Sizes:

@@ -119,7 +119,7 @@ class RosterKeeper(BackgroundThread):
         except EngineDied:
             return
         except (InvalidPack, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         except Exception as error:
             log.exception("loading model %s failed", name)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

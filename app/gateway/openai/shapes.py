@@ -40,6 +40,7 @@ class ImageFields(GenerateRequest):
     size: str | None = Field(
         None,
         pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$",
+        examples=["1536x1024", "auto"],
         description="WIDTHxHEIGHT in pixels, within `sizes` of the model's card, or auto.",
     )
     quality: Literal["low", "standard", "medium", "auto", "high", "hd", "xhigh", "max"] | None = Field(

@@ -20,11 +20,16 @@ _STARTS = {
     b"version https://git-lfs": "is a pointer of Git LFS: fetch the file itself with `git lfs pull`",
     b"GGUF": "is a GGUF file, whose weights are quantized; import the float16 or bfloat16 file of the same model",
 }
-_CONVERSION = """import sys, torch
+_CONVERSION = """import sys, torch, zipfile
 from safetensors.torch import save_file
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+Other = type("Other", (), {"__init__": lambda *_: None, "__setstate__": lambda *_: None})
+others = get_unsafe_globals_in_checkpoint(sys.argv[1]) if zipfile.is_zipfile(sys.argv[1]) else []
+safe_globals([(Other, name) for name in others]).__enter__()
 weights = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
 weights = weights.get("state_dict", weights)
 save_file({name: value.clone() for name, value in weights.items() if torch.is_tensor(value)}, sys.argv[2])"""
+"""Objects beside the weights, such as a trainer's callbacks, are read as objects of a class that does nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
