@@ -40,7 +40,7 @@ async def page(request: Request) -> HTMLResponse:
         title="Cynosure",
         swagger_js_url="docs/swagger-ui-bundle.js",
         swagger_css_url="docs/swagger-ui.css",
-        swagger_favicon_url="data:,",
+        swagger_favicon_url="favicon.ico",
     )
     scripts = re.findall(r"<script>(.*?)</script>", bytes(html.body).decode(), flags=re.DOTALL)
     own = " ".join(_hash_source(text) for text in scripts)

@@ -33,7 +33,7 @@ export async function mount(root, signal) {
     const now = shown();
     list.show(now);
     nothing.hidden = now.length > 0 || cursor !== null;
-    nothing.textContent = status.value || model.value ? "No such jobs." : "No jobs yet. What you draw is listed here for a day.";
+    nothing.textContent = status.value || model.value ? "No such jobs." : "No jobs yet. What you draw is listed here as long as the server keeps it.";
   }
 
   async function restart() {
