@@ -42,7 +42,10 @@ export function startFields({ card, set, add, taken }) {
 
 /** What a dropped file is: `batch`, `request` (it is in the form now) or `start` (it is the picture to start from). */
 export async function takeFile(file) {
-  if (!PICTURES.includes(file.type)) return "batch";
+  if (!PICTURES.includes(file.type)) {
+    if (file.type.startsWith("image/")) throw new Error(`${file.name} is no PNG, JPEG or WebP picture.`);
+    return "batch";
+  }
   const encoded = await base64Of(file);
   try {
     const { request } = await api.plan({ from_image: encoded });
