@@ -14,7 +14,7 @@ export function startFields({ card, set, add, taken }) {
   const drop = fields.field({
     name: "init_image", label: "From a picture or a list", group: true,
     control: h("label", { class: "drop" }, file, h("span", {}, "Choose a file, or drop one on the page")),
-    hint: "A picture drawn by Cynosure gives its request back, any other is where the drawing starts. A CSV or NDJSON with a request a line becomes a batch.",
+    hint: "A picture drawn by Cynosure gives its request back; any other is what the drawing starts from. A CSV or NDJSON file with one request per line becomes a batch.",
   });
   if (!card.takes_init_image || !studio.request.init_image) return [add(drop)];
 
@@ -56,7 +56,7 @@ export async function takeFile(file) {
     if (!(error instanceof Refused) || error.status >= 500 || error.status === 401) throw error;
   }
   studio.take({ ...studio.request, init_image: encoded, mask_image: undefined });
-  say("The picture is where the drawing starts.");
+  say("The drawing starts from the picture.");
   return "start";
 }
 

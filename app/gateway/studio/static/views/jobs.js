@@ -142,7 +142,7 @@ function facts(job, count) {
 }
 
 function stateOf(job) {
-  if (job.status === "queued") return job.queue_position ? `queued, ${job.queue_position} before it` : "queued";
+  if (job.status === "queued") return job.queue_position ? `queued, ${job.queue_position} ahead` : "queued";
   if (job.status === "running") return `${Math.round(100 * job.progress)} %`;
   if (job.status === "failed") return job.error?.message ?? "failed";
   if (job.cached) return "from the cache";
