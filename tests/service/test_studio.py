@@ -144,7 +144,8 @@ def test_a_running_job_is_cancelled(visit: Visit) -> None:
     page = visit.open()
     choose(page, "bag", steps=900)
     page.get_by_label("Pictures").fill("32")
-    page.get_by_role("button", name="Draw").click()
+    page.get_by_label("Pictures").blur()
+    page.keyboard.press("Control+Enter")
     expect(page.locator(".stage .state")).to_contain_text("evaluations")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".stage .state")).to_have_text("Cancelled.")
@@ -223,6 +224,8 @@ def test_a_picture_gives_its_request_back_or_is_drawn_over_and_a_list_is_a_batch
     assert job.request.inputs["init_image"].size == len(png(200))
 
     page.get_by_role("button", name="Remove").click()
+    page.set_input_files("input[type=file]", {"name": "other.gif", "mimeType": "image/gif", "buffer": b"GIF89a"})
+    expect(page.get_by_role("alert").first).to_have_text("other.gif is no PNG, JPEG or WebP picture.")
     page.set_input_files("input[type=file]", {"name": "many.csv", "mimeType": "text/csv", "buffer": CSV})
     batch = page.get_by_role("region", name="Batch")
     expect(batch.get_by_text("2 of 2 drawn")).to_be_visible()

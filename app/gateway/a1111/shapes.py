@@ -83,6 +83,8 @@ class Lenient(BaseModel):
 class Options(Lenient):
     """Settings of A1111 that have an effect here."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"sd_model_checkpoint": "fashion"}]})
+
     sd_model_checkpoint: Annotated[str, Field(max_length=300)] | None = Field(
         None, description="The model: a name or title of GET /sdapi/v1/sd-models, or an alias."
     )
@@ -146,10 +148,16 @@ class TextToImage(Lenient):
         return {}
 
 
+_GREY = "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAAAFklEQVR42mNsYMANmBhGJUclRyWhAADxiwC4gQrlWAAAAABJRU5ErkJggg=="
+"""A grey PNG of 28 by 28 pixels, as base64."""
+
+
 class ImageToImage(TextToImage):
     """The body of POST /sdapi/v1/img2img."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": []})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"init_images": [_GREY], "prompt": "sneaker", "denoising_strength": 0.8}]}
+    )
 
     init_images: Annotated[tuple[Base64Image, ...], Field(min_length=1, max_length=1)] = Field(
         description="The picture to start from, as base64; one."

@@ -16,6 +16,7 @@ from app.gateway.replicate.shapes import (
     Prediction,
     PredictionPage,
     PredictionRequest,
+    as_theirs,
     card_for,
     model_of,
     request_of,
@@ -145,7 +146,8 @@ async def _create(
     prefer: str | None,
     idempotency_key: str | None,
 ) -> Response:
-    submission = await decide(state, request_of(sent, card), card)
+    with as_theirs(sent):
+        submission = await decide(state, request_of(sent, card), card)
     submission = submission.told_as("prediction")
     job_id = await accept(state, caller, await keyed(submission, idempotency_key, sent))
     held_s = held_for(state, prefer, WAIT_S if prefer is not None and prefer.strip() == "wait" else None)

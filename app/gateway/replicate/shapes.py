@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -10,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field
 
 from app.gateway.shaping import moment
-from cynosure.contract import MAX_IMAGES, GenerateRequest, JobStatus, ModelCard
+from cynosure.contract import MAX_IMAGES, Fraction, GenerateRequest, JobStatus, ModelCard, Scale
 from cynosure.errors import InvalidRequest
-from cynosure.resolving import real_name
+from cynosure.resolving import label_in_prompt, real_name
 from jobs.queue.record import JobRecord
 
 OWNER = "cynosure"
@@ -49,8 +51,8 @@ class PredictionInput(GenerateRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "sneaker", "num_inference_steps": 20}]})
 
     num_outputs: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(None, description="`num_images`.")
-    guidance: Annotated[float, Field(ge=0)] | None = Field(None, description="`guidance_scale`.")
-    prompt_strength: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="`strength`.")
+    guidance: Scale | None = Field(None, description="`guidance_scale`.")
+    prompt_strength: Fraction | None = Field(None, description="`strength`.")
     image: str | None = Field(None, description="`init_image`, also as a `data:` URL.")
     mask: str | None = Field(None, description="`mask_image`, also as a `data:` URL.")
     scheduler: Annotated[str, Field(max_length=100)] | None = Field(
@@ -154,7 +156,8 @@ def request_of(sent: PredictionRequest, card: ModelCard) -> GenerateRequest:
     """Convert the request to Cynosure's own.
 
     Raises:
-        InvalidRequest: two fields have the same meaning, or the webhook's filter leaves nothing to send.
+        UnknownLabel, InvalidRequest: the prompt is not one of a class model's labels, two fields have the same meaning,
+            or the webhook's filter leaves nothing to send.
     """
     given = {name: getattr(sent.input, name) for name in sent.input.model_fields_set}
     fields = {name: value for name, value in given.items() if name in GenerateRequest.model_fields}
@@ -166,7 +169,7 @@ def request_of(sent: PredictionRequest, card: ModelCard) -> GenerateRequest:
     if sent.input.scheduler is not None:
         _set(fields, "scheduler", _SCHEDULERS.get(sent.input.scheduler, {"sampler": sent.input.scheduler}))
     if not card.takes_prompt and "prompt" in fields:
-        _set(fields, "prompt", {"class_label": fields.pop("prompt")})
+        _set(fields, "prompt", {"class_label": label_in_prompt(fields.pop("prompt"), card)})
     if (webhook := sent.webhook or sent.webhook_completed) is not None:
         if sent.webhook_events_filter is not None and WebhookEvent.COMPLETED not in sent.webhook_events_filter:
             raise InvalidRequest(
@@ -174,6 +177,20 @@ def request_of(sent: PredictionRequest, card: ModelCard) -> GenerateRequest:
             )
         _set(fields, "webhook", {"webhook_url": str(webhook)})
     return GenerateRequest.model_validate({**fields, "model": card.name})
+
+
+@contextmanager
+def as_theirs(sent: PredictionRequest) -> Iterator[None]:
+    """Let a refusal name the field as it was sent."""
+    names = {ours: f"input.{theirs}" for theirs, ours in _SAME.items() if getattr(sent.input, theirs) is not None}
+    names["webhook_url"] = "webhook" if sent.webhook is not None else "webhook_completed"
+    try:
+        yield
+    except InvalidRequest as error:
+        if theirs := names.get(error.field or ""):
+            error.detail = re.sub(rf"\b{error.field}\b", theirs, error.detail)
+            error.field = theirs
+        raise
 
 
 def _set(fields: dict[str, Any], theirs: str, ours: Mapping[str, Any]) -> None:

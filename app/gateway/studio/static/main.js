@@ -89,7 +89,7 @@ connection.addEventListener("back", () => {
   say("The server is back.");
 });
 connection.addEventListener("key", (event) => {
-  tell(apiKey.get() ? event.detail : "This server requires an API key.");
+  tell(apiKey.get() ? event.detail : "This server requires an API key: enter one with the button at the top.");
   if (!hasDeclined && !document.querySelector("dialog.key")) askForKey(apiKey.get() ? event.detail : "This server requires an API key.");
 });
 

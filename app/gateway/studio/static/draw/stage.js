@@ -52,7 +52,7 @@ export function makeStage() {
     status(job) {
       bar.value = job.progress;
       if (job.status === "queued") {
-        const ahead = job.queue_position ? `${job.queue_position} before it` : "next";
+        const ahead = job.queue_position ? `${job.queue_position} ahead` : "next";
         line.textContent = `Queued, ${ahead}${job.eta_seconds === null ? "" : `, done in about ${duration(job.eta_seconds)}`}`;
       } else if (job.status === "running") {
         began = performance.now();

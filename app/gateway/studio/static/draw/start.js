@@ -14,7 +14,7 @@ export function startFields({ card, set, add, taken }) {
   const drop = fields.field({
     name: "init_image", label: "From a picture or a list", group: true,
     control: h("label", { class: "drop" }, file, h("span", {}, "Choose a file, or drop one on the page")),
-    hint: "A picture drawn by Cynosure gives its request back, any other is where the drawing starts. A CSV or NDJSON with a request a line becomes a batch.",
+    hint: "A picture drawn by Cynosure gives its request back; any other is what the drawing starts from. A CSV or NDJSON file with one request per line becomes a batch.",
   });
   if (!card.takes_init_image || !studio.request.init_image) return [add(drop)];
 
@@ -42,7 +42,10 @@ export function startFields({ card, set, add, taken }) {
 
 /** What a dropped file is: `batch`, `request` (it is in the form now) or `start` (it is the picture to start from). */
 export async function takeFile(file) {
-  if (!PICTURES.includes(file.type)) return "batch";
+  if (!PICTURES.includes(file.type)) {
+    if (file.type.startsWith("image/")) throw new Error(`${file.name} is no PNG, JPEG or WebP picture.`);
+    return "batch";
+  }
   const encoded = await base64Of(file);
   try {
     const { request } = await api.plan({ from_image: encoded });
@@ -53,7 +56,7 @@ export async function takeFile(file) {
     if (!(error instanceof Refused) || error.status >= 500 || error.status === 401) throw error;
   }
   studio.take({ ...studio.request, init_image: encoded, mask_image: undefined });
-  say("The picture is where the drawing starts.");
+  say("The drawing starts from the picture.");
   return "start";
 }
 

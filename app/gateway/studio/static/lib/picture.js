@@ -61,9 +61,9 @@ export function pictureBox({ width, height, label = "" }) {
 /** A job's first picture, fetched if it stays on the page for a moment. */
 export function thumbnail(job, alt) {
   const { width, height } = job.request;
-  const image = h("img", { alt: job.images.length ? alt : "", width, height, class: isSmall(width, height) ? "small" : "", hidden: !job.images.length });
+  const image = h("img", { alt: job.images.length ? alt : "", width, height, class: isSmall(width, height) ? "small" : "", hidden: true });
   if (job.images.length) {
-    setTimeout(() => image.isConnected && pictureUrl(job.id).then((url) => (image.src = url)).catch(() => (image.hidden = true)), STAYS_MS);
+    setTimeout(() => image.isConnected && pictureUrl(job.id).then((url) => Object.assign(image, { src: url, hidden: false })).catch(() => {}), STAYS_MS);
   }
   return image;
 }

@@ -95,6 +95,7 @@ export async function mount(root, signal) {
     button.textContent = "Cancel";
     button.classList.add("busy");
     stage.begin(request);
+    stage.element.scrollIntoView({ block: "nearest" }); // on a phone the button stays in view, the picture may not
     history.replaceState(null, "", linkTo(request));
     try {
       const job = await api.generate({ preview_every: every, ...request });
@@ -135,8 +136,8 @@ export async function mount(root, signal) {
     root.classList.remove("dropping");
     taken(event.dataTransfer.files[0]);
   }, { signal });
-  root.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !drawing) form.element.requestSubmit();
+  addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !drawing && !document.querySelector("dialog[open]")) form.element.requestSubmit();
   }, { signal });
   build();
   changed();

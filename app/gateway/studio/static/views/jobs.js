@@ -33,7 +33,7 @@ export async function mount(root, signal) {
     const now = shown();
     list.show(now);
     nothing.hidden = now.length > 0 || cursor !== null;
-    nothing.textContent = status.value || model.value ? "No such jobs." : "No jobs yet. What you draw is listed here for a day.";
+    nothing.textContent = status.value || model.value ? "No such jobs." : "No jobs yet. What you draw is listed here as long as the server keeps it.";
   }
 
   async function restart() {
@@ -142,7 +142,7 @@ function facts(job, count) {
 }
 
 function stateOf(job) {
-  if (job.status === "queued") return job.queue_position ? `queued, ${job.queue_position} before it` : "queued";
+  if (job.status === "queued") return job.queue_position ? `queued, ${job.queue_position} ahead` : "queued";
   if (job.status === "running") return `${Math.round(100 * job.progress)} %`;
   if (job.status === "failed") return job.error?.message ?? "failed";
   if (job.cached) return "from the cache";
