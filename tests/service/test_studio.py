@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from cynosure import Client, __version__
 from cynosure.contract import ModelCard
+from cynosure.errors import JobExpired
 from harness.processes import wait_until
 from jobs.settings import StoreSettings
 from tests.chromium import Visit, chromium
@@ -140,12 +141,14 @@ def test_a_link_opens_a_request_and_what_is_wrong_stands_beside_its_field(visit:
     expect(page.get_by_role("tabpanel")).to_contain_text('{"model":"fashion","class_label":"bag","steps":2,"seed":3}')
 
 
-def test_a_running_job_is_cancelled(visit: Visit) -> None:
+def test_a_running_job_outlives_a_reload_and_is_cancelled(visit: Visit) -> None:
     page = visit.open()
     choose(page, "bag", steps=900)
     page.get_by_label("Pictures").fill("32")
     page.get_by_label("Pictures").blur()
     page.keyboard.press("Control+Enter")
+    expect(page.locator(".stage .state")).to_contain_text("evaluations")
+    page.reload()
     expect(page.locator(".stage .state")).to_contain_text("evaluations")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".stage .state")).to_have_text("Cancelled.")
@@ -175,6 +178,9 @@ def test_the_grid_and_the_dial_show_what_the_scale_does(visit: Visit) -> None:
     cell.click()
     expect(page.get_by_role("radio", name="coat")).to_be_checked()
     expect(page.get_by_label("Scale", exact=True)).to_have_value("4")
+    page.go_back()
+    loaded(page, ".grid", 1 + 2 + 6 + 6)
+    loaded(page, ".dial-pictures", 10)
 
 
 def test_each_step_is_explained_beside_its_picture(visit: Visit) -> None:
@@ -215,6 +221,10 @@ def test_a_picture_gives_its_request_back_or_is_drawn_over_and_a_list_is_a_batch
     canvas = page.locator("canvas.mask")
     canvas.press("Space")
     expect(page.get_by_role("tabpanel")).to_contain_text("mask.png")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save mask").click()
+    with Image.open(download.value.path()) as saved:
+        assert saved.convert("L").getextrema() == (0, 255)
     page.get_by_role("button", name="Draw").click()
     expect(page.get_by_role("button", name="Copy link")).to_be_visible()
     visit.keep("from-a-picture")
@@ -254,10 +264,13 @@ def test_jobs_are_listed_filtered_and_varied(visit: Visit) -> None:
     page.get_by_label("State").select_option("succeeded")
     expect(row).to_be_visible()
     visit.keep("jobs")
-    count = page.locator(".virtual-row").count()
-    page.locator(".virtual-row").first.get_by_role("button", name="Delete").click()
+    delete = page.locator(".virtual-row").first.get_by_role("button", name=re.compile("Delete|Sure"))
+    delete.click()
+    expect(delete).to_have_text("Sure?")
+    delete.click()
     expect(page.locator("#said")).to_have_text("Deleted.")
-    expect(page.locator(".virtual-row")).to_have_count(count - 1)
+    with Client(visit.url) as client, pytest.raises(JobExpired):
+        client.job(varied.id)
 
 
 def test_of_many_jobs_only_those_in_view_are_on_the_page(visit: Visit) -> None:

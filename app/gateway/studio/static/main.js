@@ -5,6 +5,7 @@ import { h, say } from "./lib/dom.js";
 import { poll } from "./lib/follow.js";
 import { fromLink } from "./lib/requests.js";
 import { studio } from "./lib/state.js";
+import { sharedBy } from "./lib/sweep.js";
 import * as draw from "./views/draw.js";
 
 /** Views by name: their title, and their module, loaded when it is first needed. */
@@ -17,11 +18,13 @@ const VIEWS = {
 };
 
 const WITHOUT_MODELS = ["jobs", "server"];
+const KEPT = ["compare", "explain"]; // what they show took time to draw: it stays as long as the request is of the same
 
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
 let leaving = new AbortController();
 let opened = null;
+const left = new Map(); // of the kept views: what they showed, and of what
 
 function paintTabs() {
   document.querySelector(".tabs").replaceChildren(
@@ -29,8 +32,15 @@ function paintTabs() {
   );
 }
 
+/** What the kept views draw: the request apart from its guidance and its steps, of which they have their own. */
+function subject() {
+  const { steps: _, ...shared } = sharedBy(studio.request, "none");
+  return JSON.stringify([Object.entries(shared).sort(), studio.seed]);
+}
+
 async function open() {
   let name = location.hash.slice(1);
+  const before = subject();
   if (name.startsWith("request=")) {
     try {
       const asked = fromLink(location.hash);
@@ -52,7 +62,17 @@ async function open() {
   document.title = `${title} · Cynosure`;
   if (opened === name) return; // the same view with another request: it hears of that itself
   if (opened !== null) say(title);
-  leaving.abort();
+  if (KEPT.includes(opened)) left.set(opened, { nodes: [...main.childNodes], of: before, leaving });
+  else leaving.abort();
+  const kept = left.get(name);
+  left.delete(name);
+  if (kept?.of === subject()) {
+    [leaving, opened] = [kept.leaving, name];
+    main.dataset.view = name;
+    main.replaceChildren(...kept.nodes);
+    return;
+  }
+  kept?.leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
   opened = name;

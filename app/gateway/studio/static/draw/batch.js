@@ -33,7 +33,8 @@ function valueOf(name, text) {
 
 /** CSV with the fields' names in its first line, as a request a line. */
 export function ndjsonOf(csv) {
-  const [names, ...records] = readCsv(csv);
+  const [names = [], ...records] = readCsv(csv);
+  if (names.length === 1 && /[;\t]/.test(names[0])) throw new Error("Its columns must be separated by commas.");
   return records.map((record) => {
     const filled = names.map((name, index) => [name.trim(), (record[index] ?? "").trim()]).filter(([name, value]) => name && value !== "");
     return JSON.stringify(Object.fromEntries(filled.map(([name, value]) => [name, valueOf(name, value)])));

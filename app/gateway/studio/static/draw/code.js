@@ -32,9 +32,13 @@ export function codeTabs(request) {
     }
     update();
   }
+  const files = h("p", { class: "hint files" });
   function update() {
-    code.textContent = KINDS[chosen][1](request());
+    const asked = request();
+    code.textContent = KINDS[chosen][1](asked);
+    files.hidden = !asked.init_image;
+    files.textContent = `photo.png is your picture${asked.mask_image ? "; save the mask beside it" : ""}.`;
   }
   choose(chosen);
-  return { element: h("section", { class: "code" }, h("div", { class: "code-head" }, list, copyButton(() => code.textContent)), panel), update };
+  return { element: h("section", { class: "code" }, h("div", { class: "code-head" }, list, copyButton(() => code.textContent)), panel, files), update };
 }

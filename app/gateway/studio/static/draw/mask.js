@@ -1,6 +1,6 @@
 // A mask painted over a picture: white where it is redrawn.
 
-import { h } from "../lib/dom.js";
+import { h, save } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 
 const MOST_SIDE = 1024;
@@ -46,16 +46,21 @@ export async function maskEditor(picture, changed) {
     paint.stroke();
     show();
   }
-  /** Tell the mask: black, and white where something is painted. */
-  async function tell() {
+  /** The mask as PNG, white where something is painted; null if nothing is. */
+  async function white() {
     const { data } = paint.getImageData(0, 0, width, height);
-    if (!data.some((value, index) => index % 4 === 3 && value > 0)) return changed(undefined);
+    if (!data.some((value, index) => index % 4 === 3 && value > 0)) return null;
     const whole = new OffscreenCanvas(width, height);
     const context = whole.getContext("2d");
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
     context.drawImage(mask, 0, 0);
-    const bytes = new Uint8Array(await (await whole.convertToBlob({ type: "image/png" })).arrayBuffer());
+    return whole.convertToBlob({ type: "image/png" });
+  }
+  async function tell() {
+    const png = await white();
+    if (!png) return changed(undefined);
+    const bytes = new Uint8Array(await png.arrayBuffer());
     changed(btoa(Array.from(bytes, (one) => String.fromCharCode(one)).join("")));
   }
   const place = (event) => [(event.offsetX * width) / canvas.clientWidth, (event.offsetY * height) / canvas.clientHeight];
@@ -93,12 +98,16 @@ export async function maskEditor(picture, changed) {
     show();
     tell();
   }
+  async function keep() {
+    const encoded = await white();
+    if (encoded) save(encoded, "mask.png");
+  }
   const brush = fields.fraction({ name: "brush", label: "Brush", min: 0.02, changed: (value) => ((size = value), show()) });
   brush.show(size);
   return {
     element: h("div", { class: "mask-editor" },
       h("div", { class: "mask-layers" }, picture, canvas),
       brush.element,
-      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: clear }, "Clear"), h("button", { type: "button", class: "quiet", onclick: invert }, "Invert"))),
+      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: clear }, "Clear"), h("button", { type: "button", class: "quiet", onclick: invert }, "Invert"), h("button", { type: "button", class: "quiet", onclick: keep }, "Save mask"))),
   };
 }

@@ -20,9 +20,16 @@ export function startFields({ card, set, add, taken }) {
 
   const picture = h("img", { alt: "The picture to start from", src: `data:image/*;base64,${studio.request.init_image}` });
   const slot = h("div", { class: "start-picture" }, picture);
+  const note = h("p", { class: "hint", hidden: true });
+  picture.addEventListener("load", () => {
+    const [width, height] = [studio.request.width ?? card.sizes.default[0], studio.request.height ?? card.sizes.default[1]];
+    note.hidden = Math.abs((picture.naturalWidth * height) / (picture.naturalHeight * width) - 1) < 0.02;
+    note.textContent = `It has another shape, and is stretched to ${width}×${height}.`;
+  });
   const paint = h("button", { type: "button", class: "quiet", onclick: startPainting }, "Paint a mask");
+  const another = h("button", { type: "button", class: "quiet", onclick: () => file.click() }, "Replace");
   const remove = h("button", { type: "button", class: "quiet", onclick: () => taken(null) }, "Remove");
-  const shown = fields.field({ name: "init_image", label: "Starts from", group: true, control: slot, aside: h("span", { class: "row" }, paint, remove) });
+  const shown = fields.field({ name: "init_image", label: "Starts from", group: true, control: h("div", {}, slot, note), aside: h("span", { class: "row" }, paint, another, remove) });
   const mask = fields.field({ name: "mask_image", label: "Mask", group: true, control: h("div", { class: "hint" }, "What is painted is redrawn, the rest is kept.") });
   mask.element.hidden = !studio.request.mask_image;
   const strength = fields.fraction({ name: "strength", label: "Strength", min: 0.05, hint: "How far to depart from the picture.", changed: set("strength") });

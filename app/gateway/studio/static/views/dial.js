@@ -52,7 +52,7 @@ export function dial({ request, signal }) {
     choice.show(mode);
     element.replaceChildren(
       h("h2", { id: "dial-title", class: "title" }, "What the scale trades"),
-      h("p", { class: "lead" }, "Ten seeds at one scale. Move the dial: the pictures become more typical of the label or prompt, and more alike; large scales exaggerate contrast."),
+      h("p", { class: "lead" }, "Ten seeds at one scale. Move the dial: the pictures become more typical of the label or prompt. The line shows how far apart they are; large scales exaggerate contrast."),
       h("div", { class: "dial-head" }, modes().length > 1 ? choice.element : null, button, line), progress,
       pictures,
       h("div", { class: "dial-track" }, chart, slider, ticks, h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, "diverse"), h("span", {}, "typical"))),

@@ -2,7 +2,7 @@
 
 import { api, connection } from "../lib/api.js";
 import { debounced, duration, figure, h } from "../lib/dom.js";
-import { follow } from "../lib/follow.js";
+import { follow, isFinal } from "../lib/follow.js";
 import { linkTo } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
 import { codeTabs } from "../draw/code.js";
@@ -12,6 +12,7 @@ import { makeStage } from "../draw/stage.js";
 import { takeFile } from "../draw/start.js";
 
 const PREVIEWS = 12;
+const JOB = "cynosure.job"; // the one being drawn: a page that is loaded again goes on with it
 
 export async function mount(root, signal) {
   const stage = makeStage();
@@ -91,15 +92,20 @@ export async function mount(root, signal) {
     const card = studio.card();
     const every = Math.max(1, Math.round((request.steps ?? card.defaults.steps) / PREVIEWS));
     refuse(null);
+    history.replaceState(null, "", linkTo(request));
+    await finish(() => api.generate({ preview_every: every, ...request }));
+  }
+  /** Show a job until it has ended. */
+  async function finish(posted) {
     drawing = { id: null, isCancelled: false };
     button.textContent = "Cancel";
     button.classList.add("busy");
-    stage.begin(request);
+    stage.begin();
     stage.element.scrollIntoView({ block: "nearest" }); // on a phone the button stays in view, the picture may not
-    history.replaceState(null, "", linkTo(request));
     try {
-      const job = await api.generate({ preview_every: every, ...request });
+      const job = await posted();
       drawing.id = job.id;
+      sessionStorage.setItem(JOB, job.id);
       if (drawing.isCancelled) cancel();
       stage.status(job);
       const done = await follow(job, stage, signal);
@@ -113,10 +119,18 @@ export async function mount(root, signal) {
       const field = error.faults?.[0]?.field;
       if (field) form.focus(field);
     } finally {
+      if (!signal.aborted) sessionStorage.removeItem(JOB);
       drawing = null;
       button.textContent = "Draw";
       button.classList.remove("busy");
     }
+  }
+  async function resume() {
+    const id = sessionStorage.getItem(JOB);
+    if (!id || drawing) return;
+    const job = await api.job(id).catch(() => null);
+    if (job === null || isFinal(job) || job.request.seed !== studio.seed) return sessionStorage.removeItem(JOB);
+    await finish(async () => job);
   }
   function cancel() {
     drawing.isCancelled = true;
@@ -142,10 +156,11 @@ export async function mount(root, signal) {
   build();
   changed();
   recent.load().catch(() => {}); // the view works without; the banner says that the server is away
+  resume();
 }
 
 function planned(answer) {
   const rows = answer.rows.denoiser + answer.rows.guide_model + answer.rows.classifier;
   const cost = answer.seconds === null ? null : `about ${duration(answer.seconds)}`;
-  return [cost, `${figure(rows)} network rows`].filter(Boolean).join(" · ");
+  return [cost, `${figure(rows)} network evaluations`].filter(Boolean).join(" · ");
 }

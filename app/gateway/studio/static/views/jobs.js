@@ -115,7 +115,7 @@ export async function mount(root, signal) {
         isFinal(job) ? h("button", { type: "button", class: "quiet", title: "Post the same request again", onclick: () => act(() => api.retry(job.id), "Posted again.") }, "Again") : null,
         h("button", { type: "button", class: "quiet", title: "The same request with another seed", onclick: () => act(() => api.vary(job.id), "Posted with another seed.") }, "Vary"),
         isFinal(job)
-          ? h("button", { type: "button", class: "quiet", title: "Delete it with its pictures", onclick: () => act(() => erase(job), "Deleted.") }, "Delete")
+          ? h("button", { type: "button", class: "quiet", title: "Delete it with its pictures", onclick: (event) => sure(event.currentTarget) && act(() => erase(job), "Deleted.") }, "Delete")
           : h("button", { type: "button", class: "quiet", onclick: () => act(() => api.cancel(job.id), "Cancelled.") }, "Cancel")),
     ];
   }
@@ -129,6 +129,16 @@ export async function mount(root, signal) {
   );
   await restart().catch(() => {});
   poll(look, signal, LOOK_MS);
+}
+
+/** Whether the button was pressed twice: what it does can't be undone. */
+function sure(button) {
+  if (button.dataset.asked) return true;
+  button.dataset.asked = "yes";
+  button.textContent = "Sure?";
+  say("Press again to delete it.");
+  button.addEventListener("blur", () => (delete button.dataset.asked, (button.textContent = "Delete")), { once: true });
+  return false;
 }
 
 function facts(job, count) {
