@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from workers.settings import WorkerSettings
 
 HEAD = """# Settings
@@ -33,6 +33,7 @@ READERS: tuple[tuple[type[BaseSettings], str, str], ...] = (
         "Gateways, workers and `cynosure keys` read these. Give all of them the same values.",
     ),
     (GatewaySettings, "Gateways", "`cynosure serve` reads these, and so does the gateway that `cynosure up` starts."),
+    (MetricsSettings, "Metrics", "Gateways and workers read these: see [operations.md](operations.md)."),
     (OutboundSettings, "Calls to webhooks", "Gateways read these."),
     (WorkerSettings, "Workers", "`cynosure worker` reads these, and so do the workers that `cynosure up` starts."),
 )

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 _PREFIX = "CYNOSURE_"
-_PROGRAMS = ("CYNOSURE_GATEWAY_", "CYNOSURE_OUTBOUND_", "CYNOSURE_WORKER_")
+_PROGRAMS = ("CYNOSURE_GATEWAY_", "CYNOSURE_METRICS_", "CYNOSURE_OUTBOUND_", "CYNOSURE_WORKER_")
 """Prefixes of settings that not every program reads."""
 _ELSEWHERE = frozenset(
     {
