@@ -13,6 +13,8 @@ prometheus_client.disable_created_metrics()  # a series more for each counter, w
 
 STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 WAIT_S = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+OUTCOMES = ("succeeded", "failed", "handed_back", "faulted", "lost", "cancelled", "stale", "gone")
+"""Ends of attempts: a final status, an `Outcome`, or the `Verdict` for which it was dropped."""
 RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
@@ -73,6 +75,8 @@ class WorkerMetrics(Metrics):
         self._attempts = Counter(
             "cynosure_attempts_total", "Attempts at jobs, by how they ended.", ["outcome"], registry=self.registry
         )
+        for outcome in OUTCOMES:
+            self._attempts.labels(outcome)  # 0 from the start, so that the first one shows as a rise
         self._expired = Counter(
             "cynosure_leases_expired_total",
             "Leases that expired, each with a job that was then taken from its worker.",
@@ -85,7 +89,7 @@ class WorkerMetrics(Metrics):
             self._queue_seconds.observe(max(0.0, waited_s))  # negative if the store's clock was set back
 
     def attempt_ended(self, outcome: str) -> None:
-        """An attempt has ended; `outcome` is an `Outcome`, a `Verdict` or a final status."""
+        """An attempt has ended; `outcome` is one of `OUTCOMES`."""
         self._attempts.labels(outcome).inc()
 
     def job_drawn(self, model: str, *, pictures: int, taken_at: float) -> None:

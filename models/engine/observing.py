@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -90,23 +90,25 @@ class Load:
 
     Args:
         cores: those that may be in use at once.
+        clock: seconds that never run backwards.
 
     Attributes:
         in_use: those that are, now.
     """
 
-    def __init__(self, cores: int) -> None:
+    def __init__(self, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.in_use = 0
+        self._clock = clock
         self._cores = cores
-        self._state = (0.0, 0.0, time.monotonic())  # the average until then, the share since then; read as one
+        self._state = (0.0, 0.0, clock())  # the average until then, the share since then; read as one
 
     def change(self, cores: int) -> None:
         """From now on so many cores more are in use, or fewer. For one thread at a time."""
         self.in_use += cores
-        self._state = (self.ratio, self.in_use / self._cores, time.monotonic())
+        self._state = (self.ratio, self.in_use / self._cores, self._clock())
 
     @property
     def ratio(self) -> float:
         average, share, since = self._state
-        kept = math.exp((since - time.monotonic()) / LOAD_S)
+        kept = math.exp((since - self._clock()) / LOAD_S)
         return average * kept + share * (1 - kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter, Histogram
 
@@ -47,6 +47,8 @@ class GatewayMetrics(Metrics):
             ["outcome"],
             registry=self.registry,
         )
+        for outcome in get_args(DeliveryOutcome):
+            self._deliveries.labels(outcome)  # 0 from the start, so that the first one shows as a rise
         self._requests = Histogram(
             "cynosure_http_request_seconds",
             "Time until the answer began, by the route's template; without one, the request reached no route.",
@@ -70,5 +72,5 @@ class GatewayMetrics(Metrics):
         self._deliveries.labels(outcome).inc()
 
     def request_answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `method` and `route` are those of a route, or empty."""
+        """A request was answered. `method` and `route` are those of the code, or empty."""
         self._requests.labels(method, route, status).observe(seconds)

@@ -41,6 +41,7 @@ class Measured:
             status = 500 if status == HUNG_UP else status
             raise
         finally:
-            template = getattr(scope.get("route"), "path_format", None)
-            method, route = ("", "") if template is None else (scope["method"], template)
-            self._metrics.request_answered(method, route, status, seconds or time.perf_counter() - asked_at)
+            route = scope.get("route")
+            method = scope["method"] if scope["method"] in getattr(route, "methods", ()) else ""  # 405: any word
+            template = getattr(route, "path_format", "")
+            self._metrics.request_answered(method, template, status, seconds or time.perf_counter() - asked_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cynosure.errors import CynosureError
 from jobs.fleet import Workers
 from jobs.queue.vitals import PLACES, VitalSigns
 
+STORE_S = 3.0  # Prometheus waits for 10 s by default
 router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
 
@@ -57,14 +59,15 @@ async def scraped(state: State) -> Response:
     """
     store, metrics = state["store"], state["metrics"]
     try:
-        workers = await store.fleet.workers()
-        signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
+        async with asyncio.timeout(STORE_S):
+            workers = await store.fleet.workers()
+            signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
         metrics.models = {
             name: None for name, queue in signs.queues.items() if name in workers.by_model or queue.oldest_s
         }
         found: _Found | None = _Found(workers, signs)
-    except CynosureError as error:
-        log.warning("the metrics lack those of the store: %s", error)
+    except (CynosureError, TimeoutError) as error:
+        log.warning("the metrics lack those of the store: %s", str(error) or f"no answer within {STORE_S:g} s")
         found = None
     registry = CollectorRegistry()
     registry.register(_OfTheStore(found))
