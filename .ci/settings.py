@@ -68,7 +68,7 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         {
             "`CYNOSURE_BIND`": "Address on which the gateway's port is published; `127.0.0.1` by default.",
             "`CYNOSURE_PORT`": "That port; `8000` by default.",
-            "`CYNOSURE_GRAFANA_PORT`": "Port of the board on this machine, with `--profile monitoring`; `3000` by default.",
+            "`CYNOSURE_GRAFANA_PORT`": "The board's port, for `--profile monitoring`; `3000` by default.",
             "`CYNOSURE_STORE_MEMORY`": "Memory for the store's data; `1gb` by default. A full store refuses writes.",
             "`CYNOSURE_STORE_CONTAINER_MEMORY`": "Memory of the store's container; `2g` by default.",
             "`CYNOSURE_GATEWAY_MEMORY`": "Memory of the gateway's container; `1g` by default.",

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from cynosure.contract import JobStatus
 
-prometheus_client.disable_created_metrics()  # a series more for each counter, which no query needs
+# They are a series more for each counter, which no query needs.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 WAIT_S = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import redis
 import redis.asyncio
@@ -39,7 +39,8 @@ def connect(
     """
     retry = redis.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
-    client = TimedRedis.from_pool(redis.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options))
+    pool = redis.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
+    client = cast(TimedRedis, TimedRedis.from_pool(pool))
     client.observe = observe
     return client
 
@@ -51,7 +52,7 @@ def connect_async(
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
     pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
-    client = AsyncTimedRedis.from_pool(pool)
+    client = cast(AsyncTimedRedis, AsyncTimedRedis.from_pool(pool))
     client.observe = observe
     return client
 

@@ -41,10 +41,10 @@ class TimedRedis(redis.Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = _script_in(args)
         if name is None:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         started = time.perf_counter()
         try:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             self.observe(name, time.perf_counter() - started)
 
@@ -57,9 +57,9 @@ class AsyncTimedRedis(redis.asyncio.Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         name = _script_in(args)
         if name is None:
-            return await super().execute_command(*args, **options)
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         started = time.perf_counter()
         try:
-            return await super().execute_command(*args, **options)
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             self.observe(name, time.perf_counter() - started)

@@ -133,7 +133,7 @@ def test_the_board_and_the_alerts_ask_for_what_there_is(told: dict[str, Labels])
     queries = list(_queries())
     assert len(queries) > 40
     assert {query: lacking for query in queries if (lacking := list(_unknown(query, known)))} == {}
-    for mistaken in ("cynosure_queue_job", 'cynosure_queue_jobs{modell="a"}', "sum by (code) (cynosure_queue_jobs)"):
+    for mistaken in ("cynosure_queue_job", 'cynosure_queue_jobs{status="a"}', "sum by (code) (cynosure_queue_jobs)"):
         assert list(_unknown(mistaken, known)), "and this test would notice"
 
 
