@@ -86,7 +86,7 @@ def _metrics_port(settings: MetricsSettings, store: WorkerStore) -> Iterator[Met
         yield None
         return
     with refusing("cynosure worker", InvalidSettings):
-        port = MetricsPort(settings, store.metrics.registry, store.ping)
+        port = MetricsPort(settings.host, settings.port, store.metrics.registry, store.ping)
     port.start()
     try:
         yield port

@@ -10,7 +10,7 @@ from models.engine.errors import (
     SampleFailed,
 )
 from models.engine.loaded import LoadedPack
-from models.engine.observing import Distribution
+from models.engine.observing import Distribution, Tally
 from models.engine.outline import Outline
 from models.engine.sample import Handle, Image
 
@@ -27,5 +27,6 @@ __all__ = [
     "PackInUse",
     "SampleCancelled",
     "SampleFailed",
+    "Tally",
     "results",
 ]

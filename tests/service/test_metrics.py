@@ -37,7 +37,7 @@ Labels = Mapping[str, set[str]]
 
 
 def _labels_in(text: str) -> Labels:
-    """Our metrics in an answer, with samples or without, and the labels of those that have samples."""
+    """Our metrics that have samples in an answer, and the labels of these."""
     return {
         sample.name: set(sample.labels) - {"le"}
         for family in text_string_to_metric_families(text)
@@ -146,6 +146,7 @@ def test_the_runbook_has_a_paragraph_for_every_alert() -> None:
 def test_a_workers_port_tells_that_it_is_ready(server_url: str, metrics_port: int) -> None:
     answers = {path: httpx.get(f"http://127.0.0.1:{metrics_port + 1}{path}") for path in ("/healthz", "/readyz", "/")}
     assert {path: answer.status_code for path, answer in answers.items()} == {"/healthz": 200, "/readyz": 200, "/": 404}
+    assert "server" not in answers["/"].headers
 
 
 def test_the_gateways_port_has_nothing_else(server_url: str, metrics_port: int) -> None:
@@ -185,6 +186,22 @@ def test_clients_can_not_multiply_series(open_gateway: Callable[..., TestClient]
         strain(name)
     assert series() == before
     assert not any(name in one for one in before for name in ("one", "ONE"))
+
+
+def test_a_gateway_counts_a_job_once(open_gateway: Callable[..., TestClient], make_key: Callable[..., str]) -> None:
+    gateway, key = open_gateway(), bearer(make_key("admin,submit,read"))
+    body, headers = {"class_label": 1, "steps": 4, "seed": 1}, {**key, "Idempotency-Key": "one"}
+    [job_id] = {gateway.post("/generate", json=body, headers=headers).json()["id"] for _ in range(2)}
+    for _ in range(2):
+        gateway.delete(f"/jobs/{job_id}", headers=key)
+    text = gateway.get("/metrics", headers=key).text
+    for line in (
+        'cynosure_jobs_accepted_total{model="fashion",route="generate"} 1.0',
+        'cynosure_jobs_finished_total{code="",model="fashion",status="cancelled"} 1.0',
+        "cynosure_result_cache_misses_total 1.0",
+        'cynosure_http_request_seconds_count{method="POST",route="/generate",status="202"} 2.0',
+    ):
+        assert line in text.splitlines()
 
 
 def test_without_the_store_there_are_the_gateways_own(store_settings: StoreSettings) -> None:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from models.engine import Distribution, Engine
+from models.engine import Distribution, Engine, Tally
 from models.memory.held import memory_of
 
 
@@ -17,6 +17,7 @@ class EngineMetrics(Collector):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._tallies: set[Tally] = set()  # those of packs that have gone too: a counter must not fall
 
     def collect(self) -> Iterator[Metric]:
         packs = dict(self._engine.packs)  # as of one moment
@@ -35,7 +36,8 @@ class EngineMetrics(Collector):
                 rows.add_metric([name, network], *_buckets(distribution))
                 evaluations.add_metric([name, network], distribution.total)
         yield from (ticks, rows, evaluations)
-        padding = sum(loaded.tally.padding for loaded in packs.values())
+        self._tallies.update(loaded.tally for loaded in packs.values())
+        padding = sum(tally.padding for tally in self._tallies)
         yield CounterMetricFamily(
             "cynosure_batch_padding_rows_total", "Rows that only filled batches up to a usable size.", value=padding
         )

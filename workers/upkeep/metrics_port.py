@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
+from socketserver import TCPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from redis.exceptions import RedisError
 
-from jobs.settings import MetricsSettings
+from cynosure.addresses import host_and_port
 from jobs.starting import InvalidSettings
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ class MetricsPort:
     claims jobs, and a store that answers.
 
     Args:
-        settings: where to listen.
+        host: address to listen on.
+        port: port to listen on.
         registry: the metrics.
         ping: asks the store, and raises `RedisError` if it does not answer.
 
@@ -35,7 +38,7 @@ class MetricsPort:
         InvalidSettings: the address can't be listened on.
     """
 
-    def __init__(self, settings: MetricsSettings, registry: CollectorRegistry, ping: Callable[[], None]) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ping: Callable[[], None]) -> None:
         self._registry = registry
         self._ping = ping
         self._takes_jobs: Callable[[], bool] = lambda: False
@@ -46,7 +49,7 @@ class MetricsPort:
 
             def do_GET(self) -> None:
                 status, kind, body = answers.get(self.path.partition("?")[0], _nothing)()
-                self.send_response(status)
+                self.send_response_only(status)  # without the header that tells Python's version
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -56,13 +59,20 @@ class MetricsPort:
                 log.debug(format, *args)
 
         class Server(ThreadingHTTPServer):
-            address_family = AF_INET6 if ":" in settings.host else AF_INET
+            address_family = AF_INET6 if ":" in host else AF_INET
+
+            def server_bind(self) -> None:
+                TCPServer.server_bind(self)  # HTTPServer's also looks the host's name up, which can take long
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                if not isinstance(sys.exception(), OSError):  # clients may hang up
+                    log.exception("a request to the metrics' port failed")
 
         try:
-            self._server = Server((settings.host, settings.port or 0), Handler)
+            self._server = Server((host, port), Handler)
         except OSError as error:
             raise InvalidSettings(
-                f"can't listen on port {settings.port} of {settings.host}: {error.strerror}. Choose another with "
+                f"can't listen on {host_and_port(host, port)}: {error.strerror}. Choose another address with "
                 "CYNOSURE_METRICS_HOST or CYNOSURE_METRICS_PORT."
             ) from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics-port", daemon=True)

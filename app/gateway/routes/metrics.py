@@ -63,7 +63,9 @@ async def scraped(state: State) -> Response:
             workers = await store.fleet.workers()
             signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
         metrics.models = {
-            name: None for name, queue in signs.queues.items() if name in workers.by_model or queue.oldest_s
+            name: None
+            for name, queue in signs.queues.items()
+            if name in workers.by_model or any(queue.waiting.values())
         }
         found: _Found | None = _Found(workers, signs)
     except (CynosureError, TimeoutError) as error:
