@@ -6,7 +6,9 @@ ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PATH=/opt/venv/bin:$PATH
+    PATH=/opt/venv/bin:$PATH \
+    CYNOSURE_METRICS_HOST=0.0.0.0 \
+    CYNOSURE_METRICS_PORT=9464
 RUN useradd --system --uid 10001 --create-home cynosure \
     && install --directory --owner=10001 --mode=0700 /home/cynosure/.cache
 
@@ -45,7 +47,7 @@ FROM base AS gateway
 COPY --from=build-gateway /opt/venv /opt/venv
 USER 10001
 WORKDIR /home/cynosure
-EXPOSE 8000
+EXPOSE 8000 9464
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-Pc", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); assert c.getresponse().status == 200"]
 CMD ["cynosure", "serve", "--host", "0.0.0.0", "--port", "8000"]
@@ -54,7 +56,8 @@ FROM base AS worker
 COPY --from=build-worker /opt/venv /opt/venv
 USER 10001
 WORKDIR /home/cynosure
-# A worker serves no HTTP. This sees a lost store; a dead engine ends the process, which the restart policy sees.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-Pc", "from jobs.store.connection import connect as c; from jobs.settings import StoreSettings as s; c(s(), 'health', timeout_s=3).ping()"]
+EXPOSE 9464
+# Healthy: it takes jobs, and its store answers. A dead engine ends the process, which the restart policy sees.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-Pc", "import os; from http.client import HTTPConnection as C; c = C('127.0.0.1', int(os.environ['CYNOSURE_METRICS_PORT']), timeout=4); c.request('GET', '/readyz'); assert c.getresponse().status == 200"]
 CMD ["cynosure", "worker"]

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from workers.settings import WorkerSettings
 
 HEAD = """# Settings
@@ -33,6 +33,7 @@ READERS: tuple[tuple[type[BaseSettings], str, str], ...] = (
         "Gateways, workers and `cynosure keys` read these. Give all of them the same values.",
     ),
     (GatewaySettings, "Gateways", "`cynosure serve` reads these, and so does the gateway that `cynosure up` starts."),
+    (MetricsSettings, "Metrics", "Gateways and workers read these: see [operations.md](operations.md)."),
     (OutboundSettings, "Calls to webhooks", "Gateways read these."),
     (WorkerSettings, "Workers", "`cynosure worker` reads these, and so do the workers that `cynosure up` starts."),
 )
@@ -67,6 +68,7 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         {
             "`CYNOSURE_BIND`": "Address on which the gateway's port is published; `127.0.0.1` by default.",
             "`CYNOSURE_PORT`": "That port; `8000` by default.",
+            "`CYNOSURE_GRAFANA_PORT`": "The board's port, for `--profile monitoring`; `3000` by default.",
             "`CYNOSURE_STORE_MEMORY`": "Memory for the store's data; `1gb` by default. A full store refuses writes.",
             "`CYNOSURE_STORE_CONTAINER_MEMORY`": "Memory of the store's container; `2g` by default.",
             "`CYNOSURE_GATEWAY_MEMORY`": "Memory of the gateway's container; `1g` by default.",

@@ -15,8 +15,10 @@ from app.gateway.settings import GatewaySettings
 from app.gateway.webhooks.signing import decoded_secret
 from app.listening import CannotListen, listening
 from app.main import create_app
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
+
+METRICS_OPTIONS = "CYNOSURE_METRICS_HOST or CYNOSURE_METRICS_PORT"
 
 
 class Protocol(H11Protocol):
@@ -62,12 +64,15 @@ def main(
     given = {name: value for name, value in chosen.items() if value is not None}
     with refusing("cynosure serve", InvalidSettings, CannotListen):
         settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
+        metrics = read_settings(MetricsSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)
         sockets = listening(settings.host, port)
-    warn_of_unknown_variables(GatewaySettings, OutboundSettings, StoreSettings)
+        if metrics.port is not None:
+            sockets += listening(metrics.host, metrics.port, options=METRICS_OPTIONS)
+    warn_of_unknown_variables(GatewaySettings, MetricsSettings, OutboundSettings, StoreSettings)
     config = uvicorn.Config(
-        create_app(settings, store_settings),
+        create_app(settings, store_settings, metrics_port=metrics.port),
         http=Protocol,
         ws="none",
         log_config=None,

@@ -11,8 +11,8 @@ class CannotListen(Exception):
     """The address can't be listened on; the message names it and says why."""
 
 
-def listening(host: str, port: int) -> list[socket.socket]:
-    """Bind a socket to every address of `host`.
+def listening(host: str, port: int, *, options: str = "--host or --port") -> list[socket.socket]:
+    """Bind a socket to every address of `host`. `options` are those that choose another, for the message.
 
     Raises:
         CannotListen: the port is taken, or the host is none of this machine's.
@@ -32,6 +32,6 @@ def listening(host: str, port: int) -> list[socket.socket]:
             one.close()
         reason = getattr(error, "strerror", None) or error
         raise CannotListen(
-            f"can't listen on {host_and_port(host, port)}: {reason}. Choose another address with --host or --port."
+            f"can't listen on {host_and_port(host, port)}: {reason}. Choose another address with {options}."
         ) from None
     return opened

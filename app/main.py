@@ -23,11 +23,26 @@ from app.gateway.door.proxies import ProxyHeaders
 from app.gateway.door.query import refuse_unknown
 from app.gateway.errors import problems
 from app.gateway.headers import SecurityHeaders
+from app.gateway.metrics.meters import GatewayMetrics
+from app.gateway.metrics.middleware import Measured
 from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
 from app.gateway.replicate import routes as replicate
 from app.gateway.replicate.work import webhook_body
-from app.gateway.routes import admin, docs, events, generate, health, images, jobs, models, plan, status, sweeps
+from app.gateway.routes import (
+    admin,
+    docs,
+    events,
+    generate,
+    health,
+    images,
+    jobs,
+    metrics,
+    models,
+    plan,
+    status,
+    sweeps,
+)
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
@@ -63,14 +78,21 @@ async def _at_work(state: State) -> AsyncIterator[None]:
             await end(task)
 
 
-def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
-    """Build the gateway; connections open when it starts."""
+def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metrics_port: int | None = None) -> FastAPI:
+    """Build the gateway; connections open when it starts. On `metrics_port` it only answers Prometheus."""
+    meters = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         doorbell = Doorbell(store_settings)
-        async with Store.connect(store_settings) as store:
-            state = State(settings=settings, store=store, doorbell=doorbell, outbound=Outbound(OutboundSettings()))
+        async with Store.connect(store_settings, meters) as store:
+            state = State(
+                settings=settings,
+                store=store,
+                doorbell=doorbell,
+                outbound=Outbound(OutboundSettings()),
+                metrics=meters,
+            )
             async with _at_work(state):
                 yield state
         doorbell.close()
@@ -92,14 +114,16 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(HeadAsGet)
     app.add_middleware(NoticeHangUps)
-    app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
+    app.add_middleware(ProxyHeaders, settings=settings)
+    app.add_middleware(Measured, metrics=meters)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(metrics.MetricsPort, port=metrics_port)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
     app.include_router(studio.router)
     app.mount("/studio", studio.studio_files)
-    modules = [generate, sweeps, plan, jobs, events, images, models, status]
+    modules = [generate, sweeps, plan, jobs, events, images, models, status, metrics]
     modules += [openai] if settings.openai else []
     modules += [replicate] if settings.replicate else []
     modules += [a1111, a1111_lacking] if settings.a1111 else []

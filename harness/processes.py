@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -16,11 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
 
 
-def free_port() -> int:
-    """A TCP port that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(*, in_a_row: int = 1) -> int:
+    """A TCP port that no process listens on, the first of so many in a row."""
+    while True:
+        with ExitStack() as opened:
+            first = opened.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                for following in range(port + 1, port + in_a_row):
+                    opened.enter_context(socket.socket()).bind(("127.0.0.1", following))
+                return port
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

@@ -60,10 +60,14 @@ class FleetRegistry:
 
 @dataclass(frozen=True)
 class Workers:
-    """Number of live workers, and by model how many of them hold it, in the order of the cards."""
+    """Number of live workers, and by model how many of them hold it, in the order of the cards.
+
+    `measuring` is the number of workers that still measure a model, which slows its pictures.
+    """
 
     count: int
     by_model: Mapping[str, int]
+    measuring: int = 0
 
 
 class Fleet(StoreClient):
@@ -133,6 +137,7 @@ class Fleet(StoreClient):
             name: cards[name] for name in sorted(cards.keys() - leave, key=lambda name: (places[name], name))
         }
         counts = Counter(card["name"] for published in rosters for card in published)
-        self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards})
+        measuring = sum(not all(card["measured"] for card in published) for published in rosters)
+        self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards}, measuring)
         self._read_at = time.monotonic()
         return self._cards

@@ -11,10 +11,12 @@ from jobs.accounts.api_keys import KeyRing
 from jobs.accounts.links import LinkSigner
 from jobs.batches import Batches
 from jobs.fleet import Fleet
+from jobs.metrics import Metrics
 from jobs.plans import Inquiries
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
 from jobs.queue.listing import Listing
+from jobs.queue.vitals import Vitals
 from jobs.roster import Roster
 from jobs.sessions import Sessions
 from jobs.settings import StoreSettings
@@ -31,6 +33,7 @@ class Store:
     Attributes:
         jobs: records, pictures, places in the queue.
         listing: each owner's jobs, by page.
+        vitals: how the queues and the store itself are.
         news: wakes those who wait for a job.
         plans: questions that a worker answers.
         fleet: the workers' model cards.
@@ -45,6 +48,7 @@ class Store:
 
     jobs: JobStore
     listing: Listing
+    vitals: Vitals
     news: JobNews
     plans: Inquiries
     fleet: Fleet
@@ -58,16 +62,18 @@ class Store:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, settings: StoreSettings) -> AsyncIterator[Store]:
-        """Open the connections: one pool for short calls, one for calls that block."""
+    async def connect(cls, settings: StoreSettings, metrics: Metrics | None = None) -> AsyncIterator[Store]:
+        """Open the connections: one pool for short calls, one for calls that block; `metrics` count what is done."""
+        metrics = metrics or Metrics()
         async with (
-            connected(settings, "cynosure-gateway") as client,
+            connected(settings, "cynosure-gateway", observe=metrics.store_answered) as client,
             connected(settings, "cynosure-gateway-plans", timeout_s=ANSWER_S) as waiting,
             JobNews.listen(settings) as news,
         ):
             yield cls(
-                jobs=JobStore(client, settings),
+                jobs=JobStore(client, settings, metrics),
                 listing=Listing(client, settings),
+                vitals=Vitals(client, settings),
                 news=news,
                 plans=Inquiries(waiting, settings),
                 fleet=Fleet(client, settings),

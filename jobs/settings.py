@@ -10,6 +10,22 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+class MetricsSettings(BaseSettings):
+    """Where a gateway or a worker answers Prometheus, from the environment (`CYNOSURE_METRICS_…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_METRICS_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address of the port for metrics.")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port that has /metrics without a key, and at workers /healthz and /readyz. `cynosure up` gives it "
+        "to the gateway, and the ports after it to the workers. Without it, only the gateway has /metrics, for keys "
+        "with the scope `admin`.",
+    )
+
+
 class StoreSettings(BaseSettings):
     """Settings of the job store, from the environment (`REDIS_URL`, `CYNOSURE_…`)."""
 

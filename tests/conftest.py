@@ -273,12 +273,19 @@ def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Cal
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> Iterator[str]:
+def metrics_port() -> int:
+    """The port of the gateway's metrics; the worker's are on the next one."""
+    return free_port(in_a_row=2)
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path, metrics_port: int) -> Iterator[str]:
     """A whole Cynosure with the small pack, as `cynosure up` starts it."""
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
     options = ["--port", str(port), "--data", str(data), "--models", str(small_pack)]
-    server = subprocess.Popen(program("app.commands.up", *options), env=clean_environment())
+    environment = clean_environment(CYNOSURE_METRICS_PORT=str(metrics_port))
+    server = subprocess.Popen(program("app.commands.up", *options), env=environment)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

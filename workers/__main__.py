@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 from models.pack import InvalidPack, open_packs
 from workers.settings import WorkerSettings
@@ -63,13 +63,14 @@ def main(
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback
     with refusing("cynosure worker", InvalidSettings, InvalidPack):
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
+        metrics = read_settings(MetricsSettings)
         packs = open_packs(settings.packs)
-    warn_of_unknown_variables(WorkerSettings, StoreSettings)
+    warn_of_unknown_variables(WorkerSettings, MetricsSettings, StoreSettings)
     if check:
         return
     from workers.serving import serve  # imports torch, which takes seconds: whatever is wrong was refused before
 
-    serve(settings, store_settings, packs)
+    serve(settings, store_settings, metrics, packs)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ class EngineHost:
         except SampleCancelled:
             if job.verdict is Verdict.OK:
                 self._give_back(claim, Outcome.HANDED_BACK)
+            else:
+                self._store.metrics.attempt_ended(job.verdict)
         except EngineDied as error:
             self.claims.stop_taking()  # the process is about to end; another job would meet the same dead engine
             self._give_back(claim, Outcome.FAULTED, JobError(code="device_lost", message=str(error)))

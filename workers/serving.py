@@ -8,7 +8,8 @@ import secrets
 import signal
 import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from celery import Celery
@@ -19,8 +20,8 @@ from jobs.plans import InquiryDesk
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.worker import WorkerStore
 from jobs.roster import RosterDesk
-from jobs.settings import StoreSettings
-from jobs.starting import refusing
+from jobs.settings import MetricsSettings, StoreSettings
+from jobs.starting import InvalidSettings, refusing
 from models.engine import Engine
 from models.loading import InvalidDevice
 from models.pack import InvalidPack, Pack
@@ -33,6 +34,8 @@ from workers.retrying import Retrying
 from workers.settings import WorkerSettings
 from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain
+from workers.upkeep.metrics import EngineMetrics
+from workers.upkeep.metrics_port import MetricsPort
 from workers.upkeep.reaper import Reaper
 from workers.upkeep.registration import Registration
 from workers.upkeep.roster import RosterKeeper
@@ -76,13 +79,41 @@ def _celery(app: Celery, name: str, concurrency: int) -> SilentWorker:
     )
 
 
-def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequence[Pack]) -> None:
+@contextmanager
+def _metrics_port(settings: MetricsSettings, store: WorkerStore) -> Iterator[MetricsPort | None]:
+    """The port for metrics, if the settings name one, for as long as the body takes."""
+    if settings.port is None:
+        yield None
+        return
+    with refusing("cynosure worker", InvalidSettings):
+        port = MetricsPort(settings.host, settings.port, store.metrics.registry, store.ping)
+    port.start()
+    try:
+        yield port
+    finally:
+        port.stop()
+
+
+def serve(
+    settings: WorkerSettings, store_settings: StoreSettings, metrics: MetricsSettings, packs: Sequence[Pack]
+) -> None:
     """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
     warnings.filterwarnings("ignore", module="diffusers")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
+    store = WorkerStore(store_settings)
+    with _metrics_port(metrics, store) as port:
+        _serve(settings, store_settings, packs, store, port)
 
+
+def _serve(
+    settings: WorkerSettings,
+    store_settings: StoreSettings,
+    packs: Sequence[Pack],
+    store: WorkerStore,
+    port: MetricsPort | None,
+) -> None:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    store, doorbell, fleet = WorkerStore(store_settings), Doorbell(store_settings), FleetRegistry(store_settings)
+    doorbell, fleet = Doorbell(store_settings), FleetRegistry(store_settings)
     Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
     with refusing("cynosure worker", InvalidPack, InvalidDevice):
         engine = _engine(settings, packs, fleet)
@@ -120,6 +151,9 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
     drain.listen()
     for helper in helpers:
         helper.start()
+    store.metrics.registry.register(EngineMetrics(engine))
+    if port is not None:
+        port.ready(lambda: not host.claims.is_stopping)
     log.info("worker %s serves %s", name, ", ".join(models))
     engine.measure()  # only now: measuring would delay the start
     try:

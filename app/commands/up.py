@@ -31,7 +31,7 @@ from app.gateway.settings import GatewaySettings
 from app.listening import CannotListen, listening
 from cynosure.addresses import host_and_port
 from cynosure.contract import ModelCard, ModelList
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import (
     InvalidSettings,
     log_to,
@@ -46,7 +46,7 @@ MAX_SOCKET_PATH = 100  # AF_UNIX allows 107 bytes
 LOOKS_APART = 5  # rounds of the supervisor
 STORE_START_S = 60.0  # the store first reads its append-only file, which may be long
 LOG_FILE = "valkey.log"
-SETTINGS = (GatewaySettings, OutboundSettings, StoreSettings)
+SETTINGS = (GatewaySettings, MetricsSettings, OutboundSettings, StoreSettings)
 """Those of the gateway and the store; a worker reads its own."""
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a gateway on every address is asked
 
@@ -250,6 +250,12 @@ def _checked_host(host: str | None, port: int) -> str:
     return checked
 
 
+def _with_metrics_port(environment: dict[str, str], number: int) -> dict[str, str]:
+    """The environment of the gateway (number 0) or a worker: the setting names the gateway's port."""
+    port = read_settings(MetricsSettings).port
+    return environment if port is None else {**environment, "CYNOSURE_METRICS_PORT": str(port + number)}
+
+
 def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) -> None:
     """Run the programs, each a module and its arguments, until a signal stops them."""
     environment = {name: value for name, value in os.environ.items() if name not in unknown_variables(*SETTINGS)}
@@ -265,7 +271,10 @@ def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) 
             stores, folders = [store], [socket.parent]
             _wait_for_store(environment["REDIS_URL"], store, data)
         log.info("the job store is up; loading the models")
-        others = [Child(*arguments, environment=environment) for arguments in (gateway, *workers)]
+        others = [
+            Child(*arguments, environment=_with_metrics_port(environment, number))
+            for number, arguments in enumerate((gateway, *workers))
+        ]
         _supervise([*stores, *others], url)
     except _Stop as cause:
         log.info("%s: stopping", cause)

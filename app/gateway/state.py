@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from app.gateway.metrics.meters import GatewayMetrics
 from app.gateway.outbound import Outbound
 from app.gateway.settings import GatewaySettings
 from jobs.gateway import Store
@@ -19,6 +20,7 @@ class State(TypedDict):
     store: Store
     doorbell: Doorbell
     outbound: Outbound
+    metrics: GatewayMetrics
 
 
 def _state(request: Request) -> State:

@@ -13,6 +13,7 @@ from fastapi import Header
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from app.gateway.metrics.meters import JobRoute
 from app.gateway.state import State
 from app.gateway.webhooks.deliverer import check_webhook
 from cynosure.contract import GenerateRequest, ModelCard, ResolvedRequest
@@ -167,8 +168,10 @@ async def cache_key(state: State, request: ResolvedRequest, shown: Mapping[str, 
     return result_key(shown, card.drawn_by, guide.drawn_by) if guide else None
 
 
-async def accept(state: State, caller: Caller, submission: Submission, *, of_batch: bool = False) -> str:
+async def accept(state: State, caller: Caller, submission: Submission, route: JobRoute) -> str:
     """Accept a submission for `caller`, charge its quota, ring the doorbell, and return the job's id.
+
+    `route` is where it came from.
 
     Raises:
         IdempotencyConflict, ModelLeaving, QueueFull, QuotaExceeded, StoreFull, StoreUnavailable: the job was not
@@ -186,9 +189,10 @@ async def accept(state: State, caller: Caller, submission: Submission, *, of_bat
             submission,
             owner=caller.owner,
             evaluations=evaluations,
-            of_batch=of_batch,
+            of_batch=route == "batches",
         )
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
+    state["metrics"].job_accepted(request.model, route, accepted, may_be_cached=cached_as is not None)
     if accepted.waits:
         try:
             await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)

@@ -154,7 +154,8 @@ def demo(
     """Start a server, draw labels and prompts in every guidance mode, save a contact sheet, stop the server."""
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="cynosure-demo-") as data, refusing():
-        environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
+        others = ("REDIS_URL", "CYNOSURE_METRICS_PORT")  # of a server that may be running
+        environment = {key: value for key, value in os.environ.items() if key not in others}
         environment["CYNOSURE_GATEWAY_AUTH"] = "auto"  # a loopback address and a store without keys: none is needed
         command = program("app.commands.up", "--port", str(port), "--data", data, "--with-parent")
         path = Path(data) / "server.log"  # its hints are for a server that stays

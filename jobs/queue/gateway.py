@@ -21,6 +21,7 @@ from cynosure.errors import (
     ModelLeaving,
     QueueFull,
 )
+from jobs.metrics import Metrics
 from jobs.queue.pace import Outlook, Pace, outlook_of
 from jobs.queue.record import ANONYMOUS, Happening, JobRecord, Submission, decode_record, may_see
 from jobs.settings import StoreSettings
@@ -32,10 +33,11 @@ from jobs.store.scripts import known_ttl_s, queue_args, script
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted job; `waits` is false if an earlier request made it or an earlier result answers it."""
+    """An accepted job; `waits` is false if an earlier request made it or an earlier result answers it: `is_cached`."""
 
     id: str
     waits: bool
+    is_cached: bool
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class Queue:
 
 
 class JobStore(StoreClient):
-    """Jobs, for the gateway. Every method raises `StoreUnavailable` if Redis is away."""
+    """Jobs, for the gateway. Every method raises `StoreUnavailable` if Redis is away.
 
-    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+    `metrics` count the jobs that it cancels.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings, metrics: Metrics | None = None) -> None:
         super().__init__(client, settings)
+        self._metrics = metrics or Metrics()
         self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
 
     async def ping(self) -> None:
@@ -126,7 +132,7 @@ class JobStore(StoreClient):
                 raise error
             case b"full" | b"owner_full":
                 raise await self._queue_full(model, int(detail), of_owner=answer == b"owner_full")
-        return Accepted(detail.decode(), waits=answer == b"accepted")
+        return Accepted(detail.decode(), waits=answer == b"accepted", is_cached=answer == b"cached")
 
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
         """Whether `accept` would find an earlier job to answer with, or a conflict."""
@@ -269,7 +275,7 @@ class JobStore(StoreClient):
         record = await self.get(job_id, viewer)
         keys, settings = self._keys, self._settings
         async with answering():
-            await self._cancel(
+            answer = await self._cancel(
                 keys=[
                     *keys.places(record.request.model),
                     keys.known(job_id),
@@ -279,6 +285,8 @@ class JobStore(StoreClient):
                 ],
                 args=[*queue_args(keys, settings), job_id, settings.result_ttl_s, known_ttl_s(settings)],
             )
+        if answer == b"moved":
+            self._metrics.job_finished(record.request.model, JobStatus.CANCELLED)
         return await self.get(job_id, viewer)
 
     async def erase(self, job_id: str, viewer: str) -> JobRecord:

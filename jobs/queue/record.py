@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -136,6 +137,8 @@ class Claim:
     owner: str
     most_held: int | None = None
     """For a suspect: most suspects that its worker may hold at once. `None` for an ordinary job."""
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
+    """When it was claimed, on this process's monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)

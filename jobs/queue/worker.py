@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from redis.exceptions import OutOfMemoryError
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import attached, detached, result_key
+from jobs.metrics import WorkerMetrics
 from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
@@ -56,10 +58,15 @@ class Endings:
 
 
 class WorkerStore:
-    """Jobs, for workers. Thread-safe; raises `redis.RedisError`. Every call is idempotent."""
+    """Jobs, for workers. Thread-safe; raises `redis.RedisError`. Every call is idempotent.
+
+    Attributes:
+        metrics: count what becomes of the jobs.
+    """
 
     def __init__(self, settings: StoreSettings) -> None:
-        self._client = connect(settings, "cynosure-worker")
+        self.metrics = WorkerMetrics()
+        self._client = connect(settings, "cynosure-worker", observe=self.metrics.store_answered)
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
         self._claim, self._keep_quarantine, self._heartbeat, self._tell, self._finish, self._requeue = (
@@ -100,7 +107,8 @@ class WorkerStore:
         )
         if reply[0] != b"claimed":
             return NoClaim(reply[0].decode())
-        _, job_id, attempt, request, owner, most_held = reply
+        _, job_id, attempt, request, owner, most_held, waited_ms = reply
+        self.metrics.job_taken(attempt=attempt, waited_s=waited_ms / 1000)
         try:
             claim = Claim(
                 job_id.decode(),
@@ -145,7 +153,9 @@ class WorkerStore:
         for job_id, beat in held.items():
             if beat.happenings:
                 self._write_news(job_id, beat, pipe)
+        sent_at = time.perf_counter()
         answers = pipe.execute(raise_on_error=False)
+        self.metrics.store_answered("heartbeat", time.perf_counter() - sent_at)
         for answer in answers:
             # At the memory limit leases are still renewed, and the news is dropped.
             if isinstance(answer, Exception) and not isinstance(answer, OutOfMemoryError):
@@ -154,12 +164,12 @@ class WorkerStore:
 
     def finish(self, claim: Claim, made: Finished) -> bool:
         """Write the pictures and end the job; `False` if the claim is stale."""
-        return self._end(claim, JobStatus.SUCCEEDED, "", made)
+        return self._end(claim, JobStatus.SUCCEEDED, None, made)
 
     def fail(self, claim: Claim, error: JobError) -> bool:
         """End the job with an error; `False` if the claim is stale."""
         nothing = Finished(pictures=(), reproducible=False, digests=())
-        return self._end(claim, JobStatus.FAILED, error.model_dump_json(), nothing)
+        return self._end(claim, JobStatus.FAILED, error, nothing)
 
     def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
         """Give the job back to the queue; `False` if that did not queue it: the claim is stale, or the job has failed.
@@ -203,7 +213,10 @@ class WorkerStore:
             self._client.zrem(self._keys.leases, job_id)
             return "kept", None
         model: str = json.loads(raw)["model"]  # the rest may be unreadable: from a newer version
-        return self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0), model
+        result = self._give_back(job_id, model, "", Outcome.LOST, _LOST, 0.0)
+        if result != "kept":
+            self.metrics.lease_expired()
+        return result, model
 
     def due(self, model: str, *, waiting_s: float) -> int:
         """Number of jobs of `model` that can be claimed and have waited for longer than `waiting_s`."""
@@ -247,7 +260,7 @@ class WorkerStore:
             client=pipe,
         )
 
-    def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
+    def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished) -> bool:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
         answer = self._finish(
             keys=[
@@ -264,7 +277,7 @@ class WorkerStore:
                 job_id,
                 claim.attempt,
                 status.value,
-                error,
+                error.model_dump_json() if error else "",
                 json.dumps(made.hashes),
                 settings.result_ttl_s,
                 known_ttl_s(settings),
@@ -275,7 +288,14 @@ class WorkerStore:
                 *made.pictures,
             ],
         )
-        return bool(answer == b"moved")
+        if answer != b"moved":
+            self.metrics.attempt_ended(Verdict(answer.decode()))
+            return False
+        self.metrics.attempt_ended(status)
+        self.metrics.job_finished(claim.request.model, status, error.code if error else "")
+        if status is JobStatus.SUCCEEDED:
+            self.metrics.job_drawn(claim.request.model, pictures=len(made.pictures), taken_at=claim.taken_at)
+        return True
 
     def _give_back(
         self, job_id: str, model: str, attempt: str, outcome: Outcome, why: JobError | None, delay_s: float
@@ -309,4 +329,9 @@ class WorkerStore:
                 MAX_EVENTS,
             ],
         )
-        return str(answer.decode())
+        result = str(answer.decode())
+        if result != "kept":
+            self.metrics.attempt_ended(outcome)
+        if result == "failed":
+            self.metrics.job_finished(model, JobStatus.FAILED, exhausted.code)
+        return result

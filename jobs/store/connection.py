@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import redis
 import redis.asyncio
@@ -15,6 +15,7 @@ from redis.commands.core import AsyncScript
 from cynosure.errors import StoreUnavailable
 from jobs.settings import StoreSettings
 from jobs.store.keyspace import Keys
+from jobs.store.timing import AsyncTimedRedis, Observe, TimedRedis, unobserved
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving may take a second
 # Retries of a call whose connection broke, with at most 3 s of pauses in all. Every script may run twice; the headers
@@ -26,31 +27,42 @@ FSYNC_TIMEOUT_MS = int(800 * TIMEOUT_S)
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
 
-def connect(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+def connect(
+    settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S, observe: Observe = unobserved
+) -> redis.Redis:
     """A client for threads. The store lists it by `name`; `timeout_s` is longer than any of its calls may block.
+
+    `observe` is called for every script that is run, outside pipelines.
 
     The host name is resolved again for every connection, so the store may move behind it. If `CONNECTIONS` calls are
     under way, a further one waits for a connection, for `timeout_s` at most.
     """
     retry = redis.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
-    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options))
+    pool = redis.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
+    client = cast(TimedRedis, TimedRedis.from_pool(pool))
+    client.observe = observe
+    return client
 
 
-def connect_async(settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
+def connect_async(
+    settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S, observe: Observe = unobserved
+) -> redis.asyncio.Redis:
     """The same as `connect`, for coroutines."""
     retry = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
     options = _options(settings, name, timeout_s)
     pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, retry=retry, **options)
-    return redis.asyncio.Redis.from_pool(pool)
+    client = cast(AsyncTimedRedis, AsyncTimedRedis.from_pool(pool))
+    client.observe = observe
+    return client
 
 
 @asynccontextmanager
 async def connected(
-    settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S
+    settings: StoreSettings, name: str, *, timeout_s: float = TIMEOUT_S, observe: Observe = unobserved
 ) -> AsyncIterator[redis.asyncio.Redis]:
     """A client for coroutines, closed at the end."""
-    client = connect_async(settings, name, timeout_s=timeout_s)
+    client = connect_async(settings, name, timeout_s=timeout_s, observe=observe)
     try:
         yield client
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.settings import StoreSettings
@@ -31,6 +32,12 @@ def script(name: str) -> str:
     shared = _text("_queue") if name in _QUEUE_SCRIPTS else ""
     flags = " flags=allow-oom" if name in _RUN_WHEN_FULL else ""
     return f"#!lua{flags}\n{shared}{_text(name)}"
+
+
+def every_script() -> Mapping[str, str]:
+    """The texts of all scripts by name."""
+    names = sorted(path.stem for path in _FOLDER.rglob("*.lua") if not path.stem.startswith("_"))
+    return {name: script(name) for name in names}
 
 
 def _text(name: str) -> str:

@@ -10,11 +10,13 @@ from models.engine.errors import (
     SampleFailed,
 )
 from models.engine.loaded import LoadedPack
+from models.engine.observing import Distribution, Tally
 from models.engine.outline import Outline
 from models.engine.sample import Handle, Image
 
 __all__ = [
     "DeadlineExceeded",
+    "Distribution",
     "Engine",
     "EngineDied",
     "Handle",
@@ -25,5 +27,6 @@ __all__ = [
     "PackInUse",
     "SampleCancelled",
     "SampleFailed",
+    "Tally",
     "results",
 ]

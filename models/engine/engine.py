@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -29,6 +27,7 @@ from models.engine.loop import Loop
 from models.engine.measurement import Measurement
 from models.engine.outline import Outline, outline
 from models.engine.preparing import Asked, PreparingThread
+from models.engine.preparing.labels import with_class_index
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
 from models.lanes import CORES, set_thread_count
@@ -137,6 +136,11 @@ class Engine:
     def packs(self) -> Mapping[str, LoadedPack]:
         """The loaded packs by name."""
         return MappingProxyType(self._loop.packs)
+
+    @property
+    def busy_ratio(self) -> float:
+        """The share of the device that ticks have used in the last half minute, 0 to 1; measuring does not count."""
+        return self._loop.load.ratio
 
     def add(self, pack: Pack) -> None:
         """Load one more pack, and wait until it can be drawn with, while the others draw.
@@ -269,7 +273,7 @@ class Engine:
     def _courses(self, specs: Sequence[SampleSpec]) -> list[Course]:
         loaded = [self._loaded_for(spec) for spec in specs]
         asked = [
-            (each.runner.preparation, _with_class_index(spec, each.pack.labels))
+            (each.runner.preparation, with_class_index(spec, each.pack.labels))
             for each, spec in zip(loaded, specs, strict=True)
         ]
         prepared = zip(asked, self._prepared(asked), strict=True)
@@ -334,16 +338,3 @@ class Engine:
         del self._runners[name]
         self._measurement.remove(loaded)
         loaded.runner.lanes.close()
-
-
-def _with_class_index(spec: SampleSpec, labels: tuple[str, ...]) -> SampleSpec:
-    """The spec with its label as an index that the pack has."""
-    if isinstance(spec.label, str):
-        if spec.label not in labels:
-            similar = difflib.get_close_matches(spec.label, labels, 1)
-            hint = f"did you mean '{similar[0]}'?" if similar else f"it has {', '.join(labels[:20]) or 'none'}"
-            raise InvalidSpec(f"'{spec.pack}' has no label '{spec.label}'; {hint}")
-        return replace(spec, label=labels.index(spec.label))
-    if spec.label is not None and labels and not 0 <= spec.label < len(labels):
-        raise InvalidSpec(f"label {spec.label} is out of range: '{spec.pack}' has classes 0 to {len(labels) - 1}")
-    return spec

@@ -122,6 +122,7 @@ class Work:
         x: (B,C,H,W), the network's input.
         timesteps: (B,).
         conditioning: stacked along the first axis.
+        count: called with the rows and the padding of every batch.
     """
 
     network: Network
@@ -129,6 +130,7 @@ class Work:
     x: Tensor
     timesteps: Tensor
     conditioning: Conditioning
+    count: Callable[[int, int], None]
 
     def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Yield calls that evaluate the rows in `batches`, each padded to a size whose rows agree bitwise."""
@@ -145,7 +147,9 @@ class Work:
             return torch.cat([own, own[:1].expand(padding, *own.shape[1:])]) if padding else own
 
         conditioning = {name: part(tensor) for name, tensor in self.conditioning.items()}
-        return tuple(output[:count] for output in self.network(part(self.x), part(self.timesteps), conditioning))
+        outputs = self.network(part(self.x), part(self.timesteps), conditioning)
+        self.count(count, padding)
+        return tuple(output[:count] for output in outputs)
 
 
 class Evaluator:
@@ -186,11 +190,15 @@ def work_of(
     evaluation: Evaluation,
     samples: Sequence[int],
     conditioning: Sequence[Conditioning],
+    count: Callable[[int, int], None],
 ) -> Work:
-    """Build the work for the samples at the given indices, which may repeat, each with its conditioning."""
+    """Build the work for the samples at the given indices, which may repeat, each with its conditioning.
+
+    `count` is called with the rows and the padding of every batch.
+    """
     scale, timesteps = evaluation.coefficients["input_scale"], evaluation.coefficients["timestep"]
     x = evaluation.x[samples] * scale[samples][:, None, None, None]
-    return Work(network, calibration, x, timesteps[samples], stacked(conditioning, x.device))
+    return Work(network, calibration, x, timesteps[samples], stacked(conditioning, x.device), count)
 
 
 def evaluated(work: Sequence[Work], lanes: CallRunner, *, limit: int) -> list[list[Tensor]]:

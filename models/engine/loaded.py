@@ -12,6 +12,7 @@ import torch
 from models.calibration import Calibration, Networks
 from models.denoisers import Denoiser
 from models.engine.errors import SampleFailed
+from models.engine.observing import Tally
 from models.engine.runner import Runner, Shape
 from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
@@ -92,6 +93,11 @@ class LoadedPack:
     def denoiser(self) -> Denoiser:
         """Its denoiser, which defines its conditioning and picture size."""
         return self.runner.denoiser
+
+    @property
+    def tally(self) -> Tally:
+        """What its ticks and networks have done."""
+        return self.runner.tally
 
     @property
     def calibration(self) -> Calibration:

@@ -14,6 +14,7 @@ import torch
 from models.engine.errors import DeadlineExceeded, EngineDied, SampleCancelled
 from models.engine.loaded import LoadedPack
 from models.engine.measurement import Measurement
+from models.engine.observing import Load
 from models.engine.sample import Sample
 from models.engine.schedule import Turns
 from models.engine.tick import Decoding, Tick
@@ -31,6 +32,7 @@ class Loop:
     lock guards all shared state: methods that need it held have a name that ends in `_locked`.
 
     Attributes:
+        load: the cores in use.
         lock: guards the shared state; notified when there may be something to do.
         packs: by name; changed only before `serve` and by calls of `call`.
 
@@ -44,9 +46,9 @@ class Loop:
         self.lock = threading.Condition()
         self.packs: dict[str, LoadedPack] = {}
         self._measurement = measurement
+        self.load = Load(cores)
         self._cores = cores
         self._on_death = on_death
-        self._cores_in_use = 0
         self._turns = Turns()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._is_closing = False
@@ -131,7 +133,7 @@ class Loop:
             turn = CALLING if self._calls else self._turn_locked()
             cores = self._cores if turn in (CALLING, MEASURING) else self._lane_cores(self.packs[turn])
             # Freed cores are held for a pack that needs many: packs that need few would otherwise starve it.
-            has_lane = self._wait_for_locked(lambda: cores <= self._cores - self._cores_in_use)
+            has_lane = self._wait_for_locked(lambda: cores <= self._cores - self.load.in_use)
             return turn if has_lane else None
 
     def _turn_locked(self) -> str:
@@ -151,7 +153,7 @@ class Loop:
 
     def _ready_locked(self) -> list[str]:
         """The names of the turns that could use a free core."""
-        if self._cores_in_use >= self._cores:
+        if self.load.in_use >= self._cores:
             return []
         return [name for name, loaded in self.packs.items() if loaded.wants_tick] + self._measuring()
 
@@ -190,9 +192,9 @@ class Loop:
                 return
             left = self._cores - self._lane_cores(loaded)
             others = any(self._lane_cores(other) <= left and other.has_work for other in self.packs.values())
-            in_lane = loaded.lanes > 1 and (self._cores_in_use > 0 or others)
+            in_lane = loaded.lanes > 1 and (self.load.in_use > 0 or others)
             cores = self._lane_cores(loaded) * (1 if in_lane else loaded.lanes)
-            self._cores_in_use += cores
+            self.load.change(cores)
             loaded.ticks += 1
         if in_lane:
             loaded.runner.lanes.start(partial(self._run, work, loaded, InlineLane(), cores))
@@ -227,11 +229,14 @@ class Loop:
             work.run(lanes)
         except BaseException as raised:
             fault = raised
+        seconds = time.monotonic() - started
+        if isinstance(work, Tick):
+            loaded.tally.ticked(seconds)
         with self.lock:
             loaded.schedule.put_back(work.samples)
             loaded.ticks -= 1
             loaded.is_decoding = loaded.is_decoding and not isinstance(work, Decoding)
-            self._cores_in_use -= cores
+            self.load.change(-cores)
             self._fault = self._fault or fault
-            self._turns.charge(loaded.name, (time.monotonic() - started) * cores)
+            self._turns.charge(loaded.name, seconds * cores)
             self.lock.notify()

@@ -16,6 +16,7 @@ from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
 from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, work_of
+from models.engine.observing import Tally
 from models.engine.preparing import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
 from models.guidance import Guided, Predictions, combine, effects
@@ -55,6 +56,7 @@ class Runner:
         self.max_batch = calibration.denoiser.sizes[-1]
         self.measured_shapes: dict[Shape, Calibration] = {}
         self.evaluator = Evaluator(denoiser)
+        self.tally = Tally()
         self._decoded: set[tuple[int, ...]] = {denoiser.latent_shape}
 
     def warm_up(self) -> None:
@@ -111,6 +113,8 @@ class Runner:
         decoder = self.calibration_for(samples[0].shape).decoder
         calls = list(batch_calls(self._decode, latents, decoder, lanes=lanes.count))
         decoded = lanes.run([call for _, call in calls])
+        for (count, _), batch in zip(calls, decoded, strict=True):
+            self.tally.evaluated("decoder", count, len(batch) - count)
         rows = [row for (count, _), batch in zip(calls, decoded, strict=True) for row in batch[:count]]
         return [
             to_uint8(row[None], sample.course.profile.rounding)[0].cpu().numpy()
@@ -151,15 +155,16 @@ class Runner:
             rows = [evaluation.rows[number] for number in numbers]
             calibration = runner.calibration_for(evaluation.shape).denoiser
             network, calibration = runner.evaluator(calibration, evaluation.shape, shape)
-            conditioning = [row.conditioning for row in rows]
-            work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning))
+            conditioning, count = [row.conditioning for row in rows], partial(runner.tally.evaluated, "denoiser")
+            work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning, count))
         if steered := evaluation.steered:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
             inputs = [evaluation.samples[number].course.inputs for number in steered]
             conditioning = [each.condition for each in inputs if each.condition is not None]
             gradient_of, calibration = self.steering.gradient, self.calibration.classifier
-            work.append(work_of(gradient_of, calibration, evaluation, steered, conditioning))
+            count = partial(self.tally.evaluated, "classifier")
+            work.append(work_of(gradient_of, calibration, evaluation, steered, conditioning, count))
         done = evaluated(work, lanes, limit=self.limit(evaluation.shape))
         x = evaluation.x
         gradient, score = done.pop() if steered else (x[:0], x[:0, 0, 0, 0])

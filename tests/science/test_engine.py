@@ -30,6 +30,7 @@ from models.engine import (
     SampleFailed,
     results,
 )
+from models.engine.observing import LOAD_S, Load
 from models.engine.preparing import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
@@ -76,6 +77,37 @@ def engine(request: pytest.FixtureRequest, small_pack: Path) -> Iterator[Engine]
     with Engine([str(small_pack)], **how) as engine:
         assert engine.wait_until_measured(120)
         yield engine
+
+
+def test_every_row_is_counted(engine: Engine) -> None:
+    def counted() -> dict[str, float]:
+        tally = engine.packs["fashion"].tally
+        return {name: rows.total for name, rows in tally.rows.items()} | {"ticks": float(sum(tally.ticks.counts))}
+
+    before = counted()
+    guided = SampleSpec(pack="fashion", label=1, steps=6, guidance=Guidance(free_scale=3.0))
+    steered = SampleSpec(pack="fashion", label=2, steps=4, guidance=Guidance(classifier_scale=5.0, conditional=False))
+    engine.generate([replace(spec, seed=seed) for spec in (guided, steered) for seed in range(3)])
+    grown = {name: count - before[name] for name, count in counted().items()}
+    ticks = grown.pop("ticks")
+    assert grown == {"denoiser": 3 * (2 * 6 + 4), "classifier": 3 * 4, "decoder": 6}
+    assert 6 <= ticks <= 3 * (6 + 4)
+    assert 0 < engine.busy_ratio <= 1
+
+
+def test_the_load_is_the_recent_share_of_the_cores() -> None:
+    now = 0.0
+    load = Load(2, clock=lambda: now)
+    load.change(1)
+    now = 600.0
+    assert load.ratio == pytest.approx(0.5)
+    load.change(1)
+    now += 10 * LOAD_S
+    assert load.ratio == pytest.approx(1.0, abs=1e-3)
+    load.change(-2)
+    assert load.ratio == pytest.approx(1.0, abs=1e-3), "it fades"
+    now += LOAD_S
+    assert load.ratio == pytest.approx(np.exp(-1), abs=1e-3)
 
 
 def test_bytes_are_the_same_before_and_after_measuring(small_pack: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_trees_in_the_documents_are_the_folders() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(re.findall(r"^(\w+)/ ", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert listed == {*project["tool"]["importlinter"]["root_packages"], "tests", "docs", "benchmarks"}
+    assert listed == {*project["tool"]["importlinter"]["root_packages"], "tests", "docs", "deploy", "benchmarks"}
     assert all((ROOT / name).is_dir() for name in listed)
     packages = set(re.findall(r"^- `([\w.]+)`: ", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
     shipped = set(project["tool"]["setuptools"]["packages"])

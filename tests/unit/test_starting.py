@@ -12,14 +12,20 @@ from pydantic_settings import BaseSettings
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from cynosure.addresses import host_and_port, is_loopback
-from jobs.settings import StoreSettings
+from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, read_settings, unknown_variables
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS: tuple[type[BaseSettings], ...] = (GatewaySettings, OutboundSettings, StoreSettings, WorkerSettings)
+PROGRAMS: tuple[type[BaseSettings], ...] = (
+    GatewaySettings,
+    MetricsSettings,
+    OutboundSettings,
+    StoreSettings,
+    WorkerSettings,
+)
 FREE = {"CYNOSURE_GATEWAY_HOST", "CYNOSURE_GATEWAY_WEBHOOK_SECRET", "CYNOSURE_WORKER_DEVICE", "CYNOSURE_WORKER_MODELS",
-        "CYNOSURE_KEY_PREFIX", "REDIS_PASSWORD"}  # fmt: skip
+        "CYNOSURE_KEY_PREFIX", "CYNOSURE_METRICS_HOST", "REDIS_PASSWORD"}  # fmt: skip
 """Settings that take any text; some are checked where they are used."""
 
 

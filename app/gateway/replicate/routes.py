@@ -149,7 +149,7 @@ async def _create(
     with as_theirs(sent):
         submission = await decide(state, request_of(sent, card), card)
     submission = submission.told_as("prediction")
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, sent))
+    job_id = await accept(state, caller, await keyed(submission, idempotency_key, sent), "replicate")
     held_s = held_for(state, prefer, WAIT_S if prefer is not None and prefer.strip() == "wait" else None)
     made = await prediction(state, await wait_for(state, caller, job_id, held_s or 0.0), address)
     if held_s is not None and made.completed_at is None:

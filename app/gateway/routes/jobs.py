@@ -89,7 +89,7 @@ async def retry_job(
     card = await card_of(state, record.request.model)
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, request, card, is_seeded=False)
-    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, record.request))
+    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, record.request), "jobs")
     return await answer(state, caller, address, new_job_id, prefer)
 
 
@@ -108,5 +108,5 @@ async def vary_job(
     card = await card_of(state, record.request.model)
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, varied(request, changes, draw_seed), card, is_seeded=False)
-    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, changes, of_job=job_id))
+    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, changes, of_job=job_id), "jobs")
     return await answer(state, caller, address, new_job_id, prefer)

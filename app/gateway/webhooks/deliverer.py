@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import httpx
 
 from app.gateway.addresses import public_address
+from app.gateway.metrics.meters import DeliveryOutcome
 from app.gateway.outbound import ForbiddenDestination, UnknownHost
 from app.gateway.shaping import summary_of
 from app.gateway.state import State
@@ -122,6 +123,12 @@ class Deliverer:
             is_last = delivery.attempts >= len(self._retry_s) or http_status == GONE
             status = DeliveryStatus.FAILED if is_last else DeliveryStatus.PENDING
             again_s = 0.0 if is_last else self._retry_s[delivery.attempts]
+        outcome: dict[DeliveryStatus, DeliveryOutcome] = {
+            DeliveryStatus.DELIVERED: "delivered",
+            DeliveryStatus.FAILED: "failed",
+            DeliveryStatus.PENDING: "retried",
+        }
+        self._state["metrics"].webhook_called(outcome[status])
         await self._state["store"].webhooks.note(
             delivery.job_id, status, http_status=http_status, error=error, again_s=again_s
         )
