@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
+from jobs.logs import LogSettings
 from jobs.settings import StoreSettings
 from workers.settings import WorkerSettings
 
@@ -34,6 +35,7 @@ READERS: tuple[tuple[type[BaseSettings], str, str], ...] = (
     ),
     (GatewaySettings, "Gateways", "`cynosure serve` reads these, and so does the gateway that `cynosure up` starts."),
     (OutboundSettings, "Calls to webhooks", "Gateways read these."),
+    (LogSettings, "Logs", "`cynosure up`, gateways and workers read these."),
     (WorkerSettings, "Workers", "`cynosure worker` reads these, and so do the workers that `cynosure up` starts."),
 )
 OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (

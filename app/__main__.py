@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from typing import Annotated, Any
@@ -15,8 +16,11 @@ from app.gateway.settings import GatewaySettings
 from app.gateway.webhooks.signing import decoded_secret
 from app.listening import CannotListen, listening
 from app.main import create_app
+from cynosure.addresses import host_and_port
 from jobs.settings import StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
+
+log = logging.getLogger("app")
 
 
 class Protocol(H11Protocol):
@@ -29,10 +33,18 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """On shutdown, first answers clients that wait for a job: the end of the grace period would cut them off."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            addresses = (host_and_port(*each.getsockname()[:2]) for each in sockets or ())
+            log.info("the gateway listens on %s", ", ".join(addresses))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("the gateway is stopping")
         if "store" in self.lifespan.state:
             self.lifespan.state["store"].news.hang_up()
         await super().shutdown(sockets)
+        log.info("the gateway has stopped")
 
 
 def _check_secret(settings: GatewaySettings) -> None:
@@ -57,10 +69,10 @@ def main(
     ] = False,
 ) -> None:
     """Run the gateway only: the HTTP API, in the foreground."""
-    log_to(sys.stderr)
     chosen: dict[str, Any] = {"host": host, "auth": "off" if insecure_no_auth else None}
     given = {name: value for name, value in chosen.items() if value is not None}
     with refusing("cynosure serve", InvalidSettings, CannotListen):
+        log_to(sys.stderr)
         settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)

@@ -21,7 +21,9 @@ from app.gateway.door.encoding import Decompressed
 from app.gateway.door.limits import BodyLimit
 from app.gateway.door.proxies import ProxyHeaders
 from app.gateway.door.query import refuse_unknown
+from app.gateway.door.request_ids import RequestIds
 from app.gateway.errors import problems
+from app.gateway.errors.problems import REQUEST_ID
 from app.gateway.headers import SecurityHeaders
 from app.gateway.openai import routes as openai
 from app.gateway.outbound import Outbound, OutboundSettings
@@ -43,7 +45,7 @@ from jobs.settings import StoreSettings
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
     "allow_headers": ("*",),  # OpenAI's JavaScript client sends a dozen of its own, x-stainless-…
-    "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
+    "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed", REQUEST_ID),
 }
 """For the origins in the settings; without credentials, because a page must set the API key as a header itself."""
 
@@ -94,7 +96,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
     app.add_middleware(SecurityHeaders)
     app.add_middleware(HeadAsGet)
     app.add_middleware(NoticeHangUps)
-    app.add_middleware(ProxyHeaders, settings=settings)  # the middleware added last is the outermost
+    app.add_middleware(ProxyHeaders, settings=settings)
+    app.add_middleware(RequestIds, logs_access=settings.access_log)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)
     app.include_router(studio.router)

@@ -59,9 +59,9 @@ def main(
         "offload": offload,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    log_to(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback
     with refusing("cynosure worker", InvalidSettings, InvalidPack):
+        log_to(sys.stderr)
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
         packs = open_packs(settings.packs)
     warn_of_unknown_variables(WorkerSettings, StoreSettings)

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
+from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.record import Claim, Finished, Outcome, Verdict
 from jobs.queue.worker import WorkerStore
@@ -121,7 +122,8 @@ class EngineHost:
             claim = self.claims.take(model)
             while claim is not None:
                 try:
-                    self._work_on(claim)
+                    with about(job=claim.job_id, request_id=claim.origin.request_id):
+                        self._work_on(claim)
                 finally:
                     self.claims.release(claim)
                 claim = self.claims.take()
@@ -167,7 +169,7 @@ class EngineHost:
         except RedisError:
             raise
         except Exception as error:
-            log.exception("job %s failed", claim.job_id)
+            log.exception("the job failed")
             self._fail(claim, "internal", f"{type(error).__name__}: {error}")
         finally:
             self.leases.release(job)
@@ -178,7 +180,7 @@ class EngineHost:
         if claim.request.preview_every or claim.request.telemetry:
             self._retrying.call(lambda: self.leases.report(job))
         if not self._retrying.call(lambda: self._store.finish(claim, made)):
-            log.warning("job %s: attempt %d finished too late; its pictures are dropped", claim.job_id, claim.attempt)
+            log.warning("attempt %d finished too late; its pictures are dropped", claim.attempt)
 
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
@@ -219,6 +221,6 @@ class EngineHost:
         self._retrying.call(lambda: self._store.fail(claim, JobError(code=code, message=message, field=field)))
 
     def _give_back(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> None:
-        log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
+        log.warning("attempt %d is %s%s", claim.attempt, outcome, f": {why.code}: {why.message}" if why else "")
         if self._retrying.call(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
             self._doorbell.ring(claim.request.model, claim.job_id)

@@ -129,3 +129,4 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
         for helper in helpers:
             helper.stop()
         engine.close()
+        log.info("worker %s has stopped", name)

@@ -29,7 +29,8 @@ from cynosure.resolving import (
 )
 from jobs.accounts.allowance import UNLIMITED
 from jobs.accounts.api_keys import Caller
-from jobs.queue.record import Submission, new_job_id
+from jobs.logs import kept
+from jobs.queue.record import Origin, Submission, new_job_id
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ async def accept(state: State, caller: Caller, submission: Submission, *, of_bat
     async with store.allowance.charged(caller.owner, limits, request.num_images, evaluations) as bill:
         accepted = await store.jobs.accept(
             new_job_id(),
-            submission,
+            replace(submission, origin=Origin(key=caller.name, request_id=kept("request_id"))),
             owner=caller.owner,
             evaluations=evaluations,
             of_batch=of_batch,
@@ -194,5 +195,5 @@ async def accept(state: State, caller: Caller, submission: Submission, *, of_bat
             await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)
         except Exception:
             # The job is on record, and the reaper will notify a worker. An error here would make the client send twice.
-            log.exception("notifying the workers of job %s failed; the reaper will do it", accepted.id)
+            log.exception("notifying the workers failed; the reaper will do it", extra={"job": accepted.id})
     return accepted.id

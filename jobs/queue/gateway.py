@@ -21,6 +21,7 @@ from cynosure.errors import (
     ModelLeaving,
     QueueFull,
 )
+from jobs.queue.ended import log_end
 from jobs.queue.pace import Outlook, Pace, outlook_of
 from jobs.queue.record import ANONYMOUS, Happening, JobRecord, Submission, decode_record, may_see
 from jobs.settings import StoreSettings
@@ -75,7 +76,7 @@ class JobStore(StoreClient):
         keys, settings, request = self._keys, self._settings, submission.request
         key, cached_as = submission.idempotency_key, submission.cached_as
         async with answering():
-            answer, detail = await self._accepting(
+            answer, detail, *ending = await self._accepting(
                 self._accept,
                 keys=[
                     *keys.places(request.model),
@@ -108,9 +109,12 @@ class JobStore(StoreClient):
                     int(of_batch),
                     request.model,
                     request.guide_model or "",
+                    submission.origin.encoded(),
                     *(part for named in submission.inputs.items() for part in named),
                 ],
             )
+        for fields in ending:
+            log_end(detail.decode(), request.model, fields)
         return await self._outcome(request.model, answer, detail)
 
     async def _outcome(self, model: str, answer: bytes, detail: bytes) -> Accepted:
@@ -269,7 +273,7 @@ class JobStore(StoreClient):
         record = await self.get(job_id, viewer)
         keys, settings = self._keys, self._settings
         async with answering():
-            await self._cancel(
+            _, *ending = await self._cancel(
                 keys=[
                     *keys.places(record.request.model),
                     keys.known(job_id),
@@ -279,6 +283,8 @@ class JobStore(StoreClient):
                 ],
                 args=[*queue_args(keys, settings), job_id, settings.result_ttl_s, known_ttl_s(settings)],
             )
+        for fields in ending:
+            log_end(job_id, record.request.model, fields)
         return await self.get(job_id, viewer)
 
     async def erase(self, job_id: str, viewer: str) -> JobRecord:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -56,6 +56,37 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a job comes from, for logs and traces only; empty strings for what there is not.
+
+    Attributes:
+        key: name of the API key.
+        request_id: id of the HTTP request that was accepted.
+        traceparent: the span that accepted it, as W3C Trace Context writes it.
+    """
+
+    key: str = ""
+    request_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        return self.traceparent[3:35]
+
+    def encoded(self) -> str:
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
+
+    @classmethod
+    def decoded(cls, text: str) -> Origin:
+        """The origin in a record; older versions wrote none, and newer ones may write more."""
+        written = json.loads(text or "{}")
+        return cls(**{each.name: written.get(each.name, "") for each in fields(cls)})
+
+
+UNKNOWN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
 
@@ -77,6 +108,7 @@ class JobRecord:
     warnings: tuple[str, ...]
     attempts: tuple[Attempt, ...]
     not_before_ms: int | None
+    origin: Origin
 
     @property
     def progress(self) -> float:
@@ -96,6 +128,7 @@ class Submission:
         cached_as: the key of its result in the result cache; `None` if it must be drawn.
         idempotency_key: the client's key, if any.
         fingerprint: SHA-256 of the request that the idempotency key stands for.
+        origin: where it comes from.
     """
 
     request: ResolvedRequest
@@ -104,6 +137,7 @@ class Submission:
     cached_as: str | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""
+    origin: Origin = UNKNOWN
 
     @classmethod
     def of(cls, request: ResolvedRequest, **rest: Any) -> Submission:
@@ -136,6 +170,9 @@ class Claim:
     owner: str
     most_held: int | None = None
     """For a suspect: most suspects that its worker may hold at once. `None` for an ordinary job."""
+    origin: Origin = UNKNOWN
+    waited_s: float = 0.0
+    """Seconds since it was accepted, or was last given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +262,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         warnings=tuple(json.loads(text["warnings"])) if text.get("warnings") else (),
         attempts=_attempts(text),
         not_before_ms=moment("not_before_ms"),
+        origin=Origin.decoded(text.get("origin", "")),
     )
 
 

@@ -17,7 +17,8 @@ from redis.exceptions import OutOfMemoryError
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import attached, detached, result_key
-from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
+from jobs.queue.ended import log_end
+from jobs.queue.record import Beat, Claim, Finished, NoClaim, Origin, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
 from jobs.store.keyspace import Keys
@@ -40,7 +41,8 @@ def backoff_s(attempt: int) -> float:
 def _log_unreadable(job_id: str, error: ValidationError) -> None:
     """Log which fields are invalid, but not their values: those are the client's."""
     faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    log.error("job %s: this version can't read its request, but another may: %s", job_id, faults)
+    line = "this version can't read the job's request, but another may: %s"
+    log.error(line, faults, extra={"job": job_id})
 
 
 class Endings:
@@ -100,7 +102,7 @@ class WorkerStore:
         )
         if reply[0] != b"claimed":
             return NoClaim(reply[0].decode())
-        _, job_id, attempt, request, owner, most_held = reply
+        _, job_id, attempt, request, owner, most_held, origin, waited_ms = reply
         try:
             claim = Claim(
                 job_id.decode(),
@@ -108,6 +110,8 @@ class WorkerStore:
                 ResolvedRequest.model_validate_json(request),
                 owner.decode(),
                 most_held=most_held or None,  # the script returns 0 for an ordinary job
+                origin=Origin.decoded(origin.decode()),
+                waited_s=waited_ms / 1000,
             )
         except ValidationError as error:  # from a newer version, during a rolling upgrade
             _log_unreadable(job_id.decode(), error)
@@ -249,7 +253,7 @@ class WorkerStore:
 
     def _end(self, claim: Claim, status: JobStatus, error: str, made: Finished) -> bool:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
-        answer = self._finish(
+        answer, *ending = self._finish(
             keys=[
                 *keys.places(claim.request.model),
                 keys.images(job_id),
@@ -275,6 +279,8 @@ class WorkerStore:
                 *made.pictures,
             ],
         )
+        for fields in ending:
+            log_end(job_id, claim.request.model, fields)
         return bool(answer == b"moved")
 
     def _give_back(
@@ -286,7 +292,7 @@ class WorkerStore:
             code="attempts_exhausted",
             message=f"All {settings.max_attempts} attempts failed{reason}",
         )
-        answer = self._requeue(
+        answer, *ending = self._requeue(
             keys=[
                 *keys.places(model),
                 keys.known(job_id),
@@ -309,4 +315,6 @@ class WorkerStore:
                 MAX_EVENTS,
             ],
         )
+        for fields in ending:
+            log_end(job_id, model, fields)
         return str(answer.decode())

@@ -47,7 +47,7 @@ class ProxyHeaders:
             address = self._public or (self._forwarded(scope["scheme"], headers) if self._trusts(scope) else direct)
         except InvalidRequest as error:
             answer = from_error(error, scope)
-            secure(answer.headers)  # this is the outermost middleware
+            secure(answer.headers)  # this runs outside the middleware that does it
             await answer(scope, receive, send)
             return
         keep_address(scope, address)

@@ -85,7 +85,7 @@ class Deliverer:
                 outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
                 for job_id, failure in zip(due, outcomes, strict=True):
                     if isinstance(failure, Exception):  # its lease expires, and it is tried again
-                        log.error("delivering the webhook of job %s failed", job_id, exc_info=failure)
+                        log.error("delivering a webhook failed", exc_info=failure, extra={"job": job_id})
             except CynosureError as error:
                 due = []
                 log.warning("delivering webhooks is paused: %s", error)
@@ -125,6 +125,9 @@ class Deliverer:
         await self._state["store"].webhooks.note(
             delivery.job_id, status, http_status=http_status, error=error, again_s=again_s
         )
+        told = {"job": delivery.job_id, "http_status": http_status, "error": error or None, "again_s": again_s or None}
+        level = logging.INFO if status is DeliveryStatus.DELIVERED else logging.WARNING
+        log.log(level, "webhook %s", status, extra={**told, "attempt": delivery.attempts + 1})
 
     async def _delivery(self, job_id: str) -> Delivery | None:
         webhooks = self._state["store"].webhooks
