@@ -85,7 +85,8 @@ def unknown_variables(*kinds: type[BaseSettings]) -> dict[str, str | None]:
 
     Those that begin like the settings of other programs are left to these programs.
     """
-    known = {_variable(kind, name) for kind in (LogSettings, *kinds) for name in kind.model_fields}
+    read: tuple[type[BaseSettings], ...] = (LogSettings, *kinds)
+    known = {_variable(kind, name) for kind in read for name in kind.model_fields}
     others = tuple(set(_PROGRAMS) - {_prefix(kind) for kind in kinds})
     names = [name for name in os.environ if name.upper().startswith(_PREFIX)]
     unknown = sorted(
