@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sys
@@ -17,6 +18,7 @@ from app.gateway.webhooks.signing import decoded_secret
 from app.listening import CannotListen, listening
 from app.main import create_app
 from cynosure.addresses import host_and_port
+from jobs import traces
 from jobs.settings import StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 
@@ -44,6 +46,7 @@ class Server(uvicorn.Server):
         if "store" in self.lifespan.state:
             self.lifespan.state["store"].news.hang_up()
         await super().shutdown(sockets)
+        await asyncio.to_thread(traces.stop)
         log.info("the gateway has stopped")
 
 
@@ -76,6 +79,7 @@ def main(
         settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)
+        traces.start("cynosure-gateway")
         sockets = listening(settings.host, port)
     warn_of_unknown_variables(GatewaySettings, OutboundSettings, StoreSettings)
     config = uvicorn.Config(

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway import schema
@@ -37,6 +38,7 @@ from app.gateway.studio import routes as studio
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer, job_event
 from cynosure import __version__
+from jobs import traces
 from jobs.gateway import Store
 from jobs.queue.background import end
 from jobs.queue.doorbell import Doorbell
@@ -65,6 +67,19 @@ async def _at_work(state: State) -> AsyncIterator[None]:
             await end(task)
 
 
+def _telemetry() -> TelemetryConfig:
+    """FastAPI's own spans of requests, if there is a collector; not of the parts inside, nor of probes."""
+    return {
+        "tracer_provider": traces.provider(),
+        "tracing": traces.provider() is not None,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope["path"] in ("/healthz", "/readyz"),
+    }
+
+
 def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> FastAPI:
     """Build the gateway; connections open when it starts."""
 
@@ -85,6 +100,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings) -> Fast
         docs_url=None,  # routes/docs.py serves it, with a content security policy
         openapi_url=None,  # and this, with the public address
         redoc_url=None,
+        telemetry=_telemetry(),
     )
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={"/batches": settings.max_batch_bytes})

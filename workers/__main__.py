@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs import traces
 from jobs.settings import StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 from models.pack import InvalidPack, open_packs
@@ -64,6 +65,8 @@ def main(
         log_to(sys.stderr)
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
         packs = open_packs(settings.packs)
+        if not check:
+            traces.start("cynosure-worker")
     warn_of_unknown_variables(WorkerSettings, StoreSettings)
     if check:
         return

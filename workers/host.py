@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -13,9 +14,10 @@ from redis.exceptions import RedisError
 from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
+from jobs import traces
 from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
-from jobs.queue.record import Claim, Finished, Outcome, Verdict
+from jobs.queue.record import Claim, Finished, Outcome, Verdict, trace_id_of
 from jobs.queue.worker import WorkerStore
 from models.engine import (
     DeadlineExceeded,
@@ -34,11 +36,27 @@ from workers.claims import Claims
 from workers.drawing.cards import card_of, with_batches
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
+from workers.drawing.timeline import traced
 from workers.drawing.warnings import warnings_of_job
 from workers.leases import HeldJob, LeaseKeeper
 from workers.retrying import Retrying
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _told(claim: Claim) -> Iterator[None]:
+    """Tell logs and traces which job it is that is worked on inside."""
+    origin, given_at = claim.origin, claim.given_at
+    queued_at = given_at - claim.waited_s
+    what = {"job": claim.job_id, "model": claim.request.model, "attempt": claim.attempt}
+    with (
+        about(job=claim.job_id, request_id=origin.request_id, trace_id=trace_id_of(origin.traceparent)),
+        traces.span("job", parent=origin.traceparent, began_at=queued_at, **what),
+    ):
+        traces.add("queue", queued_at, given_at)
+        traces.add("claim", claim.asked_at, given_at)
+        yield
 
 
 class EngineHost:
@@ -122,7 +140,7 @@ class EngineHost:
             claim = self.claims.take(model)
             while claim is not None:
                 try:
-                    with about(job=claim.job_id, request_id=claim.origin.request_id):
+                    with _told(claim):
                         self._work_on(claim)
                 finally:
                     self.claims.release(claim)
@@ -179,7 +197,9 @@ class EngineHost:
         made = self._draw(job)
         if claim.request.preview_every or claim.request.telemetry:
             self._retrying.call(lambda: self.leases.report(job))
-        if not self._retrying.call(lambda: self._store.finish(claim, made)):
+        with traces.span("finish"):
+            is_ours = self._retrying.call(lambda: self._store.finish(claim, made))
+        if not is_ours:
             log.warning("attempt %d finished too late; its pictures are dropped", claim.attempt)
 
     def _draw(self, job: HeldJob) -> Finished:
@@ -187,24 +207,26 @@ class EngineHost:
         card = self.cards[request.model]
         guide = self.cards.get(request.guide_model) if request.guide_model is not None else None
         try:
-            specs = specs_of(job.claim.job_id, request, card)
-            job.attach(
-                self._engine.submit_all(
-                    specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
-                )
-            )
-            pictures = results(job.handles)
+            with traces.span("prepare"):
+                specs = specs_of(job.claim.job_id, request, card)
+                on_preview = job.add_preview if request.preview_every else None
+                job.attach(self._engine.submit_all(specs, timeout=self._job_timeout_s, on_preview=on_preview))
+            with traced(job.handles):
+                pictures = results(job.handles)
         except BaseException:
             for handle in job.handles:  # one picture failed: free its siblings' rows for other jobs
                 handle.cancel()
             raise
         models = [card, guide] if guide is not None else [card]
-        return Finished(
-            pictures=tuple(
+        with traces.span("encode"):
+            pngs = tuple(
                 png_of(picture, cell, index, card, guide)
                 for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
-            ),
-            sheet=sheet_of(pictures, request, card),
+            )
+            sheet = sheet_of(pictures, request, card)
+        return Finished(
+            pictures=pngs,
+            sheet=sheet,
             reproducible=self._is_reproducible(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digests=tuple(model.drawn_by for model in models),

@@ -14,6 +14,7 @@ from functools import partial
 from celery import Celery
 from celery.platforms import SecurityWarning
 
+from jobs import traces
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
 from jobs.queue.doorbell import Doorbell
@@ -129,4 +130,5 @@ def serve(settings: WorkerSettings, store_settings: StoreSettings, packs: Sequen
         for helper in helpers:
             helper.stop()
         engine.close()
+        traces.stop()
         log.info("worker %s has stopped", name)

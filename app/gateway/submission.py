@@ -27,6 +27,7 @@ from cynosure.resolving import (
     result_key,
     with_real_names,
 )
+from jobs import traces
 from jobs.accounts.allowance import UNLIMITED
 from jobs.accounts.api_keys import Caller
 from jobs.logs import kept
@@ -182,13 +183,15 @@ async def accept(state: State, caller: Caller, submission: Submission, *, of_bat
     if limits.has_quota and await store.jobs.has_answer(caller.owner, key, cached_as):
         limits = UNLIMITED  # replays and cache hits are free, so an exhausted quota must not block them
     async with store.allowance.charged(caller.owner, limits, request.num_images, evaluations) as bill:
-        accepted = await store.jobs.accept(
-            new_job_id(),
-            replace(submission, origin=Origin(key=caller.name, request_id=kept("request_id"))),
-            owner=caller.owner,
-            evaluations=evaluations,
-            of_batch=of_batch,
-        )
+        with traces.span("accept", model=request.model):
+            origin = Origin(key=caller.name, request_id=kept("request_id"), traceparent=traces.traceparent())
+            accepted = await store.jobs.accept(
+                new_job_id(),
+                replace(submission, origin=origin),
+                owner=caller.owner,
+                evaluations=evaluations,
+                of_batch=of_batch,
+            )
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     if accepted.waits:
         try:

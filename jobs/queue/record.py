@@ -55,6 +55,11 @@ class Attempt:
     error: JobError | None = None
 
 
+def trace_id_of(traceparent: str) -> str:
+    """The trace's id in W3C's `00-TRACE-SPAN-FLAGS`."""
+    return traceparent[3:35]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a job comes from, for logs and traces only; empty strings for what there is not.
@@ -68,10 +73,6 @@ class Origin:
     key: str = ""
     request_id: str = ""
     traceparent: str = ""
-
-    @property
-    def trace_id(self) -> str:
-        return self.traceparent[3:35]
 
     def encoded(self) -> str:
         return json.dumps({name: value for name, value in asdict(self).items() if value})
@@ -173,6 +174,10 @@ class Claim:
     origin: Origin = UNKNOWN
     waited_s: float = 0.0
     """Seconds since it was accepted, or was last given back."""
+    asked_at: float = 0.0
+    """When the worker asked for a job, on `time.monotonic`."""
+    given_at: float = 0.0
+    """When it was given this one."""
 
 
 @dataclass(frozen=True, slots=True)

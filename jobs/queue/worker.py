@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,7 +86,7 @@ class WorkerStore:
 
         A job whose request this version can't read is given back, and any worker may take it after a back-off.
         """
-        keys, token = self._keys, secrets.token_hex(8)
+        keys, token, asked_at = self._keys, secrets.token_hex(8), time.monotonic()
         reply = self._claim(
             keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
             args=[
@@ -112,6 +113,8 @@ class WorkerStore:
                 most_held=most_held or None,  # the script returns 0 for an ordinary job
                 origin=Origin.decoded(origin.decode()),
                 waited_s=waited_ms / 1000,
+                asked_at=asked_at,
+                given_at=time.monotonic(),
             )
         except ValidationError as error:  # from a newer version, during a rolling upgrade
             _log_unreadable(job_id.decode(), error)

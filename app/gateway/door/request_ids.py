@@ -11,7 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.errors.problems import REQUEST_ID
+from jobs import traces
 from jobs.logs import keep
+from jobs.queue.record import trace_id_of
 
 log = logging.getLogger("app.access")
 
@@ -37,7 +39,10 @@ class RequestIds:
             return
         sent = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(16)
-        keep(request_id=request_id)  # each request has a task of its own, and so a context
+        # Each request has a task of its own, and so a context.
+        keep(request_id=request_id, trace_id=trace_id_of(traces.traceparent()))
+        # Queries are for nobody's eyes here either: FastAPI's span has them.
+        traces.describe({"cynosure.request_id": request_id, **({"url.query": "…"} if scope["query_string"] else {})})
         path, started, status = scope["path"], time.monotonic(), 500  # unless the answer begins
 
         async def with_id(message: Message) -> None:

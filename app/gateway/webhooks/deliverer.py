@@ -17,6 +17,7 @@ from app.gateway.webhooks.signing import decoded_secret, headers_of, secret_of
 from cynosure.contract import ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, JobExpired, JobNotFound, UnsupportedField, WebhookNotFound
 from cynosure.webhooks import DeliveryStatus, JobEvent
+from jobs import traces
 from jobs.queue.pace import Outlook
 from jobs.queue.record import EVERYONE, JobRecord
 from jobs.webhooks import Delivery
@@ -100,10 +101,15 @@ class Deliverer:
         if delivery is None:
             await self._state["store"].webhooks.drop(job_id)
             return
+        with traces.span("webhook", parent=delivery.traceparent, job=job_id, attempt=delivery.attempts + 1):
+            await self._attempt(delivery)
+
+    async def _attempt(self, delivery: Delivery) -> None:
         body, http_status, error = delivery.body.encode(), None, ""
         secret = secret_of(self._secret, delivery.owner)
         # The id is derived from the job, so a receiver can recognise a repeated message.
-        headers = headers_of(secret, f"msg_{job_id}", int(time.time()), body)
+        headers = headers_of(secret, f"msg_{delivery.job_id}", int(time.time()), body)
+        headers |= {"traceparent": parent} if (parent := traces.traceparent()) else {}
         try:
             http_status = await self._state["outbound"].post(
                 delivery.url, content=body, headers={**headers, "Content-Type": "application/json"}
@@ -142,5 +148,6 @@ class Deliverer:
         if record.request.webhook_url is None:
             return None
         body = await self._formats[record.request.webhook_format](self._state, record)
-        await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), body)
+        url = str(record.request.webhook_url)
+        await webhooks.begin(job_id, record.owner, url, body, record.origin.traceparent)
         return await webhooks.get(job_id, EVERYONE)
