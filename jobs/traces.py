@@ -6,6 +6,7 @@ Without one, OpenTelemetry is not imported, and every function here does nothing
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
+STOP_S = 5.0  # a collector that is away holds up the end no longer
 _PROTOCOL = "http/protobuf"
 _provider: TracerProvider | None = None
 
@@ -46,16 +48,19 @@ def start(program: str) -> None:
         remedy = "pip install 'cynosure[traces]'"
         raise InvalidSettings(f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is missing: {remedy}") from None
     name = os.environ.get("OTEL_SERVICE_NAME", program)
-    _provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
+    resource = Resource.create({"service.name": name, "service.version": __version__})
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 
 
 def stop() -> None:
-    """Send what was not sent yet, for some seconds at most, and then nothing more."""
+    """Send what was not sent yet, within `STOP_S`, and then nothing more."""
     global _provider
     stopped, _provider = _provider, None
     if stopped is not None:
-        stopped.shutdown()
+        sending = threading.Thread(target=stopped.shutdown, name="traces", daemon=True)
+        sending.start()
+        sending.join(STOP_S)
 
 
 def provider() -> TracerProvider | None:
@@ -81,20 +86,14 @@ def span(
     with _provider.get_tracer("cynosure").start_as_current_span(
         name,
         context=_context(parent),
-        attributes=_named(attributes),
+        attributes={f"cynosure.{key}": value for key, value in attributes.items()},
         start_time=None if began_at is None else _unix_ns(began_at),
         record_exception=False,  # a log has it
     ):
         yield
 
 
-def add(
-    name: str,
-    began_at: float,
-    ended_at: float,
-    ticks: Sequence[tuple[int, float]] = (),
-    **attributes: str | int | float,
-) -> None:
+def add(name: str, began_at: float, ended_at: float, ticks: Sequence[tuple[int, float]] = ()) -> None:
     """Add a span of the past, in the one around; times are those of `time.monotonic`.
 
     Args:
@@ -137,10 +136,6 @@ def _context(parent: str) -> Context | None:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract({"traceparent": parent})
-
-
-def _named(attributes: dict[str, str | int | float]) -> dict[str, str | int | float]:
-    return {f"cynosure.{name}": value for name, value in attributes.items()}
 
 
 def _unix_ns(at: float) -> int:

@@ -49,10 +49,16 @@ def _told(claim: Claim) -> Iterator[None]:
     """Tell logs and traces which job it is that is worked on inside."""
     origin, given_at = claim.origin, claim.given_at
     queued_at = given_at - claim.waited_s
-    what = {"job": claim.job_id, "model": claim.request.model, "attempt": claim.attempt}
     with (
         about(job=claim.job_id, request_id=origin.request_id, trace_id=trace_id_of(origin.traceparent)),
-        traces.span("job", parent=origin.traceparent, began_at=queued_at, **what),
+        traces.span(
+            "job",
+            parent=origin.traceparent,
+            began_at=queued_at,
+            job=claim.job_id,
+            model=claim.request.model,
+            attempt=claim.attempt,
+        ),
     ):
         traces.add("queue", queued_at, given_at)
         traces.add("claim", claim.asked_at, given_at)
