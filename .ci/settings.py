@@ -64,6 +64,18 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         },
     ),
     (
+        "Traces",
+        "Gateways and workers read these, and the others of [OpenTelemetry]"
+        "(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).",
+        {
+            "`OTEL_EXPORTER_OTLP_ENDPOINT`": (
+                "Address of a collector, such as `http://127.0.0.1:4318`. Without it no traces are made."
+            ),
+            "`OTEL_EXPORTER_OTLP_PROTOCOL`": "Only `http/protobuf`, the default.",
+            "`OTEL_SERVICE_NAME`": "The service's name; `cynosure-gateway` and `cynosure-worker` if unset.",
+        },
+    ),
+    (
         "Docker Compose",
         "Only `docker-compose.yml` reads these.",
         {

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TextIO
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+log = logging.getLogger(__name__)
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -53,12 +57,26 @@ def kept(name: str) -> str:
 
 
 def write_to(stream: TextIO, form: str) -> None:
-    """Log to a stream from now on, in a form of `LogSettings.format`; Python's warnings, too."""
+    """Log to a stream from now on, in a form of `LogSettings.format`; Python's warnings and uncaught errors, too."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if form == "json" else ConsoleLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = _log_fatal, _log_fatal_of_thread
     logging.getLogger("httpx").setLevel(logging.WARNING)  # else it logs every request
+
+
+def _log_fatal(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        log.critical("ended by an error", exc_info=(kind, error, traceback))
+
+
+def _log_fatal_of_thread(of: threading.ExceptHookArgs) -> None:
+    if of.exc_value is not None and not isinstance(of.exc_value, SystemExit):
+        name = of.thread.name if of.thread is not None else "?"
+        log.critical("thread %s ended by an error", name, exc_info=(of.exc_type, of.exc_value, of.exc_traceback))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

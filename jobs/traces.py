@@ -130,6 +130,11 @@ def traceparent() -> str:
     return headers.get("traceparent", "")
 
 
+def trace_id_of(traceparent: str) -> str:
+    """The trace's id in W3C's `00-TRACE-SPAN-FLAGS`; empty if that is."""
+    return traceparent[3:35]
+
+
 def _context(parent: str) -> Context | None:
     if not parent:
         return None

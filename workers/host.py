@@ -17,7 +17,7 @@ from cynosure.resolving import cells_of
 from jobs import traces
 from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
-from jobs.queue.record import Claim, Finished, Outcome, Verdict, trace_id_of
+from jobs.queue.record import Claim, Finished, Outcome, Verdict
 from jobs.queue.worker import WorkerStore
 from models.engine import (
     DeadlineExceeded,
@@ -50,7 +50,7 @@ def _told(claim: Claim) -> Iterator[None]:
     origin, given_at = claim.origin, claim.given_at
     queued_at = given_at - claim.waited_s
     with (
-        about(job=claim.job_id, request_id=origin.request_id, trace_id=trace_id_of(origin.traceparent)),
+        about(job=claim.job_id, request_id=origin.request_id, trace_id=traces.trace_id_of(origin.traceparent)),
         traces.span(
             "job",
             parent=origin.traceparent,

@@ -6,7 +6,8 @@ import json
 import logging
 from collections.abc import Sequence
 
-from jobs.queue.record import Origin, trace_id_of
+from jobs import traces
+from jobs.queue.record import Origin
 
 log = logging.getLogger("jobs")
 
@@ -35,6 +36,6 @@ def log_end(job_id: str, model: str, fields: Sequence[bytes | None]) -> None:
         "cached": True if cached else None,
         "key": come_from.key or None,
         "request_id": come_from.request_id or None,
-        "trace_id": trace_id_of(come_from.traceparent) or None,
+        "trace_id": traces.trace_id_of(come_from.traceparent) or None,
     }
     log.info("job ended", extra=line)

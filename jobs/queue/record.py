@@ -55,11 +55,6 @@ class Attempt:
     error: JobError | None = None
 
 
-def trace_id_of(traceparent: str) -> str:
-    """The trace's id in W3C's `00-TRACE-SPAN-FLAGS`."""
-    return traceparent[3:35]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a job comes from, for logs and traces only; empty strings for what there is not.

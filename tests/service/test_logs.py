@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,7 @@ import redis
 from fastapi.testclient import TestClient
 
 from cynosure.contract import JobError, ModelCard, ResolvedRequest
-from jobs.logs import ConsoleLines, JsonLines, about, keep, kept
+from jobs.logs import ConsoleLines, JsonLines, about, keep, kept, write_to
 from jobs.queue.gateway import JobStore
 from jobs.queue.record import ANONYMOUS, EVERYONE, Claim, Finished, Outcome
 from jobs.queue.worker import WorkerStore
@@ -69,6 +71,34 @@ def test_a_line_of_json_is_an_object_with_the_same() -> None:
     assert fields.pop("time").endswith("+00:00")
     about_it = {"job": "K", "request_id": "R", "waited_s": 0.5}
     assert fields == {"level": "ERROR", "logger": "x.y", "message": FORGED, **about_it}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What a program writes that logs as JSON."""
+    root, hooks, stream = logging.getLogger(), (sys.excepthook, threading.excepthook), io.StringIO()
+    level = root.level
+    monkeypatch.setattr(root, "handlers", [])
+    try:
+        write_to(stream, "json")
+        yield stream
+    finally:
+        sys.excepthook, threading.excepthook = hooks
+        logging.captureWarnings(False)
+        root.setLevel(level)
+
+
+def test_what_nobody_catches_is_a_line_too(written: io.StringIO) -> None:
+    thread = threading.Thread(target=lambda: 1 / 0, name="engine")
+    thread.start()
+    thread.join()
+    sys.excepthook(ValueError, ValueError("x"), None)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [
+        ("CRITICAL", "thread engine ended by an error"),
+        ("CRITICAL", "ended by an error"),
+    ]
+    assert lines[0]["exception"].endswith("ZeroDivisionError: division by zero")
 
 
 async def ended_job(

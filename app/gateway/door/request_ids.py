@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.gateway.errors.problems import REQUEST_ID
 from jobs import traces
 from jobs.logs import keep
-from jobs.queue.record import trace_id_of
 
 log = logging.getLogger("app.access")
 
@@ -40,8 +39,8 @@ class RequestIds:
         sent = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(16)
         # Each request has a task of its own, and so a context.
-        keep(request_id=request_id, trace_id=trace_id_of(traces.traceparent()))
-        # Queries are for nobody's eyes here either: FastAPI's span has them.
+        keep(request_id=request_id, trace_id=traces.trace_id_of(traces.traceparent()))
+        # FastAPI's span has the query string, which may hold a signature.
         traces.describe({"cynosure.request_id": request_id, **({"url.query": "…"} if scope["query_string"] else {})})
         path, started, status = scope["path"], time.monotonic(), 500  # unless the answer begins
 

@@ -142,7 +142,7 @@ def install(app: FastAPI) -> None:
             status=500,
             code="internal",
             title="Internal error",
-            detail="The server failed unexpectedly; its log has the details.",
+            detail=f"The server failed unexpectedly; its log has the details of request {kept('request_id')}.",
             headers={REQUEST_ID: kept("request_id")},
         )
         secure(answer.headers)  # this handler runs outside all middleware
