@@ -70,8 +70,8 @@ async def _at_work(state: State) -> AsyncIterator[None]:
 def _telemetry() -> TelemetryConfig:
     """FastAPI's own spans of requests, if there is a collector; not of the parts inside, nor of probes."""
     return {
-        "tracer_provider": traces.provider(),
-        "tracing": traces.provider() is not None,
+        "tracer_provider": traces.tracer_provider(),
+        "tracing": traces.tracer_provider() is not None,
         "metrics": False,
         "logs": False,
         "operation_spans": False,

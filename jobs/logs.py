@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 log = logging.getLogger(__name__)
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = re.compile(r"[\w.:/@+,=-]+")
 _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=MappingProxyType({}))
 
@@ -86,15 +86,26 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class ConsoleLines(logging.Formatter):
-    """`TIME LOGGER LEVEL message name=value …`; only a traceback takes further lines."""
+    """`TIME LOGGER LEVEL message name=value …`; only a traceback takes further lines, which are indented.
+
+    Control characters are escaped: what a client sent can't forge a line.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(name)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line without a traceback. Line breaks in it are escaped: what a client sent can't forge a line."""
-        line = _BREAKS.sub(lambda found: ascii(found[0])[1:-1], super().formatMessage(record))
+        """The line without a traceback."""
+        line = _escaped(super().formatMessage(record))
         return " ".join([line, *(f"{name}={_written(value)}" for name, value in _fields(record).items())])
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback."""
+        return "\n".join(f"  {_escaped(line)}" for line in super().formatException(ei).splitlines())
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _written(value: Any) -> str:

@@ -63,7 +63,7 @@ def stop() -> None:
         sending.join(STOP_S)
 
 
-def provider() -> TracerProvider | None:
+def tracer_provider() -> TracerProvider | None:
     """OpenTelemetry's provider, for libraries that make spans themselves; `None` without a collector."""
     return _provider
 
@@ -80,10 +80,11 @@ def span(
         began_at: when it began, on `time.monotonic`; by default now.
         attributes: of the span; their names get the prefix `cynosure.`.
     """
-    if _provider is None:
+    provider = _provider  # another thread may stop all this
+    if provider is None:
         yield
         return
-    with _provider.get_tracer("cynosure").start_as_current_span(
+    with provider.get_tracer("cynosure").start_as_current_span(
         name,
         context=_context(parent),
         attributes={f"cynosure.{key}": value for key, value in attributes.items()},
@@ -102,9 +103,10 @@ def add(name: str, began_at: float, ended_at: float, ticks: Sequence[tuple[int, 
         ended_at: its end.
         ticks: evaluations done, and when: an event each.
     """
-    if _provider is None:
+    provider = _provider
+    if provider is None:
         return
-    past = _provider.get_tracer("cynosure").start_span(name, start_time=_unix_ns(began_at))
+    past = provider.get_tracer("cynosure").start_span(name, start_time=_unix_ns(began_at))
     for evaluations, at in ticks:
         past.add_event("tick", {"cynosure.evaluations": evaluations}, timestamp=_unix_ns(at))
     past.end(_unix_ns(ended_at))

@@ -277,7 +277,7 @@ def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) 
         for folder in folders:
             if folder != data:
                 shutil.rmtree(folder, ignore_errors=True)
-        log.info("stopped")
+    log.info("stopped")
 
 
 if __name__ == "__main__":

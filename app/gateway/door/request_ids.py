@@ -42,7 +42,8 @@ class RequestIds:
         keep(request_id=request_id, trace_id=traces.trace_id_of(traces.traceparent()))
         # FastAPI's span has the query string, which may hold a signature.
         traces.describe({"cynosure.request_id": request_id, **({"url.query": "…"} if scope["query_string"] else {})})
-        path, started, status = scope["path"], time.monotonic(), 500  # unless the answer begins
+        path, started = scope["path"], time.monotonic()
+        status: int | None = None  # stays so if the client goes before the answer begins
 
         async def with_id(message: Message) -> None:
             nonlocal status
@@ -53,6 +54,9 @@ class RequestIds:
 
         try:
             await self.app(scope, receive, with_id)
+        except Exception:
+            status = status or 500  # which is answered outside
+            raise
         finally:
             if self._logs_access:
                 seconds = round(time.monotonic() - started, 3)
