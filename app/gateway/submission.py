@@ -192,6 +192,7 @@ async def accept(state: State, caller: Caller, submission: Submission, *, of_bat
                 evaluations=evaluations,
                 of_batch=of_batch,
             )
+            traces.describe({"cynosure.job": accepted.id})
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     if accepted.waits:
         try:

@@ -105,6 +105,7 @@ def test_a_job_is_followed_from_its_request_to_its_webhook(
     assert "secret" not in str(refused)
     accept, job, webhook = (collector.named(name) for name in ("accept", "job", "webhook"))
     assert accept.parent_span_id == request.span_id
+    assert attributes(accept)["cynosure.job"] == job_id
     assert job.parent_span_id == webhook.parent_span_id == accept.span_id
     assert attributes(job) == {"cynosure.job": job_id, "cynosure.model": "fashion", "cynosure.attempt": 1}
     [(headers, _)] = receiver.told
