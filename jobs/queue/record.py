@@ -169,9 +169,9 @@ class Claim:
     origin: Origin = UNKNOWN
     waited_s: float = 0.0
     """Seconds since it was accepted, or was last given back."""
-    asked_at: float = 0.0
+    asked_at: float = field(default=0.0, compare=False)
     """When the worker asked for a job, on `time.monotonic`."""
-    given_at: float = 0.0
+    given_at: float = field(default=0.0, compare=False)
     """When it was given this one."""
 
 
