@@ -27,7 +27,7 @@ FROM build AS build-gateway
 # DL3013 asks for pinned packages; here the package is this checkout, and pyproject.toml has the ranges.
 # The wheel holds all packages; the gateway never imports these two, and the weights are most of its size.
 # hadolint ignore=DL3013
-RUN pip install '.[gateway]' \
+RUN pip install '.[gateway,traces]' \
     && rm -r /opt/venv/lib/python3.11/site-packages/models /opt/venv/lib/python3.11/site-packages/workers
 
 # From `base`, not `build`: this layer is gigabytes and must not be made again for a change in the source.
@@ -41,7 +41,7 @@ FROM torch AS build-worker
 WORKDIR /src
 COPY --from=build /src /src
 # hadolint ignore=DL3013
-RUN pip install '.[worker,memory]'
+RUN pip install '.[worker,memory,traces]'
 
 FROM base AS gateway
 COPY --from=build-gateway /opt/venv /opt/venv

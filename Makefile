@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 		|| { echo "$(PYTHON) can't make virtual environments: its ensurepip is missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gateway,worker,memory,local,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gateway,worker,traces,memory,local,train,dev]'
 	@touch $@
 
 run: $(STAMP) ## Start everything on this machine (store, worker, gateway); Ctrl-C stops it

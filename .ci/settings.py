@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
+from jobs.logs import LogSettings
 from jobs.settings import MetricsSettings, StoreSettings
 from workers.settings import WorkerSettings
 
@@ -35,6 +36,7 @@ READERS: tuple[tuple[type[BaseSettings], str, str], ...] = (
     (GatewaySettings, "Gateways", "`cynosure serve` reads these, and so does the gateway that `cynosure up` starts."),
     (MetricsSettings, "Metrics", "Gateways and workers read these: see [operations.md](operations.md)."),
     (OutboundSettings, "Calls to webhooks", "Gateways read these."),
+    (LogSettings, "Logs", "`cynosure up`, gateways and workers read these."),
     (WorkerSettings, "Workers", "`cynosure worker` reads these, and so do the workers that `cynosure up` starts."),
 )
 OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
@@ -60,6 +62,18 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
                 "Folder of packs from the hub, and the token for private ones: see [huggingface_hub]"
                 "(https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables)."
             ),
+        },
+    ),
+    (
+        "Traces",
+        "Gateways and workers read these, and the others of [OpenTelemetry]"
+        "(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).",
+        {
+            "`OTEL_EXPORTER_OTLP_ENDPOINT`": (
+                "Address of a collector, such as `http://127.0.0.1:4318`. Without it no traces are made."
+            ),
+            "`OTEL_EXPORTER_OTLP_PROTOCOL`": "Only `http/protobuf`, the default.",
+            "`OTEL_SERVICE_NAME`": "The service's name; `cynosure-gateway` and `cynosure-worker` if unset.",
         },
     ),
     (

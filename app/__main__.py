@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import sys
 from typing import Annotated, Any
@@ -15,9 +17,12 @@ from app.gateway.settings import GatewaySettings
 from app.gateway.webhooks.signing import decoded_secret
 from app.listening import CannotListen, listening
 from app.main import create_app
+from cynosure.addresses import host_and_port
+from jobs import traces
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 
+log = logging.getLogger("app")
 METRICS_OPTIONS = "CYNOSURE_METRICS_HOST or CYNOSURE_METRICS_PORT"
 
 
@@ -31,10 +36,19 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """On shutdown, first answers clients that wait for a job: the end of the grace period would cut them off."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            addresses = (host_and_port(*each.getsockname()[:2]) for each in sockets or ())
+            log.info("the gateway listens on %s", ", ".join(addresses))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("the gateway is stopping")
         if "store" in self.lifespan.state:
             self.lifespan.state["store"].news.hang_up()
         await super().shutdown(sockets)
+        await asyncio.to_thread(traces.stop)
+        log.info("the gateway has stopped")
 
 
 def _check_secret(settings: GatewaySettings) -> None:
@@ -59,14 +73,15 @@ def main(
     ] = False,
 ) -> None:
     """Run the gateway only: the HTTP API, in the foreground."""
-    log_to(sys.stderr)
     chosen: dict[str, Any] = {"host": host, "auth": "off" if insecure_no_auth else None}
     given = {name: value for name, value in chosen.items() if value is not None}
     with refusing("cynosure serve", InvalidSettings, CannotListen):
+        log_to(sys.stderr)
         settings, store_settings = read_settings(GatewaySettings, **given), read_settings(StoreSettings)
         metrics = read_settings(MetricsSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)
+        traces.start("cynosure-gateway")
         sockets = listening(settings.host, port)
         if metrics.port is not None:
             sockets += listening(metrics.host, metrics.port, options=METRICS_OPTIONS)

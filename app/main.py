@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway import schema
@@ -21,7 +22,9 @@ from app.gateway.door.encoding import Decompressed
 from app.gateway.door.limits import BodyLimit
 from app.gateway.door.proxies import ProxyHeaders
 from app.gateway.door.query import refuse_unknown
+from app.gateway.door.request_ids import RequestIds
 from app.gateway.errors import problems
+from app.gateway.errors.problems import REQUEST_ID
 from app.gateway.headers import SecurityHeaders
 from app.gateway.metrics.meters import GatewayMetrics
 from app.gateway.metrics.middleware import Measured
@@ -50,6 +53,7 @@ from app.gateway.studio import routes as studio
 from app.gateway.webhooks import routes as webhook_routes
 from app.gateway.webhooks.deliverer import Deliverer, job_event
 from cynosure import __version__
+from jobs import traces
 from jobs.gateway import Store
 from jobs.queue.background import end
 from jobs.queue.doorbell import Doorbell
@@ -58,7 +62,7 @@ from jobs.settings import StoreSettings
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
     "allow_headers": ("*",),  # OpenAI's JavaScript client sends a dozen of its own, x-stainless-…
-    "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed"),
+    "expose_headers": ("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Cynosure-Seed", REQUEST_ID),
 }
 """For the origins in the settings; without credentials, because a page must set the API key as a header itself."""
 
@@ -76,6 +80,19 @@ async def _at_work(state: State) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             await end(task)
+
+
+def _telemetry() -> TelemetryConfig:
+    """FastAPI's own spans of requests, if there is a collector; not of the parts inside, nor of probes."""
+    return {
+        "tracer_provider": traces.tracer_provider(),
+        "tracing": traces.tracer_provider() is not None,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope["path"] in ("/healthz", "/readyz"),
+    }
 
 
 def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metrics_port: int | None = None) -> FastAPI:
@@ -105,6 +122,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metr
         docs_url=None,  # routes/docs.py serves it, with a content security policy
         openapi_url=None,  # and this, with the public address
         redoc_url=None,
+        telemetry=_telemetry(),
     )
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={"/batches": settings.max_batch_bytes})
@@ -118,6 +136,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metr
     app.add_middleware(ProxyHeaders, settings=settings)
     app.add_middleware(Measured, metrics=meters)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(RequestIds, logs_access=settings.access_log)
     app.add_middleware(metrics.MetricsPort, port=metrics_port)  # the middleware added last is the outermost
     app.include_router(health.router)
     app.include_router(docs.router)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+from collections.abc import Iterator
 
 from chaos.books import Result
 from chaos.hostile import attack
@@ -14,6 +17,14 @@ from jobs.settings import StoreSettings
 
 GOOD = 20
 MAX_GROWTH_MB = 64.0
+WEBHOOK_SECRET = base64.b64encode(bytes(range(32))).decode()
+SETTINGS = {
+    "CYNOSURE_GATEWAY_AUTH": "required",
+    "CYNOSURE_GATEWAY_MAX_WAIT_S": "1",
+    "CYNOSURE_GATEWAY_ACCESS_LOG": "true",
+    "CYNOSURE_GATEWAY_WEBHOOK_SECRET": f"whsec_{WEBHOOK_SECRET}",
+    "CYNOSURE_LOG_FORMAT": "json",
+}
 
 
 async def _tokens(settings: StoreSettings) -> tuple[str, str]:
@@ -23,11 +34,12 @@ async def _tokens(settings: StoreSettings) -> tuple[str, str]:
 
 
 def besieged(count: int, number: int, models: str = "fashion") -> Result:
-    """Send `count` hostile requests, seeded by `number`: no 5xx, crash, memory growth or unauthorized success."""
+    """Send `count` hostile requests, seeded by `number`.
+
+    No 5xx, crash, memory growth or unauthorized success; no secret and no forged line in a log that has every request.
+    """
     result = Result(name="8 hostile requests")
-    with House(
-        models=models, settings={"CYNOSURE_GATEWAY_AUTH": "required", "CYNOSURE_GATEWAY_MAX_WAIT_S": "1"}
-    ) as house:
+    with House(models=models, settings=SETTINGS) as house:
         settings = StoreSettings(redis_url=f"redis://127.0.0.1:{house.port}/0", key_prefix=PREFIX)
         token, other = asyncio.run(_tokens(settings))
         processes = {"gateway": house.gateways[0], "worker": house.workers[0], "store": house.store}
@@ -57,12 +69,25 @@ def besieged(count: int, number: int, models: str = "fashion") -> Result:
         result.faults += [
             f"{name} grew by {grown[name]:.0f} MB" for name in ("gateway", "worker") if grown[name] > MAX_GROWTH_MB
         ]
+        secrets = (token[21:41], other[21:41], WEBHOOK_SECRET[:20])
+        logs = {name: processes[name].log.read_text(errors="replace") for name in ("gateway", "worker")}
+        result.faults += [f"{name}: {fault}" for name, text in logs.items() for fault in _faults_in(text, secrets)]
         result.endless = len(house.endless_keys())
         result.rows = house.rows_left()
         answers = ", ".join(f"{status}: {times}" for status, times in sorted(tally.answers.items()))
         memory = ", ".join(f"{name} {warm[name]:.0f}{grown[name]:+.0f}" for name in grown)
         result.note = f"{tally.sent} sent; {answers}; MB resident: {memory}"
     return result
+
+
+def _faults_in(log: str, secrets: tuple[str, ...]) -> Iterator[str]:
+    if any(secret.lower() in log.lower() for secret in secrets):
+        yield "a secret is in the log"
+    for line in log.splitlines():
+        try:
+            json.loads(line)["message"]
+        except (ValueError, TypeError, KeyError):
+            yield f"this is no line of the log: {line[:200]!r}"
 
 
 def _hashes(job: Job) -> list[str]:

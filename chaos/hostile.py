@@ -127,6 +127,7 @@ odd_headers = st.lists(
                 "Accept",
                 "If-None-Match",
                 "X-Forwarded-For",
+                "X-Request-Id",
                 "Origin",
             )
         ),

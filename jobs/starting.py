@@ -15,6 +15,8 @@ from typing import Any, TextIO, TypeVar, get_origin
 from pydantic import AliasChoices, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
+from jobs.logs import LogSettings, write_to
+
 log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -84,7 +86,8 @@ def unknown_variables(*kinds: type[BaseSettings]) -> dict[str, str | None]:
 
     Those that begin like the settings of other programs are left to these programs.
     """
-    known = {_variable(kind, name) for kind in kinds for name in kind.model_fields}
+    read: tuple[type[BaseSettings], ...] = (LogSettings, *kinds)
+    known = {_variable(kind, name) for kind in read for name in kind.model_fields}
     others = tuple(set(_PROGRAMS) - {_prefix(kind) for kind in kinds})
     names = [name for name in os.environ if name.upper().startswith(_PREFIX)]
     unknown = sorted(
@@ -123,7 +126,9 @@ def signal_name(number: int) -> str:
 
 
 def log_to(stream: TextIO) -> None:
-    """Log to a stream, in the form that all programs share."""
-    form = "%(asctime)s %(name)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, stream=stream)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # else it logs every request
+    """Log to a stream, as all programs do.
+
+    Raises:
+        InvalidSettings: there is no such format.
+    """
+    write_to(stream, read_settings(LogSettings).format)

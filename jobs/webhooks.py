@@ -35,6 +35,7 @@ class Delivery:
     error: str | None
     attempted_ms: int | None
     next_ms: int | None
+    traceparent: str
 
 
 class Webhooks(StoreClient):
@@ -71,11 +72,12 @@ class Webhooks(StoreClient):
             raise WebhookNotFound(f"No webhook was sent for job '{job_id}': it has none, or it has not ended yet.")
         return delivery
 
-    async def begin(self, job_id: str, owner: str, url: str, body: str) -> None:
-        """Record what to send; a delivery that was begun before stays as it is."""
+    async def begin(self, job_id: str, owner: str, url: str, body: str, traceparent: str) -> None:
+        """Record what to send, and the span that it belongs to; a delivery that was begun before stays as it is."""
         key = self._keys.webhook(job_id)
+        sent = {"owner": owner, "url": url, "body": body, "traceparent": traceparent}
         async with answering(), self._client.pipeline() as pipe:
-            for field, value in {"owner": owner, "url": url, "body": body, "status": "pending", "attempts": 0}.items():
+            for field, value in {**sent, "status": "pending", "attempts": 0}.items():
                 pipe.hsetnx(key, field, str(value))
             pipe.expire(key, self._ttl_s)
             await pipe.execute()
@@ -119,4 +121,5 @@ def _decoded(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
         error=text.get("error") or None,
         attempted_ms=number("attempted_ms"),
         next_ms=number("next_ms"),
+        traceparent=text.get("traceparent", ""),
     )

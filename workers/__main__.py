@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs import traces
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 from models.pack import InvalidPack, open_packs
@@ -59,12 +60,14 @@ def main(
         "offload": offload,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    log_to(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback
     with refusing("cynosure worker", InvalidSettings, InvalidPack):
+        log_to(sys.stderr)
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
         metrics = read_settings(MetricsSettings)
         packs = open_packs(settings.packs)
+        if not check:
+            traces.start("cynosure-worker")
     warn_of_unknown_variables(WorkerSettings, MetricsSettings, StoreSettings)
     if check:
         return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -13,6 +14,8 @@ from redis.exceptions import RedisError
 from cynosure.contract import JobError, ModelCard
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import cells_of
+from jobs import traces
+from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.record import Claim, Finished, Outcome, Verdict
 from jobs.queue.worker import WorkerStore
@@ -33,11 +36,33 @@ from workers.claims import Claims
 from workers.drawing.cards import card_of, with_pictures
 from workers.drawing.pictures import png_of, sheet_of
 from workers.drawing.specs import specs_of
+from workers.drawing.timeline import traced
 from workers.drawing.warnings import warnings_of_job
 from workers.leases import HeldJob, LeaseKeeper
 from workers.retrying import Retrying
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _told(claim: Claim) -> Iterator[None]:
+    """Tell logs and traces which job it is that is worked on inside."""
+    origin, given_at = claim.origin, claim.given_at
+    queued_at = given_at - claim.waited_s
+    with (
+        about(job=claim.job_id, request_id=origin.request_id, trace_id=traces.trace_id_of(origin.traceparent)),
+        traces.span(
+            "job",
+            parent=origin.traceparent,
+            began_at=queued_at,
+            job=claim.job_id,
+            model=claim.request.model,
+            attempt=claim.attempt,
+        ),
+    ):
+        traces.add("queue", queued_at, given_at)
+        traces.add("claim", claim.asked_at, given_at)
+        yield
 
 
 class EngineHost:
@@ -121,7 +146,8 @@ class EngineHost:
             claim = self.claims.take(model)
             while claim is not None:
                 try:
-                    self._work_on(claim)
+                    with _told(claim):
+                        self._work_on(claim)
                 finally:
                     self.claims.release(claim)
                 claim = self.claims.take()
@@ -169,7 +195,7 @@ class EngineHost:
         except RedisError:
             raise
         except Exception as error:
-            log.exception("job %s failed", claim.job_id)
+            log.exception("the job failed")
             self._fail(claim, "internal", f"{type(error).__name__}: {error}")
         finally:
             self.leases.release(job)
@@ -179,32 +205,36 @@ class EngineHost:
         made = self._draw(job)
         if claim.request.preview_every or claim.request.telemetry:
             self._retrying.call(lambda: self.leases.report(job))
-        if not self._retrying.call(lambda: self._store.finish(claim, made)):
-            log.warning("job %s: attempt %d finished too late; its pictures are dropped", claim.job_id, claim.attempt)
+        with traces.span("finish"):
+            is_ours = self._retrying.call(lambda: self._store.finish(claim, made))
+        if not is_ours:
+            log.warning("attempt %d finished too late; its pictures are dropped", claim.attempt)
 
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request
         card = self.cards[request.model]
         guide = self.cards.get(request.guide_model) if request.guide_model is not None else None
         try:
-            specs = specs_of(job.claim.job_id, request, card)
-            job.attach(
-                self._engine.submit_all(
-                    specs, timeout=self._job_timeout_s, on_preview=job.add_preview if request.preview_every else None
-                )
-            )
-            pictures = results(job.handles)
+            with traces.span("prepare"):
+                specs = specs_of(job.claim.job_id, request, card)
+                on_preview = job.add_preview if request.preview_every else None
+                job.attach(self._engine.submit_all(specs, timeout=self._job_timeout_s, on_preview=on_preview))
+            with traced(job.handles):
+                pictures = results(job.handles)
         except BaseException:
             for handle in job.handles:  # one picture failed: free its siblings' rows for other jobs
                 handle.cancel()
             raise
         models = [card, guide] if guide is not None else [card]
-        return Finished(
-            pictures=tuple(
+        with traces.span("encode"):
+            pngs = tuple(
                 png_of(picture, cell, index, card, guide)
                 for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
-            ),
-            sheet=sheet_of(pictures, request, card),
+            )
+            sheet = sheet_of(pictures, request, card)
+        return Finished(
+            pictures=pngs,
+            sheet=sheet,
             reproducible=self._is_reproducible(models),
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digests=tuple(model.drawn_by for model in models),
@@ -221,6 +251,6 @@ class EngineHost:
         self._retrying.call(lambda: self._store.fail(claim, JobError(code=code, message=message, field=field)))
 
     def _give_back(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> None:
-        log.warning("job %s: attempt %d is %s%s", claim.job_id, claim.attempt, outcome, f": {why}" if why else "")
+        log.warning("attempt %d is %s%s", claim.attempt, outcome, f": {why.code}: {why.message}" if why else "")
         if self._retrying.call(lambda: self._store.release(claim, outcome, why)) and outcome is Outcome.HANDED_BACK:
             self._doorbell.ring(claim.request.model, claim.job_id)

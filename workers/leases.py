@@ -190,5 +190,5 @@ class LeaseKeeper(BackgroundThread):
                 job.acknowledge()
         for job_id, verdict in verdicts.items():
             if verdict is not Verdict.OK:
-                log.info("job %s is no longer ours: %s", job_id, verdict)
+                log.info("the job is no longer ours: %s", verdict, extra={"job": job_id})
                 jobs[job_id].give_up(verdict)

@@ -15,6 +15,7 @@ from functools import partial
 from celery import Celery
 from celery.platforms import SecurityWarning
 
+from jobs import traces
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
 from jobs.queue.doorbell import Doorbell
@@ -163,3 +164,5 @@ def _serve(
         for helper in helpers:
             helper.stop()
         engine.close()
+        traces.stop()
+        log.info("worker %s has stopped", name)

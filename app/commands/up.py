@@ -31,6 +31,7 @@ from app.gateway.settings import GatewaySettings
 from app.listening import CannotListen, listening
 from cynosure.addresses import host_and_port
 from cynosure.contract import ModelCard, ModelList
+from jobs.logs import LogSettings
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import (
     InvalidSettings,
@@ -173,7 +174,8 @@ def _announced(url: str) -> Iterator[None]:
     while (answer := _answer(f"{url}/readyz")) is None or not answer.is_success:
         yield
     log.info("Cynosure is ready at %s (API: %s/docs)", url, url)
-    print(*_examples(url), sep="\n", flush=True)
+    if LogSettings().format == "console":
+        print(*_examples(url), sep="\n", flush=True)
     if _is_measured(url) is False:
         log.info("benchmarking batch sizes between requests; until that is done, pictures take longer")
         while not _is_measured(url):
@@ -214,7 +216,6 @@ def main(
     ] = False,
 ) -> None:
     """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
-    log_to(sys.stdout)
     if with_parent:
         end_with_parent()
     options = ["--models", models] if models is not None else []
@@ -222,6 +223,7 @@ def main(
     options += ["--offload"] if offload else []
     auth = ["--insecure-no-auth"] if insecure_no_auth else []
     with refusing("cynosure up", InvalidSettings, CannotListen):
+        log_to(sys.stdout)
         warn_of_unknown_variables(*SETTINGS)
         address = _checked_host(host, port)
         for number in STOP_SIGNALS:
@@ -284,6 +286,7 @@ def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) 
         for folder in folders:
             if folder != data:
                 shutil.rmtree(folder, ignore_errors=True)
+    log.info("stopped")
 
 
 if __name__ == "__main__":

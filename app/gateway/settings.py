@@ -60,6 +60,7 @@ class GatewaySettings(BaseSettings):
         (5, 30, 120, 600, 1800, 3600, 10_800, 28_800),
         description="Seconds before each further attempt to deliver a webhook; after the last, it has failed.",
     )
+    access_log: bool = Field(False, description="Whether the log gets a line for every request.")
     link_lifetime_s: int = Field(
         3600, ge=1, le=30 * 86_400, description="Seconds for which a signed link to a picture works."
     )

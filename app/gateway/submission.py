@@ -28,9 +28,11 @@ from cynosure.resolving import (
     result_key,
     with_real_names,
 )
+from jobs import traces
 from jobs.accounts.allowance import UNLIMITED
 from jobs.accounts.api_keys import Caller
-from jobs.queue.record import Submission, new_job_id
+from jobs.logs import kept
+from jobs.queue.record import Origin, Submission, new_job_id
 
 log = logging.getLogger(__name__)
 
@@ -184,13 +186,16 @@ async def accept(state: State, caller: Caller, submission: Submission, route: Jo
     if limits.has_quota and await store.jobs.has_answer(caller.owner, key, cached_as):
         limits = UNLIMITED  # replays and cache hits are free, so an exhausted quota must not block them
     async with store.allowance.charged(caller.owner, limits, request.num_images, evaluations) as bill:
-        accepted = await store.jobs.accept(
-            new_job_id(),
-            submission,
-            owner=caller.owner,
-            evaluations=evaluations,
-            of_batch=route == "batches",
-        )
+        with traces.span("accept", model=request.model):
+            origin = Origin(key=caller.name, request_id=kept("request_id"), traceparent=traces.traceparent())
+            accepted = await store.jobs.accept(
+                new_job_id(),
+                replace(submission, origin=origin),
+                owner=caller.owner,
+                evaluations=evaluations,
+                of_batch=route == "batches",
+            )
+            traces.describe({"cynosure.job": accepted.id})
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     state["metrics"].job_accepted(request.model, route, accepted, may_be_cached=cached_as is not None)
     if accepted.waits:
@@ -198,5 +203,5 @@ async def accept(state: State, caller: Caller, submission: Submission, route: Jo
             await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)
         except Exception:
             # The job is on record, and the reaper will notify a worker. An error here would make the client send twice.
-            log.exception("notifying the workers of job %s failed; the reaper will do it", accepted.id)
+            log.exception("notifying the workers failed; the reaper will do it", extra={"job": accepted.id})
     return accepted.id

@@ -18,6 +18,7 @@ class Problem(BaseModel):
     field: str | None = Field(None, description="The request field at fault.")
     errors: list[dict[str, Any]] | None = Field(None, description="All faults, if there are several.")
     line: int | None = Field(None, description="The line of a batch at fault, counted from 1.")
+    request_id: str | None = Field(None, description="The request's id, which the server's log has, too.")
     job_code: str | None = Field(
         None, description="The job's own error code, if the client waited for a job that failed."
     )

@@ -66,11 +66,12 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The maker of a request; its jobs are stored under `owner`."""
+    """The maker of a request; its jobs are stored under `owner`. `name` is that of its key, for people."""
 
     owner: str
     scopes: frozenset[Scope]
     limits: Limits = UNLIMITED
+    name: str = ""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -158,7 +159,7 @@ class KeyRing(StoreClient):
         if not known.fields:
             return None
         key = _key_of(owner, known.fields)
-        return Caller(key.id, key.scopes, key.limits) if key.is_valid(known.server_ms) else None
+        return Caller(key.id, key.scopes, key.limits, key.name) if key.is_valid(known.server_ms) else None
 
     async def has_keys(self) -> bool:
         """Whether the deployment has any key. An answer of no is at most a second old; yes is final."""

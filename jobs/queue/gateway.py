@@ -22,6 +22,7 @@ from cynosure.errors import (
     QueueFull,
 )
 from jobs.metrics import Metrics
+from jobs.queue.ended import log_end
 from jobs.queue.pace import Outlook, Pace, outlook_of
 from jobs.queue.record import ANONYMOUS, Happening, JobRecord, Submission, decode_record, may_see
 from jobs.settings import StoreSettings
@@ -81,7 +82,7 @@ class JobStore(StoreClient):
         keys, settings, request = self._keys, self._settings, submission.request
         key, cached_as = submission.idempotency_key, submission.cached_as
         async with answering():
-            answer, detail = await self._accepting(
+            answer, detail, *ending = await self._accepting(
                 self._accept,
                 keys=[
                     *keys.places(request.model),
@@ -114,9 +115,12 @@ class JobStore(StoreClient):
                     int(of_batch),
                     request.model,
                     request.guide_model or "",
+                    submission.origin.encoded(),
                     *(part for named in submission.inputs.items() for part in named),
                 ],
             )
+        for fields in ending:
+            log_end(detail.decode(), request.model, fields)
         return await self._outcome(request.model, answer, detail)
 
     async def _outcome(self, model: str, answer: bytes, detail: bytes) -> Accepted:
@@ -275,7 +279,7 @@ class JobStore(StoreClient):
         record = await self.get(job_id, viewer)
         keys, settings = self._keys, self._settings
         async with answering():
-            answer = await self._cancel(
+            answer, *ending = await self._cancel(
                 keys=[
                     *keys.places(record.request.model),
                     keys.known(job_id),
@@ -287,6 +291,8 @@ class JobStore(StoreClient):
             )
         if answer == b"moved":
             self._metrics.job_finished(record.request.model, JobStatus.CANCELLED)
+        for fields in ending:
+            log_end(job_id, record.request.model, fields)
         return await self.get(job_id, viewer)
 
     async def erase(self, job_id: str, viewer: str) -> JobRecord:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -57,6 +56,33 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a job comes from, for logs and traces only; empty strings for what there is not.
+
+    Attributes:
+        key: name of the API key.
+        request_id: id of the HTTP request that was accepted.
+        traceparent: the span that accepted it, as W3C Trace Context writes it.
+    """
+
+    key: str = ""
+    request_id: str = ""
+    traceparent: str = ""
+
+    def encoded(self) -> str:
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
+
+    @classmethod
+    def decoded(cls, text: str) -> Origin:
+        """The origin in a record; older versions wrote none, and newer ones may write more."""
+        written = json.loads(text or "{}")
+        return cls(**{each.name: written.get(each.name, "") for each in fields(cls)})
+
+
+UNKNOWN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
 
@@ -78,6 +104,7 @@ class JobRecord:
     warnings: tuple[str, ...]
     attempts: tuple[Attempt, ...]
     not_before_ms: int | None
+    origin: Origin
 
     @property
     def progress(self) -> float:
@@ -97,6 +124,7 @@ class Submission:
         cached_as: the key of its result in the result cache; `None` if it must be drawn.
         idempotency_key: the client's key, if any.
         fingerprint: SHA-256 of the request that the idempotency key stands for.
+        origin: where it comes from.
     """
 
     request: ResolvedRequest
@@ -105,6 +133,7 @@ class Submission:
     cached_as: str | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""
+    origin: Origin = UNKNOWN
 
     @classmethod
     def of(cls, request: ResolvedRequest, **rest: Any) -> Submission:
@@ -137,8 +166,13 @@ class Claim:
     owner: str
     most_held: int | None = None
     """For a suspect: most suspects that its worker may hold at once. `None` for an ordinary job."""
-    taken_at: float = field(default_factory=time.monotonic, compare=False)
-    """When it was claimed, on this process's monotonic clock."""
+    origin: Origin = UNKNOWN
+    waited_s: float = 0.0
+    """Seconds since it was accepted, or was last given back."""
+    asked_at: float = field(default=0.0, compare=False)
+    """When the worker asked for a job, on `time.monotonic`."""
+    given_at: float = field(default=0.0, compare=False)
+    """When it was given this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +262,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         warnings=tuple(json.loads(text["warnings"])) if text.get("warnings") else (),
         attempts=_attempts(text),
         not_before_ms=moment("not_before_ms"),
+        origin=Origin.decoded(text.get("origin", "")),
     )
 
 

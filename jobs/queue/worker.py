@@ -19,7 +19,8 @@ from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import attached, detached, result_key
 from jobs.metrics import WorkerMetrics
-from jobs.queue.record import Beat, Claim, Finished, NoClaim, Outcome, Verdict
+from jobs.queue.ended import log_end
+from jobs.queue.record import Beat, Claim, Finished, NoClaim, Origin, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
 from jobs.store.keyspace import Keys
@@ -42,7 +43,8 @@ def backoff_s(attempt: int) -> float:
 def _log_unreadable(job_id: str, error: ValidationError) -> None:
     """Log which fields are invalid, but not their values: those are the client's."""
     faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    log.error("job %s: this version can't read its request, but another may: %s", job_id, faults)
+    line = "this version can't read the job's request, but another may: %s"
+    log.error(line, faults, extra={"job": job_id})
 
 
 class Endings:
@@ -90,7 +92,7 @@ class WorkerStore:
 
         A job whose request this version can't read is given back, and any worker may take it after a back-off.
         """
-        keys, token = self._keys, secrets.token_hex(8)
+        keys, token, asked_at = self._keys, secrets.token_hex(8), time.monotonic()
         reply = self._claim(
             keys=[*keys.places(model), keys.leases, keys.moved, keys.quarantine(model), keys.claim(token)],
             args=[
@@ -107,7 +109,7 @@ class WorkerStore:
         )
         if reply[0] != b"claimed":
             return NoClaim(reply[0].decode())
-        _, job_id, attempt, request, owner, most_held, waited_ms = reply
+        _, job_id, attempt, request, owner, most_held, origin, waited_ms = reply
         self.metrics.job_taken(attempt=attempt, waited_s=waited_ms / 1000)
         try:
             claim = Claim(
@@ -116,6 +118,10 @@ class WorkerStore:
                 ResolvedRequest.model_validate_json(request),
                 owner.decode(),
                 most_held=most_held or None,  # the script returns 0 for an ordinary job
+                origin=Origin.decoded(origin.decode()),
+                waited_s=waited_ms / 1000,
+                asked_at=asked_at,
+                given_at=time.monotonic(),
             )
         except ValidationError as error:  # from a newer version, during a rolling upgrade
             _log_unreadable(job_id.decode(), error)
@@ -262,7 +268,7 @@ class WorkerStore:
 
     def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished) -> bool:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
-        answer = self._finish(
+        answer, *ending = self._finish(
             keys=[
                 *keys.places(claim.request.model),
                 keys.images(job_id),
@@ -288,13 +294,15 @@ class WorkerStore:
                 *made.pictures,
             ],
         )
+        for fields in ending:
+            log_end(job_id, claim.request.model, fields)
         if answer != b"moved":
             self.metrics.attempt_ended(Verdict(answer.decode()))
             return False
         self.metrics.attempt_ended(status)
         self.metrics.job_finished(claim.request.model, status, error.code if error else "")
         if status is JobStatus.SUCCEEDED:
-            self.metrics.job_drawn(claim.request.model, pictures=len(made.pictures), taken_at=claim.taken_at)
+            self.metrics.job_drawn(claim.request.model, pictures=len(made.pictures), taken_at=claim.given_at)
         return True
 
     def _give_back(
@@ -306,7 +314,7 @@ class WorkerStore:
             code="attempts_exhausted",
             message=f"All {settings.max_attempts} attempts failed{reason}",
         )
-        answer = self._requeue(
+        answer, *ending = self._requeue(
             keys=[
                 *keys.places(model),
                 keys.known(job_id),
@@ -329,6 +337,8 @@ class WorkerStore:
                 MAX_EVENTS,
             ],
         )
+        for fields in ending:
+            log_end(job_id, model, fields)
         result = str(answer.decode())
         if result != "kept":
             self.metrics.attempt_ended(outcome)

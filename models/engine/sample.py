@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,7 @@ class Promise:
     guided: range
     remarks: tuple[str, ...] = ()
     evaluations_done: int = 0
+    evaluated_at: list[float] = field(default_factory=list)
     telemetry: list[dict[str, float]] = field(default_factory=list)
     is_cancelled: bool = False
     future: Future[Image] = field(default_factory=Future)
@@ -141,6 +143,11 @@ class Handle:
     def evaluations(self) -> int:
         """Total number of network evaluations."""
         return self._promise.evaluations
+
+    @property
+    def evaluated_at(self) -> list[float]:
+        """When each evaluation so far was done, on `time.monotonic`."""
+        return list(self._promise.evaluated_at)
 
     @property
     def guided(self) -> range:
@@ -250,6 +257,7 @@ class Sample:
         self.state = state
         if telemetry is not None:
             self.promise.telemetry.append(telemetry)
+        self.promise.evaluated_at.append(time.monotonic())
         self.promise.evaluations_done += 1
 
     def take_forks(self) -> list[Sample]:
@@ -263,6 +271,7 @@ class Sample:
         for fork in forks:
             fork.state = self.state
             fork.promise.evaluations_done = self.promise.evaluations_done
+            fork.promise.evaluated_at = list(self.promise.evaluated_at)
             fork.promise.telemetry = list(self.promise.telemetry)
         return forks
 

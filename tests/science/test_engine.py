@@ -269,6 +269,7 @@ def test_forks_outlive_the_sample_they_share_steps_with(engine: Engine) -> None:
     trunk.cancel()
     for fork, picture in zip(forks, expected, strict=True):
         assert np.array_equal(fork.result(timeout=120), picture)
+        assert len(fork.evaluated_at) == fork.evaluations
     with pytest.raises(SampleCancelled):
         trunk.result(timeout=1)
 

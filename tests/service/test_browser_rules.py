@@ -45,14 +45,14 @@ def test_every_answer_forbids_what_a_browser_might_make_of_it(
 
 
 def test_an_answer_to_a_fault_of_our_own_forbids_as_much(open_gateway: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = open_gateway(auth="off")
-    wanted = dict(gateway.get("/jobs/unknown").headers)
+    gateway, named = open_gateway(auth="off"), {"X-Request-Id": "same"}
+    wanted = dict(gateway.get("/jobs/unknown", headers=named).headers)
 
     async def failing(*arguments: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(JobStore, "get", failing)
-    answer = gateway.get("/jobs/unknown")
+    answer = gateway.get("/jobs/unknown", headers=named)
     assert answer.status_code == 500
     assert {**answer.headers, "content-length": ""} == {**wanted, "content-length": ""}
 

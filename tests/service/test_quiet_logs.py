@@ -95,4 +95,6 @@ def test_an_offer_to_upgrade_is_passed_over_without_a_word(
         finally:
             gateway.terminate()
             gateway.wait(30)
-    assert log.read_text() == ""
+    said = [line.split(maxsplit=3)[3] for line in log.read_text().splitlines()]
+    port_text = f"INFO the gateway listens on 127.0.0.1:{port}"
+    assert said == [port_text, "INFO the gateway is stopping", "INFO the gateway has stopped"]

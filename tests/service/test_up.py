@@ -63,6 +63,7 @@ REFUSED = {
         "called 'fashion': .* and fashion; .*other-name=./fashion",
     ),
     "a worker's setting": ([], {"CYNOSURE_WORKER_CONCURRENCY": "abc"}, "worker: CYNOSURE_WORKER_CONCURRENCY='abc'"),
+    "a format of the log": ([], {"CYNOSURE_LOG_FORMAT": "xml"}, "up: CYNOSURE_LOG_FORMAT='xml': .*'console' or 'json'"),
     "a gateway's setting": ([], {"CYNOSURE_GATEWAY_AUTH": "maybe"}, "up: CYNOSURE_GATEWAY_AUTH='maybe': .*'required'"),
     "another machine's address": (
         ["--host", "192.0.2.1"],
@@ -100,6 +101,15 @@ def test_the_command_that_it_shows_draws_a_picture(server_url: str, tmp_path: Pa
     subprocess.run(["sh", "-c", example], cwd=tmp_path, check=True, timeout=120)
     with Image.open(tmp_path / "fashion.png") as picture:
         assert picture.size == (28, 28)
+
+
+@pytest.mark.parametrize(("form", "shown"), [("console", "curl"), ("json", "")])
+def test_the_command_is_shown_to_people_only(
+    form: str, shown: str, server_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CYNOSURE_LOG_FORMAT", form)
+    next(up._announced(server_url), None)
+    assert capsys.readouterr().out.strip()[:4] == shown
 
 
 def test_names_and_addresses_in_the_command_are_quoted(monkeypatch: pytest.MonkeyPatch, card: ModelCard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -86,13 +87,20 @@ def test_a_jobs_end_is_told_and_signed(open_gateway: Callable[..., TestClient], 
 
 
 def test_it_is_told_until_it_is_heard_and_again_on_demand(
-    open_gateway: Callable[..., TestClient], receiver: Receiver
+    open_gateway: Callable[..., TestClient], receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     gateway = open_gateway(**SETTINGS)
     receiver.statuses = [500, 302, 204]
     job_id = ended_job(gateway, receiver.url)
     wait_until(lambda: status_of(gateway, job_id) == "delivered", what="delivered")
     assert gateway.get(f"/jobs/{job_id}/webhook").json()["attempts"] == 3
+    lines = [vars(record) for record in caplog.records if record.getMessage().startswith("webhook ")]
+    assert [(line["levelname"], line["job"], line["attempt"], line["http_status"]) for line in lines] == [
+        ("WARNING", job_id, 1, 500),
+        ("WARNING", job_id, 2, 302),
+        ("INFO", job_id, 3, 204),
+    ]
     assert gateway.post(f"/jobs/{job_id}/webhook/replay").json()["status"] == "pending"
     wait_until(lambda: len(receiver.told) == 4, what="told again")
     assert len({headers["webhook-id"] for headers, _ in receiver.told}) == 1

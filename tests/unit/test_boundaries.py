@@ -25,9 +25,12 @@ def _loaded_by(module: str) -> set[str]:
         ("app.main", {"torch", "diffusers", "models", "workers"}),
         ("jobs.queue.gateway", {"fastapi", "torch", "models", "workers", "app"}),
         ("jobs.queue.worker", {"fastapi", "torch", "models", "workers", "app"}),
-        ("workers.__main__", {"fastapi", "torch", "diffusers", "app"}),  # what can't be served is refused at once
+        (
+            "workers.__main__",
+            {"fastapi", "torch", "diffusers", "app", "opentelemetry"},
+        ),  # what can't be served is refused at once
         ("cynosure", {"fastapi", "redis", "celery", "torch", "jobs", "app", "models", "workers"}),
-        ("models", {"redis", "celery", "fastapi", "httpx", "jobs", "app", "workers", "cynosure"}),
+        ("models", {"redis", "celery", "fastapi", "httpx", "opentelemetry", "jobs", "app", "workers", "cynosure"}),
     ],
 )
 def test_an_import_loads_nothing_from_beyond_its_boundary(module: str, barred: set[str]) -> None:

@@ -69,6 +69,7 @@ class Drain:
         threading.Thread(target=self._hand_back_and_end, name="stop-now", daemon=True).start()
 
     def _hand_back_and_end(self) -> None:
+        log.info("a second signal: the held jobs go back now")
         self._host.hand_back_all()
         until = time.monotonic() + STOP_NOW_S
         while self._host.leases.held() and time.monotonic() < until:

@@ -73,7 +73,7 @@ class Reaper(BackgroundThread):
         if time.monotonic() >= self._grace_until:
             for job_id in expired:
                 outcome, model = self._reclaimed(job_id)
-                log.warning("the lease of job %s expired: %s", job_id, outcome)
+                log.warning("the lease expired: %s", outcome, extra={"job": job_id})
                 if outcome == "queued" and model is not None:
                     self._doorbell.ring(model, job_id)
         for model in tuple(self._models):
@@ -88,5 +88,5 @@ class Reaper(BackgroundThread):
         except RedisError:
             raise
         except Exception:
-            log.exception("job %s can't be reclaimed", job_id)
+            log.exception("the job can't be reclaimed", extra={"job": job_id})
             return "kept", None

@@ -49,7 +49,7 @@ class Feeder:
             except StoreUnavailable:  # it would fail for every batch
                 raise
             except Exception:
-                log.exception("feeding batch %s failed; trying again", batch_id)
+                log.exception("feeding a batch failed; trying again", extra={"batch": batch_id})
 
     async def _tend(self, batch_id: str) -> None:
         batches = self._state["store"].batches
@@ -64,7 +64,7 @@ class Feeder:
                 await batches.forget(batch_id)
             except ModelLeaving as error:
                 if not error.waits:
-                    log.info("cancelling batch %s: %s", batch_id, error)
+                    log.info("cancelling a batch: %s", error, extra={"batch": batch_id})
                     await batches.cancel(batch_id)
             except (QueueFull, QuotaExceeded):
                 pass  # the queue is full or the key's daily quota used up: there will be room later
@@ -76,7 +76,7 @@ class Feeder:
             return
         caller = await state["store"].api_keys.caller_of(record.owner)
         if caller is None or not caller.may(Scope.SUBMIT):
-            log.info("cancelling batch %s: its API key is no longer valid", record.id)
+            log.info("cancelling a batch: its API key is no longer valid", extra={"batch": record.id})
             await state["store"].batches.cancel(record.id)
             return
         end = record.fed + room

@@ -110,7 +110,7 @@ async def _identify(state: State, headers: Headers, path: str, address: Address)
             if token is None:
                 raise Unauthenticated("The Authorization header must be: Bearer cyn_…")
             key = await state["store"].api_keys.verify(token)
-            return Caller(key.id, key.scopes, key.limits)
+            return Caller(key.id, key.scopes, key.limits, key.name)
     if needs_key:
         raise Unauthenticated("This server requires an API key: send the header Authorization: Bearer cyn_…")
     if policy is KeyPolicy.AFTER_FIRST_KEY:

@@ -27,11 +27,13 @@ from cynosure.errors import (
     UnsupportedEncoding,
 )
 from cynosure.refusals import Location, Place, place_of, refusal_of
+from jobs.logs import kept
 
 CLIENTS_PREFIX = "/v1/"
 """Below it are the routes that OpenAI's and Replicate's clients use."""
 _REPLICATES = re.compile(rf"{CLIENTS_PREFIX}(predictions|models/[^/]+/[^/]+|webhooks/)")
 A1111_PREFIX = "/sdapi/v1/"
+REQUEST_ID = "X-Request-Id"
 log = logging.getLogger(__name__)
 _TITLES = {404: ("not_found", "Not found"), 405: ("method_not_allowed", "Method not allowed")}
 
@@ -55,7 +57,8 @@ def problem_response(
     if is_openais(scope["path"]):
         return error_response(status, code, detail, extra.get("field"), headers or {})
     kind = f"{address_of(scope).root}/docs/errors#{code}"
-    problem = Problem(type=kind, title=title, status=status, detail=detail, code=code, **extra)
+    request_id = kept("request_id") or None
+    problem = Problem(type=kind, title=title, status=status, detail=detail, code=code, request_id=request_id, **extra)
     return SafeJSONResponse(
         problem.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
     )
@@ -139,7 +142,8 @@ def install(app: FastAPI) -> None:
             status=500,
             code="internal",
             title="Internal error",
-            detail="The server failed unexpectedly; its log has the details.",
+            detail=f"The server failed unexpectedly; its log has the details of request {kept('request_id')}.",
+            headers={REQUEST_ID: kept("request_id")},
         )
         secure(answer.headers)  # this handler runs outside all middleware
         return answer

@@ -18,6 +18,7 @@ from app.gateway.webhooks.signing import decoded_secret, headers_of, secret_of
 from cynosure.contract import ResolvedRequest
 from cynosure.errors import CynosureError, InvalidRequest, JobExpired, JobNotFound, UnsupportedField, WebhookNotFound
 from cynosure.webhooks import DeliveryStatus, JobEvent
+from jobs import traces
 from jobs.queue.pace import Outlook
 from jobs.queue.record import EVERYONE, JobRecord
 from jobs.webhooks import Delivery
@@ -86,7 +87,7 @@ class Deliverer:
                 outcomes = await asyncio.gather(*(self._deliver(job_id) for job_id in due), return_exceptions=True)
                 for job_id, failure in zip(due, outcomes, strict=True):
                     if isinstance(failure, Exception):  # its lease expires, and it is tried again
-                        log.error("delivering the webhook of job %s failed", job_id, exc_info=failure)
+                        log.error("delivering a webhook failed", exc_info=failure, extra={"job": job_id})
             except CynosureError as error:
                 due = []
                 log.warning("delivering webhooks is paused: %s", error)
@@ -101,10 +102,15 @@ class Deliverer:
         if delivery is None:
             await self._state["store"].webhooks.drop(job_id)
             return
+        with traces.span("webhook", parent=delivery.traceparent, job=job_id, attempt=delivery.attempts + 1):
+            await self._attempt(delivery)
+
+    async def _attempt(self, delivery: Delivery) -> None:
         body, http_status, error = delivery.body.encode(), None, ""
         secret = secret_of(self._secret, delivery.owner)
         # The id is derived from the job, so a receiver can recognise a repeated message.
-        headers = headers_of(secret, f"msg_{job_id}", int(time.time()), body)
+        headers = headers_of(secret, f"msg_{delivery.job_id}", int(time.time()), body)
+        headers |= {"traceparent": parent} if (parent := traces.traceparent()) else {}
         try:
             http_status = await self._state["outbound"].post(
                 delivery.url, content=body, headers={**headers, "Content-Type": "application/json"}
@@ -132,6 +138,9 @@ class Deliverer:
         await self._state["store"].webhooks.note(
             delivery.job_id, status, http_status=http_status, error=error, again_s=again_s
         )
+        told = {"job": delivery.job_id, "http_status": http_status, "error": error or None, "again_s": again_s or None}
+        level = logging.INFO if status is DeliveryStatus.DELIVERED else logging.WARNING
+        log.log(level, "webhook %s", status, extra={**told, "attempt": delivery.attempts + 1})
 
     async def _delivery(self, job_id: str) -> Delivery | None:
         webhooks = self._state["store"].webhooks
@@ -146,5 +155,6 @@ class Deliverer:
         if record.request.webhook_url is None:
             return None
         body = await self._formats[record.request.webhook_format](self._state, record)
-        await webhooks.begin(job_id, record.owner, str(record.request.webhook_url), body)
+        url = str(record.request.webhook_url)
+        await webhooks.begin(job_id, record.owner, url, body, record.origin.traceparent)
         return await webhooks.get(job_id, EVERYONE)

@@ -76,6 +76,12 @@ local function most_held_with(id)
   return failures >= ALONE_AFTER and 1 or failures >= FEW_AFTER and FEW or 0
 end
 
+-- What the log says of a job that has ended.
+local function ending(id)
+  return redis.call('HMGET', job_key(id), 'status', 'error', 'attempt', 'step', 'created_ms', 'queued_ms', 'started_ms',
+    'finished_ms', 'image_hashes', 'cached', 'origin')
+end
+
 -- Record the end of an attempt in the job's history; error is JSON or ''.
 local function end_attempt(id, attempt, outcome, error)
   local field = 'attempt:' .. attempt

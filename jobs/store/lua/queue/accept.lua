@@ -4,8 +4,8 @@
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
 --       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
 --       15 1 if an earlier result may answer  16 1 if its batch was accepted before  17 model  18 guide, or empty
---       19… pictures of the request: field, base64
--- returns {'accepted', id} | {'cached', id} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
+--       19 origin  20… pictures of the request: field, base64
+-- returns {'accepted', id} | {'cached', id, ending} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
 --       | {'leaving' | 'away', model}; away if its jobs wait for it to come back
 local id, owner = ARGV[3], ARGV[11]
 local idempotency = ARGV[14] == '1' and KEYS[21]
@@ -24,12 +24,13 @@ end
 -- A repeated call: the client lost its connection before the answer.
 if redis.call('EXISTS', KEYS[13]) == 1 then
   redis.call('EXPIRE', KEYS[14], ARGV[9])
-  return {redis.call('HEXISTS', KEYS[13], 'cached') == 1 and 'cached' or 'accepted', id}
+  if redis.call('HEXISTS', KEYS[13], 'cached') == 1 then return {'cached', id, ending(id)} end
+  return {'accepted', id}
 end
 
 -- The request's pictures have a key of their own, because every poll reads the whole record.
 local function keep_inputs(ttl)
-  for i = 19, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
+  for i = 20, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', KEYS[16], ttl)
 end
 
@@ -52,14 +53,14 @@ if earlier then
   if job[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[15]) == 1 then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
       'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', job[2],
-      'reproducible', job[3] or '', 'warnings', job[4] or '', 'cached', 1, 'owner', owner)
+      'reproducible', job[3] or '', 'warnings', job[4] or '', 'cached', 1, 'owner', owner, 'origin', ARGV[19])
     redis.call('EXPIRE', KEYS[13], ARGV[10])
     redis.call('EXPIRE', KEYS[15], ARGV[10])
     keep_inputs(ARGV[10])
     redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
     if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
     index()
-    return {'cached', id}
+    return {'cached', id, ending(id)}
   end
 end
 -- A model that finishes its jobs first finishes those of its batches too.
@@ -74,7 +75,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', now_us - unfinished_ttl * 10000
 local own = redis.call('ZCARD', KEYS[17])
 if own >= tonumber(ARGV[8]) then return {'owner_full', tostring(own)} end
 redis.call('HSET', KEYS[13], 'status', 'queued', 'request', ARGV[4], 'created_ms', now, 'created_us', now_us,
-  'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'priority', ARGV[12],
+  'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'origin', ARGV[19], 'priority', ARGV[12],
   'turn', turn_of(LEVEL[ARGV[12]], owner, tonumber(ARGV[5])))
 redis.call('EXPIRE', KEYS[13], unfinished_ttl)
 keep_inputs(unfinished_ttl)

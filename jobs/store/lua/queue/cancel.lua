@@ -1,11 +1,11 @@
 -- queued | running → cancelled
 -- KEYS  13 known  14 leases  15 events  16 finished channel
 -- ARGV  3 id  4 result ttl s  5 known ttl s
--- returns moved | final | gone
+-- returns {'moved', ending} | {'final'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
 local status = redis.call('HGET', key, 'status')
-if not status then return 'gone' end
-if status ~= 'queued' and status ~= 'running' then return 'final' end
+if not status then return {'gone'} end
+if status ~= 'queued' and status ~= 'running' then return {'final'} end
 leave(id)
 if status == 'running' then end_attempt(id, redis.call('HGET', key, 'attempt'), 'cancelled', '') end
 -- An owner that cancels its whole queue is reset to the finish tag of its last started job: cancelled work is not
@@ -29,4 +29,4 @@ redis.call('EXPIRE', KEYS[15], ARGV[4])
 redis.call('EXPIRE', KEYS[13], ARGV[5])
 redis.call('ZREM', KEYS[14], id)
 redis.call('PUBLISH', KEYS[16], id)
-return 'moved'
+return {'moved', ending(id)}

@@ -2,8 +2,8 @@
 -- KEYS  13 leases  14 events' channel  15 quarantine  16 token of this call
 -- ARGV  3 worker  4 token  5 jobs that the worker holds  6 lease ms  7 ms of waiting that raise a job by one priority
 --       8 attempts kept in the history  9 events kept  10 1 if the worker holds suspects
--- returns {'claimed', id, attempt, request, owner, most jobs that the worker may hold with it (0 for no limit),
---          ms since its acceptance}
+-- returns {'claimed', id, attempt, request, owner, most jobs that the worker may hold with it (0 for no limit), origin,
+--       ms for which it has waited}
 --       | {'wait'} if the worker should empty itself for a suspect | {'nothing'}
 --
 -- The priority is the one whose oldest job arrived first, after adding ARGV 7 for each step below high. Within it, the
@@ -12,8 +12,10 @@
 local held = tonumber(ARGV[5])
 
 local function answer(id)
-  local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner', 'created_ms')
-  return {'claimed', id, tonumber(job[1]), job[2], job[3], most_held_with(id), now - tonumber(job[4])}
+  local job = redis.call('HMGET', job_key(id), 'attempt', 'request', 'owner', 'origin', 'started_ms', 'queued_ms',
+    'created_ms')
+  return {'claimed', id, tonumber(job[1]), job[2], job[3], most_held_with(id), job[4] or '',
+    job[5] - (job[6] or job[7])}
 end
 
 -- A repeated call: the worker lost its connection before the answer.

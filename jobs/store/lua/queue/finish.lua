@@ -3,13 +3,13 @@
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
 --       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
 --       14… picture bytes
--- returns moved | stale | gone
+-- returns {'moved', ending} | {'stale'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
-if not job[1] then return 'gone' end
+if not job[1] then return {'gone'} end
 -- A repeated call: the worker lost its connection before the answer.
-if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return 'moved' end
-if job[1] ~= 'running' or job[2] ~= ARGV[4] then return 'stale' end
+if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return {'moved', ending(id)} end
+if job[1] ~= 'running' or job[2] ~= ARGV[4] then return {'stale'} end
 redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
 if ARGV[5] == 'succeeded' then
   redis.call('HSET', key, 'step', job[4], 'reproducible', ARGV[10], 'telemetry', ARGV[12],
@@ -26,7 +26,7 @@ redis.call('EXPIRE', KEYS[17], ARGV[8])
 redis.call('EXPIRE', KEYS[14], ARGV[9])
 redis.call('ZREM', KEYS[15], id)
 redis.call('PUBLISH', KEYS[18], id)
-if ARGV[5] ~= 'succeeded' then return 'moved' end
+if ARGV[5] ~= 'succeeded' then return {'moved', ending(id)} end
 -- The model's pace: jobs, pictures, evaluations and summed run times, over the time in which any job ran. Old work decays by a
 -- factor of e per minute of that time. Failed jobs do not count: the number of their evaluations is not known.
 local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms', 'pictures')
@@ -38,4 +38,4 @@ redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade 
   'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now,
   'pictures', pace[6] * fade + #ARGV - 13)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
-return 'moved'
+return {'moved', ending(id)}

@@ -4,18 +4,18 @@
 --       5 outcome of the attempt: handed_back | lost | faulted  6 cause as JSON ('' if in good order)
 --       7 back-off ms  8 max failures  9 error if they are used up  10 result ttl s  11 known ttl s
 --       12 events kept
--- returns queued | failed | kept
+-- returns {'queued'} | {'failed', ending} | {'kept'}
 local id, key = ARGV[3], job_key(ARGV[3])
 if redis.call('HGET', key, 'status') ~= 'running' then
   if ARGV[4] == '' then redis.call('ZREM', KEYS[14], id) end
-  return 'kept'
+  return {'kept'}
 end
 local attempt = redis.call('HGET', key, 'attempt')
 if ARGV[4] == '' then
   local lease = redis.call('ZSCORE', KEYS[14], id)
-  if lease and tonumber(lease) > now then return 'kept' end
+  if lease and tonumber(lease) > now then return {'kept'} end
 elseif attempt ~= ARGV[4] then
-  return 'kept'
+  return {'kept'}
 end
 redis.call('ZREM', KEYS[14], id)
 end_attempt(id, attempt, ARGV[5], ARGV[6])
@@ -28,9 +28,9 @@ if failures >= tonumber(ARGV[8]) then
   redis.call('EXPIRE', KEYS[15], ARGV[10])
   redis.call('EXPIRE', KEYS[13], ARGV[11])
   redis.call('PUBLISH', KEYS[16], id)
-  return 'failed'
+  return {'failed', ending(id)}
 end
-redis.call('HSET', key, 'status', 'queued', 'step', 0)
+redis.call('HSET', key, 'status', 'queued', 'step', 0, 'queued_ms', now)
 redis.call('HDEL', key, 'started_ms')
 redis.call('EXPIRE', key, unfinished_ttl)
 redis.call('EXPIRE', key .. ':inputs', unfinished_ttl)
@@ -41,4 +41,4 @@ redis.call('XADD', KEYS[15], 'MAXLEN', ARGV[12], '*', 'event', 'status', 'data',
   '{"status":"queued","attempt":' .. attempt .. '}')
 redis.call('EXPIRE', KEYS[15], unfinished_ttl)
 redis.call('PUBLISH', KEYS[17], id)
-return 'queued'
+return {'queued'}
