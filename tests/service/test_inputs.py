@@ -104,7 +104,7 @@ async def test_a_request_is_validated_never_again_and_serialised_once(
             monkeypatch.setattr(ResolvedRequest, name, counted(name))
         state = state_of(card, jobs=store, allowance=allowance)
         submission = await keyed(await decide(state, asked), "a key", asked)
-        await accept(state, NOBODY, submission)
+        await accept(state, NOBODY, submission, route="generate")
     assert calls == ["model_dump"]
 
 
