@@ -13,6 +13,7 @@ import pytest
 import redis
 from PIL import Image
 
+from app.gateway.metrics.meters import GatewayMetrics
 from app.gateway.settings import GatewaySettings
 from app.gateway.shaping import job_of
 from app.gateway.state import State
@@ -50,7 +51,7 @@ def state_of(card: ModelCard, **store: object) -> State:
     bell = SimpleNamespace(ring=lambda model, job_id: None)
     plans = Inquiries(redis.asyncio.Redis(), StoreSettings())  # never asked: every step of the card is certain
     held = SimpleNamespace(fleet=SimpleNamespace(cards=cards), plans=plans, **store)
-    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings()})
+    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings(), "metrics": GatewayMetrics()})
 
 
 @pytest.fixture
