@@ -13,13 +13,14 @@ from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway.addresses import Address
+from app.gateway.door.links import signed
 from app.gateway.formats import in_format
-from app.gateway.shaping import job_of
+from app.gateway.shaping import image_paths, job_of
 from app.gateway.state import State
 from cynosure.contract import JobStatus, OutputFormat
 from cynosure.errors import JobCancelled, JobFailed, JobUnfinished, ShuttingDown
 from jobs.accounts.api_keys import Caller
-from jobs.queue.record import JobRecord
+from jobs.queue.record import ANONYMOUS, JobRecord
 
 POLL_S = 1.0  # for clients that follow a job: a fallback in case the subscription misses an event
 WAIT_POLL_S = 5.0  # the same for clients that wait for a job's end, of which there may be thousands
@@ -57,6 +58,14 @@ async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) ->
                 await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
             except TimeoutError:
                 continue
+
+
+async def picture_urls(state: State, record: JobRecord, base: str) -> list[str]:
+    """Addresses of the finished pictures, below `base`; signed if they need an API key."""
+    paths = list(image_paths(record))
+    if record.owner != ANONYMOUS and paths:
+        _, paths = await signed(state, record.owner, paths)
+    return [base + path for path in paths]
 
 
 def refuse_unless_drawn(record: JobRecord) -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig
 
 from benchmarks.engine import specs_of
-from benchmarks.packs import random_adm, random_stable_diffusion
+from benchmarks.packs import PUBLISHED, random_adm
 from benchmarks.peers.drawing import PlainPipeline
 from benchmarks.stream import mixed_stream
 from cynosure.contract import GenerateRequest
@@ -35,33 +33,9 @@ def adm(folder: Path) -> None:
     random_adm(folder, Preset(unet=small, classifier=small))
 
 
-def stable_diffusion(folder: Path) -> None:
-    random_stable_diffusion(
-        folder,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
-        ),
-        vae=AutoencoderKL(block_out_channels=(32,), latent_channels=4, sample_size=8),
-        text=CLIPTextConfig(
-            vocab_size=54,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            bos_token_id=0,
-            eos_token_id=1,
-        ),
-    )
-
-
 @pytest.mark.parametrize(
     ("write", "modes"),
-    [(adm, {"none", "classifier"}), (stable_diffusion, {"none", "classifier_free"})],
+    [(adm, {"none", "classifier"}), (PUBLISHED["sd-tiny"], {"none", "classifier_free"})],
     ids=["ADM", "Stable Diffusion"],
 )
 def test_every_contender_draws_the_stream_of_a_pack(

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.gateway.addresses import Address
-from app.gateway.answers import POLL_S, HeldJob, refuse_unless_drawn
-from app.gateway.door.links import signed
+from app.gateway.answers import POLL_S, HeldJob, picture_urls, refuse_unless_drawn
 from app.gateway.errors.openai import error_body
 from app.gateway.formats import in_format
 from app.gateway.openai.shapes import ImageFields, completed_event, facts_of, partial_event
-from app.gateway.shaping import image_paths
 from cynosure.contract import Preview, ResolvedRequest
 from cynosure.errors import CynosureError
-from jobs.queue.record import ANONYMOUS
 
 PING_S = 15.0  # proxies cut a connection that was silent for a minute
 PING = b": ping\n\n"  # a comment: clients skip it
@@ -43,10 +40,7 @@ async def data_of(drawing: Drawing, address: Address) -> list[dict[str, str]]:
     """The finished pictures, as base64 or as URLs; these are signed if pictures need an API key."""
     record = await drawing.finished()
     if drawing.params.response_format == "url":
-        paths = list(image_paths(record))
-        if record.owner != ANONYMOUS:
-            _, paths = await signed(drawing.state, record.owner, paths)
-        return [{"url": address.base + path} for path in paths]
+        return [{"url": url} for url in await picture_urls(drawing.state, record, address.base)]
     indices = range(len(record.image_hashes))
     return [{"b64_json": base64.b64encode(await drawing.picture(index)).decode()} for index in indices]
 
