@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from cynosure.contract.names import Spelled
+from cynosure.contract.numbers import Integer, Real
 from cynosure.contract.sizes import Side
 from cynosure.contract.terms import (
     MAX_BASE64_IMAGE_LENGTH,
@@ -48,9 +49,9 @@ def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False)]
-Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Real]
+Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False), Real]
+Bound = Annotated[float, Field(ge=0, allow_inf_nan=False), Real]
 Interval = Annotated[tuple[Bound, Bound], AfterValidator(_ordered_interval)]
 Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
@@ -126,7 +127,7 @@ class GenerateRequest(Spelled):
         description="`plain` (default): every sign is text. `weighted`: `(word)`, `(word:1.3)` and `[word]` weigh "
         "words as in A1111, and a backslash makes a bracket text.",
     )
-    clip_skip: Annotated[int, Field(ge=1, le=100)] | None = Field(
+    clip_skip: Annotated[int, Field(ge=1, le=100), Integer] | None = Field(
         None,
         description="Layer of CLIP that prompts are read from, counted back from the one that the model uses, which "
         "is 1, as in A1111; in diffusers it is one less.",
@@ -173,7 +174,7 @@ class GenerateRequest(Spelled):
         0.0, description="How far to pull the guided prediction's contrast back (phi in Lin et al. 2023)."
     )
     sampler: str | None = Field(None, max_length=100, description="Name from the model's card.")
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS), Integer] | None = Field(
         None, validation_alias=AliasChoices("steps", "num_inference_steps"), description="Sampling steps."
     )
     timestep_spacing: str | None = Field(
@@ -190,14 +191,14 @@ class GenerateRequest(Spelled):
         description="ADM's timestep string for ddpm and ddim, instead of steps: `250`, `10,15,20`, `ddim25`, `fast27`.",
     )
     eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Integer] | None = Field(
         None, description="Image i of a job uses (seed, i). If left out, a random seed is chosen and returned."
     )
-    num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of pictures to draw.")
-    first_image: int = Field(
+    num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES), Integer] = Field(
+        1, description="Number of pictures to draw."
+    )
+    first_image: Annotated[int, Field(ge=0, le=MAX_FIRST_IMAGE), Integer] = Field(
         0,
-        ge=0,
-        le=MAX_FIRST_IMAGE,
         description="Number of the job's first picture, which uses (seed, first_image).",
     )
     from_image: Base64Image | None = Field(
@@ -242,13 +243,15 @@ class GenerateRequest(Spelled):
         None, max_length=100, description="Set of conventions to follow, by its name on the model's card."
     )
     clip: bool | None = Field(None, description="Clip the predicted picture to its range at every step.")
-    dynamic_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+    dynamic_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), Real] | None = Field(
         None, description="Quantile for dynamic thresholding of the predicted picture (Saharia et al. 2022: 0.995)."
     )
     use_cache: bool = Field(
         True, description="Allow an identical seeded request to be answered with an earlier result."
     )
-    preview_every: int = Field(0, ge=0, le=MAX_STEPS, description="Number of steps between previews; 0 for none.")
+    preview_every: Annotated[int, Field(ge=0, le=MAX_STEPS), Integer] = Field(
+        0, description="Number of steps between previews; 0 for none."
+    )
     priority: Priority = Field(Priority.NORMAL, description="Priority in the queue.")
     webhook_url: HttpUrl | None = Field(None, description="URL that gets a signed POST when the job ends.")
     telemetry: bool = Field(False, description="Record in the job what guidance did at every step.")
@@ -281,7 +284,7 @@ class SweepRequest(BaseModel):
     class_labels: tuple[Label, ...] = Field((), max_length=MAX_SWEEP_CELLS, description="By index or name.")
     prompts: tuple[Annotated[str, Field(max_length=MAX_PROMPT_LENGTH)], ...] = Field((), max_length=MAX_SWEEP_CELLS)
     guidance_scales: tuple[Scale, ...] = Field((), max_length=MAX_SWEEP_CELLS)
-    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field((), max_length=MAX_SWEEP_CELLS)
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED), Integer], ...] = Field((), max_length=MAX_SWEEP_CELLS)
 
 
 class SweepAxes(BaseModel):
@@ -339,6 +342,6 @@ class VaryRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"num_images": 4}]})
 
-    num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(
+    num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES), Integer] | None = Field(
         None, description="Number of pictures to draw. Default: the job's number. Not for sweeps."
     )

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cynosure.contract.numbers import Integer
 from cynosure.contract.terms import MAX_SIDE
 
-Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+Side = Annotated[int, Field(ge=0, le=MAX_SIDE), Integer]
 
 
 class Sizes(BaseModel):

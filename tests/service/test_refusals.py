@@ -57,6 +57,8 @@ def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., T
     [
         ({"request": {"steps": 0}}, "request.steps", "must be at least 1"),
         ({"request": {"steps": 1.5}}, "request.steps", "must be a whole number"),
+        ({"request": {"steps": True}}, "request.steps", "must be a whole number"),
+        ({"request": {"guidance_interval": [False, 1]}}, "request.guidance_interval", "must be a number"),
         ({"request": {"class_label": []}}, "request.class_label", "must be a whole number or a string"),
         ({"request": {"class_label": "x" * 201}}, "request.class_label", "must have at most 200 characters"),
         ({"request": {"scale": 1000}}, "request.scale", "must be at most 100"),
@@ -67,6 +69,7 @@ def test_only_fields_that_the_route_has_are_listed(open_gateway: Callable[..., T
         ({"request": {"webhook_url": "me"}}, "request.webhook_url", "must be a whole URL"),
         ({"request": []}, "request", "must be an object"),
         ({"seeds": [1, "x"]}, "seeds", "seeds[1] must be a whole number."),
+        ({"seeds": [True]}, "seeds", "seeds[0] must be a whole number."),
         (
             {"request": {"classifier_condition": {"labels": {"bag": "x"}}}},
             "request.classifier_condition.labels",

@@ -17,6 +17,7 @@ from cynosure.contract import (
     OutputFormat,
     ResolvedRequest,
 )
+from cynosure.contract.numbers import Integer
 from cynosure.errors import InvalidRequest
 from cynosure.metadata import again
 from cynosure.resolving import choose, choose_by_prompt, label_in_prompt, labels_in, with_real_names
@@ -36,7 +37,7 @@ _USAGE = {
 class ImageFields(GenerateRequest):
     """OpenAI's fields, plus every field of POST /generate."""
 
-    n: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of pictures to draw.")
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES), Integer] = Field(1, description="Number of pictures to draw.")
     size: str | None = Field(
         None,
         pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$",
@@ -47,11 +48,11 @@ class ImageFields(GenerateRequest):
         None, description="Number of steps: low is half of the model's default, high or hd twice, xhigh 3, max 4 times."
     )
     response_format: Literal["b64_json", "url"] | None = Field(None, description="Default: b64_json.")
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(
+    output_compression: Annotated[int, Field(ge=0, le=100), Integer] | None = Field(
         None, description="Quality of JPEG and WebP. Default: JPEG 95, WebP lossless."
     )
     stream: bool | None = Field(None, description="Answer with server-sent events, which may include partial pictures.")
-    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = Field(
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES), Integer] | None = Field(
         None, description="Number of partial pictures on the stream, evenly spaced."
     )
     style: Literal["vivid", "natural"] | None = Field(None, description="Accepted and ignored.")

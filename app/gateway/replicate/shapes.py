@@ -13,6 +13,7 @@ from pydantic import AnyUrl, BaseModel, ConfigDict, Field
 
 from app.gateway.shaping import moment
 from cynosure.contract import MAX_IMAGES, Fraction, GenerateRequest, JobStatus, ModelCard, Scale
+from cynosure.contract.numbers import Integer
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import label_in_prompt, real_name
 from jobs.queue.record import JobRecord
@@ -50,7 +51,7 @@ class PredictionInput(GenerateRequest):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "sneaker", "num_inference_steps": 20}]})
 
-    num_outputs: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(None, description="`num_images`.")
+    num_outputs: Annotated[int, Field(ge=1, le=MAX_IMAGES), Integer] | None = Field(None, description="`num_images`.")
     guidance: Scale | None = Field(None, description="`guidance_scale`.")
     prompt_strength: Fraction | None = Field(None, description="`strength`.")
     image: str | None = Field(None, description="`init_image`, also as a `data:` URL.")
