@@ -156,7 +156,7 @@ def _cards(url: str) -> Sequence[ModelCard] | None:
 
 def _answer(url: str) -> httpx.Response | None:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(url, timeout=2, trust_env=False)  # a proxy would look for this machine's gateway on its own
+        return httpx.get(url, timeout=10, trust_env=False)  # a proxy would look for this machine's gateway on its own
     return None
 
 

