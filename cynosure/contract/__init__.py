@@ -53,7 +53,7 @@ from cynosure.contract.roster import (
     ModelLoads,
 )
 from cynosure.contract.sizes import Side, Sizes
-from cynosure.contract.status import ModelStatus, ServiceStatus
+from cynosure.contract.status import ModelStatus, ServiceStatus, WorkerList, WorkerState, WorkerStatus
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -147,4 +147,7 @@ __all__ = [
     "SweepAxes",
     "SweepRequest",
     "VaryRequest",
+    "WorkerList",
+    "WorkerState",
+    "WorkerStatus",
 ]

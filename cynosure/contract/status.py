@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -26,3 +29,37 @@ class ServiceStatus(BaseModel):
     workers: int = Field(description="Live workers.")
     running: int = Field(description="Jobs being drawn, of all callers.")
     models: tuple[ModelStatus, ...]
+
+
+class WorkerState(StrEnum):
+    """What a worker is doing."""
+
+    SERVING = "serving"
+    MEASURING = "measuring"
+    """It takes jobs, and between them measures batch sizes, which slows pictures."""
+    DRAINING = "draining"
+    """It takes no more jobs, and ends when it has none left."""
+
+
+class WorkerStatus(BaseModel):
+    """A live worker, as it was a second ago."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    state: WorkerState
+    device: str = Field(description="Where it draws: `cpu`, `cuda:0`, or the name of a MIG device.")
+    hardware: str = Field(description="What that is.")
+    models: tuple[str, ...] = Field(description="Models that it holds.")
+    jobs: int = Field(description="Jobs that it holds.")
+    max_jobs: int = Field(description="Jobs that it can hold.")
+    pictures: int = Field(description="Pictures of these jobs that are not drawn yet.")
+    busy: float = Field(ge=0, le=1, description="Share of the device that drew, averaged over about half a minute.")
+    version: str
+    since: datetime = Field(description="When it began to serve.")
+
+
+class WorkerList(BaseModel):
+    """GET /admin/workers."""
+
+    workers: tuple[WorkerStatus, ...]

@@ -63,6 +63,9 @@ class Keys:
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the expiry of their registration |
     | `{p}:worker:NAME` | string | the worker's model cards |
+    | `{p}:workers:seen` | sorted set | names of all workers, also of those that drain, by the expiry of what they say |
+    | `{p}:worker:NAME:status` | string | what the worker says of itself every second |
+    | `{p}:worker:NAME:drain` | string | the worker is to drain |
     | `{p}:worker:NAME:models` | string | how far the worker is with each model |
     | `{p}:models` | hash | models that all workers are to hold besides their own, by name |
     | `{p}:models:leaving` | hash | what becomes of the jobs of models that leave or have left: these take no new ones |
@@ -197,6 +200,12 @@ class Keys:
     def worker_models(self, name: str) -> str:
         return f"{self.worker(name)}:models"
 
+    def worker_status(self, name: str) -> str:
+        return f"{self.worker(name)}:status"
+
+    def worker_drain(self, name: str) -> str:
+        return f"{self.worker(name)}:drain"
+
     def model_loading(self, wish: str) -> str:
         return f"{self.prefix}:models:loading:{wish}"
 
@@ -244,3 +253,7 @@ class Keys:
     @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
+
+    @property
+    def workers_seen(self) -> str:
+        return f"{self.prefix}:workers:seen"
