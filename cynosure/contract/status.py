@@ -8,6 +8,26 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class Quantiles(BaseModel):
+    """The time that half of the jobs took at most, and nineteen in twenty."""
+
+    model_config = ConfigDict(frozen=True)
+
+    p50: float
+    p95: float
+
+
+class RecentJobs(BaseModel):
+    """Jobs of a model that succeeded in the last five minutes, the last 256 at most."""
+
+    model_config = ConfigDict(frozen=True)
+
+    jobs: int
+    pictures_per_second: float = Field(description="Pictures drawn in the last minute, by second.")
+    waited_s: Quantiles = Field(description="Seconds from acceptance until a worker took them for the last time.")
+    ran_s: Quantiles = Field(description="Seconds from then until their pictures were stored.")
+
+
 class ModelStatus(BaseModel):
     """One model: who draws with it, what waits for it, and how fast it is drawn with."""
 
@@ -16,10 +36,15 @@ class ModelStatus(BaseModel):
     name: str
     workers: int = Field(description="Live workers that hold it.")
     waiting: int = Field(description="Jobs that wait for it, of all callers.")
+    waiting_by_priority: dict[str, int] = Field(
+        description="These by priority (`high`, `normal`, `low`); `back_off`: until a retry is due; `suspect`: to run "
+        "apart, because they lost two workers."
+    )
     pictures_per_second: float | None = Field(
         None, description="Pictures drawn per second of the last minutes in which any job ran; null if none were."
     )
     evaluations_per_second: float | None = Field(None, description="Network evaluations, likewise.")
+    recent: RecentJobs | None = Field(None, description="Its last jobs; null if none succeeded lately.")
 
 
 class ServiceStatus(BaseModel):

@@ -44,6 +44,7 @@ class Keys:
     | `{p}:suspects:MODEL` | sorted set | queued ids that have lost two workers: they run apart from others |
     | `{p}:quarantine:MODEL` | string | name of the worker that empties itself for a suspect |
     | `{p}:pace:MODEL` | hash | throughput, and the virtual clock of each priority |
+    | `{p}:recent:MODEL` | list | its last jobs that succeeded: when, waiting and running times in ms, pictures |
     | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |
     | `{p}:claim:TOKEN` | string | id that a call has claimed, kept for one lease: a repeated call gets the same job |
     | `{p}:leases` | sorted set | running ids by the expiry of their lease |
@@ -158,6 +159,9 @@ class Keys:
 
     def pace(self, model: str) -> str:
         return f"{self.prefix}:pace:{model}"
+
+    def recent(self, model: str) -> str:
+        return f"{self.prefix}:recent:{model}"
 
     def waiting(self, owner: str) -> str:
         return f"{self.prefix}:waiting:{owner}"
