@@ -127,9 +127,7 @@ class UnknownField(InvalidRequest):
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
-        super().__init__(
-            f"{unknown_fields(fields, known, hints or {})}Known: {', '.join(known)}.", field=shown(fields[0])
-        )
+        super().__init__(unknown_fields(fields, known, hints or {}), field=shown(fields[0]))
 
 
 class UnsupportedField(InvalidRequest):

@@ -68,7 +68,7 @@ def places_for(devices: str | None, workers: int | None) -> list[Place]:
     """
     if devices is None and any(name.upper() == "CYNOSURE_WORKER_DEVICE" for name in os.environ):
         return [Place()] * (workers or 1)  # they read it themselves
-    names = [name.strip() for name in (devices or AUTO).split(",")]
+    names = [name.strip() for name in (AUTO if devices is None else devices).split(",")]
     gpus = [] if set(names) == {CPU} else visible(gpus_here(), os.environ.get(VISIBLE))
     if names == [AUTO]:
         chosen = _usable(gpus) or [(CPU, None)]
