@@ -36,7 +36,9 @@ class Up:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         chosen = ["--models", models] if models else []
-        command = program("app.commands.up", "--port", str(port), "--data", str(data), *chosen, *options)
+        command = program(
+            "app.commands.up", "--port", str(port), "--data", str(data), "--devices", "cpu", *chosen, *options
+        )
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 
@@ -104,8 +106,7 @@ def top_at(url: str, key: str, worker: str, pressed: bytes) -> int:
 
 
 def test_a_drained_worker_loses_no_job_and_stays_away(small_pack: Path, tmp_path: Path) -> None:
-    options = ("--devices", "cpu", "--workers", "2")
-    with Up(tmp_path, *options, models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0.5") as up:
+    with Up(tmp_path, "--workers", "2", models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0.5") as up:
         create = program("app.commands.keys", "create", "--name", "t", "--scopes", "admin", "--data", str(tmp_path))
         key = subprocess.check_output(create, env=clean_environment(), text=True).strip()
         asking = clean_environment(CYNOSURE_URL=up.url, CYNOSURE_API_KEY=key)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.commands import devices
 from app.commands.children import Child
@@ -16,6 +17,7 @@ from app.commands.nodes import nodes_for, nodes_here
 from harness.processes import clean_environment
 from jobs.starting import InvalidSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 TWO = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa0000-0000-0000-0000-000000000000)
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb0000-0000-0000-0000-000000000000)
@@ -170,3 +172,19 @@ def test_a_worker_keeps_to_its_cpus_and_stays_away_once_it_is_drained(tmp_path: 
         child.restart_at = 0.0
         child.tend()
         assert child.process is None
+
+
+def test_in_compose_each_gpu_has_a_worker_that_prometheus_finds() -> None:
+    whole, gpus = (
+        yaml.safe_load((ROOT / f"docker-compose{name}.yml").read_text())["services"] for name in ("", ".gpu")
+    )
+    seen = []
+    for name, service in gpus.items():
+        [device] = service["deploy"]["resources"]["reservations"]["devices"]
+        seen += device["device_ids"]
+        assert service["environment"]["CYNOSURE_WORKER_DEVICE_NAME"] == f"cuda:{seen[-1]}"
+        if name != "worker":
+            assert service["extends"] == {"file": "docker-compose.yml", "service": "worker"}
+            assert set(service["networks"]) == set(whole["worker"]["networks"])
+            assert service["networks"]["monitoring"] == {"aliases": ["worker"]}
+    assert seen == ["0", "1"]
