@@ -20,7 +20,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIST_GPUS = ("nvidia-smi", "-L")
 NO_GPUS = 6  # its exit code, says its manual
 TIMEOUT_S = 60.0  # a driver that is not kept loaded takes seconds
-_GPU = re.compile(r"GPU (?P<index>\d+): (?P<title>.+) \(UUID: (?P<uuid>[^)]+)\)")
+_GPU = re.compile(r"GPU \d+: (?P<title>.+) \(UUID: (?P<uuid>[^)]+)\)")
 _MIG = re.compile(r"\s+MIG (?P<title>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^)]+)\)")
 
 log = logging.getLogger("up")

@@ -203,7 +203,7 @@ def main(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="number of workers, which share the devices", show_default="one a device")
+        int | None, typer.Option(min=1, help="number of workers, which share the devices", show_default="one for each")
     ] = None,
     models: Annotated[
         str | None,
