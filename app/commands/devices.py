@@ -41,6 +41,11 @@ class Gpu:
     parts: tuple[Gpu, ...] = ()
 
 
+Chosen = tuple[str, Gpu | None]
+"""What a device is called, and the GPU that it is."""
+ON_CPU: list[Chosen] = [(CPU, None)]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one worker draws.
@@ -70,16 +75,21 @@ def places_for(devices: str | None, workers: int | None) -> list[Place]:
         return [Place()] * (workers or 1)  # they read it themselves
     names = [name.strip() for name in (AUTO if devices is None else devices).split(",")]
     gpus = [] if set(names) == {CPU} else visible(gpus_here(), os.environ.get(VISIBLE))
-    if names == [AUTO]:
-        chosen = _usable(gpus) or [(CPU, None)]
-    else:
-        chosen = _named(names, gpus)
-        if workers is not None and workers < len(chosen):
-            raise InvalidSettings(f"--workers {workers} leaves some of --devices {devices} unused: name fewer")
+    is_auto = names == [AUTO]
+    chosen: Sequence[Chosen] = [*_by_name(gpus).items()] or ON_CPU if is_auto else _named(names, gpus)
+    if not is_auto and workers is not None and workers < len(chosen):
+        raise InvalidSettings(f"--workers {workers} leaves some of --devices {devices} unused: name fewer")
+    if any(gpu for _, gpu in chosen) and (version := _torch_without_cuda()):
+        if not is_auto:
+            raise InvalidSettings(
+                f"--devices {devices}: torch {version} is built without CUDA; install one that has it"
+            )
+        log.warning("there are GPUs, but torch %s is built without CUDA: the CPU draws", version)
+        chosen = ON_CPU
     if len(titles := sorted({gpu.title for _, gpu in chosen if gpu is not None})) > 1:
         log.warning("the GPUs differ, and with them the last bits of pictures: %s", ", ".join(titles))
     count = workers or len(chosen)
-    if chosen == [(CPU, None)]:
+    if chosen == ON_CPU:
         return _on_cpu(count)
     return [_on(name, gpu) for name, gpu in islice(cycle(chosen), count)]
 
@@ -145,22 +155,17 @@ def _by_name(gpus: Sequence[Gpu]) -> dict[str, Gpu]:
     return named
 
 
-def _usable(gpus: Sequence[Gpu]) -> list[tuple[str, Gpu | None]]:
-    """All of the GPUs, unless this build of torch can use none."""
-    if not gpus:
-        return []
+def _torch_without_cuda() -> str | None:
+    """The version of torch, if it can't use NVIDIA's GPUs; asked in a process of its own, because it is large."""
     asked = [sys.executable, "-P", "-c", "import torch; print(torch.__version__, torch.backends.cuda.is_built())"]
     answer = subprocess.run(asked, capture_output=True, text=True)
     if answer.returncode:
         raise InvalidSettings(f"can't load torch: {' '.join(answer.stderr.split())[-200:]}")
     version, is_built = answer.stdout.split()
-    if is_built != "True":
-        log.warning("there are GPUs, but torch %s is built without CUDA: the CPU draws", version)
-        return []
-    return list(_by_name(gpus).items())
+    return None if is_built == "True" else version
 
 
-def _named(names: Sequence[str], gpus: Sequence[Gpu]) -> list[tuple[str, Gpu | None]]:
+def _named(names: Sequence[str], gpus: Sequence[Gpu]) -> list[Chosen]:
     here: dict[str, Gpu | None] = {CPU: None, **_by_name(gpus)}
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         here[MPS] = None

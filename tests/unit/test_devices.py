@@ -110,6 +110,8 @@ def test_the_cpu_draws_where_nothing_else_can(install: Install, monkeypatch: pyt
     on_cpu = Place(("--device", CPU))
     install(TWO, has_cuda=False)
     assert places_for("auto", None) == [on_cpu]
+    with pytest.raises(InvalidSettings, match=r"--devices cuda:0: torch 2\.13\.0 is built without CUDA"):
+        places_for("cuda:0", None)
     install("No devices were found\n", code=6)
     assert places_for("auto", 2) == [on_cpu] * 2
     install("NVIDIA-SMI has failed\n", code=9)
