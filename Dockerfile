@@ -32,7 +32,8 @@ RUN pip install '.[gateway,traces]' \
 
 # From `base`, not `build`: this layer is gigabytes and must not be made again for a change in the source.
 FROM base AS torch
-# Options for pip, such as an index that has the CPU build of torch; unquoted below, for they are several words.
+# Options for pip, such as an index that has the CPU build of torch, or one for another CUDA: PyPI's for x86-64 has CUDA.
+# Unquoted below, for they are several words.
 ARG TORCH_PIP_ARGS=""
 # hadolint ignore=DL3013,SC2086
 RUN python -m venv /opt/venv && pip install torch==2.13.0 ${TORCH_PIP_ARGS}

@@ -14,6 +14,8 @@ from starlette.middleware.cors import CORSMiddleware
 from app.gateway import schema
 from app.gateway.a1111 import lacking as a1111_lacking
 from app.gateway.a1111 import routes as a1111
+from app.gateway.admin import models as admin_models
+from app.gateway.admin import workers as admin_workers
 from app.gateway.batches import routes as batch_routes
 from app.gateway.batches.feeder import Feeder
 from app.gateway.door.auth import Door
@@ -33,7 +35,6 @@ from app.gateway.outbound import Outbound, OutboundSettings
 from app.gateway.replicate import routes as replicate
 from app.gateway.replicate.work import webhook_body
 from app.gateway.routes import (
-    admin,
     docs,
     events,
     generate,
@@ -146,7 +147,7 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metr
     modules += [openai] if settings.openai else []
     modules += [replicate] if settings.replicate else []
     modules += [a1111, a1111_lacking] if settings.a1111 else []
-    modules += [batch_routes, webhook_routes, admin]
+    modules += [batch_routes, webhook_routes, admin_models, admin_workers]
     for module in modules:
         app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
     schema.install(app)

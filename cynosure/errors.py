@@ -20,6 +20,7 @@
     ├── ModelExists               409  another model has the name
     ├── ModelPinned               409  a worker has the model from its --models, and keeps it
     ├── ModelLeaving              409  the model is being unloaded, so it takes no new jobs
+    ├── WorkerNotFound            404
     ├── JobNotFound               404
     │   └── ImageNotFound         404  the job has no image of that index (yet)
     ├── BatchNotFound             404
@@ -47,7 +48,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from cynosure.hints import MAX_NAMED, field_hint, nearest, sampler_hint, sentence, shown, unknown_label
+from cynosure.hints import nearest, sampler_hint, sentence, shown, unknown_fields, unknown_label
 
 
 class CynosureError(Exception):
@@ -126,15 +127,7 @@ class UnknownField(InvalidRequest):
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
-        meant = {field: (hints or {}).get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
-        if len(fields) == 1:
-            [(field, hint)] = meant.items()
-            said = f"No field '{shown(field)}'. {sentence(hint)}"
-        else:
-            named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
-            more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
-            said = f"No fields {', '.join(named)}{more}. "
-        super().__init__(f"{said}Known: {', '.join(known)}.", field=shown(fields[0]))
+        super().__init__(unknown_fields(fields, known, hints or {}), field=shown(fields[0]))
 
 
 class UnsupportedField(InvalidRequest):
@@ -234,6 +227,12 @@ class ModelLeaving(CynosureError):
 
     code, status, title = "model_leaving", 409, "Model leaving"
     waits = False
+
+
+class WorkerNotFound(CynosureError):
+    """No live worker has that name."""
+
+    code, status, title = "worker_not_found", 404, "Worker not found"
 
 
 class JobNotFound(CynosureError):

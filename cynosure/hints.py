@@ -65,3 +65,15 @@ def unknown_label(label: int | str, labels: Mapping[str, Sequence[str]], *, name
     lists = [(f"'{name}' has: " if several else "Known: ") + listed(known) for name, known in labels.items()]
     where = f" in {' or '.join(map(repr, labels))}" if names_models else ""
     return f"No class '{shown(label)}'{where}. {sentence(nearest(label, names))}{'; '.join(lists)}."
+
+
+def unknown_fields(fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str]) -> str:
+    """What is wrong with fields that are none of the `known` ones, with what was meant where that can be said."""
+    lists = f"Known: {', '.join(known)}."
+    meant = {field: hints.get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
+    if len(fields) == 1:
+        [(field, hint)] = meant.items()
+        return f"No field '{shown(field)}'. {sentence(hint)}{lists}"
+    named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
+    more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
+    return f"No fields {', '.join(named)}{more}. {lists}"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cynosure.contract.names import spellings
-from cynosure.errors import InvalidRequest, ModelNotFound, UnknownField
+from cynosure.errors import InvalidRequest, ModelNotFound, UnknownField, WorkerNotFound
 from cynosure.hints import MAX_NAMED, MAX_SHOWN, nearest, sentence, shown
 from cynosure.requirements import requirement
 
@@ -144,3 +144,9 @@ def no_such_model(name: str, known: Iterable[str]) -> ModelNotFound:
     names = list(known)
     hint = sentence(nearest(name, names))
     return ModelNotFound(f"No worker serves a model '{shown(name)}'. {hint}Models: {', '.join(names) or 'none yet'}.")
+
+
+def no_such_worker(name: str, known: Iterable[str]) -> WorkerNotFound:
+    """The error for the name of a worker in an address."""
+    names = ", ".join(list(known)[:MAX_NAMED]) or "none"
+    return WorkerNotFound(f"There is no worker '{shown(name)}'. Workers: {names}.")

@@ -1,4 +1,4 @@
-"""The live workers, and the model cards that they publish."""
+"""The live workers: the model cards that they publish, how they are, and who is told to drain."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from cynosure.contract import ModelCard
-from cynosure.refusals import no_such_model
+from cynosure.contract import ModelCard, WorkerStatus
+from cynosure.refusals import no_such_model, no_such_worker
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient, connect
 from jobs.store.keyspace import Keys
 
 REGISTRATION_S = 15
+DRAIN_ORDER_S = 300  # a worker looks every second, unless the store is away
 _CACHE_S = 1.0
 _CALIBRATION_TTL_S = 30 * 86_400
 
@@ -36,12 +37,18 @@ class FleetRegistry:
         now = self._client.time()[0]
         with self._client.pipeline() as pipe:
             pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
-            pipe.zadd(self._keys.workers, {worker: now + REGISTRATION_S})
-            pipe.zremrangebyscore(self._keys.workers, "-inf", now)
-            # Ends too far ahead: the store's clock was set back. Live workers register again within seconds.
-            pipe.zremrangebyscore(self._keys.workers, now + 2 * REGISTRATION_S, "+inf")
-            pipe.expire(self._keys.workers, 2 * REGISTRATION_S)
+            _register(pipe, self._keys.workers, worker, now)
             pipe.execute()
+
+    def tell(self, status: WorkerStatus) -> bool:
+        """Say how a worker is; whether it was told to drain."""
+        now = self._client.time()[0]
+        with self._client.pipeline() as pipe:
+            pipe.get(self._keys.worker_drain(status.name))
+            pipe.set(self._keys.worker_status(status.name), status.model_dump_json(), ex=REGISTRATION_S)
+            _register(pipe, self._keys.workers_seen, status.name, now)
+            order, *_ = pipe.execute()
+        return order is not None
 
     def calibration(self, key: str) -> bytes | None:
         """The calibration that a worker of this deployment stored under `key`, if any."""
@@ -52,22 +59,35 @@ class FleetRegistry:
         self._client.set(self._keys.calibration(key), calibration, ex=_CALIBRATION_TTL_S)
 
     def withdraw(self, worker: str) -> None:
+        """Publish no cards any more: the worker takes no more jobs."""
         with self._client.pipeline() as pipe:
             pipe.delete(self._keys.worker(worker))
             pipe.zrem(self._keys.workers, worker)
             pipe.execute()
 
+    def leave(self, worker: str) -> None:
+        """The worker has ended."""
+        with self._client.pipeline() as pipe:
+            pipe.delete(self._keys.worker_status(worker), self._keys.worker_drain(worker))
+            pipe.zrem(self._keys.workers_seen, worker)
+            pipe.execute()
+
+
+def _register(pipe: redis.client.Pipeline, members: str, worker: str, now: int) -> None:
+    """Keep a worker in a set for as long as a registration lasts, and others no longer than theirs."""
+    pipe.zadd(members, {worker: now + REGISTRATION_S})
+    pipe.zremrangebyscore(members, "-inf", now)
+    # Ends too far ahead: the store's clock was set back. Live workers register again within seconds.
+    pipe.zremrangebyscore(members, now + 2 * REGISTRATION_S, "+inf")
+    pipe.expire(members, 2 * REGISTRATION_S)
+
 
 @dataclass(frozen=True)
 class Workers:
-    """Number of live workers, and by model how many of them hold it, in the order of the cards.
-
-    `measuring` is the number of workers that still measure a model, which slows its pictures.
-    """
+    """Number of workers that take jobs, and by model how many of them hold it, in the order of the cards."""
 
     count: int
     by_model: Mapping[str, int]
-    measuring: int = 0
 
 
 class Fleet(StoreClient):
@@ -104,6 +124,32 @@ class Fleet(StoreClient):
         await self.cards()
         return self._workers
 
+    async def statuses(self) -> list[WorkerStatus]:
+        """All live workers, also those that drain, by name.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        async with answering():
+            members: list[Any] = list(await self._client.zrange(self._keys.workers_seen, 0, -1))
+            names = sorted(raw.decode() for raw in members)
+            told = await self._client.mget([self._keys.worker_status(name) for name in names]) if names else []
+        return [WorkerStatus.model_validate_json(raw) for raw in told if raw]
+
+    async def drain(self, name: str) -> WorkerStatus:
+        """Tell a worker to drain; it hears that within a second or two.
+
+        Raises:
+            WorkerNotFound: there is none of that name.
+            StoreUnavailable: Redis is away.
+        """
+        statuses = {status.name: status for status in await self.statuses()}
+        if name not in statuses:
+            raise no_such_worker(name, statuses)
+        async with answering():
+            await self._client.set(self._keys.worker_drain(name), "1", ex=DRAIN_ORDER_S)
+        return statuses[name]
+
     async def cards(self) -> dict[str, ModelCard]:
         """Cards by model name, in the order in which the workers name their models.
 
@@ -137,7 +183,6 @@ class Fleet(StoreClient):
             name: cards[name] for name in sorted(cards.keys() - leave, key=lambda name: (places[name], name))
         }
         counts = Counter(card["name"] for published in rosters for card in published)
-        measuring = sum(not all(card["measured"] for card in published) for published in rosters)
-        self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards}, measuring)
+        self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards})
         self._read_at = time.monotonic()
         return self._cards

@@ -283,7 +283,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory, small_pack: Path, metri
     """A whole Cynosure with the small pack, as `cynosure up` starts it."""
     port = free_port()
     data: Path = tmp_path_factory.mktemp("data")
-    options = ["--port", str(port), "--data", str(data), "--models", str(small_pack)]
+    options = ["--port", str(port), "--data", str(data), "--models", str(small_pack), "--devices", "cpu"]
     environment = clean_environment(CYNOSURE_METRICS_PORT=str(metrics_port))
     server = subprocess.Popen(program("app.commands.up", *options), env=environment)
     url = f"http://127.0.0.1:{port}"

@@ -49,6 +49,9 @@ def main(
             show_default="CYNOSURE_WORKER_OFFLOAD",
         ),
     ] = None,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", help="end with exit code 75, to be restarted, unless told to drain")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="only check the settings and find the packs")] = False,
 ) -> None:
     """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
@@ -73,7 +76,7 @@ def main(
         return
     from workers.serving import serve  # imports torch, which takes seconds: whatever is wrong was refused before
 
-    serve(settings, store_settings, metrics, packs)
+    serve(settings, store_settings, metrics, packs, is_supervised=supervised)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,9 +34,10 @@ from workers.host import EngineHost
 from workers.retrying import Retrying
 from workers.settings import WorkerSettings
 from workers.upkeep.cancellations import Cancellations
-from workers.upkeep.drain import Drain
+from workers.upkeep.drain import Drain, Ending
 from workers.upkeep.metrics import EngineMetrics
 from workers.upkeep.metrics_port import MetricsPort
+from workers.upkeep.presence import Presence
 from workers.upkeep.reaper import Reaper
 from workers.upkeep.registration import Registration
 from workers.upkeep.roster import RosterKeeper
@@ -47,12 +48,7 @@ log = logging.getLogger("workers")
 STORE_TIMEOUT_S = 24 * 3600.0  # a worker may start before its store
 
 
-def _stop_self() -> None:
-    """Drain as after a SIGTERM: jobs go back to the queue, and a supervisor restarts the worker."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistry) -> Engine:
+def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistry, ending: Ending) -> Engine:
     return Engine(
         packs,
         device=settings.device,
@@ -63,7 +59,19 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
         compiled=settings.compile,
         measure_at_once=False,
         calibrations=SharedCalibrations(fleet),
-        on_death=lambda error: _stop_self(),
+        on_death=lambda error: ending.for_restart(),
+    )
+
+
+def _host(settings: WorkerSettings, engine: Engine, store: WorkerStore, doorbell: Doorbell, name: str) -> EngineHost:
+    return EngineHost(
+        engine,
+        store,
+        doorbell,
+        worker_name=name,
+        slots=settings.concurrency,
+        heartbeat_s=settings.heartbeat_s,
+        job_timeout_s=settings.job_timeout_s,
     )
 
 
@@ -96,14 +104,23 @@ def _metrics_port(settings: MetricsSettings, store: WorkerStore) -> Iterator[Met
 
 
 def serve(
-    settings: WorkerSettings, store_settings: StoreSettings, metrics: MetricsSettings, packs: Sequence[Pack]
+    settings: WorkerSettings,
+    store_settings: StoreSettings,
+    metrics: MetricsSettings,
+    packs: Sequence[Pack],
+    *,
+    is_supervised: bool,
 ) -> None:
-    """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
+    """Serve the packs until a signal or an operator stops the worker, and end the process.
+
+    The exit code is `EX_CONFIG` for what can't be served, and that of an `Ending` otherwise.
+    """
     warnings.filterwarnings("ignore", module="diffusers")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
-    store = WorkerStore(store_settings)
+    store, ending = WorkerStore(store_settings), Ending(is_supervised=is_supervised)
     with _metrics_port(metrics, store) as port:
-        _serve(settings, store_settings, packs, store, port)
+        code = _serve(settings, store_settings, packs, store, port, ending)
+    sys.exit(code)
 
 
 def _serve(
@@ -112,29 +129,25 @@ def _serve(
     packs: Sequence[Pack],
     store: WorkerStore,
     port: MetricsPort | None,
-) -> None:
+    ending: Ending,
+) -> int:
+    """Serve, and return the exit code."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     doorbell, fleet = Doorbell(store_settings), FleetRegistry(store_settings)
     Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
     with refusing("cynosure worker", InvalidPack, InvalidDevice):
-        engine = _engine(settings, packs, fleet)
-        host = EngineHost(
-            engine,
-            store,
-            doorbell,
-            worker_name=name,
-            slots=settings.concurrency,
-            heartbeat_s=settings.heartbeat_s,
-            job_timeout_s=settings.job_timeout_s,
-        )
+        engine = _engine(settings, packs, fleet, ending)
+        host = _host(settings, engine, store, doorbell, name)
     models = host.cards
     celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)
+    presence = Presence(fleet, host, engine, settings, worker_name=name, on_drain=ending.for_good)
     helpers = (
         registration,
+        presence,
         Reaper(store, doorbell, models, interval_s=settings.reap_every_s, grace_after_outage_s=store_settings.lease_s),
         Planner(engine, host.cards, InquiryDesk(store_settings, models)),
-        Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=_stop_self),
+        Watchdog(host.claims, doorbell, models, silence_s=settings.deaf_after_s, on_deaf=ending.for_restart),
         host.leases,
         Cancellations(store, host.leases),
         RosterKeeper(
@@ -147,12 +160,13 @@ def _serve(
             publish=registration.publish,
         ),
     )
-    drain = Drain(host, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
-    Retrying(timeout_s=STORE_TIMEOUT_S).call(registration.publish)
+    drain = Drain(host, ending, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
+    for one in (presence, registration):
+        Retrying(timeout_s=STORE_TIMEOUT_S).call(one.publish)
     drain.listen()
     for helper in helpers:
         helper.start()
-    store.metrics.registry.register(EngineMetrics(engine))
+    store.metrics.registry.register(EngineMetrics(engine, presence.device))
     if port is not None:
         port.ready(lambda: not host.claims.is_stopping)
     log.info("worker %s serves %s", name, ", ".join(models))
@@ -166,3 +180,4 @@ def _serve(
         engine.close()
         traces.stop()
         log.info("worker %s has stopped", name)
+    return ending.exit_code or int(celery.exitcode or os.EX_OK)

@@ -20,6 +20,11 @@ class WorkerSettings(BaseSettings):
         "it another name. The first that fits a request is its default model.",
     )
     device: str = Field("cpu", description="Torch device of the engine.")
+    device_name: str | None = Field(
+        None,
+        description="What the device is called where workers are listed, and in metrics; by default as torch calls it. "
+        "`cynosure up` sets it.",
+    )
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; by default chosen for the device."
     )

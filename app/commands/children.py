@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from types import FrameType
 
 from cynosure.programs import program
@@ -43,12 +44,30 @@ def run(module: str, *arguments: str, environment: dict[str, str]) -> int:
 
 
 class Child:
-    """A supervised process: if it exits by itself, it is restarted with exponential back-off."""
+    """A supervised process: if it exits by itself, it is restarted with exponential back-off.
 
-    def __init__(self, module: str, *arguments: str, environment: dict[str, str]) -> None:
+    Args:
+        module: the program.
+        arguments: its arguments.
+        environment: its whole environment.
+        cpus: those that it may run on; by default all.
+        may_end: whether it stays away after it has exited with code 0.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environment: dict[str, str],
+        cpus: Collection[int] | None = None,
+        may_end: bool = False,
+    ) -> None:
         self.name = module
         self.command = program(module, *arguments)
         self.environment = environment
+        self._cpus = cpus
+        self._may_end = may_end
+        self._has_ended = False
         self.backoff_s = FIRST_BACKOFF_S
         self.started_at = 0.0
         self.restart_at = 0.0
@@ -58,19 +77,28 @@ class Child:
         if self.process is not None and self.process.poll() is not None:
             if self.has_refused:
                 sys.exit(os.EX_CONFIG)
+            if self._may_end and self.process.returncode == os.EX_OK:
+                log.info("%s: drained, and so not restarted", self.name)
+                self.process, self._has_ended = None, True
+                return
             log.warning("%s exited with code %d; restarting it", self.name, self.process.returncode)
             self.process = None
             if time.monotonic() - self.started_at >= STEADY_S:
                 self.backoff_s = FIRST_BACKOFF_S
             self.restart_at = time.monotonic() + self.backoff_s
             self.backoff_s = min(MAX_BACKOFF_S, 2 * self.backoff_s)
-        if self.process is None and time.monotonic() >= self.restart_at:
+        if self.process is None and not self._has_ended and time.monotonic() >= self.restart_at:
             # In its own session: the terminal's Ctrl-C reaches only the supervisor, which stops the children in order.
             # If the supervisor is killed, no child outlives it. It has a single thread, so preexec_fn is safe.
             self.started_at = time.monotonic()
             self.process = subprocess.Popen(
-                self.command, env=self.environment, start_new_session=True, preexec_fn=end_with_parent
+                self.command, env=self.environment, start_new_session=True, preexec_fn=self._prepare
             )
+
+    def _prepare(self) -> None:
+        end_with_parent()
+        if self._cpus is not None:
+            os.sched_setaffinity(0, self._cpus)
 
     def stop(self) -> None:
         if self._running is not None:

@@ -25,6 +25,7 @@ import redis
 import typer
 
 from app.commands.children import STOP_SIGNALS, Child, end_with_parent, run, stop
+from app.commands.devices import Place, places_for
 from app.commands.keys import NO_CREDENTIALS, URL_FILE
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
@@ -194,7 +195,16 @@ def main(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
     data: Annotated[Path, typer.Option(help="folder for the data of the embedded store")] = Path("data"),
-    workers: Annotated[int, typer.Option(min=1, help="number of workers")] = 1,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="what to draw on: auto (all GPUs, or else the CPU), cpu, or names such as cuda:0,cuda:1 or MIG-…",
+            show_default="CYNOSURE_WORKER_DEVICE, or auto",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="number of workers, which share the devices", show_default="one for each")
+    ] = None,
     models: Annotated[
         str | None,
         typer.Option(
@@ -218,23 +228,29 @@ def main(
     """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
     if with_parent:
         end_with_parent()
-    options = ["--models", models] if models is not None else []
-    options += ["--quantize", quantize] if quantize is not None else []
-    options += ["--offload"] if offload else []
     auth = ["--insecure-no-auth"] if insecure_no_auth else []
     with refusing("cynosure up", InvalidSettings, CannotListen):
         log_to(sys.stdout)
         warn_of_unknown_variables(*SETTINGS)
         address = _checked_host(host, port)
+        places = places_for(devices, workers)
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep it ignored
                 signal.signal(number, _on_signal)
         _run(
             data.resolve(),
             gateway=["app", "--host", address, "--port", str(port), *auth],
-            workers=[["workers", *options]] * workers,
+            worker=["workers", *_options(models, quantize, offload)],
+            places=places,
             url=f"http://{host_and_port(WILDCARDS.get(address, address), port)}",
         )
+
+
+def _options(models: str | None, quantize: str | None, offload: bool) -> list[str]:
+    """Those of every worker."""
+    options = ["--models", models] if models is not None else []
+    options += ["--quantize", quantize] if quantize is not None else []
+    return options + (["--offload"] if offload else [])
 
 
 def _checked_host(host: str | None, port: int) -> str:
@@ -258,24 +274,32 @@ def _with_metrics_port(environment: dict[str, str], number: int) -> dict[str, st
     return environment if port is None else {**environment, "CYNOSURE_METRICS_PORT": str(port + number)}
 
 
-def _run(data: Path, *, gateway: list[str], workers: list[list[str]], url: str) -> None:
-    """Run the programs, each a module and its arguments, until a signal stops them."""
+def _run(data: Path, *, gateway: list[str], worker: list[str], places: Sequence[Place], url: str) -> None:
+    """Run the programs, each a module and its arguments, until a signal stops them; a worker at each place."""
     environment = {name: value for name, value in os.environ.items() if name not in unknown_variables(*SETTINGS)}
     stores: list[Child] = []
     others: list[Child] = []
     folders: list[Path] = []
     try:
-        if code := run(*workers[0], "--check", environment=environment):
+        if code := run(*worker, "--check", environment=environment):
             sys.exit(code)
-        log.info("starting the job store, the gateway and %s", _count(len(workers), "worker"))
+        log.info("starting the job store, the gateway and %s", _count(len(places), "worker"))
         if "REDIS_URL" not in environment:
             store, socket = _embedded_store(data, environment)
             stores, folders = [store], [socket.parent]
             _wait_for_store(environment["REDIS_URL"], store, data)
         log.info("the job store is up; loading the models")
-        others = [
-            Child(*arguments, environment=_with_metrics_port(environment, number))
-            for number, arguments in enumerate((gateway, *workers))
+        others = [Child(*gateway, environment=_with_metrics_port(environment, 0))]
+        others += [
+            Child(
+                *worker,
+                "--supervised",
+                *place.arguments,
+                environment=_with_metrics_port({**environment, **place.variables}, number),
+                cpus=place.cpus,
+                may_end=True,
+            )
+            for number, place in enumerate(places, start=1)
         ]
         _supervise([*stores, *others], url)
     except _Stop as cause:

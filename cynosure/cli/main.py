@@ -10,6 +10,8 @@ from cynosure import __version__
 from cynosure.cli.again import again
 from cynosure.cli.batch import batch
 from cynosure.cli.demo import demo
+from cynosure.cli.fleet.top import top
+from cynosure.cli.fleet.workers import workers
 from cynosure.cli.generate import generate
 from cynosure.cli.jobs import cancel, jobs
 from cynosure.cli.models import models
@@ -51,6 +53,8 @@ app.command()(plan)
 app.command()(jobs)
 app.command()(cancel)
 app.add_typer(models, name="models")
+app.add_typer(workers, name="workers")
+app.command()(top)
 app.command()(demo)
 for name, (_, _, text) in SERVICES.items():
     app.command(name)(announced(text))

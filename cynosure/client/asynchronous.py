@@ -34,6 +34,7 @@ from cynosure.contract import (
     Progress,
     ServiceStatus,
     SweepRequest,
+    WorkerStatus,
 )
 from cynosure.drawn import Drawn
 from cynosure.errors import CynosureError
@@ -111,6 +112,18 @@ class AsyncClient:
     async def model_loads(self) -> tuple[ModelLoad, ...]:
         """How far each worker is with each model."""
         return await self._do(calls.model_loads())
+
+    async def workers(self) -> tuple[WorkerStatus, ...]:
+        """The live workers. Takes a key with the scope `admin`, as `drain_worker` does."""
+        return await self._do(calls.workers())
+
+    async def drain_worker(self, name: str, *, wait_s: int = 30) -> bool:
+        """Have a worker finish its jobs or hand them back, and end; whether it has, after at most `wait_s` seconds.
+
+        Raises:
+            WorkerNotFound: there is none of that name.
+        """
+        return await self._do(calls.drain_worker(name, wait_s=wait_s))
 
     async def generate(self, request: GenerateRequest | None = None, /, **fields: Any) -> list[Image.Image]:
         """Submit, wait, and fetch all pictures. Their metadata (`picture.info`) holds the request.

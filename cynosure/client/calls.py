@@ -30,6 +30,8 @@ from cynosure.contract import (
     Plan,
     ServiceStatus,
     SweepRequest,
+    WorkerList,
+    WorkerStatus,
 )
 from cynosure.errors import JobCancelled, JobFailed, ModelNotLoaded
 from cynosure.refusals import parsed
@@ -118,6 +120,18 @@ def remove_model(name: str, jobs: LeavingJobs, *, wait_s: int = 0) -> Call[Model
     headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
     path = f"/admin/models/{quote(name, safe='')}"
     return Call("DELETE", path, _load, params={"jobs": jobs.value}, headers=headers, held_s=wait_s)
+
+
+def workers() -> Call[tuple[WorkerStatus, ...]]:
+    """The live workers."""
+    return Call("GET", "/admin/workers", lambda response: WorkerList.model_validate_json(response.content).workers)
+
+
+def drain_worker(name: str, *, wait_s: int = 0) -> Call[bool]:
+    """Have a worker end; whether it has."""
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    path = f"/admin/workers/{quote(name, safe='')}/drain"
+    return Call("POST", path, lambda response: response.status_code == 200, headers=headers, held_s=wait_s)
 
 
 def submit(request: GenerateRequest, key: str | None = None, *, wait_s: int = 0) -> Call[Job]:

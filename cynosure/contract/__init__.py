@@ -53,7 +53,15 @@ from cynosure.contract.roster import (
     ModelLoads,
 )
 from cynosure.contract.sizes import Side, Sizes
-from cynosure.contract.status import ModelStatus, ServiceStatus
+from cynosure.contract.status import (
+    ModelStatus,
+    Quantiles,
+    RecentJobs,
+    ServiceStatus,
+    WorkerList,
+    WorkerState,
+    WorkerStatus,
+)
 from cynosure.contract.terms import (
     DELIVERY_FIELDS,
     INPUT_FIELDS,
@@ -139,6 +147,8 @@ __all__ = [
     "Progress",
     "PromptSyntax",
     "PromptTokens",
+    "Quantiles",
+    "RecentJobs",
     "ResolvedRequest",
     "Scale",
     "ServiceStatus",
@@ -147,4 +157,7 @@ __all__ = [
     "SweepAxes",
     "SweepRequest",
     "VaryRequest",
+    "WorkerList",
+    "WorkerState",
+    "WorkerStatus",
 ]

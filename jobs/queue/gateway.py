@@ -41,14 +41,6 @@ class Accepted:
     is_cached: bool
 
 
-@dataclass(frozen=True)
-class Queue:
-    """A model's queue: how many jobs wait in it, and how fast they are done."""
-
-    waiting: int
-    pace: Pace
-
-
 class JobStore(StoreClient):
     """Jobs, for the gateway. Every method raises `StoreUnavailable` if Redis is away.
 
@@ -194,20 +186,6 @@ class JobStore(StoreClient):
             position = rank + sum(ahead) if is_queued else None
             by_id[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
         return [by_id.get(record.id, Outlook()) for record in records]
-
-    async def queues(self, models: Sequence[str]) -> tuple[list[Queue], int]:
-        """The queue of each model, and the number of jobs that run; in one round trip."""
-        async with answering(), self._client.pipeline(transaction=False) as pipe:
-            pipe.zcard(self._keys.leases)
-            for model in models:
-                pipe.hgetall(self._keys.pace(model))
-                for place in (*self._keys.queues(model), self._keys.delayed(model), self._keys.suspects(model)):
-                    pipe.zcard(place)
-            running, *answers = await pipe.execute()
-        answer = iter(answers)
-        return [
-            Queue(pace=Pace.of(next(answer)), waiting=sum(islice(answer, len(PRIORITIES) + 2))) for _ in models
-        ], running
 
     def _read_place(self, pipe: Any, record: JobRecord) -> None:
         """Add commands that read its rank within its priority, and how many jobs of each other priority are ahead."""

@@ -1,4 +1,4 @@
-"""How the queues and the store are, in one round trip that does not grow with them."""
+"""How the queues and the store are, in one round trip that does not grow with the queues."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from cynosure.contract import RecentJobs
+from jobs.queue.pace import Pace
+from jobs.queue.recent import MAX_JOBS, recent_jobs
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient
 from jobs.store.keyspace import PRIORITIES
@@ -29,6 +32,15 @@ class QueueState:
 
     waiting: Mapping[str, int]
     oldest_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """A model's queue, how fast its jobs are done, and the last of them, if there were any lately."""
+
+    queue: QueueState
+    pace: Pace
+    recent: RecentJobs | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,30 @@ class Vitals(StoreClient):
                 file_bytes=disk.get("aof_current_size", 0),
             ),
         )
+
+    async def flows(self, models: Sequence[str]) -> tuple[list[Flow], int]:
+        """Those of these models, and the number of jobs that workers hold.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        async with answering(), self._client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.zcard(self._keys.leases)
+            for model in models:
+                pipe.hgetall(self._keys.pace(model))
+                pipe.lrange(self._keys.recent(model), 0, MAX_JOBS - 1)
+                self._ask(pipe, model)
+            (seconds, microseconds), running, *answers = await pipe.execute()
+        now_us, answer = seconds * 1_000_000 + microseconds, iter(answers)
+        return [
+            Flow(
+                pace=Pace.of(next(answer)),
+                recent=recent_jobs(next(answer), now_us // 1000),
+                queue=_state(answer, now_us),
+            )
+            for _ in models
+        ], running
 
     def _ask(self, pipe: Any, model: str) -> None:
         """Add the commands whose answers `_state` reads."""

@@ -277,6 +277,7 @@ class WorkerStore:
                 keys.result(claim.owner, result_key(detached(claim.request)[0].model_dump(mode="json"), *made.digests)),
                 keys.events(job_id),
                 keys.finished,
+                keys.recent(claim.request.model),
             ],
             args=[
                 *queue_args(keys, settings),

@@ -44,6 +44,7 @@ class Keys:
     | `{p}:suspects:MODEL` | sorted set | queued ids that have lost two workers: they run apart from others |
     | `{p}:quarantine:MODEL` | string | name of the worker that empties itself for a suspect |
     | `{p}:pace:MODEL` | hash | throughput, and the virtual clock of each priority |
+    | `{p}:recent:MODEL` | list | its last jobs that succeeded: when, waiting and running times in ms, pictures |
     | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |
     | `{p}:claim:TOKEN` | string | id that a call has claimed, kept for one lease: a repeated call gets the same job |
     | `{p}:leases` | sorted set | running ids by the expiry of their lease |
@@ -63,6 +64,9 @@ class Keys:
     | `{p}:reaper` | string | lock |
     | `{p}:workers` | sorted set | worker names by the expiry of their registration |
     | `{p}:worker:NAME` | string | the worker's model cards |
+    | `{p}:workers:seen` | sorted set | names of all workers, also of those that drain, by the expiry of what they say |
+    | `{p}:worker:NAME:status` | string | what the worker says of itself every second |
+    | `{p}:worker:NAME:drain` | string | the worker is to drain |
     | `{p}:worker:NAME:models` | string | how far the worker is with each model |
     | `{p}:models` | hash | models that all workers are to hold besides their own, by name |
     | `{p}:models:leaving` | hash | what becomes of the jobs of models that leave or have left: these take no new ones |
@@ -156,6 +160,9 @@ class Keys:
     def pace(self, model: str) -> str:
         return f"{self.prefix}:pace:{model}"
 
+    def recent(self, model: str) -> str:
+        return f"{self.prefix}:recent:{model}"
+
     def waiting(self, owner: str) -> str:
         return f"{self.prefix}:waiting:{owner}"
 
@@ -196,6 +203,12 @@ class Keys:
 
     def worker_models(self, name: str) -> str:
         return f"{self.worker(name)}:models"
+
+    def worker_status(self, name: str) -> str:
+        return f"{self.worker(name)}:status"
+
+    def worker_drain(self, name: str) -> str:
+        return f"{self.worker(name)}:drain"
 
     def model_loading(self, wish: str) -> str:
         return f"{self.prefix}:models:loading:{wish}"
@@ -244,3 +257,7 @@ class Keys:
     @property
     def workers(self) -> str:
         return f"{self.prefix}:workers"
+
+    @property
+    def workers_seen(self) -> str:
+        return f"{self.prefix}:workers:seen"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,10 +17,12 @@ import pytest
 
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, JobStatus
+from cynosure.errors import WorkerNotFound
 from cynosure.programs import program
 from harness.processes import clean_environment, free_port, wait_until, wait_until_ready
 
 LONG = GenerateRequest(class_label="bag", steps=100, num_images=3, seed=4)
+TOP = [str(Path(sys.executable).with_name("cynosure")), "top"]
 
 
 class Up:
@@ -30,7 +36,9 @@ class Up:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         chosen = ["--models", models] if models else []
-        command = program("app.commands.up", "--port", str(port), "--data", str(data), *chosen, *options)
+        command = program(
+            "app.commands.up", "--port", str(port), "--data", str(data), "--devices", "cpu", *chosen, *options
+        )
         quick = {"CYNOSURE_LEASE_S": "2", "CYNOSURE_WORKER_REAP_EVERY_S": "0.5"}
         self.process = subprocess.Popen(command, env=clean_environment(**quick, **environment))
 
@@ -79,6 +87,47 @@ def test_a_workers_end_loses_no_job_and_changes_no_byte(up: Up, server_url: str,
     with Client(server_url) as elsewhere:
         undisturbed = elsewhere.wait(elsewhere.submit(LONG).id)
     assert [image.sha256 for image in done.images] == [image.sha256 for image in undisturbed.images]
+
+
+def top_at(url: str, key: str, worker: str, pressed: bytes) -> int:
+    """The exit code of `cynosure top` in a terminal where this key is pressed once it shows the worker."""
+    variables = {"CYNOSURE_URL": url, "CYNOSURE_API_KEY": key, "TERM": "xterm", "COLUMNS": "200", "LINES": "20"}
+    terminal, inside = pty.openpty()
+    child = subprocess.Popen(TOP, env=clean_environment(**variables), preexec_fn=lambda: os.login_tty(inside))
+    os.close(inside)
+    shown, has_pressed = b"", False
+    with suppress(OSError), open(terminal, "r+b", buffering=0) as screen:  # an error: the other side has closed it
+        while part := screen.read(65536):
+            shown += part
+            if not has_pressed and worker.encode() in shown:
+                has_pressed = bool(screen.write(pressed))
+    assert has_pressed, shown
+    return child.wait(60)
+
+
+def test_a_drained_worker_loses_no_job_and_stays_away(small_pack: Path, tmp_path: Path) -> None:
+    with Up(tmp_path, "--workers", "2", models=str(small_pack), CYNOSURE_WORKER_DRAIN_S="0.5") as up:
+        create = program("app.commands.keys", "create", "--name", "t", "--scopes", "admin", "--data", str(tmp_path))
+        key = subprocess.check_output(create, env=clean_environment(), text=True).strip()
+        asking = clean_environment(CYNOSURE_URL=up.url, CYNOSURE_API_KEY=key)
+        with Client(up.url, api_key=key) as client:
+            wait_until(lambda: len(client.workers()) == 2, what="both workers serve")
+            jobs = [client.submit(LONG.model_copy(update={"seed": seed})) for seed in range(8)]
+            wait_until(lambda: any(worker.jobs for worker in client.workers()), what="one holds jobs")
+            drained, other = sorted(client.workers(), key=lambda worker: -worker.jobs)
+            frame = subprocess.check_output(TOP, env=asking, text=True)
+            assert all(re.search(rf"^{worker.name} .* cpu +fashion", frame, re.M) for worker in (drained, other)), frame
+            assert client.drain_worker(drained.name)
+            assert [worker.name for worker in client.workers()] == [other.name]
+            assert {len(client.wait(job.id).images) for job in jobs} == {LONG.num_images}
+            assert any(attempt.outcome == "handed_back" for job in jobs for attempt in client.job(job.id).attempts)
+            with pytest.raises(WorkerNotFound, match=other.name):
+                client.drain_worker(drained.name)
+            wait_until(lambda: len(up.children()) == 3, what="the supervisor has noticed")
+            recent = client.status().models[0].recent
+            assert recent is not None
+            assert recent.jobs == len(jobs)
+        assert [top_at(up.url, key, other.name, pressed) for pressed in (b"q", b"\x03")] == [0, 0]
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -251,10 +251,12 @@ def test_the_status_counts_workers_and_all_that_waits(
         {
             "name": name,
             "workers": workers,
-            "waiting": waiting,
+            "waiting": 2 * each,
+            "waiting_by_priority": {"high": each, "normal": 0, "low": each, "back_off": 0, "suspect": 0},
             "pictures_per_second": None,
             "evaluations_per_second": None,
+            "recent": None,
         }
-        for name, workers, waiting in (("fashion", 2, 2), ("emoji", 1, 0))
+        for name, workers, each in (("fashion", 2, 1), ("emoji", 1, 0))
     ]
     assert open_gateway(auth="required").get("/status").status_code == 401

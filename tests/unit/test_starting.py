@@ -24,8 +24,9 @@ PROGRAMS: tuple[type[BaseSettings], ...] = (
     StoreSettings,
     WorkerSettings,
 )
-FREE = {"CYNOSURE_GATEWAY_HOST", "CYNOSURE_GATEWAY_WEBHOOK_SECRET", "CYNOSURE_WORKER_DEVICE", "CYNOSURE_WORKER_MODELS",
-        "CYNOSURE_KEY_PREFIX", "CYNOSURE_METRICS_HOST", "REDIS_PASSWORD"}  # fmt: skip
+FREE = {"CYNOSURE_GATEWAY_HOST", "CYNOSURE_GATEWAY_WEBHOOK_SECRET", "CYNOSURE_WORKER_DEVICE",
+        "CYNOSURE_WORKER_DEVICE_NAME", "CYNOSURE_WORKER_MODELS", "CYNOSURE_KEY_PREFIX", "CYNOSURE_METRICS_HOST",
+        "REDIS_PASSWORD"}  # fmt: skip
 """Settings that take any text; some are checked where they are used."""
 
 
@@ -105,7 +106,7 @@ def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch:
 
 
 def test_what_the_compose_file_and_the_command_line_read_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [ROOT / "docker-compose.yml", *(ROOT / "cynosure").rglob("*.py")]
+    files = [*ROOT.glob("docker-compose*.yml"), *(ROOT / "cynosure").rglob("*.py")]
     names = {name for file in files for name in re.findall(r"\bCYNOSURE_[A-Z_]+[A-Z]", file.read_text())}
     assert names >= {"CYNOSURE_BIND", "CYNOSURE_URL"}
     for name in names:

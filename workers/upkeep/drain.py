@@ -21,6 +21,33 @@ log = logging.getLogger(__name__)
 STOP_NOW_S = 3.0  # to hand back the held jobs after a second signal
 
 
+class Ending:
+    """How the worker is to end: for good, or so that a supervisor restarts it.
+
+    Args:
+        is_supervised: whether a supervisor restarts it after a signal, too.
+
+    Attributes:
+        exit_code: `EX_OK`, or `EX_TEMPFAIL` to be restarted.
+    """
+
+    def __init__(self, *, is_supervised: bool) -> None:
+        self.exit_code = os.EX_TEMPFAIL if is_supervised else os.EX_OK
+        self._is_final = False
+
+    def for_good(self) -> None:
+        """Drain as after a SIGTERM, because an operator said so."""
+        log.info("an operator drains this worker")
+        self._is_final, self.exit_code = True, os.EX_OK
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def for_restart(self) -> None:
+        """Drain as after a SIGTERM: jobs go back to the queue, and a supervisor restarts the worker."""
+        if not self._is_final:
+            self.exit_code = os.EX_TEMPFAIL
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Drain:
     """Shuts the worker down on SIGTERM or SIGINT.
 
@@ -29,12 +56,14 @@ class Drain:
     at once.
 
     Args:
+        ending: says with which code the process ends.
         grace_s: seconds in which running jobs may finish.
         on_begin: called once at the start, to withdraw the worker's registration.
     """
 
-    def __init__(self, host: EngineHost, *, grace_s: float, on_begin: Callable[[], None]) -> None:
+    def __init__(self, host: EngineHost, ending: Ending, *, grace_s: float, on_begin: Callable[[], None]) -> None:
         self._host = host
+        self._ending = ending
         self._on_begin = on_begin
         self._grace_s = grace_s
         self._timer = threading.Timer(grace_s, host.hand_back_all)
@@ -74,4 +103,5 @@ class Drain:
         until = time.monotonic() + STOP_NOW_S
         while self._host.leases.held() and time.monotonic() < until:
             time.sleep(0.02)
-        os._exit(os.EX_OK if not self._host.leases.held() else 1)  # bypass Celery, which would wait for its threads
+        # Bypasses Celery, which would wait for its threads.
+        os._exit(1 if self._host.leases.held() else self._ending.exit_code)

@@ -13,10 +13,11 @@ from models.memory.held import memory_of
 
 
 class EngineMetrics(Collector):
-    """Those of an engine. Its packs come and go, and so do their metrics."""
+    """Those of an engine, on a device called so. Its packs come and go, and so do their metrics."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, device: str) -> None:
         self._engine = engine
+        self._device = device
         self._tallies: set[Tally] = set()  # those of packs that have gone too: a counter must not fall
 
     def collect(self) -> Iterator[Metric]:
@@ -44,17 +45,16 @@ class EngineMetrics(Collector):
         yield from self._of_device()
 
     def _of_device(self) -> Iterator[Metric]:
-        device = self._engine.device
         busy = GaugeMetricFamily(
             "cynosure_engine_busy_ratio", "Share of the device that drew, over half a minute.", labels=["device"]
         )
-        busy.add_metric([str(device)], self._engine.busy_ratio)
+        busy.add_metric([self._device], self._engine.busy_ratio)
         yield busy
         memory = GaugeMetricFamily(
             "cynosure_device_memory_bytes", "The device's memory by kind.", labels=["device", "kind"]
         )
-        for kind, size in memory_of(device).items():
-            memory.add_metric([str(device), kind], size)
+        for kind, size in memory_of(self._engine.device).items():
+            memory.add_metric([self._device, kind], size)
         yield memory
 
 

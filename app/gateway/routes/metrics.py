@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.gateway.door.auth import Admin
 from app.gateway.state import State, StateDep
+from cynosure.contract import WorkerState, WorkerStatus
 from cynosure.errors import CynosureError
-from jobs.fleet import Workers
 from jobs.queue.vitals import PLACES, VitalSigns
 
 STORE_S = 3.0  # Prometheus waits for 10 s by default
@@ -60,14 +60,14 @@ async def scraped(state: State) -> Response:
     store, metrics = state["store"], state["metrics"]
     try:
         async with asyncio.timeout(STORE_S):
-            workers = await store.fleet.workers()
+            workers, statuses = await store.fleet.workers(), await store.fleet.statuses()
             signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
         metrics.models = {
             name: None
             for name, queue in signs.queues.items()
             if name in workers.by_model or any(queue.waiting.values())
         }
-        found: _Found | None = _Found(workers, signs)
+        found: _Found | None = _Found(statuses, signs)
     except (CynosureError, TimeoutError) as error:
         log.warning("the metrics lack those of the store: %s", str(error) or f"no answer within {STORE_S:g} s")
         found = None
@@ -78,7 +78,7 @@ async def scraped(state: State) -> Response:
 
 @dataclass(frozen=True)
 class _Found:
-    workers: Workers
+    workers: Sequence[WorkerStatus]
     signs: VitalSigns
 
 
@@ -95,8 +95,8 @@ class _OfTheStore(Collector):
         workers, signs = self._found.workers, self._found.signs
         yield from _of_queues(signs)
         fleet = GaugeMetricFamily("cynosure_workers", "Live workers; measuring ones are slower.", labels=["state"])
-        fleet.add_metric(["serving"], workers.count - workers.measuring)
-        fleet.add_metric(["measuring"], workers.measuring)
+        for state in WorkerState:
+            fleet.add_metric([state.value], sum(worker.state is state for worker in workers))
         yield fleet
         yield _gauge("cynosure_jobs_running", "Jobs that workers hold.", signs.running)
         memory = GaugeMetricFamily(

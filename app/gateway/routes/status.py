@@ -17,7 +17,7 @@ async def status(state: StateDep, caller: Reader) -> ServiceStatus:
     """Live workers, running jobs, and for each model its workers, its waiting jobs and its pace."""
     store = state["store"]
     workers = await store.fleet.workers()
-    queues, running = await store.jobs.queues(list(workers.by_model))
+    flows, running = await store.vitals.flows(list(workers.by_model))
     return ServiceStatus(
         version=__version__,
         workers=workers.count,
@@ -26,10 +26,12 @@ async def status(state: StateDep, caller: Reader) -> ServiceStatus:
             ModelStatus(
                 name=name,
                 workers=holders,
-                waiting=queue.waiting,
-                pictures_per_second=queue.pace.pictures_per_second,
-                evaluations_per_second=queue.pace.evaluations_per_second,
+                waiting=sum(flow.queue.waiting.values()),
+                waiting_by_priority=dict(flow.queue.waiting),
+                pictures_per_second=flow.pace.pictures_per_second,
+                evaluations_per_second=flow.pace.evaluations_per_second,
+                recent=flow.recent,
             )
-            for (name, holders), queue in zip(workers.by_model.items(), queues, strict=True)
+            for (name, holders), flow in zip(workers.by_model.items(), flows, strict=True)
         ),
     )

@@ -1,11 +1,13 @@
 -- running → succeeded | failed
 -- KEYS  13 images  14 known  15 leases  16 result  17 events  18 finished channel
+--       19 recent
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
 --       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
 --       14… picture bytes
 -- returns {'moved', ending} | {'stale'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
-local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
+local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error',
+  'created_ms')
 if not job[1] then return {'gone'} end
 -- A repeated call: the worker lost its connection before the answer.
 if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return {'moved', ending(id)} end
@@ -38,4 +40,7 @@ redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade 
   'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now,
   'pictures', pace[6] * fade + #ARGV - 13)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
+redis.call('LPUSH', KEYS[19], string.format('%.0f %.0f %.0f %d', now, math.max(0, job[3] - job[7]), ran, #ARGV - 13))
+redis.call('LTRIM', KEYS[19], 0, 255)  -- MAX_JOBS of recent.py
+redis.call('EXPIRE', KEYS[19], 3600)
 return {'moved', ending(id)}
