@@ -37,7 +37,7 @@ def show(
         ("model", "size", "memory", "prompts", "default", "guidance", "labels", "samplers"),
         (
             (
-                card.name,
+                card.name if card.served else f"{card.name} (no worker)",
                 _size(card.sizes),
                 _bytes(card.memory.total_bytes),
                 "yes" if card.takes_prompt else "no",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
@@ -55,18 +55,13 @@ class MetricsPort:
 async def scraped(state: State) -> Response:
     """All metrics in Prometheus's text format. If the store is away, `cynosure_store_up` is 0 and its own are left out.
 
-    The models are those that are served, and those that this gateway has seen served and whose jobs still wait.
+    The models are those that take jobs, and others whose jobs still wait.
     """
     store, metrics = state["store"], state["metrics"]
     try:
         async with asyncio.timeout(STORE_S):
             workers = await store.fleet.workers()
-            signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
-        metrics.models = {
-            name: None
-            for name, queue in signs.queues.items()
-            if name in workers.by_model or any(queue.waiting.values())
-        }
+            signs = await store.vitals.read(list(dict.fromkeys((*workers.by_model, *await store.fleet.known()))))
         found: _Found | None = _Found(workers, signs)
     except (CynosureError, TimeoutError) as error:
         log.warning("the metrics lack those of the store: %s", str(error) or f"no answer within {STORE_S:g} s")
@@ -93,7 +88,7 @@ class _OfTheStore(Collector):
         if self._found is None:
             return
         workers, signs = self._found.workers, self._found.signs
-        yield from _of_queues(signs)
+        yield from _of_queues(signs, workers.by_model)
         fleet = GaugeMetricFamily("cynosure_workers", "Live workers; measuring ones are slower.", labels=["state"])
         fleet.add_metric(["serving"], workers.count - workers.measuring)
         fleet.add_metric(["measuring"], workers.measuring)
@@ -109,7 +104,7 @@ class _OfTheStore(Collector):
         yield _gauge("cynosure_store_file_bytes", "Size of its append-only file.", signs.store.file_bytes)
 
 
-def _of_queues(signs: VitalSigns) -> Iterator[Metric]:
+def _of_queues(signs: VitalSigns, served: Collection[str]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         "cynosure_queue_jobs", "Jobs that wait, by priority, in back-off or as suspects.", labels=["model", "priority"]
     )
@@ -117,6 +112,8 @@ def _of_queues(signs: VitalSigns) -> Iterator[Metric]:
         "cynosure_queue_oldest_seconds", "Time since the oldest waiting job was accepted.", labels=["model"]
     )
     for model, queue in signs.queues.items():
+        if model not in served and not any(queue.waiting.values()):
+            continue
         oldest.add_metric([model], queue.oldest_s)
         for place in PLACES:
             waiting.add_metric([model, place], queue.waiting[place])
