@@ -146,7 +146,6 @@ class Roster(StoreClient):
                 pipe.hdel(self._keys.models, name)
             await pipe.execute()
 
-
     async def _is_known(self, name: str) -> bool:
         async with answering():
             return self._settings.accept_without_worker and await self._client.hexists(self._keys.models_known, name)

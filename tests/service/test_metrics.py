@@ -30,7 +30,7 @@ from tests.conftest import accept, bearer, lose, take
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parents[2]
-OF_PROMETHEUS = frozenset({"le", "instance", "job"})
+OF_PROMETHEUS = frozenset({"le", "instance", "job", "namespace", "pod"})
 DRAWN = Finished(pictures=(b"png",), reproducible=True, digests=("d",))
 Labels = Mapping[str, set[str]]
 """Of metrics: the names of their labels."""
@@ -102,6 +102,8 @@ def _queries() -> Iterator[str]:
         yield f"max by ({found[2]}) ({found[1]})"
     rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
     yield from (rule["expr"] for group in rules["groups"] for rule in group["rules"])
+    for scaled in (ROOT / "deploy/kubernetes").rglob("scaled-object.yaml"):
+        yield from (trigger["metadata"]["query"] for trigger in yaml.safe_load(scaled.read_text())["spec"]["triggers"])
 
 
 def _selectors(expression: Any) -> list[VectorSelector]:

@@ -6,7 +6,6 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -17,6 +16,7 @@ from app.main import create_app
 from cynosure.contract import ModelCard
 from cynosure.programs import program
 from harness.processes import Process, clean_environment, wait_until
+from jobs import plans
 from jobs.fleet import FleetRegistry
 from jobs.settings import StoreSettings
 from tests.conftest import bearer
@@ -64,21 +64,17 @@ def test_jobs_wait_while_there_is_no_worker_and_are_drawn_by_the_next(
             assert queued(second, admin) == {"fashion": 0}
             [card] = second.get("/models", headers=admin).json()["models"]
             assert (card["name"], card["served"]) == ("fashion", False)
-            asked: list[dict[str, Any]] = [PICTURE, {**PICTURE, "sampler": "lms", "steps": 1000}]
-            accepted = [second.post("/generate", json=one, headers=admin) for one in asked]
-            assert [answer.status_code for answer in accepted] == [202, 202], accepted[1].text
-            assert [answer.json()["eta_seconds"] for answer in accepted] == [None, None], "though the pace is known"
-            jobs = [answer.json()["id"] for answer in accepted]
-            assert 0 < raw.ttl(f"{store_settings.key_prefix}:job:{jobs[0]}") <= store_settings.unfinished_ttl_s
-            assert queued(second, admin) == {"fashion": 2}
+            accepted = second.post("/generate", json=PICTURE, headers=admin)
+            assert accepted.status_code == 202
+            job = accepted.json()
+            assert (job["queue_position"], job["eta_seconds"]) == (0, None), "though the pace is known"
+            assert 0 < raw.ttl(f"{store_settings.key_prefix}:job:{job['id']}") <= store_settings.unfinished_ttl_s
+            assert queued(second, admin) == {"fashion": 1}
             status = second.get("/status", headers=admin).json()
-            assert (status["workers"], status["models"][0]["workers"], status["models"][0]["waiting"]) == (0, 0, 2)
+            assert (status["workers"], status["models"][0]["workers"], status["models"][0]["waiting"]) == (0, 0, 1)
             worker.start()
-            drawn, refused = (
-                second.get(f"/jobs/{job_id}", headers={**admin, "Prefer": "wait=60"}).json() for job_id in jobs
-            )
-            assert drawn["status"] == "succeeded"
-            assert refused["error"]["code"] == "invalid_request", "no worker could check it before"
+            ended = second.get(f"/jobs/{job['id']}", headers={**admin, "Prefer": "wait=60"})
+            assert ended.json()["status"] == "succeeded"
             wait_until(lambda: queued(second, admin) == {"fashion": 0}, what="none waits")
             assert second.get("/models/fashion", headers=admin).json()["served"]
     finally:
@@ -106,6 +102,20 @@ def test_without_the_setting_they_are_refused_and_what_waits_is_still_told(
         unknown = second.post("/generate", json={**PICTURE, "model": "fashion"}, headers=admin)
         assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_model")
         assert queued(second, admin) == {"another": 0, "fashion": 1}
+
+
+def test_what_only_a_worker_can_check_is_accepted_unchecked(
+    store_settings: StoreSettings, admin: dict[str, str], card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "_CHECK_S", 0.1)
+    refusing = store_settings.model_copy(update={"accept_without_worker": False})
+    uncertain, fleet = {**PICTURE, "steps": 20}, FleetRegistry(store_settings)
+    fleet.publish("worker", [card.model_copy(update={"certain_steps": {"ddim": 10}})])  # and dies
+    with gateway_of(store_settings) as gateway, gateway_of(refusing) as other:
+        assert other.post("/generate", json=uncertain, headers=admin).json()["code"] == "no_worker"
+        assert gateway.post("/generate", json=uncertain, headers=admin).status_code == 202
+        fleet.withdraw("worker")
+        assert gateway.post("/generate", json=uncertain, headers=admin).status_code == 202
 
 
 def test_which_workers_are_there_does_not_change_the_default_model(
