@@ -162,8 +162,8 @@ class Roster(StoreClient):
                 pipe.zcard(place)
             if waiting := sum(await pipe.execute()):
                 raise InvalidRequest(
-                    f"{waiting} jobs wait for '{name}', and no worker is there to finish or refuse them. Give jobs=wait "
-                    "to leave them waiting, or cancel them first.",
+                    f"{waiting} jobs wait for '{name}', and no worker is there to finish or refuse them. Give "
+                    "jobs=wait to leave them waiting, or cancel them first.",
                     field="jobs",
                 )
             pipe.hdel(keys.models_known, name)

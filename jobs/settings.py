@@ -73,8 +73,8 @@ class StoreSettings(BaseSettings):
 
     accept_without_worker: bool = Field(
         False,
-        description="Whether jobs are accepted for a model that no worker holds at present, but one has held: they wait "
-        "for the next one. It is for workers that are started when jobs wait (docs/kubernetes.md).",
+        description="Whether jobs are accepted for a model that no worker holds at present, but one has held: they "
+        "wait for the next one. It is for workers that are started when jobs wait (docs/kubernetes.md).",
     )
 
     @field_validator("redis_url")
