@@ -218,7 +218,7 @@ def test_compose_has_the_proxy_where_the_gateways_are() -> None:
 
     Loader.add_constructor("!reset", lambda loader, node: None)
     base, over = (
-        yaml.load((ROOT / name).read_text(), Loader)["services"]  # noqa: S506
+        yaml.load((ROOT / name).read_text(), Loader)["services"]
         for name in ("docker-compose.yml", "deploy/compose.tls.yml")
     )
     assert over["gateway"]["ports"] is None, "two could not publish one port"

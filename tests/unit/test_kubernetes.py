@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,11 +30,13 @@ Manifest = dict[str, Any]
 
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
+    return built(FOLDER / "overlays" / overlay)
+
+
+def built(folder: Path) -> tuple[Manifest, ...]:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    made = subprocess.run(
-        ["kubectl", "kustomize", str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, check=False
-    )
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return tuple(yaml.safe_load_all(made.stdout))
 
@@ -151,9 +154,10 @@ def _default_drain_s() -> float:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_program_has_the_same_store(overlay: str) -> None:
-    """`REDIS_URL` names the Service, and the password is the file of the Secret that the store itself reads."""
+    """The address names the Service, and the password is the file of the Secret that the store itself reads."""
     [service] = [one for one in of_kind(overlay, "Service") if one["metadata"]["name"] == "valkey"]
-    address = f"redis://valkey:{service['spec']['ports'][0]['port']}/0"
+    [config] = of_kind(overlay, "ConfigMap")
+    assert config["data"] == {"url": f"redis://valkey:{service['spec']['ports'][0]['port']}/0"}
     known = {f"CYNOSURE_{name}".upper() for name in StoreSettings.model_fields}
     given: list[dict[str, str]] = []
     for name, pod, container in pods(overlay):
@@ -164,7 +168,9 @@ def test_every_program_has_the_same_store(overlay: str) -> None:
             assert f"requirepass $(cat {mounts['password']}/password)" in container["command"][-1]
         else:
             env = variables(container)
-            assert (env["REDIS_URL"], env["REDIS_PASSWORD_FILE"]) == (address, f"{mounts['password']}/password")
+            assert env["REDIS_PASSWORD_FILE"] == f"{mounts['password']}/password"
+            [url] = [one["valueFrom"]["configMapKeyRef"] for one in container["env"] if one["name"] == "REDIS_URL"]
+            assert url == {"name": config["metadata"]["name"], "key": "url"}
             given.append({key: value for key, value in env.items() if key in known})
     assert all(one == given[0] for one in given)
     assert given[0] == ({"CYNOSURE_ACCEPT_WITHOUT_WORKER": "true"} if overlay == "autoscaled" else {})
@@ -227,6 +233,30 @@ def test_a_gpu_is_a_limit_of_every_worker() -> None:
     assert variables(workers[0])["CYNOSURE_WORKER_DEVICE"] == "cuda"
     patch = yaml.safe_load((FOLDER / "components/gpu/kustomization.yaml").read_text())["patches"][0]["target"]
     assert all(re.fullmatch(patch["name"], name) for name, _, one in pods("autoscaled") if one["name"] == "worker")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_store_elsewhere_takes_the_place_of_ours(overlay: str, tmp_path: Path) -> None:
+    def from_here(folder: str) -> str:
+        return os.path.relpath(FOLDER / folder, tmp_path.resolve())
+
+    mine = {
+        "resources": [from_here(f"overlays/{overlay}")],
+        "components": [from_here("components/external-store"), from_here("components/gpu")],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+    manifests = built(tmp_path)
+    for manifest in manifests:
+        check(manifest)
+    assert not {"StatefulSet", "PersistentVolumeClaim"} & {one["kind"] for one in manifests}
+    assert "valkey" not in {one["metadata"]["name"] for one in manifests}
+    [config] = [one for one in manifests if one["kind"] == "ConfigMap"]
+    assert config["data"]["url"].startswith("rediss://")
+    to_store = [
+        rule for one in manifests if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("egress", [])
+        if rule["ports"][0]["port"] == 6379
+    ]  # fmt: skip
+    assert to_store == [{"ports": [{"port": 6379}]}] * 2, "of the gateways and the workers"
 
 
 def test_metrics_are_where_the_images_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
