@@ -162,7 +162,7 @@ class Roster(StoreClient):
                 pipe.zcard(place)
             if waiting := sum(await pipe.execute()):
                 raise InvalidRequest(
-                    f"{waiting} jobs wait for '{name}', and no worker is there to finish or refuse them. Give "
+                    f"Jobs wait for '{name}' ({waiting}), and no worker is there to finish or refuse them. Give "
                     "jobs=wait to leave them waiting, or cancel them first.",
                     field="jobs",
                 )
