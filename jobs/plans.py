@@ -71,9 +71,9 @@ class Inquiries(StoreClient):
         deciding |= {"inputs": sorted(request.inputs), "size": [request.width, request.height]}
         key = card.drawn_by, json.dumps(deciding)
         if key not in self._checked:
+            if not card.served:
+                return
             try:
-                if not card.served:
-                    return
                 answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
             except NoWorker:  # the last one has just left
                 if self._settings.accept_without_worker:

@@ -238,8 +238,26 @@ async def test_waiting_jobs_are_told_by_priority(
         assert queue.oldest_s <= seconds + 1 - oldest_ms / 1000
         assert queue.oldest_s > 0
         assert signs.queues["emoji"].oldest_s == 0
-        assert signs.running == 0
+        assert (signs.running, signs.overdue_s) == (0, 0)
         assert signs.store.writes
+
+
+async def test_jobs_that_lost_their_worker_are_told_as_overdue(
+    store: JobStore,
+    worker_store: WorkerStore,
+    store_settings: StoreSettings,
+    raw: redis.Redis,
+    request_: ResolvedRequest,
+) -> None:
+    await accept(store, request_)
+    claim = take(worker_store)
+    async with Vitals.connect(store_settings) as vitals:
+        assert (await vitals.read([])).overdue_s == 0
+        raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: (raw.time()[0] - 40) * 1000})
+        signs = await vitals.read([])
+        assert (signs.running, signs.overdue_s >= 40) == (1, True)
+        worker_store.reclaim(claim.job_id)
+        assert (await vitals.read([])).overdue_s == 0
 
 
 async def test_a_worker_counts_what_becomes_of_its_jobs(

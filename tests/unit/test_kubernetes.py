@@ -18,6 +18,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 
 from app.gateway.routes import health
+from cynosure import __version__
 from jobs.settings import MetricsSettings, StoreSettings
 from workers.settings import WorkerSettings
 
@@ -108,7 +109,7 @@ def test_they_fit_the_images(overlay: str) -> None:
         if name == "valkey":
             continue
         stage = dockerfile(container["name"])
-        assert re.fullmatch(rf".*/cynosure-{container['name']}:\S+", container["image"])
+        assert re.fullmatch(rf".*/cynosure-{container['name']}:{re.escape(__version__)}", container["image"])
         assert f"-t cynosure-{container['name']} " in (ROOT / "Dockerfile").read_text()
         assert f"USER {pod['spec']['securityContext']['runAsUser']}\n" in stage
         [exposed] = re.findall(r"^EXPOSE (.+)$", stage, re.MULTILINE)

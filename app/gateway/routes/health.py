@@ -26,7 +26,7 @@ async def readyz(
         Literal["workers"] | None, Query(description="Leave the workers out: is the gateway itself ready?")
     ] = None,
 ) -> dict[str, list[str]]:
-    """Answers 200 once the store answers and a worker has loaded its models."""
+    """Answers 200 once the store answers and, unless they are excluded, a worker has loaded its models."""
     await state["store"].jobs.ping()
     cards = await state["store"].fleet.cards()
     if not cards and exclude is None:

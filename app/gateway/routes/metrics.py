@@ -94,6 +94,11 @@ class _OfTheStore(Collector):
         fleet.add_metric(["measuring"], workers.measuring)
         yield fleet
         yield _gauge("cynosure_jobs_running", "Jobs that workers hold.", signs.running)
+        yield _gauge(
+            "cynosure_lease_overdue_seconds",
+            "Time since the first lease expired that no worker has noticed yet; 0 if none has.",
+            signs.overdue_s,
+        )
         memory = GaugeMetricFamily(
             "cynosure_store_memory_bytes", "Memory of the store's data; a limit of 0 is none.", labels=["kind"]
         )
