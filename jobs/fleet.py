@@ -55,7 +55,7 @@ class FleetRegistry:
             pipe.hmget(self._keys.models_known, list(entries))
             pipe.hkeys(self._keys.models_leaving)
             known, leaving = pipe.execute()
-        new = {
+        new: dict[Any, Any] = {
             name: entry
             for (name, entry), before in zip(entries.items(), known, strict=True)
             if entry.encode() != before and name.encode() not in leaving
