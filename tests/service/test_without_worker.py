@@ -115,7 +115,10 @@ def test_what_only_a_worker_can_check_is_accepted_unchecked(
         assert other.post("/generate", json=uncertain, headers=admin).json()["code"] == "no_worker"
         assert gateway.post("/generate", json=uncertain, headers=admin).status_code == 202
         fleet.withdraw("worker")
+        wait_until(lambda: not gateway.get("/models/fashion", headers=admin).json()["served"], what="nobody serves it")
+        monkeypatch.setattr(plans, "_CHECK_S", 0)  # for ever
         assert gateway.post("/generate", json=uncertain, headers=admin).status_code == 202
+        assert gateway.post("/plan", json=PICTURE, headers=admin).json()["code"] == "no_worker"
 
 
 def test_which_workers_are_there_does_not_change_the_default_model(

@@ -234,6 +234,19 @@ def test_a_gpu_is_a_limit_of_every_worker() -> None:
     assert all(re.fullmatch(patch["name"], name) for name, _, one in pods("autoscaled") if one["name"] == "worker")
 
 
+def test_the_documents_example_is_an_overlay(tmp_path: Path) -> None:
+    [example] = re.findall(r"```yaml\n(.+?)```", (ROOT / "docs/kubernetes.md").read_text(), re.DOTALL)
+    overlays = os.path.relpath(FOLDER / "overlays", tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(example.replace("../", f"{overlays}/../").replace("/../cpu", "/cpu"))
+    manifests = built(tmp_path)
+    for manifest in manifests:
+        check(manifest)
+    [gateway] = [one for one in manifests if (one["kind"], one["metadata"]["name"]) == ("Deployment", "gateway")]
+    [container] = gateway["spec"]["template"]["spec"]["containers"]
+    assert variables(container)["CYNOSURE_GATEWAY_PUBLIC_URL"] == "https://img.example.org"
+    assert "PodMonitor" in {one["kind"] for one in manifests}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_store_elsewhere_takes_the_place_of_ours(overlay: str, tmp_path: Path) -> None:
     def from_here(folder: str) -> str:
