@@ -78,10 +78,11 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ),
     (
         "Docker Compose",
-        "Only `docker-compose.yml` reads these.",
+        "Only `docker-compose.yml` and `deploy/compose.tls.yml` read these.",
         {
             "`CYNOSURE_BIND`": "Address on which the gateway's port is published; `127.0.0.1` by default.",
             "`CYNOSURE_PORT`": "That port; `8000` by default.",
+            "`CYNOSURE_DOMAIN`": "Domain under which this machine is reached, for HTTPS (deploy/compose.tls.yml).",
             "`CYNOSURE_GRAFANA_PORT`": "The board's port, for `--profile monitoring`; `3000` by default.",
             "`CYNOSURE_STORE_MEMORY`": "Memory for the store's data; `1gb` by default. A full store refuses writes.",
             "`CYNOSURE_STORE_CONTAINER_MEMORY`": "Memory of the store's container; `2g` by default.",

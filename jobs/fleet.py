@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 import redis.asyncio
+from pydantic import ValidationError
 
 from cynosure.contract import ModelCard, WorkerStatus
 from cynosure.refusals import no_such_model, no_such_worker
@@ -18,6 +20,8 @@ from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient, connect
 from jobs.store.keyspace import Keys
+
+log = logging.getLogger(__name__)
 
 REGISTRATION_S = 15
 DRAIN_ORDER_S = 300  # a worker looks every second, unless the store is away
@@ -33,12 +37,30 @@ class FleetRegistry:
         self._keys = Keys(settings.key_prefix)
 
     def publish(self, worker: str, cards: Sequence[ModelCard]) -> None:
-        payload = json.dumps([card.model_dump(mode="json") for card in cards])
+        shown = [card.model_dump(mode="json") for card in cards]
+        payload = json.dumps(shown)
         now = self._client.time()[0]
         with self._client.pipeline() as pipe:
             pipe.set(self._keys.worker(worker), payload, ex=REGISTRATION_S)
             _register(pipe, self._keys.workers, worker, now)
             pipe.execute()
+        self._remember({card["name"]: json.dumps({"place": place, "card": card}) for place, card in enumerate(shown)})
+
+    def _remember(self, entries: dict[str, str]) -> None:
+        """Keep these in the models that are known, but for those that leave. What is there already is not written."""
+        if not entries:
+            return
+        with self._client.pipeline() as pipe:
+            pipe.hmget(self._keys.models_known, list(entries))
+            pipe.hkeys(self._keys.models_leaving)
+            known, leaving = pipe.execute()
+        new: dict[Any, Any] = {
+            name: entry
+            for (name, entry), before in zip(entries.items(), known, strict=True)
+            if entry.encode() != before and name.encode() not in leaving
+        }
+        if new:
+            self._client.hset(self._keys.models_known, mapping=new)
 
     def tell(self, status: WorkerStatus) -> bool:
         """Say how a worker is; whether it was told to drain."""
@@ -84,14 +106,17 @@ def _register(pipe: redis.client.Pipeline, members: str, worker: str, now: int) 
 
 @dataclass(frozen=True)
 class Workers:
-    """Number of workers that take jobs, and by model how many of them hold it, in the order of the cards."""
+    """How many workers take jobs, and how many of them hold each model, in the order of the cards; 0 if none does."""
 
     count: int
     by_model: Mapping[str, int]
 
 
 class Fleet(StoreClient):
-    """The gateway's side: the cards of all live workers, at most a second old."""
+    """The gateway's side: the cards of all live workers, at most a second old.
+
+    If jobs are accepted without a worker, also those of models that no worker holds any more.
+    """
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         super().__init__(client, settings)
@@ -166,6 +191,9 @@ class Fleet(StoreClient):
             names = [raw.decode() for raw in members]
             payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
             leaving: Any = await self._client.hkeys(self._keys.models_leaving)
+            known: Any = {}
+            if self._settings.accept_without_worker:
+                known = await self._client.hgetall(self._keys.models_known)
         leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
@@ -179,6 +207,8 @@ class Fleet(StoreClient):
                 }
                 cards[card.name] = card.model_copy(update=both)
                 places[card.name] = min(place, places.get(card.name, place))
+        for name, (place, card) in _remembered(known, without=set(cards)).items():
+            cards[name], places[name] = card, place
         self._cards = {
             name: cards[name] for name in sorted(cards.keys() - leave, key=lambda name: (places[name], name))
         }
@@ -186,3 +216,27 @@ class Fleet(StoreClient):
         self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards})
         self._read_at = time.monotonic()
         return self._cards
+
+    async def known(self) -> list[str]:
+        """Names of all models that a worker has held, those that left included.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        async with answering():
+            names: Any = await self._client.hkeys(self._keys.models_known)
+        return [name.decode() for name in names]
+
+
+def _remembered(known: Mapping[bytes, bytes], *, without: Collection[str]) -> dict[str, tuple[int, ModelCard]]:
+    """Places and cards of the models that no worker holds; cards that this version can't read are left out."""
+    found: dict[str, tuple[int, ModelCard]] = {}
+    for raw, entry in known.items():
+        if (name := raw.decode()) in without:
+            continue
+        fields = json.loads(entry)
+        try:
+            found[name] = fields["place"], ModelCard.model_validate(fields["card"] | {"served": False})
+        except ValidationError:
+            log.warning("the card of model %s is another version's; it is known again once a worker holds it", name)
+    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.accounts.allowance import Allowance
 from jobs.accounts.api_keys import KeyRing
@@ -16,6 +16,8 @@ from jobs.plans import Inquiries
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
 from jobs.queue.listing import Listing
+from jobs.queue.pace import Outlook
+from jobs.queue.record import JobRecord
 from jobs.queue.vitals import Vitals
 from jobs.roster import Roster
 from jobs.sessions import Sessions
@@ -85,3 +87,22 @@ class Store:
                 batches=Batches(client, settings),
                 webhooks=Webhooks(client, settings),
             )
+
+    async def outlook(self, record: JobRecord) -> Outlook:
+        """One of `outlooks`."""
+        return (await self.outlooks([record]))[0]
+
+    async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
+        """What `jobs` foresees, without a time for jobs that no worker is there to draw.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        found = await self.jobs.outlooks(records)
+        if all(outlook.eta_seconds is None for outlook in found):
+            return found
+        holders = (await self.fleet.workers()).by_model
+        return [
+            replace(outlook, eta_seconds=None) if holders.get(record.request.model) == 0 else outlook
+            for record, outlook in zip(records, found, strict=True)
+        ]

@@ -56,11 +56,12 @@ class Inquiries(StoreClient):
     async def check(self, request: ResolvedRequest, card: ModelCard) -> None:
         """Refuse steps that the request's sampler can't take, and prompts that can't be read, before there is a job.
 
-        What is not certain by the card is asked of a worker, once for each combination of the fields that matter.
+        What is not certain by the card is asked of a worker, once for each combination of the fields that matter. If
+        none holds the model and jobs wait for one, it turns out when the job is drawn.
 
         Raises:
             InvalidRequest: names the fields.
-            NoWorker: none answered in time.
+            NoWorker: none answered in time, and jobs do not wait for one.
             StoreFull, StoreUnavailable: Redis is at its memory limit, or away.
         """
         if _has_certain_steps(request, card) and not _is_strict(request):
@@ -70,7 +71,14 @@ class Inquiries(StoreClient):
         deciding |= {"inputs": sorted(request.inputs), "size": [request.width, request.height]}
         key = card.drawn_by, json.dumps(deciding)
         if key not in self._checked:
-            answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
+            if not card.served:
+                return
+            try:
+                answer = await self._asked(request, timeout_s=_CHECK_S, is_check=True)
+            except NoWorker:  # the last one has just left
+                if self._settings.accept_without_worker:
+                    return
+                raise
             is_refused = isinstance(answer, JobError) and answer.code == InvalidRequest.code
             self._checked[key] = answer if isinstance(answer, JobError) and is_refused else None
         self._checked.move_to_end(key)

@@ -11,7 +11,7 @@ from typing import Any
 import redis.asyncio
 
 from cynosure.contract import LeavingJobs, LoadState, ModelAtWorker, ModelLoad
-from cynosure.errors import ModelExists, ModelPinned
+from cynosure.errors import InvalidRequest, ModelExists, ModelPinned
 from cynosure.refusals import no_such_model
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
@@ -54,14 +54,16 @@ class Roster(StoreClient):
         self._add = client.register_script(script("model_add"))
 
     async def loads(self) -> list[ModelLoad]:
-        """Every model that a live worker holds, is to hold, or gives up; by name."""
+        """Every model that a live worker holds, is to hold, or gives up, and those that wait for one; by name."""
         keys = self._keys
         async with answering():
             wanted: Any = await self._client.hgetall(keys.models)
             leaving: Any = await self._client.hgetall(keys.models_leaving)
             workers: list[Any] = list(await self._client.zrange(keys.workers, 0, -1))
             told: list[Any] = await self._client.mget([keys.worker_models(raw.decode()) for raw in workers] or ["-"])
-        by_name: dict[str, list[ModelAtWorker]] = {raw.decode(): [] for raw in wanted}
+            known: Any = await self._client.hkeys(keys.models_known) if self._settings.accept_without_worker else ()
+        waiting = (raw for raw in known if raw not in leaving)
+        by_name: dict[str, list[ModelAtWorker]] = {raw.decode(): [] for raw in (*wanted, *waiting)}
         for worker, raw in zip((raw.decode() for raw in workers), told, strict=False):
             told_of = json.loads(raw or "{}")
             for name, (wish, state) in told_of.items():
@@ -119,16 +121,21 @@ class Roster(StoreClient):
                 await self._client.hdel(self._keys.models, name)
 
     async def remove(self, name: str, jobs: LeavingJobs) -> None:
-        """Have all workers unload the model.
+        """Have all workers unload the model. One that no worker holds, and only waits for one, is forgotten.
 
         Raises:
+            InvalidRequest: jobs wait for it, and no worker is there to finish or refuse them.
             ModelNotFound: there is none of that name.
             ModelPinned: a worker has it from its --models.
         """
         loads = {load.name: load for load in await self.loads()}
-        if name not in loads:
+        if name not in loads and not await self._is_known(name):
             raise no_such_model(name, loads)
-        if pinning := [at.worker for at in loads[name].workers if at.own]:
+        load = loads.get(name, ModelLoad(name=name))
+        if not load.workers and load.model is None and jobs is not LeavingJobs.WAIT:
+            await self._forget(name)
+            return
+        if pinning := [at.worker for at in load.workers if at.own]:
             raise ModelPinned(
                 f"'{name}' is one of the --models of {', '.join(pinning)}, which keeps it until it ends: restart it "
                 "without this model."
@@ -137,6 +144,30 @@ class Roster(StoreClient):
             pipe.hset(self._keys.models_leaving, name, jobs.value)
             if jobs is LeavingJobs.WAIT:
                 pipe.hdel(self._keys.models, name)
+            await pipe.execute()
+
+    async def _is_known(self, name: str) -> bool:
+        async with answering():
+            return self._settings.accept_without_worker and await self._client.hexists(self._keys.models_known, name)
+
+    async def _forget(self, name: str) -> None:
+        """Forget a model that no worker holds.
+
+        Raises:
+            InvalidRequest: jobs wait for it.
+        """
+        keys = self._keys
+        async with answering(), self._client.pipeline() as pipe:
+            for place in (*keys.queues(name), keys.delayed(name), keys.suspects(name)):
+                pipe.zcard(place)
+            if waiting := sum(await pipe.execute()):
+                raise InvalidRequest(
+                    f"Jobs wait for '{name}' ({waiting}), and no worker is there to finish or refuse them. Give "
+                    "jobs=wait to leave them waiting, or cancel them first.",
+                    field="jobs",
+                )
+            pipe.hdel(keys.models_known, name)
+            pipe.hdel(keys.models_leaving, name)
             await pipe.execute()
 
 

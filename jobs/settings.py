@@ -71,6 +71,12 @@ class StoreSettings(BaseSettings):
         "relaxed", description="fsync: a 202 waits until the store has synced to disk."
     )
 
+    accept_without_worker: bool = Field(
+        False,
+        description="Whether jobs are accepted for a model that no worker holds at present, but one has held: they "
+        "wait for the next one. It is for workers that are started when jobs wait (docs/kubernetes.md).",
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _is_url(cls, url: str) -> str:

@@ -101,7 +101,7 @@ async def answer(
     record = await wait_for(state, caller, job_id, held_s or 0.0)
     if as_picture and record.status.is_final:
         return await _picture(state, caller, record, as_picture, address.root)
-    job = job_of(record, await state["store"].jobs.outlook(record), address.root)
+    job = job_of(record, await state["store"].outlook(record), address.root)
     headers = {"Location": f"{address.root}/jobs/{job_id}", "Vary": "Accept"}
     if held_s is not None:
         headers["Preference-Applied"] = f"wait={held_s:g}"

@@ -34,12 +34,13 @@ def show(
         show_json(cards)
         return
     show_table(
-        ("model", "size", "memory", "prompts", "default", "guidance", "labels", "samplers"),
+        ("model", "size", "memory", "served", "prompts", "default", "guidance", "labels", "samplers"),
         (
             (
                 card.name,
                 _size(card.sizes),
                 _bytes(card.memory.total_bytes),
+                "yes" if card.served else "no: jobs wait",
                 "yes" if card.takes_prompt else "no",
                 f"{card.defaults.sampler}, {card.defaults.steps} steps",
                 f"{len(card.guidance_modes)} modes",

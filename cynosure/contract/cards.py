@@ -110,6 +110,9 @@ class ModelCard(BaseModel):
     reproducible: bool = Field(
         True, description="Whether a picture's bytes are the same whatever else is in its batch."
     )
+    served: bool = Field(
+        True, description="Whether a worker holds it at present; if none does, jobs wait until one comes."
+    )
     measured: bool = Field(
         True, description="Whether the workers have measured batch sizes; until then pictures take longer."
     )

@@ -58,7 +58,7 @@ class ModelAtWorker(BaseModel):
 
 
 class ModelLoad(BaseModel):
-    """A model that workers hold, or are to hold."""
+    """A model that workers hold, or are to hold, or that waits for a worker."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -62,10 +62,18 @@ class StoreState:
 
 @dataclass(frozen=True, kw_only=True)
 class VitalSigns:
-    """The store and its queues at one moment; `running` is the number of jobs that workers hold."""
+    """The store and its queues at one moment.
+
+    Attributes:
+        queues: by model.
+        running: jobs that workers hold.
+        overdue_s: time since the first of their leases expired that no reaper has seen yet; 0 if none has.
+        store: the store itself.
+    """
 
     queues: Mapping[str, QueueState]
     running: int
+    overdue_s: float
     store: StoreState
 
 
@@ -83,13 +91,15 @@ class Vitals(StoreClient):
             pipe.info("memory")
             pipe.info("persistence")
             pipe.zcard(self._keys.leases)
+            pipe.zrange(self._keys.leases, 0, 0, withscores=True)
             for model in models:
                 self._ask(pipe, model)
-            (seconds, microseconds), memory, disk, running, *answers = await pipe.execute()
+            (seconds, microseconds), memory, disk, running, leases, *answers = await pipe.execute()
         now_us, answer = seconds * 1_000_000 + microseconds, iter(answers)
         return VitalSigns(
             queues={model: _state(answer, now_us) for model in models},
             running=running,
+            overdue_s=max((0.0, *(now_us / 1_000_000 - expiry_ms / 1000 for _, expiry_ms in leases))),
             store=StoreState(
                 used_bytes=memory["used_memory"],
                 limit_bytes=memory.get("maxmemory", 0),

@@ -69,6 +69,7 @@ class Keys:
     | `{p}:worker:NAME:drain` | string | the worker is to drain |
     | `{p}:worker:NAME:models` | string | how far the worker is with each model |
     | `{p}:models` | hash | models that all workers are to hold besides their own, by name |
+    | `{p}:models:known` | hash | by name, the latest card of each model that a worker has held, and its place there |
     | `{p}:models:leaving` | hash | what becomes of the jobs of models that leave or have left: these take no new ones |
     | `{p}:models:loading:ID` | string | number of workers that have begun to load it, and not ended |
     """
@@ -225,6 +226,10 @@ class Keys:
     @property
     def models(self) -> str:
         return f"{self.prefix}:models"
+
+    @property
+    def models_known(self) -> str:
+        return f"{self.prefix}:models:known"
 
     @property
     def models_leaving(self) -> str:

@@ -30,7 +30,7 @@ from tests.conftest import accept, bearer, lose, take
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parents[2]
-OF_PROMETHEUS = frozenset({"le", "instance", "job"})
+OF_PROMETHEUS = frozenset({"le", "instance", "job", "namespace", "pod"})
 DRAWN = Finished(pictures=(b"png",), reproducible=True, digests=("d",))
 Labels = Mapping[str, set[str]]
 """Of metrics: the names of their labels."""
@@ -102,6 +102,8 @@ def _queries() -> Iterator[str]:
         yield f"max by ({found[2]}) ({found[1]})"
     rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
     yield from (rule["expr"] for group in rules["groups"] for rule in group["rules"])
+    for scaled in (ROOT / "deploy/kubernetes").rglob("scaled-object.yaml"):
+        yield from (trigger["metadata"]["query"] for trigger in yaml.safe_load(scaled.read_text())["spec"]["triggers"])
 
 
 def _selectors(expression: Any) -> list[VectorSelector]:
@@ -236,8 +238,26 @@ async def test_waiting_jobs_are_told_by_priority(
         assert queue.oldest_s <= seconds + 1 - oldest_ms / 1000
         assert queue.oldest_s > 0
         assert signs.queues["emoji"].oldest_s == 0
-        assert signs.running == 0
+        assert (signs.running, signs.overdue_s) == (0, 0)
         assert signs.store.writes
+
+
+async def test_jobs_that_lost_their_worker_are_told_as_overdue(
+    store: JobStore,
+    worker_store: WorkerStore,
+    store_settings: StoreSettings,
+    raw: redis.Redis,
+    request_: ResolvedRequest,
+) -> None:
+    await accept(store, request_)
+    claim = take(worker_store)
+    async with Vitals.connect(store_settings) as vitals:
+        assert (await vitals.read([])).overdue_s == 0
+        raw.zadd(f"{store_settings.key_prefix}:leases", {claim.job_id: (raw.time()[0] - 40) * 1000})
+        signs = await vitals.read([])
+        assert (signs.running, signs.overdue_s >= 40) == (1, True)
+        worker_store.reclaim(claim.job_id)
+        assert (await vitals.read([])).overdue_s == 0
 
 
 async def test_a_worker_counts_what_becomes_of_its_jobs(

@@ -75,7 +75,8 @@ def test_the_reference_of_settings_is_the_codes() -> None:
 
 def test_every_environment_variable_that_is_read_is_documented() -> None:
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs/settings.md").read_text()))
-    text = _product() + (ROOT / "docker-compose.yml").read_text()
+    deployed = [ROOT / "docker-compose.yml", *(file for file in (ROOT / "deploy").rglob("*") if file.is_file())]
+    text = _product() + "".join(file.read_text() for file in deployed)
     named = set(re.findall(r"\b(?:CYNOSURE|REDIS)_[A-Z_]*[A-Z]\b", text))
     read = set(re.findall(r"environ(?:\.\w+\(|\[)\s*\"([A-Z]\w+)\"", text))
     assert named

@@ -105,10 +105,11 @@ def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch:
     }, "a gateway's are left to the gateway"
 
 
-def test_what_the_compose_file_and_the_command_line_read_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [*ROOT.glob("docker-compose*.yml"), *(ROOT / "cynosure").rglob("*.py")]
+def test_what_the_files_for_deployments_and_the_command_line_set_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = [file for file in (ROOT / "deploy").rglob("*") if file.is_file()]
+    files = [*ROOT.glob("docker-compose*.yml"), *deployed, *(ROOT / "cynosure").rglob("*.py")]
     names = {name for file in files for name in re.findall(r"\bCYNOSURE_[A-Z_]+[A-Z]", file.read_text())}
-    assert names >= {"CYNOSURE_BIND", "CYNOSURE_URL"}
+    assert names >= {"CYNOSURE_BIND", "CYNOSURE_URL", "CYNOSURE_WORKER_MODELS"}
     for name in names:
         monkeypatch.setenv(name, "1")
     assert unknown_variables(*PROGRAMS) == {}

@@ -33,7 +33,7 @@ async def progress_of(state: State, record: JobRecord | None, *, with_preview: b
     """The body of GET progress."""
     if record is None:
         return {"progress": 0.0, "eta_relative": 0.0, "state": _state(None), "current_image": None, "textinfo": None}
-    outlook = await state["store"].jobs.outlook(record)
+    outlook = await state["store"].outlook(record)
     is_queued = record.status is JobStatus.QUEUED
     return {
         "progress": record.progress,

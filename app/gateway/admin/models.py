@@ -65,7 +65,8 @@ async def remove_model(
 
     Accepted jobs, also those of batches, are drawn first (`finish`), or wait until the model is loaded again (`wait`),
     or fail with `model_removed` (`refuse`); those being drawn are finished in any case. With `Prefer: wait` the answer
-    is held until the model has left: 200.
+    is held until the model has left: 200. A model that no worker holds (`CYNOSURE_ACCEPT_WITHOUT_WORKER`) is forgotten,
+    if no jobs wait for it or they are to `wait`.
     """
     await state["store"].roster.remove(name, jobs)
     left = await _settled(state, prefer, lambda load: load.name == name)

@@ -18,15 +18,10 @@ DeliveryOutcome = Literal["delivered", "failed", "retried"]
 
 
 class GatewayMetrics(Metrics):
-    """Those of a gateway's requests.
-
-    Attributes:
-        models: served at the last scrape, or with jobs that wait.
-    """
+    """Those of a gateway's requests."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.models: dict[str, None] = {}  # an ordered set
         self._accepted = Counter(
             "cynosure_jobs_accepted_total",
             "Jobs accepted, those that the result cache answers included.",

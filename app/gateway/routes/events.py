@@ -44,7 +44,7 @@ async def follow(
     guided prediction, if the job requests previews. `done`: the job as it ended; the stream ends with it. A client
     that was cut off resumes with `Last-Event-ID`.
     """
-    store, job_id = state["store"].jobs, record.id
+    store, job_id = state["store"], record.id
     seen = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id or "") else None
     place: tuple[JobStatus, int, int | None] | None = None
     outlook = Outlook()
@@ -54,11 +54,11 @@ async def follow(
                 return
             moved.clear()
             try:
-                record = await store.get(job_id, caller.sees)
+                record = await store.jobs.get(job_id, caller.sees)
                 has_moved = place is None or (record.status, record.attempt) != place[:2]
                 if has_moved or record.status is JobStatus.QUEUED:  # otherwise it still has no place in the queue
                     outlook = await store.outlook(record)
-                events = await store.happenings(job_id, after=seen or "0")
+                events = await store.jobs.happenings(job_id, after=seen or "0")
             except StoreUnavailable:  # the stream resumes here once the store is back
                 await asyncio.sleep(POLL_S)
                 continue

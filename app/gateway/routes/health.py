@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
 
 from app.gateway.state import StateDep
 from cynosure.contract import Problem
@@ -18,10 +20,15 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Check that jobs can be served", responses={503: {"model": Problem}})
-async def readyz(state: StateDep) -> dict[str, list[str]]:
-    """Answers 200 once the store answers and a worker has loaded its models."""
+async def readyz(
+    state: StateDep,
+    exclude: Annotated[
+        Literal["workers"] | None, Query(description="Leave the workers out: is the gateway itself ready?")
+    ] = None,
+) -> dict[str, list[str]]:
+    """Answers 200 once the store answers and, unless they are excluded, a worker has loaded its models."""
     await state["store"].jobs.ping()
     cards = await state["store"].fleet.cards()
-    if not cards:
+    if not cards and exclude is None:
         raise NoWorker("No worker has loaded its models yet.", retry_after_s=2)
     return {"models": list(cards)}

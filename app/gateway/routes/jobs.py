@@ -37,7 +37,7 @@ async def list_jobs(
     A page may be shorter than `limit` if jobs of the status are rare; the last page has a null `next_cursor`.
     """
     page = await state["store"].listing.page(caller.owner, status=status, cursor=cursor, limit=limit)
-    outlooks = await state["store"].jobs.outlooks(page.records)
+    outlooks = await state["store"].outlooks(page.records)
     shown = (summary_of(record, outlook, address.root) for record, outlook in zip(page.records, outlooks, strict=True))
     return JobList(jobs=tuple(shown), next_cursor=page.next_cursor)
 
@@ -46,7 +46,7 @@ async def list_jobs(
 async def get_job(job_id: str, state: StateDep, caller: Reader, address: AddressDep, prefer: Prefer = None) -> Job:
     """The job as it is now, or with `Prefer: wait=SECONDS` as soon as it is done or the time is up."""
     record = await wait_for(state, caller, job_id, held_for(state, prefer) or 0.0)
-    return job_of(record, await state["store"].jobs.outlook(record), address.root)
+    return job_of(record, await state["store"].outlook(record), address.root)
 
 
 @router.delete("/{job_id}", summary="Cancel or erase a job", responses=_EXPIRES)

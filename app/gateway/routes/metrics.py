@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
@@ -55,19 +55,14 @@ class MetricsPort:
 async def scraped(state: State) -> Response:
     """All metrics in Prometheus's text format. If the store is away, `cynosure_store_up` is 0 and its own are left out.
 
-    The models are those that are served, and those that this gateway has seen served and whose jobs still wait.
+    The models are those that take jobs, and others whose jobs still wait.
     """
     store, metrics = state["store"], state["metrics"]
     try:
         async with asyncio.timeout(STORE_S):
             workers, statuses = await store.fleet.workers(), await store.fleet.statuses()
-            signs = await store.vitals.read(list({**metrics.models, **workers.by_model}))
-        metrics.models = {
-            name: None
-            for name, queue in signs.queues.items()
-            if name in workers.by_model or any(queue.waiting.values())
-        }
-        found: _Found | None = _Found(statuses, signs)
+            signs = await store.vitals.read(list(dict.fromkeys((*workers.by_model, *await store.fleet.known()))))
+        found: _Found | None = _Found(workers.by_model, statuses, signs)
     except (CynosureError, TimeoutError) as error:
         log.warning("the metrics lack those of the store: %s", str(error) or f"no answer within {STORE_S:g} s")
         found = None
@@ -78,6 +73,7 @@ async def scraped(state: State) -> Response:
 
 @dataclass(frozen=True)
 class _Found:
+    served: Collection[str]
     workers: Sequence[WorkerStatus]
     signs: VitalSigns
 
@@ -93,12 +89,17 @@ class _OfTheStore(Collector):
         if self._found is None:
             return
         workers, signs = self._found.workers, self._found.signs
-        yield from _of_queues(signs)
+        yield from _of_queues(signs, self._found.served)
         fleet = GaugeMetricFamily("cynosure_workers", "Live workers; measuring ones are slower.", labels=["state"])
         for state in WorkerState:
             fleet.add_metric([state.value], sum(worker.state is state for worker in workers))
         yield fleet
         yield _gauge("cynosure_jobs_running", "Jobs that workers hold.", signs.running)
+        yield _gauge(
+            "cynosure_lease_overdue_seconds",
+            "Time since the first lease expired that no worker has noticed yet; 0 if none has.",
+            signs.overdue_s,
+        )
         memory = GaugeMetricFamily(
             "cynosure_store_memory_bytes", "Memory of the store's data; a limit of 0 is none.", labels=["kind"]
         )
@@ -109,7 +110,7 @@ class _OfTheStore(Collector):
         yield _gauge("cynosure_store_file_bytes", "Size of its append-only file.", signs.store.file_bytes)
 
 
-def _of_queues(signs: VitalSigns) -> Iterator[Metric]:
+def _of_queues(signs: VitalSigns, served: Collection[str]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         "cynosure_queue_jobs", "Jobs that wait, by priority, in back-off or as suspects.", labels=["model", "priority"]
     )
@@ -117,6 +118,8 @@ def _of_queues(signs: VitalSigns) -> Iterator[Metric]:
         "cynosure_queue_oldest_seconds", "Time since the oldest waiting job was accepted.", labels=["model"]
     )
     for model, queue in signs.queues.items():
+        if model not in served and not any(queue.waiting.values()):
+            continue
         oldest.add_metric([model], queue.oldest_s)
         for place in PLACES:
             waiting.add_metric([model, place], queue.waiting[place])

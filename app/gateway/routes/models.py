@@ -14,7 +14,10 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 @router.get("", summary="List models")
 async def list_models(state: StateDep, caller: Reader) -> ModelList:
-    """The models of all live workers, with labels, modes, samplers, defaults and limits."""
+    """The models of all live workers, with labels, modes, samplers, defaults and limits.
+
+    With `CYNOSURE_ACCEPT_WITHOUT_WORKER` also those that no worker holds at present: `served` is false.
+    """
     return ModelList(models=tuple((await state["store"].fleet.cards()).values()))
 
 
