@@ -37,6 +37,7 @@
     ├── ShuttingDown              503  the gateway stops before the awaited job is done
     ├── StoreUnavailable          503  the job store does not answer
     │   └── StoreFull             503  the job store is at its memory limit
+    ├── StorageUnavailable        503  the storage that keeps the pictures does not answer
     └── Unreachable               503  raised only by the client: no server answers at the address
 
 `code` is part of the API: it is written here, never derived from a class name, and never changes.
@@ -47,7 +48,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from cynosure.hints import MAX_NAMED, field_hint, nearest, sampler_hint, sentence, shown, unknown_label
+from cynosure.hints import nearest, sampler_hint, sentence, shown, unknown_fields, unknown_label
 
 
 class CynosureError(Exception):
@@ -126,14 +127,7 @@ class UnknownField(InvalidRequest):
     code, title = "unknown_field", "Unknown field"
 
     def __init__(self, fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str] | None = None) -> None:
-        meant = {field: (hints or {}).get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
-        if len(fields) == 1:
-            [(field, hint)] = meant.items()
-            said = f"No field '{shown(field)}'. {sentence(hint)}"
-        else:
-            named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
-            more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
-            said = f"No fields {', '.join(named)}{more}. "
+        said = unknown_fields(fields, known, hints or {})
         super().__init__(f"{said}Known: {', '.join(known)}.", field=shown(fields[0]))
 
 
@@ -342,6 +336,12 @@ class StoreFull(StoreUnavailable):
     """The job store is at its memory limit."""
 
     code, title = "store_full", "Job store full"
+
+
+class StorageUnavailable(CynosureError):
+    """The storage that keeps the pictures does not answer."""
+
+    code, status, title = "storage_unavailable", 503, "Picture storage unavailable"
 
 
 class Unreachable(CynosureError):

@@ -55,6 +55,17 @@ def sentence(hint: str) -> str:
     return f"{hint[0].upper()}{hint[1:]}{'' if hint.endswith('?') else '.'} " if hint else ""
 
 
+def unknown_fields(fields: Sequence[str], known: Sequence[str], hints: Mapping[str, str]) -> str:
+    """The beginning of a refusal of fields that there are not; `hints` say of some what was meant."""
+    meant = {field: hints.get(field) or field_hint(field, known) for field in fields[:MAX_NAMED]}
+    if len(fields) == 1:
+        [(field, hint)] = meant.items()
+        return f"No field '{shown(field)}'. {sentence(hint)}"
+    named = [f"'{shown(field)}'" + (f" ({hint})" if hint else "") for field, hint in meant.items()]
+    more = f" and {len(fields) - MAX_NAMED} more" if len(fields) > MAX_NAMED else ""
+    return f"No fields {', '.join(named)}{more}. "
+
+
 def unknown_label(label: int | str, labels: Mapping[str, Sequence[str]], *, names_models: bool) -> str:
     """What is wrong with a label that is none of `labels`, which are listed by model."""
     several = len(labels) > 1
