@@ -167,11 +167,16 @@ class PicturesInS3:
                     await obstore.copy_async(self.store, source.key, key)
             return replace(source, key=key).encoded()
 
-        try:
-            copies = await asyncio.gather(*(copy(*one) for one in objects.items()))
-        except (JobExpired, StorageUnavailable):
-            return None
-        return dict(zip(objects, copies, strict=True))
+        copies = await asyncio.gather(*(copy(*one) for one in objects.items()), return_exceptions=True)
+        made = {name: one for name, one in zip(objects, copies, strict=True) if isinstance(one, bytes)}
+        if len(made) == len(objects):
+            return made
+        for error in copies:
+            if isinstance(error, BaseException) and not isinstance(error, JobExpired | StorageUnavailable):
+                raise error
+        if made:
+            await asyncio.to_thread(self.drop, job_id, 0)
+        return None
 
     async def erase(self, job_id: str) -> None:
         with self.answering("delete"):

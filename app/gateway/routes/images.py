@@ -50,8 +50,8 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     responses={
         200: {"content": {format.media_type: {} for format in OutputFormat}},
         206: {},
+        302: {"description": "It is at a signed address, for a few minutes"},
         304: {},
-        307: {"description": "It is at a signed address, for a few minutes"},
         406: {"model": Problem},
         416: {},
     },
@@ -85,7 +85,7 @@ async def get_image(
     "/{job_id}/sheet.png",
     summary="Get a sweep's contact sheet",
     response_class=Response,
-    responses={307: {"description": "It is at a signed address, for a few minutes"}, 406: {"model": Problem}},
+    responses={302: {"description": "It is at a signed address, for a few minutes"}, 406: {"model": Problem}},
     dependencies=_LINKED,
 )
 async def get_sheet(
@@ -143,7 +143,7 @@ async def _answer(
     if is_head(request):  # a signed address is for GET alone, and there is nothing to read
         return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
     if (address := await picture.address()) is not None:
-        return RedirectResponse(address)
+        return RedirectResponse(address, 302)  # a 307 is the router's own, and led to the public address
     # A range is of the picture that the client has a part of: a date, or another tag, asks for all of it (13.1.5).
     part = _range_of(range, size) if if_range in (None, tag) else None
     first, last = part or (0, size - 1)
