@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import re
 import secrets
 import time
@@ -54,6 +55,14 @@ def _has_no_bucket(error: FileNotFoundError) -> bool:
     return "NoSuchBucket" in str(error)
 
 
+def _check_endpoint() -> None:
+    """Refuse an endpoint that is no address, at which the library would panic."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        value = os.environ.get(name)
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise InvalidSettings(f"{name}={value!r}: write an address, such as https://s3.example.org, or unset it")
+
+
 @dataclass(frozen=True)
 class S3Picture:
     """A picture that is an object."""
@@ -96,6 +105,9 @@ class PicturesInS3:
         url: `s3://BUCKET/PREFIX`; the library reads its endpoint, region and credentials from `AWS_…`.
         settings: whether clients are redirected, and to which endpoint.
         metrics: are told how long each operation took, and which failed.
+
+    Raises:
+        InvalidSettings: a variable `AWS_…` is wrong.
     """
 
     copies = True
@@ -104,12 +116,15 @@ class PicturesInS3:
         location = urlsplit(url)
         self._url, self._bucket, self._prefix = url, location.netloc, location.path.strip("/")
         self._metrics = metrics
-        self.store = S3Store(self._bucket, client_options=_CONFIG, retry_config=_RETRY)
-        self._signer: S3Store | None = None
-        if settings.pictures_redirect:
-            public = settings.pictures_endpoint
-            elsewhere: S3Config = {"endpoint": public, "aws_endpoint_url_s3": public} if public else {}
+        self.redirects = settings.pictures_redirect
+        public = settings.pictures_endpoint
+        elsewhere: S3Config = {"endpoint": public, "aws_endpoint_url_s3": public} if public else {}
+        _check_endpoint()
+        try:
+            self.store = S3Store(self._bucket, client_options=_CONFIG, retry_config=_RETRY)
             self._signer = S3Store(self._bucket, config=elsewhere, client_options=_CONFIG, retry_config=_RETRY)
+        except BaseError as error:  # one of the library's variables
+            raise self._refused("a variable AWS_… is wrong", error) from None
         self._origin: str | None = None
         self._threads = ThreadPoolExecutor(_AT_ONCE, "pictures")
         self.at_once = asyncio.Semaphore(_AT_ONCE)
@@ -185,7 +200,7 @@ class PicturesInS3:
 
     async def signed(self, key: str) -> str | None:
         """The address of an object for a while, if clients are redirected."""
-        if self._signer is None:
+        if not self.redirects:
             return None
         with self.answering("sign"):
             return await obstore.sign_async(self._signer, "GET", key, SIGNED_FOR)

@@ -40,6 +40,7 @@ class PicturesInStore:
     """Keeps nothing itself: the scripts write pictures with the record, and delete them with it."""
 
     copies = False
+    redirects = False
 
     def check(self) -> None:
         return

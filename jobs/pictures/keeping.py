@@ -54,9 +54,11 @@ class Pictures(Protocol):
 
     Attributes:
         copies: whether another job with the same pictures needs copies of its own.
+        redirects: whether clients are redirected to it.
     """
 
     copies: bool
+    redirects: bool
 
     def check(self) -> None:
         """Write, read and delete something.

@@ -15,7 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def pictures_of(settings: StoreSettings, metrics: Metrics) -> Pictures:
-    """The place that `CYNOSURE_PICTURES` names; the job store itself if it is not set. Opens no connection."""
+    """The place that `CYNOSURE_PICTURES` names; the job store itself if it is not set. Opens no connection.
+
+    Raises:
+        InvalidSettings: a variable `AWS_…` is wrong.
+    """
     if settings.pictures is None:
         return PicturesInStore()
     return PicturesInS3(settings.pictures, settings, metrics)
@@ -25,7 +29,7 @@ def check_pictures(settings: StoreSettings) -> None:
     """Try the place once, before anything needs it; if it does not answer, say so and go on.
 
     Raises:
-        InvalidSettings: it refuses what the settings give it.
+        InvalidSettings: it refuses what the settings give it, or these are wrong.
     """
     try:
         pictures_of(settings, Metrics()).check()

@@ -68,6 +68,9 @@ async def get_image(
         int | None,
         Query(ge=0, le=100, description="Quality of JPEG, or of lossy WebP. Default: JPEG 95, WebP lossless."),
     ] = None,
+    redirect: Annotated[
+        bool, Query(description="false: the picture itself, also where clients are redirected to its storage.")
+    ] = True,
     accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
     if_range: Annotated[str | None, Header()] = None,
@@ -76,7 +79,7 @@ async def get_image(
     """The picture as PNG, JPEG or WebP, with its request in it. The bytes never change: caches may keep them."""
     best(accept, [extension.media_type])
     picture = await state["store"].jobs.picture(job_id, index, caller.sees)
-    if extension is not OutputFormat.PNG:
+    if not redirect or extension is not OutputFormat.PNG:
         picture = InlinePicture(await in_format(await picture.read(), extension, quality))
     return await _answer(picture, extension.media_type, request, if_none_match, if_range, range)
 
