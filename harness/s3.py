@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sysconfig
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ _PORTS = ("s3", "master", "volume", "filer")
 
 
 class S3Server(Process):
-    """SeaweedFS with one bucket, `BUCKET`, and one user.
+    """SeaweedFS with one bucket, `BUCKET`, and one user; use it as a context manager, or start and kill it.
 
     Attributes:
         url: its endpoint.
@@ -54,6 +55,18 @@ class S3Server(Process):
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "CYNOSURE_PICTURES": f"s3://{BUCKET}/of/tests",
         }
+
+    def __enter__(self) -> S3Server:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.signal(signal.SIGCONT)
+        self.kill()
 
     @property
     def bucket(self) -> S3Store:

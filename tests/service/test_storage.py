@@ -48,12 +48,8 @@ LATE = replace(MADE, pictures=(b"\x89PNG too", b"\x89PNG late"))
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    try:
-        server.start()
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
