@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -49,6 +50,13 @@ def _reason(error: Exception) -> str:
     text = str(error)
     message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
     return (message[1] if message else text.partition("\n")[0]).strip()
+
+
+def _away(operation: str, error: Exception) -> StorageUnavailable:
+    """What clients are told, while the log gets the reason."""
+    log.warning("the picture storage failed to %s: %s", operation, _reason(error))
+    detail = "The picture storage does not answer; the pictures are kept. Try again."
+    return StorageUnavailable(detail, retry_after_s=RETRY_S)
 
 
 def _has_no_bucket(error: FileNotFoundError) -> bool:
@@ -156,7 +164,9 @@ class PicturesInS3:
                 obstore.put(self.store, key, png, attributes=_HEADERS)
             return Object(key=key, size=len(png), sha256=hashlib.sha256(png).hexdigest()).encoded()
 
-        return dict(zip(pngs, self._threads.map(put, pngs, pngs.values()), strict=True))
+        # In this thread's context: the log's lines name its job.
+        kept = [self._threads.submit(copy_context().run, put, name, png) for name, png in pngs.items()]
+        return {name: one.result() for name, one in zip(pngs, kept, strict=True)}
 
     def drop(self, job_id: str, attempt: int) -> None:
         try:
@@ -202,8 +212,10 @@ class PicturesInS3:
         """The address of an object for a while, if clients are redirected."""
         if not self.redirects:
             return None
-        with self.answering("sign"):
+        try:
             return await obstore.sign_async(self._signer, "GET", key, SIGNED_FOR)
+        except BaseError as error:  # the credentials, if a service gives them
+            raise _away("sign", error) from error
 
     async def origin(self) -> str | None:
         if self._origin is None and (address := await self.signed(self._key("any"))) is not None:
@@ -224,8 +236,6 @@ class PicturesInS3:
             if isinstance(error, FileNotFoundError) and job_id and not _has_no_bucket(error):
                 raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.") from error
             self._metrics.storage_failed(operation)
-            log.warning("the picture storage failed to %s: %s", operation, _reason(error))
-            detail = "The picture storage does not answer; the pictures are kept. Try again."
-            raise StorageUnavailable(detail, retry_after_s=RETRY_S) from error
+            raise _away(operation, error) from error
         finally:
             self._metrics.storage_answered(operation, time.perf_counter() - started)
