@@ -77,6 +77,18 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         },
     ),
     (
+        "Pictures in S3",
+        "Gateways and workers read these if `CYNOSURE_PICTURES` is set ([storage.md](storage.md)), and the others of "
+        "[obstore](https://developmentseed.org/obstore/latest/api/store/aws/#obstore.store.S3Config).",
+        {
+            "`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`": (
+                "Credentials. Without them, those of the machine's or container's role on AWS."
+            ),
+            "`AWS_REGION`": "The bucket's region; `us-east-1` by default.",
+            "`AWS_ENDPOINT_URL`": "Address of a server that is not Amazon's, such as `https://s3.example.org`.",
+        },
+    ),
+    (
         "Docker Compose",
         "Only `docker-compose.yml` and `deploy/compose.tls.yml` read these.",
         {

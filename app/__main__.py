@@ -19,6 +19,7 @@ from app.listening import CannotListen, listening
 from app.main import create_app
 from cynosure.addresses import host_and_port
 from jobs import traces
+from jobs.pictures.opening import check_pictures
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 
@@ -81,6 +82,7 @@ def main(
         metrics = read_settings(MetricsSettings)
         read_settings(OutboundSettings)  # the application reads them again when it starts
         _check_secret(settings)
+        check_pictures(store_settings)
         traces.start("cynosure-gateway")
         sockets = listening(settings.host, port)
         if metrics.port is not None:

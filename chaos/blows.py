@@ -8,6 +8,7 @@ import time
 from chaos.house import LEASE_S, RECOVERY_S, House
 from chaos.traffic import Traffic
 from harness.processes import Process, wait_until
+from harness.s3 import S3Server
 
 
 def _has_moved_on(house: House, affected: dict[str, int]) -> bool:
@@ -47,6 +48,29 @@ def pause_worker(house: House, worker: Process, traffic: Traffic) -> float:
     time.sleep(max(0.0, LEASE_S - seconds))
     worker.signal(signal.SIGCONT)
     return seconds
+
+
+def kill_storage(house: House, storage: S3Server, *, down_s: float) -> float:
+    """Send SIGKILL to the storage of the pictures and restart it. Seconds from its return until a job finishes."""
+    storage.kill()
+    time.sleep(down_s)
+    storage.start()
+    return wait_for_next(house)
+
+
+def pause_storage(house: House, storage: S3Server, *, seconds: float) -> float:
+    """Send SIGSTOP to the storage of the pictures, and later SIGCONT. Seconds from then until a job finishes."""
+    storage.signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    storage.signal(signal.SIGCONT)
+    return wait_for_next(house)
+
+
+def wait_for_next(house: House) -> float:
+    """Seconds until another job finishes."""
+    started = time.monotonic()
+    house.wait_for_finish()
+    return time.monotonic() - started
 
 
 def wait_for_held(house: House, worker: Process) -> None:

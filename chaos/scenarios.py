@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos.besieged import besieged
-from chaos.blows import kill_store, kill_worker, pause_worker, wait_for_held
+from chaos.blows import kill_storage, kill_store, kill_worker, pause_storage, pause_worker, wait_for_held
 from chaos.books import Result
 from chaos.house import LEASE_S, PREFIX, House
 from chaos.proxy import Proxy, Weather
 from chaos.traffic import mixed_job
 from chaos.trial import Scale, Trial, trial
 from harness.processes import free_port, wait_until
+from harness.s3 import S3Server
 
 POISON_SEED = 666
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package libfaketime
@@ -246,6 +247,26 @@ def rolling_restart(scale: Scale) -> Result:
     return run.result
 
 
+def storage_away(scale: Scale) -> Result:
+    """12. The storage of the pictures killed with SIGKILL, and paused for longer than a call waits, under load."""
+    with tempfile.TemporaryDirectory(prefix="cynosure-s3-") as folder, S3Server(Path(folder)) as storage:
+        house = House(workers=2, models=scale.models, settings=storage.settings)
+        with trial("12 S3 away", house, scale, tended=True) as run:
+            traffic = run.traffic
+            with traffic.posting(traffic.mixed(scale.of(120, least=20), steps=(5, 40))):
+                for number in range(scale.of(4, least=2)):
+                    wait_for_held(house, house.workers[number % 2])
+                    time.sleep(traffic.random.uniform(0.0, 2.0))
+                    if number % 2:
+                        run.recovery.append(pause_storage(house, storage, seconds=3 * LEASE_S))
+                    else:
+                        run.recovery.append(kill_storage(house, storage, down_s=LEASE_S))
+                    if not (house.running or house.waiting):
+                        traffic.post_all(traffic.mixed(10, steps=(20, 60)))
+    run.result.note = "killed and paused in turn"
+    return run.result
+
+
 def everything_at_once(scale: Scale) -> Result:
     """The short form: one deployment, one load, most kinds of faults."""
     house = House(
@@ -279,4 +300,5 @@ SCENARIOS: dict[str, Scenario] = {
     "7c": clock_stepped,
     "8": lambda scale: besieged(scale.of(5_000), scale.seed, scale.models),
     "10": rolling_restart,
+    "12": storage_away,
 }

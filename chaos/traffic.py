@@ -119,8 +119,14 @@ class Traffic:
         job: dict[str, Any] = answer.json()
         return job
 
-    def picture(self, url: str) -> bytes | None:
-        answer = self._exchange("GET", url)
+    def picture(self, url: str, *, patience_s: float = 60) -> bytes | None:
+        """The picture, asked for again while it is refused properly; `None` if no gateway returns it."""
+        until = time.monotonic() + patience_s
+        while True:
+            answer = self._exchange("GET", url)
+            if answer is None or answer.status_code not in HONEST or time.monotonic() > until:
+                break
+            time.sleep(min(LONGEST_PAUSE_S, float(answer.headers.get("retry-after", 1))))
         return answer.content if answer is not None and answer.status_code == 200 else None
 
     def _exchange(self, method: str, path: str, **arguments: Any) -> httpx.Response | None:

@@ -38,6 +38,7 @@
     ├── ShuttingDown              503  the gateway stops before the awaited job is done
     ├── StoreUnavailable          503  the job store does not answer
     │   └── StoreFull             503  the job store is at its memory limit
+    ├── StorageUnavailable        503  the storage that keeps the pictures does not answer
     └── Unreachable               503  raised only by the client: no server answers at the address
 
 `code` is part of the API: it is written here, never derived from a class name, and never changes.
@@ -341,6 +342,12 @@ class StoreFull(StoreUnavailable):
     """The job store is at its memory limit."""
 
     code, title = "store_full", "Job store full"
+
+
+class StorageUnavailable(CynosureError):
+    """The storage that keeps the pictures does not answer."""
+
+    code, status, title = "storage_unavailable", 503, "Picture storage unavailable"
 
 
 class Unreachable(CynosureError):

@@ -14,6 +14,8 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 WAIT_S = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+STORAGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+STORAGE_OPERATIONS = ("put", "get", "copy", "delete")
 OUTCOMES = ("succeeded", "failed", "handed_back", "faulted", "lost", "cancelled", "stale", "gone")
 """Ends of attempts: a final status, an `Outcome`, or the `Verdict` for which it was dropped."""
 RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -45,6 +47,23 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._storage_seconds = Histogram(
+            "cynosure_picture_storage_seconds",
+            "Time for S3 to answer, failures included.",
+            ["operation"],
+            buckets=STORAGE_S,
+            registry=self.registry,
+        )
+        self._storage_failures = Counter(
+            "cynosure_picture_storage_failures_total",
+            "Operations on S3 that failed; none for an object that is not there.",
+            ["operation"],
+            registry=self.registry,
+        )
+        for operation in STORAGE_OPERATIONS:
+            self._storage_seconds.labels(operation)
+            self._storage_failures.labels(operation)  # 0 from the start, so that the first one shows as a rise
+
     def job_finished(self, model: str, status: JobStatus, code: str = "") -> None:
         """A job has ended here; `code` is that of its error."""
         self._finished.labels(model, status.value, code).inc()
@@ -52,6 +71,14 @@ class Metrics:
     def store_answered(self, script: str, seconds: float) -> None:
         """The store has run a script, or failed to."""
         self._store_seconds.labels(script).observe(seconds)
+
+    def storage_answered(self, operation: str, seconds: float) -> None:
+        """The picture storage has done an operation of `STORAGE_OPERATIONS`, or failed to."""
+        self._storage_seconds.labels(operation).observe(seconds)
+
+    def storage_failed(self, operation: str) -> None:
+        """The picture storage has failed to do an operation."""
+        self._storage_failures.labels(operation).inc()
 
 
 class WorkerMetrics(Metrics):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.!*'()-]+)*/?", re.ASCII)
 
 
 class MetricsSettings(BaseSettings):
@@ -70,6 +73,18 @@ class StoreSettings(BaseSettings):
     durability: Literal["relaxed", "fsync"] = Field(
         "relaxed", description="fsync: a 202 waits until the store has synced to disk."
     )
+    pictures: str | None = Field(
+        None,
+        repr=False,  # somebody may write credentials into it
+        description="Where finished pictures are kept: s3://BUCKET or s3://BUCKET/PREFIX; endpoint, region and "
+        "credentials are in the usual `AWS_…` variables ([storage.md](storage.md)). Without it, in the store.",
+    )
+    pictures_redirect: bool = Field(
+        False, description="Whether clients get pictures from S3 itself, by a redirect to a signed address."
+    )
+    pictures_endpoint: str | None = Field(
+        None, description="Endpoint in these addresses, such as https://s3.example.org, if clients use another one."
+    )
 
     accept_without_worker: bool = Field(
         False,
@@ -99,6 +114,26 @@ class StoreSettings(BaseSettings):
             except OSError as error:
                 raise ValueError(f"the file can't be read: {error.strerror}") from None
         return path
+
+    @field_validator("pictures")
+    @classmethod
+    def _is_bucket(cls, url: str | None) -> str | None:
+        if url is not None and not _BUCKET.fullmatch(url):
+            raise ValueError("write s3://BUCKET or s3://BUCKET/PREFIX; credentials go into AWS_ACCESS_KEY_ID, …")
+        return url
+
+    @field_validator("pictures_endpoint")
+    @classmethod
+    def _is_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"https?://[^/?#@\s]+", url):
+            raise ValueError("write scheme and host only, such as https://s3.example.org")
+        return url
+
+    @model_validator(mode="after")
+    def _redirects_to_s3(self) -> StoreSettings:
+        if self.pictures is None and self.pictures_redirect:
+            raise ValueError("CYNOSURE_PICTURES_REDIRECT has no effect without CYNOSURE_PICTURES=s3://BUCKET")
+        return self
 
     @model_validator(mode="after")
     def _one_password(self) -> StoreSettings:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobs import traces
+from jobs.pictures.opening import check_pictures
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 from models.pack import InvalidPack, open_packs
@@ -69,6 +70,7 @@ def main(
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
         metrics = read_settings(MetricsSettings)
         packs = open_packs(settings.packs)
+        check_pictures(store_settings)
         if not check:
             traces.start("cynosure-worker")
     warn_of_unknown_variables(WorkerSettings, MetricsSettings, StoreSettings)

@@ -12,13 +12,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from cynosure.contract import JobError, ModelCard
-from cynosure.errors import InvalidRequest
+from cynosure.errors import InvalidRequest, StorageUnavailable
 from cynosure.resolving import cells_of
 from jobs import traces
 from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.record import Claim, Finished, Outcome, Verdict
-from jobs.queue.worker import WorkerStore
+from jobs.queue.worker import Kept, WorkerStore
 from models.engine import (
     DeadlineExceeded,
     Engine,
@@ -192,6 +192,11 @@ class EngineHost:
             self._fail(claim, "invalid_request", str(error), getattr(error, "field", None))
         except SampleFailed as error:
             self._fail(claim, "sampling_failed", str(error))
+        except StorageUnavailable as error:  # for as long as a job may take, or until this worker had to stop
+            if self._handing_back.is_set():
+                self._give_back(claim, Outcome.HANDED_BACK)
+            else:
+                self._give_back(claim, Outcome.FAULTED, JobError(code=error.code, message=error.detail))
         except RedisError:
             raise
         except Exception as error:
@@ -206,9 +211,16 @@ class EngineHost:
         if claim.request.preview_every or claim.request.telemetry:
             self._retrying.call(lambda: self.leases.report(job))
         with traces.span("finish"):
-            is_ours = self._retrying.call(lambda: self._store.finish(claim, made))
+            kept = self._retrying.call(lambda: self._keep(job, made))
+            is_ours = self._retrying.call(lambda: self._store.finish(claim, made, kept))
         if not is_ours:
             log.warning("attempt %d finished too late; its pictures are dropped", claim.attempt)
+
+    def _keep(self, job: HeldJob, made: Finished) -> Kept:
+        """Store the pictures, unless the job was cancelled or lost, which may be while their storage is away."""
+        if job.verdict is not Verdict.OK:
+            raise SampleCancelled(f"the job is {job.verdict}")
+        return self._store.keep(job.claim, made)
 
     def _draw(self, job: HeldJob) -> Finished:
         request = job.claim.request

@@ -1,4 +1,4 @@
-"""Retrying calls to the store until it answers."""
+"""Retrying calls to the job store, and to the storage of pictures, until they answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
+from cynosure.errors import StorageUnavailable
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.2
@@ -18,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 class Retrying:
-    """Retries calls that the store did not answer: finished pictures cost too much to lose to a restart of Redis.
+    """Retries calls that were not answered: finished pictures cost too much to lose to a restart of Redis or S3.
 
     Args:
         timeout_s: seconds after which the last error is raised; the reaper then gives the job to another worker.
@@ -33,16 +35,16 @@ class Retrying:
         self._stopped.set()
 
     def call(self, function: Callable[[], Answer]) -> Answer:
-        """Call `function`, which must be idempotent, until it raises no `RedisError`; returns its answer.
+        """Call `function`, which must be idempotent, until it is answered; returns its answer.
 
         Raises:
-            RedisError: no answer within `timeout_s`, or retrying was stopped.
+            RedisError, StorageUnavailable: no answer within `timeout_s`, or retrying was stopped.
         """
         until, pause_s = time.monotonic() + self._timeout_s, FIRST_PAUSE_S
         while True:
             try:
                 return function()
-            except RedisError as error:
+            except (RedisError, StorageUnavailable) as error:
                 if time.monotonic() > until or self._stopped.wait(pause_s):
                     raise
                 log.warning("a call to the store failed, trying again: %s", error)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HEAD = "cynosure.is_head"
 
 
 class NoticeHangUps:
@@ -26,6 +29,11 @@ class NoticeHangUps:
         await self.app(scope, receive, send_and_yield if scope["type"] == "http" else send)
 
 
+def is_head(request: Request) -> bool:
+    """Whether the answer's body will not be sent."""
+    return bool(request.scope.get(_HEAD))
+
+
 class HeadAsGet:
     """Answers HEAD as GET, without the body (RFC 9110, 9.3.2): for uptime checks, load balancers and `curl -I`."""
 
@@ -42,4 +50,4 @@ class HeadAsGet:
                 await send(message)
                 await send({"type": "http.response.body"})  # a stream has nothing more to say
 
-        await self.app({**scope, "method": "GET"}, receive, without_body)
+        await self.app({**scope, "method": "GET", _HEAD: True}, receive, without_body)

@@ -59,6 +59,8 @@ class Call(Generic[Result]):
     def arguments(self, timeout_s: float) -> dict[str, Any]:
         """Keyword arguments of httpx's `request`."""
         arguments: dict[str, Any] = {"headers": dict(self.headers), "timeout": timeout_s + self.held_s}
+        if self.method == "GET":
+            arguments["follow_redirects"] = True  # to the storage of pictures; httpx gives the key to no other host
         if self.params:
             arguments["params"] = {key: value for key, value in self.params.items() if value is not None}
         if self.json is not None:

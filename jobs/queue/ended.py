@@ -1,10 +1,12 @@
-"""The line that the log gets when a job ends, whoever ends it."""
+"""What the log gets of jobs: a line when one ends, whoever ends it, and one when a worker can't read one."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
+
+from pydantic import ValidationError
 
 from jobs import traces
 from jobs.queue.record import Origin
@@ -39,3 +41,10 @@ def log_end(job_id: str, model: str, fields: Sequence[bytes | None]) -> None:
         "trace_id": traces.trace_id_of(come_from.traceparent) or None,
     }
     log.info("job ended", extra=line)
+
+
+def log_unreadable(job_id: str, error: ValidationError) -> None:
+    """Log which fields are invalid, but not their values: those are the client's."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    line = "this version can't read the job's request, but another may: %s"
+    log.error(line, faults, extra={"job": job_id})

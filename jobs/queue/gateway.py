@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,21 +14,14 @@ import redis
 import redis.asyncio
 
 from cynosure.contract import JobStatus
-from cynosure.errors import (
-    IdempotencyConflict,
-    ImageNotFound,
-    JobExpired,
-    JobNotFound,
-    ModelLeaving,
-    QueueFull,
-)
+from cynosure.errors import IdempotencyConflict, ModelLeaving, QueueFull
 from jobs.metrics import Metrics
 from jobs.queue.ended import log_end
 from jobs.queue.pace import Outlook, Pace, outlook_of
-from jobs.queue.record import ANONYMOUS, Happening, JobRecord, Submission, decode_record, may_see
+from jobs.queue.reading import JobReader
+from jobs.queue.record import ANONYMOUS, JobRecord, Submission
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
-from jobs.store.connection import StoreClient
 from jobs.store.keyspace import PRIORITIES
 from jobs.store.scripts import known_ttl_s, queue_args, script
 
@@ -41,15 +35,15 @@ class Accepted:
     is_cached: bool
 
 
-class JobStore(StoreClient):
+class JobStore(JobReader):
     """Jobs, for the gateway. Every method raises `StoreUnavailable` if Redis is away.
 
     `metrics` count the jobs that it cancels.
     """
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings, metrics: Metrics | None = None) -> None:
-        super().__init__(client, settings)
         self._metrics = metrics or Metrics()
+        super().__init__(client, settings, self._metrics)
         self._accept, self._cancel = (client.register_script(script(name)) for name in ("accept", "cancel"))
 
     async def ping(self) -> None:
@@ -73,6 +67,7 @@ class JobStore(StoreClient):
         """
         keys, settings, request = self._keys, self._settings, submission.request
         key, cached_as = submission.idempotency_key, submission.cached_as
+        copied = await self._copied(job_id, owner, cached_as)
         async with answering():
             answer, detail, *ending = await self._accepting(
                 self._accept,
@@ -108,15 +103,18 @@ class JobStore(StoreClient):
                     request.model,
                     request.guide_model or "",
                     submission.origin.encoded(),
+                    *copied,
                     *(part for named in submission.inputs.items() for part in named),
                 ],
             )
-        for fields in ending:
-            log_end(detail.decode(), request.model, fields)
-        return await self._outcome(request.model, answer, detail)
+        if any(copied) and (answer, detail) != (b"cached", job_id.encode()):
+            await asyncio.to_thread(self.places.drop, job_id, 0)
+        return await self._outcome(request.model, answer, detail, ending)
 
-    async def _outcome(self, model: str, answer: bytes, detail: bytes) -> Accepted:
-        """The accepted job, or the error of `accept`."""
+    async def _outcome(self, model: str, answer: bytes, detail: bytes, ending: Sequence[Any]) -> Accepted:
+        """The accepted job, or the error of `accept`; a job that has ended already is logged."""
+        for fields in ending:
+            log_end(detail.decode(), model, fields)
         match answer:
             case b"conflict":
                 raise IdempotencyConflict(
@@ -130,39 +128,29 @@ class JobStore(StoreClient):
                 raise await self._queue_full(model, int(detail), of_owner=answer == b"owner_full")
         return Accepted(detail.decode(), waits=answer == b"accepted", is_cached=answer == b"cached")
 
+    async def _copied(self, job_id: str, owner: str, cached_as: str | None) -> tuple[str, str]:
+        """The earlier job that has the result, and copies of its pictures for this one; empty if none are needed.
+
+        They are empty, too, if the pictures are gone or can't be copied now: then `accept` has them drawn again.
+        """
+        if cached_as is None or not self.places.copies:
+            return "", ""
+        async with answering():
+            found: Any = await self._client.get(self._keys.result(owner, cached_as))
+            if found is None:
+                return "", ""
+            fields: Any = await self._client.hgetall(self._keys.images(found.decode()))
+        copies = await self.places.copied({name.decode(): kept for name, kept in fields.items()}, job_id)
+        if copies is None:
+            return "", ""
+        return found.decode(), json.dumps({name: kept.decode() for name, kept in copies.items()})
+
     async def has_answer(self, owner: str, idempotency_key: str | None, cached_as: str | None) -> bool:
         """Whether `accept` would find an earlier job to answer with, or a conflict."""
         names = [self._keys.idempotency(owner, idempotency_key)] if idempotency_key is not None else []
         names += [self._keys.result(owner, cached_as)] if cached_as else []
         async with answering():
             return bool(names) and bool(await self._client.exists(*names))
-
-    async def get(self, job_id: str, viewer: str) -> JobRecord:
-        """The record, if `viewer` (an owner or `EVERYONE`) may see it.
-
-        Raises:
-            JobExpired: it is no longer kept.
-            JobNotFound: there never was one, or it belongs to another owner; the caller can't tell which.
-        """
-        async with answering():
-            fields: Any = await self._client.hgetall(self._keys.job(job_id))
-            if fields:
-                record = decode_record(job_id, fields)
-                if may_see(viewer, record.owner):
-                    return record
-            else:
-                owner: Any = await self._client.get(self._keys.known(job_id))
-                if owner is not None and may_see(viewer, owner.decode()):
-                    raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
-        raise JobNotFound(f"There is no job '{job_id}'.")
-
-    async def inputs(self, record: JobRecord) -> dict[str, str]:
-        """The pictures that came with the job's request, base64 by field, as far as they are still kept."""
-        if not record.request.inputs:
-            return {}
-        async with answering():
-            fields: Any = await self._client.hgetall(self._keys.inputs(record.id))
-        return {name.decode(): picture.decode() for name, picture in fields.items()}
 
     async def outlook(self, record: JobRecord) -> Outlook:
         """The job's place in the queue and its time to completion, from the model's recent pace."""
@@ -208,46 +196,6 @@ class JobStore(StoreClient):
         whose = "of your jobs are already waiting" if of_owner else f"jobs are already waiting for '{model}'"
         return QueueFull(f"{waiting} {whose}.", retry_after_s=retry_after_s)
 
-    async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
-        """The job's events after the one with id `after` ("0" for all), oldest first, as far as they are kept."""
-        async with answering():
-            entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
-        return [
-            Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
-        ]
-
-    async def image(self, job_id: str, index: int, viewer: str) -> bytes:
-        """PNG bytes of picture `index`.
-
-        Raises:
-            ImageNotFound: there is none of that index, or not yet.
-            JobExpired, JobNotFound: as `get`.
-        """
-        png = await self._picture(job_id, str(index), viewer)
-        if png is None:
-            record = await self.get(job_id, viewer)
-            raise ImageNotFound(f"Job '{job_id}' has no image {index}: {_images_of(record)}.")
-        return png
-
-    async def images(self, job_id: str, viewer: str) -> list[bytes]:
-        """PNG bytes of all pictures of the job, in order; none if it has none, is not kept or is another owner's."""
-        pngs = await self._read_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
-        by_index = {int(name): png for name, png in (pngs or {}).items() if name.isdigit()}  # the rest is the sheet
-        return [by_index[index] for index in sorted(by_index)]
-
-    async def sheet(self, job_id: str, viewer: str) -> bytes:
-        """PNG bytes of a sweep's contact sheet.
-
-        Raises:
-            ImageNotFound: the job is not a sweep, or not done.
-            JobExpired, JobNotFound: as `get`.
-        """
-        png = await self._picture(job_id, "sheet", viewer)
-        if png is None:
-            await self.get(job_id, viewer)
-            raise ImageNotFound(f"Job '{job_id}' has no sheet: only sweeps have one, once they have succeeded.")
-        return png
-
     async def cancel(self, job_id: str, viewer: str) -> JobRecord:
         """Cancel the job unless it has ended; returns its record after that.
 
@@ -280,8 +228,10 @@ class JobStore(StoreClient):
 
         Raises:
             JobExpired, JobNotFound: as `get`.
+            StorageUnavailable: some of its pictures may be left, and so is the record; another call goes on.
         """
         record = await self.cancel(job_id, viewer)
+        await self.places.erase(job_id)
         keys = self._keys
         async with answering(), self._client.pipeline() as pipe:
             pipe.delete(*(key(job_id) for key in (keys.job, keys.images, keys.inputs, keys.events, keys.webhook)))
@@ -289,34 +239,3 @@ class JobStore(StoreClient):
                 pipe.zrem(place, job_id)
             await pipe.execute()
         return record
-
-    async def _picture(self, job_id: str, name: str, viewer: str) -> bytes | None:
-        """The picture, or `None` if there is none that `viewer` may see."""
-        png: bytes | None = await self._read_pictures(
-            job_id, viewer, lambda pipe: pipe.hget(self._keys.images(job_id), name)
-        )
-        return png
-
-    async def _read_pictures(self, job_id: str, viewer: str, read: Callable[[Any], object]) -> Any:
-        """The result of the command that `read` queues, or `None` if `viewer` may not see the job. One round trip."""
-        async with answering(), self._client.pipeline(transaction=False) as pipe:
-            pipe.hget(self._keys.job(job_id), "owner")
-            read(pipe)
-            owner, answer = await pipe.execute()
-        return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None
-
-
-def _images_of(record: JobRecord) -> str:
-    """What images a job has, and why no more."""
-    match record.status:
-        case JobStatus.QUEUED:
-            return "it is still queued"
-        case JobStatus.RUNNING:
-            return "it is still running"
-        case JobStatus.SUCCEEDED:
-            count = len(record.image_hashes)
-            return "it has 1 image, index 0" if count == 1 else f"it has {count} images, 0 to {count - 1}"
-        case JobStatus.FAILED:
-            return "it failed"
-        case JobStatus.CANCELLED:
-            return "it was cancelled"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,25 +11,26 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
-from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.errors import InvalidRequest
 from cynosure.resolving import attached, detached, result_key
 from jobs.metrics import WorkerMetrics
-from jobs.queue.ended import log_end
+from jobs.pictures.opening import pictures_of
+from jobs.queue.ended import log_end, log_unreadable
+from jobs.queue.endings import Endings
 from jobs.queue.record import Beat, Claim, Finished, NoClaim, Origin, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
 from jobs.store.keyspace import Keys
 from jobs.store.scripts import MAX_ATTEMPTS_KEPT, MAX_EVENTS, known_ttl_s, queue_args, script
 
-log = logging.getLogger(__name__)
-
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 MAX_REAPER_LOCK_MS = 60_000  # longer than any worker's interval
+Kept = Mapping[str, bytes]
+"""What the record holds of each picture, by name."""
 _LOST = JobError(code="worker_lost", message="The worker that drew this job stopped sending heartbeats.")
 _UNREADABLE = JobError(code="unreadable_request", message="The worker's version can't read this request.")
 
@@ -40,27 +40,10 @@ def backoff_s(attempt: int) -> float:
     return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
 
 
-def _log_unreadable(job_id: str, error: ValidationError) -> None:
-    """Log which fields are invalid, but not their values: those are the client's."""
-    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    line = "this version can't read the job's request, but another may: %s"
-    log.error(line, faults, extra={"job": job_id})
-
-
-class Endings:
-    """Ids of jobs as they end; those that end while the connection is broken are missed."""
-
-    def __init__(self, subscription: PubSub) -> None:
-        self._subscription = subscription
-
-    def next(self, *, timeout_s: float) -> str | None:
-        """The next id, or `None` if none comes in time."""
-        message = self._subscription.get_message(timeout=timeout_s)
-        return message["data"].decode() if message else None
-
-
 class WorkerStore:
-    """Jobs, for workers. Thread-safe; raises `redis.RedisError`. Every call is idempotent.
+    """Jobs, for workers. Thread-safe; raises `redis.RedisError`, and `StorageUnavailable` if pictures can't be kept.
+
+    Every call is idempotent.
 
     Attributes:
         metrics: count what becomes of the jobs.
@@ -70,6 +53,7 @@ class WorkerStore:
         self.metrics = WorkerMetrics()
         self._client = connect(settings, "cynosure-worker", observe=self.metrics.store_answered)
         self._settings = settings
+        self._places = pictures_of(settings, self.metrics)
         self._keys = Keys(settings.key_prefix)
         self._claim, self._keep_quarantine, self._heartbeat, self._tell, self._finish, self._requeue = (
             self._client.register_script(script(name))
@@ -124,7 +108,7 @@ class WorkerStore:
                 given_at=time.monotonic(),
             )
         except ValidationError as error:  # from a newer version, during a rolling upgrade
-            _log_unreadable(job_id.decode(), error)
+            log_unreadable(job_id.decode(), error)
             self._give_back(job_id.decode(), model, str(attempt), Outcome.FAULTED, _UNREADABLE, backoff_s(attempt))
             return NoClaim.NOTHING
         return self._with_inputs(claim)
@@ -168,14 +152,26 @@ class WorkerStore:
                 raise answer
         return {job_id: Verdict(answer.decode()) for job_id, answer in zip(held, answers, strict=False)}
 
-    def finish(self, claim: Claim, made: Finished) -> bool:
-        """Write the pictures and end the job; `False` if the claim is stale."""
-        return self._end(claim, JobStatus.SUCCEEDED, None, made)
+    def keep(self, claim: Claim, made: Finished) -> Kept:
+        """Store the pictures of this attempt, for `finish`.
+
+        Raises:
+            StorageUnavailable: not all of them are stored.
+        """
+        pngs = {str(index): png for index, png in enumerate(made.pictures)}
+        return self._places.keep(claim.job_id, claim.attempt, pngs | ({"sheet": made.sheet} if made.sheet else {}))
+
+    def finish(self, claim: Claim, made: Finished, kept: Kept | None = None) -> bool:
+        """End the job with its pictures, which `keep` has stored, or this does; `False` if the claim is stale."""
+        is_ours = self._end(claim, JobStatus.SUCCEEDED, None, made, self.keep(claim, made) if kept is None else kept)
+        if not is_ours:
+            self._places.drop(claim.job_id, claim.attempt)
+        return is_ours
 
     def fail(self, claim: Claim, error: JobError) -> bool:
         """End the job with an error; `False` if the claim is stale."""
         nothing = Finished(pictures=(), reproducible=False, digests=())
-        return self._end(claim, JobStatus.FAILED, error, nothing)
+        return self._end(claim, JobStatus.FAILED, error, nothing, {})
 
     def release(self, claim: Claim, outcome: Outcome, why: JobError | None = None) -> bool:
         """Give the job back to the queue; `False` if that did not queue it: the claim is stale, or the job has failed.
@@ -266,7 +262,7 @@ class WorkerStore:
             client=pipe,
         )
 
-    def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished) -> bool:
+    def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished, kept: Kept) -> bool:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
         answer, *ending = self._finish(
             keys=[
@@ -289,10 +285,10 @@ class WorkerStore:
                 settings.result_ttl_s,
                 known_ttl_s(settings),
                 int(made.reproducible),
-                made.sheet or b"",
+                kept.get("sheet", b""),
                 json.dumps(made.telemetry) if made.telemetry else "",
                 json.dumps(made.warnings) if made.warnings else "",
-                *made.pictures,
+                *(kept[str(index)] for index in range(len(made.pictures))),
             ],
         )
         for fields in ending:

@@ -17,7 +17,7 @@ class Keys:
     | key | type | what |
     |---|---|---|
     | `{p}:job:ID` | hash | the record |
-    | `{p}:job:ID:images` | hash | picture bytes by index |
+    | `{p}:job:ID:images` | hash | picture bytes by index, or `s3 ` and the object that has them |
     | `{p}:job:ID:inputs` | hash | the pictures of its request, base64 by field; the record has their digests |
     | `{p}:job:ID:events` | stream | its latest events: status, progress, previews |
     | `{p}:owner:OWNER:jobs` | sorted set | the owner's jobs by time of acceptance |

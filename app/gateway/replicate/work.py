@@ -14,7 +14,10 @@ async def prediction(state: State, record: JobRecord, address: Address | None) -
     cards = await state["store"].fleet.cards()
     card = cards.get(record.request.model)
     base = address.base if address else ""
-    return prediction_of(record, card.digest if card else "", await picture_urls(state, record, base), base)
+    urls = await picture_urls(state, record, base)
+    if state["store"].jobs.places.redirects:  # which Replicate's client does not follow
+        urls = [f"{url}{'&' if '?' in url else '?'}redirect=false" for url in urls]
+    return prediction_of(record, card.digest if card else "", urls, base)
 
 
 async def webhook_body(state: State, record: JobRecord) -> str:

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from app.gateway.addresses import AddressDep
 from app.gateway.errors.page import STYLE, errors_page
+from app.gateway.state import StateDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,7 +34,7 @@ _PAGE_POLICY = (
 
 
 @router.get("/docs")
-async def page(request: Request) -> HTMLResponse:
+async def page(request: Request, state: StateDep) -> HTMLResponse:
     """Swagger UI, with a policy that allows only its inline script and its own files."""
     html = get_swagger_ui_html(
         openapi_url="openapi.json",  # beside the page, whatever a proxy puts before its path
@@ -44,10 +45,12 @@ async def page(request: Request) -> HTMLResponse:
     )
     scripts = re.findall(r"<script>(.*?)</script>", bytes(html.body).decode(), flags=re.DOTALL)
     own = " ".join(_hash_source(text) for text in scripts)
+    # Besides itself, where it is redirected to for pictures, if it is.
+    connected = " ".join(filter(None, ("'self'", await state["store"].jobs.places.origin())))
     html.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'self' {own}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; "  # the pictures that it is answered are blobs
-        "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        f"connect-src {connected}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     )
     return html
 

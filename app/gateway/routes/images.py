@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.gateway.addresses import AddressDep
 from app.gateway.door.auth import Reader
@@ -14,7 +14,10 @@ from app.gateway.door.links import signed
 from app.gateway.formats import Accept, best, in_format
 from app.gateway.shaping import image_paths, moment, sheet_path
 from app.gateway.state import StateDep
+from app.gateway.streams import is_head
 from cynosure.contract import MAX_SWEEP_CELLS, OutputFormat, PictureLinks, Problem
+from jobs.pictures.in_store import InlinePicture
+from jobs.pictures.keeping import Picture
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses={410: {"model": Problem}})
 
@@ -47,6 +50,7 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     responses={
         200: {"content": {format.media_type: {} for format in OutputFormat}},
         206: {},
+        302: {"description": "It is at a signed address, for a few minutes"},
         304: {},
         406: {"model": Problem},
         416: {},
@@ -54,6 +58,7 @@ def _range_of(header: str | None, length: int) -> tuple[int, int] | None:
     dependencies=_LINKED,
 )
 async def get_image(
+    request: Request,
     job_id: str,
     index: Annotated[int, Path(ge=0, le=MAX_SWEEP_CELLS)],
     extension: OutputFormat,
@@ -63,6 +68,9 @@ async def get_image(
         int | None,
         Query(ge=0, le=100, description="Quality of JPEG, or of lossy WebP. Default: JPEG 95, WebP lossless."),
     ] = None,
+    redirect: Annotated[
+        bool, Query(description="false: the picture itself, also where clients are redirected to its storage.")
+    ] = True,
     accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
     if_range: Annotated[str | None, Header()] = None,
@@ -70,18 +78,21 @@ async def get_image(
 ) -> Response:
     """The picture as PNG, JPEG or WebP, with its request in it. The bytes never change: caches may keep them."""
     best(accept, [extension.media_type])
-    picture = await in_format(await state["store"].jobs.image(job_id, index, caller.sees), extension, quality)
-    return _picture(picture, extension.media_type, if_none_match, if_range, range)
+    picture = await state["store"].jobs.picture(job_id, index, caller.sees)
+    if not redirect or extension is not OutputFormat.PNG:
+        picture = InlinePicture(await in_format(await picture.read(), extension, quality))
+    return await _answer(picture, extension.media_type, request, if_none_match, if_range, range)
 
 
 @router.get(
     "/{job_id}/sheet.png",
     summary="Get a sweep's contact sheet",
     response_class=Response,
-    responses={406: {"model": Problem}},
+    responses={302: {"description": "It is at a signed address, for a few minutes"}, 406: {"model": Problem}},
     dependencies=_LINKED,
 )
 async def get_sheet(
+    request: Request,
     job_id: str,
     state: StateDep,
     caller: Reader,
@@ -93,7 +104,7 @@ async def get_sheet(
     """All pictures of a sweep on one sheet: one row per label or prompt and seed, one column per scale."""
     media_type = best(accept, [OutputFormat.PNG.media_type])
     sheet = await state["store"].jobs.sheet(job_id, caller.sees)
-    return _picture(sheet, media_type, if_none_match, if_range, range)
+    return await _answer(sheet, media_type, request, if_none_match, if_range, range)
 
 
 @router.post("/{job_id}/links", summary="Get links to a job's pictures")
@@ -119,19 +130,31 @@ def _matches(if_none_match: str | None, tag: str) -> bool:
     return tag in tags or tags == ["*"]
 
 
-def _picture(
-    content: bytes, media_type: str, if_none_match: str | None, if_range: str | None, range: str | None
+async def _answer(
+    picture: Picture,
+    media_type: str,
+    request: Request,
+    if_none_match: str | None,
+    if_range: str | None,
+    range: str | None,
 ) -> Response:
-    tag = f'"{hashlib.sha256(content).hexdigest()}"'
+    """The picture, a part of it, or where it is."""
+    tag, size = f'"{picture.sha256}"', picture.size
     headers = {"ETag": tag, "Cache-Control": "private, max-age=86400, immutable", "Accept-Ranges": "bytes"}
     if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
+    if is_head(request):  # a signed address is for GET alone, and there is nothing to read
+        return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
+    if (address := await picture.address()) is not None:
+        return RedirectResponse(address, 302)  # a 307 is the router's own, and led to the public address
     # A range is of the picture that the client has a part of: a date, or another tag, asks for all of it (13.1.5).
-    part = _range_of(range, len(content)) if if_range in (None, tag) else None
-    if part is None:
-        return Response(content, media_type=media_type, headers=headers)
-    first, last = part
+    part = _range_of(range, size) if if_range in (None, tag) else None
+    first, last = part or (0, size - 1)
     if first > last:
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{len(content)}"})
-    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-    return Response(content[first : last + 1], 206, media_type=media_type, headers=headers)
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+    headers |= {"Content-Length": str(last + 1 - first)}
+    headers |= {"Content-Range": f"bytes {first}-{last}/{size}"} if part else {}
+    content, status = await picture.part(first, last), 206 if part else 200
+    if isinstance(content, bytes):
+        return Response(content, status, headers, media_type)
+    return StreamingResponse(content, status, headers, media_type)

@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.gateway.addresses import AddressDep
 from app.gateway.formats import Accept, best
+from app.gateway.state import StateDep
 from cynosure import __version__
 
 router = APIRouter(include_in_schema=False)
@@ -30,11 +31,18 @@ _LINKS = {
     "status": "/status",
 }
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Cache-Control": "no-cache",  # kept, but asked for again: after an upgrade its modules must be of one version
     "Vary": "Accept",
 }
+
+
+def _policy(pictures: str | None) -> str:
+    """The studio's content security policy; `pictures` is the origin that it is redirected to for them, if any."""
+    own = f"'self' {pictures}" if pictures else "'self'"
+    return (
+        f"default-src 'self'; img-src {own} blob: data:; connect-src {own}; object-src 'none'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
 
 
 class _Files(StaticFiles):
@@ -51,10 +59,11 @@ studio_files = GZipMiddleware(_Files(directory=_FOLDER))
 
 
 @router.get("/")
-async def root(address: AddressDep, accept: Accept = None) -> Response:
+async def root(state: StateDep, address: AddressDep, accept: Accept = None) -> Response:
     """The studio for browsers; for `Accept: application/json` and clients without preference, name, version, links."""
     if best(accept, [_JSON, _HTML]) == _HTML:
-        return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+        policy = _policy(await state["store"].jobs.places.origin())
+        return FileResponse(_FOLDER / "index.html", headers=_HEADERS | {"Content-Security-Policy": policy})
     links = {name: address.root + path for name, path in _LINKS.items()}
     return JSONResponse({"name": "Cynosure", "version": __version__, "links": links}, headers={"Vary": "Accept"})
 

@@ -4,7 +4,8 @@
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
 --       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
 --       15 1 if an earlier result may answer  16 1 if its batch was accepted before  17 model  18 guide, or empty
---       19 origin  20… pictures of the request: field, base64
+--       19 origin  20 earlier job whose pictures were copied for this one ('' if none)  21 these copies, by name, as JSON
+--       22… pictures of the request: field, base64
 -- returns {'accepted', id} | {'cached', id, ending} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
 --       | {'leaving' | 'away', model}; away if its jobs wait for it to come back
 local id, owner = ARGV[3], ARGV[11]
@@ -30,7 +31,7 @@ end
 
 -- The request's pictures have a key of their own, because every poll reads the whole record.
 local function keep_inputs(ttl)
-  for i = 20, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
+  for i = 22, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', KEYS[16], ttl)
 end
 
@@ -46,11 +47,21 @@ local function index()
   end
 end
 
+-- Give the job the pictures of the earlier one. Objects are no other job's: without copies they must be drawn again.
+local function take_pictures(earlier)
+  local images = job_key(earlier) .. ':images'
+  if earlier == ARGV[20] then
+    for name, copy in pairs(cjson.decode(ARGV[21])) do redis.call('HSET', KEYS[15], name, copy) end
+    return true
+  end
+  if string.sub(redis.call('HGET', images, '0') or '', 1, 3) == 's3 ' then return false end
+  return redis.call('COPY', images, KEYS[15]) == 1
+end
+
 local earlier = result and redis.call('GET', result)
 if earlier then
-  local key = job_key(earlier)
-  local job = redis.call('HMGET', key, 'status', 'image_hashes', 'reproducible', 'warnings')
-  if job[1] == 'succeeded' and redis.call('COPY', key .. ':images', KEYS[15]) == 1 then
+  local job = redis.call('HMGET', job_key(earlier), 'status', 'image_hashes', 'reproducible', 'warnings')
+  if job[1] == 'succeeded' and take_pictures(earlier) then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
       'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', job[2],
       'reproducible', job[3] or '', 'warnings', job[4] or '', 'cached', 1, 'owner', owner, 'origin', ARGV[19])

@@ -3,7 +3,7 @@
 --       19 recent
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
 --       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
---       14… picture bytes
+--       14… pictures; like the sheet, each is its bytes or 's3 ' and where they are
 -- returns {'moved', ending} | {'stale'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error',
