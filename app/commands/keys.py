@@ -26,7 +26,10 @@ from jobs.starting import InvalidSettings, read_settings
 
 URL_FILE = "store.url"
 """File in the data folder of `cynosure up` that holds the address of its store."""
-NO_CREDENTIALS: dict[str, None] = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+NO_CREDENTIALS: dict[str, None] = {
+    **{"redis_password": None, "redis_password_file": None, "redis_ca_file": None},
+    **{"redis_sentinel_password": None, "redis_sentinel_password_file": None},
+}
 """For the store of `cynosure up`, which needs none: those in the environment belong to another store."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 
 from jobs.settings import StoreSettings
-from jobs.store.connection import connect, tls_options
+from jobs.store.connection import connect, sentinel_options, tls_options
 
 RUN_JOB = "cynosure.run_job"
 CONNECTION_TIMEOUT_S = 5
@@ -24,6 +24,8 @@ def queue_of(model: str) -> str:
 
 def celery_settings(settings: StoreSettings) -> dict[str, Any]:
     """Celery configuration that the sender and the receiver of a bell share."""
+    address = settings.sentinels
+    found = {"master_name": address.service, "sentinel_kwargs": sentinel_options(settings)} if address else {}
     return {
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -44,6 +46,7 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
             "socket_connect_timeout": CONNECTION_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": CONNECTION_TIMEOUT_S,
+            **found,
         },
     }
 
