@@ -22,22 +22,24 @@ class ReplicatedStore:
     Args:
         folder: where their data, configurations and logs are.
         environment: that of all three.
-        options: further options of the two Valkeys.
+        password: that of the two Valkeys.
+        sentinel_password: that of the Sentinel.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], options: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], *, password: str = "", sentinel_password: str = ""
+    ) -> None:
         self._folder = folder
         self.ports = [free_port(), free_port()]
         self.sentinel_port = free_port()
-        words = [word for name, value in (options or {}).items() for word in (f"--{name}", value)]
         binary = str(get_binary_path())
         self.stores = [
-            Process(f"store-{port}", [binary, str(folder / f"{port}.conf"), *words], environment, folder)
-            for port in self.ports
+            Process(f"store-{port}", [binary, str(folder / f"{port}.conf")], environment, folder) for port in self.ports
         ]
         configuration = str(folder / "sentinel.conf")
         self.sentinel = Process("sentinel", [binary, configuration, "--sentinel"], environment, folder)
-        self._asked = _client(self.sentinel_port)
+        self._password, self._sentinel_password = password, sentinel_password
+        self._asked = _client(self.sentinel_port, sentinel_password)
 
     @property
     def url(self) -> str:
@@ -62,12 +64,15 @@ class ReplicatedStore:
             data.mkdir()
             follows = f"replicaof 127.0.0.1 {self.ports[0]}\n" if number else ""
             text = f"port {port}\nbind 127.0.0.1\ndir {data}\nappendonly yes\nsave ''\nrepl-diskless-sync-delay 0\n"
-            (self._folder / f"{port}.conf").write_text(text + follows)
+            login = f"requirepass {self._password}\nmasterauth {self._password}\n" if self._password else ""
+            (self._folder / f"{port}.conf").write_text(text + login + follows)
+        own = f"requirepass {self._sentinel_password}\n" if self._sentinel_password else ""
+        login = f"sentinel auth-pass {SERVICE} {self._password}\n" if self._password else ""
         (self._folder / "sentinel.conf").write_text(
             f"port {self.sentinel_port}\nbind 127.0.0.1\ndir {self._folder}\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 1\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
-            f"sentinel failover-timeout {SERVICE} 5000\n"
+            f"sentinel failover-timeout {SERVICE} 5000\n{login}{own}"
         )
         for store in self.stores:
             store.start()
@@ -104,7 +109,7 @@ class ReplicatedStore:
     def _is_followed(self, port: int) -> bool:
         """Whether the server is a master whose replica confirms what it is sent: one that synchronizes does not."""
         try:
-            with _client(port) as master:
+            with _client(port, self._password) as master:
                 master.publish("probe", "")  # replicas get it, and it leaves nothing
                 return bool(master.info("replication")["role"] == "master" and master.wait(1, 500) == 1)
         except redis.RedisError:
@@ -118,6 +123,12 @@ class ReplicatedStore:
             return False
         return True
 
+    def switch(self) -> None:
+        """Have the replica take over while the master lives, which becomes its replica."""
+        port = self.master_port
+        self._asked.execute_command("SENTINEL", "FAILOVER", SERVICE)  # type: ignore[no-untyped-call]
+        wait_until(lambda: self.master_port != port, seconds=START_S, what="the replica is promoted")
+
     def fail_over(self) -> None:
         """Kill the master with SIGKILL, wait until the replica has taken over, and start the dead one again."""
         dead, port = self.master, self.master_port
@@ -130,5 +141,5 @@ class ReplicatedStore:
         wait_until(self.is_whole, seconds=START_S, what="the dead master follows the new one")
 
 
-def _client(port: int) -> redis.Redis:
-    return redis.Redis(port=port, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+def _client(port: int, password: str) -> redis.Redis:
+    return redis.Redis(port=port, password=password or None, retry=Retry(NoBackoff(), 0), socket_timeout=5)

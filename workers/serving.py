@@ -23,6 +23,7 @@ from jobs.queue.worker import WorkerStore
 from jobs.roster import RosterDesk
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, refusing
+from jobs.store.connection import refuse_cluster
 from models.engine import Engine
 from models.loading import InvalidDevice
 from models.pack import InvalidPack, Pack
@@ -116,7 +117,8 @@ def _serve(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     doorbell, fleet = Doorbell(store_settings), FleetRegistry(store_settings)
     Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
-    with refusing("cynosure worker", InvalidPack, InvalidDevice):
+    with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidDevice):
+        Retrying(timeout_s=STORE_TIMEOUT_S).call(lambda: refuse_cluster(store_settings))
         engine = _engine(settings, packs, fleet)
         host = EngineHost(
             engine,

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Self, cast
 
 import redis
 import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.commands.core import AsyncScript
 
 from cynosure.errors import StoreUnavailable
 from jobs.settings import StoreSettings
+from jobs.starting import InvalidSettings
+from jobs.store.answering import IS_CLUSTER
 from jobs.store.keyspace import Keys
+from jobs.store.masters import (
+    AsyncMasterConnection,
+    AsyncMasterSSLConnection,
+    AsyncSentinelPool,
+    AsyncSentinels,
+    MasterConnection,
+    MasterSSLConnection,
+    SentinelPool,
+    Sentinels,
+)
 from jobs.store.timing import AsyncTimedRedis, Observe, TimedRedis, unobserved
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving may take a second
@@ -55,40 +65,26 @@ def connect_async(
     return client
 
 
-class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """Connections to the master that Sentinels name."""
-
-    def disconnect(self, inuse_connections: bool = True) -> None:
-        super().disconnect(inuse_connections)
-        if inuse_connections:  # otherwise the master has only moved
-            self.sentinel_manager.close()
-
-
-class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """The same for coroutines."""
-
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        await super().disconnect(inuse_connections)
-        if inuse_connections:
-            await self.sentinel_manager.aclose()
-
-
 def _pool(settings: StoreSettings, options: dict[str, Any]) -> redis.ConnectionPool:
     options["retry"] = redis.retry.Retry(_BACKOFF, RETRIES)
     if (address := settings.sentinels) is None:
+        if not settings.redis_url.startswith("unix:"):
+            options["connection_class"] = MasterSSLConnection if settings.uses_tls else MasterConnection
         return redis.BlockingConnectionPool.from_url(settings.redis_url, **options)
     asked = sentinel_options(settings) | {"retry": redis.retry.Retry(NoBackoff(), 0)}  # there are others to ask
-    sentinels = redis.sentinel.Sentinel(address.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-    return _SentinelPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call]
+    sentinels = Sentinels(address.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    return SentinelPool(address.service, sentinels, **options)
 
 
 def _async_pool(settings: StoreSettings, options: dict[str, Any]) -> redis.asyncio.ConnectionPool:
     options["retry"] = redis.asyncio.retry.Retry(_BACKOFF, RETRIES)
     if (address := settings.sentinels) is None:
+        if not settings.redis_url.startswith("unix:"):
+            options["connection_class"] = AsyncMasterSSLConnection if settings.uses_tls else AsyncMasterConnection
         return redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, **options)
     asked = sentinel_options(settings) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-    sentinels = redis.asyncio.sentinel.Sentinel(address.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-    return _AsyncSentinelPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call]
+    sentinels = AsyncSentinels(address.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    return AsyncSentinelPool(address.service, sentinels, **options)
 
 
 @asynccontextmanager
@@ -101,6 +97,18 @@ async def connected(
         yield client
     finally:
         await client.aclose()
+
+
+def refuse_cluster(settings: StoreSettings) -> None:
+    """Refuse a store whose keys are spread over servers.
+
+    Raises:
+        InvalidSettings: it is in cluster mode.
+        RedisError: it is away.
+    """
+    with connect(settings, "cynosure-start") as client, suppress(redis.ResponseError):  # it may not tell everybody
+        if client.info("cluster").get("cluster_enabled"):
+            raise InvalidSettings(f"REDIS_URL: {IS_CLUSTER}")
 
 
 class StoreClient:
