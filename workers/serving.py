@@ -116,7 +116,6 @@ def _serve(
 ) -> None:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     doorbell, fleet = Doorbell(store_settings), FleetRegistry(store_settings)
-    Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
     with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidDevice):
         Retrying(timeout_s=STORE_TIMEOUT_S).call(lambda: refuse_cluster(store_settings))
         engine = _engine(settings, packs, fleet)

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from cynosure.addresses import host_and_port, is_loopback
-from jobs.settings import MetricsSettings, StoreSettings
+from jobs.settings import MetricsSettings, SentinelAddress, StoreSettings
 from jobs.starting import InvalidSettings, read_settings, unknown_variables
 from workers.settings import WorkerSettings
 
