@@ -15,6 +15,7 @@ from functools import partial
 from celery import Celery
 from celery.platforms import SecurityWarning
 
+from cynosure.contract import Review
 from jobs import traces
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
@@ -27,13 +28,16 @@ from jobs.store.connection import refuse_cluster
 from models.engine import Engine
 from models.loading import InvalidDevice
 from models.pack import InvalidPack, Pack
+from models.reviewing.folder import InvalidReview, ReviewFolder
+from models.reviewing.reviewer import Reviewer
 from workers.admitted import open_admitted
 from workers.celery_app import SilentWorker, build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
+from workers.drawing.reviews import Reviews
 from workers.host import EngineHost
 from workers.retrying import Retrying
-from workers.settings import WorkerSettings
+from workers.settings import ReviewSettings, WorkerSettings
 from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain
 from workers.upkeep.metrics import EngineMetrics
@@ -68,6 +72,35 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
     )
 
 
+def _reviews(settings: ReviewSettings, found: ReviewFolder | None, device: str) -> Reviews | None:
+    if found is None:
+        return None
+    reviewer = Reviewer(found, settings.thresholds, device)
+    card = Review(action=settings.action, thresholds=settings.thresholds, digest=found.digest())
+    log.info("pictures are reviewed by %s, %d parameters", found.folder, reviewer.num_parameters)
+    return Reviews(reviewer, card)
+
+
+def _host(
+    settings: WorkerSettings,
+    engine: Engine,
+    store: WorkerStore,
+    doorbell: Doorbell,
+    name: str,
+    reviews: Reviews | None,
+) -> EngineHost:
+    return EngineHost(
+        engine,
+        store,
+        doorbell,
+        worker_name=name,
+        slots=settings.concurrency,
+        heartbeat_s=settings.heartbeat_s,
+        job_timeout_s=settings.job_timeout_s,
+        reviews=reviews,
+    )
+
+
 def _celery(app: Celery, name: str, concurrency: int) -> SilentWorker:
     return SilentWorker(
         app=app,
@@ -97,20 +130,31 @@ def _metrics_port(settings: MetricsSettings, store: WorkerStore) -> Iterator[Met
 
 
 def serve(
-    settings: WorkerSettings, store_settings: StoreSettings, metrics: MetricsSettings, packs: Sequence[Pack]
+    settings: WorkerSettings,
+    store_settings: StoreSettings,
+    metrics: MetricsSettings,
+    review: ReviewSettings,
+    packs: Sequence[Pack],
+    reviewing: ReviewFolder | None,
 ) -> None:
-    """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`."""
+    """Serve the packs until a signal stops the worker. What can't be served ends the process with `EX_CONFIG`.
+
+    Pictures are reviewed by the classifier in `reviewing`, if given.
+    """
     warnings.filterwarnings("ignore", module="diffusers")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
     store = WorkerStore(store_settings)
     with _metrics_port(metrics, store) as port:
-        _serve(settings, store_settings, packs, store, port)
+        with refusing("cynosure worker", InvalidReview):
+            reviews = _reviews(review, reviewing, settings.device)
+        _serve(settings, store_settings, packs, reviews, store, port)
 
 
 def _serve(
     settings: WorkerSettings,
     store_settings: StoreSettings,
     packs: Sequence[Pack],
+    reviews: Reviews | None,
     store: WorkerStore,
     port: MetricsPort | None,
 ) -> None:
@@ -119,15 +163,7 @@ def _serve(
     with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidDevice):
         Retrying(timeout_s=STORE_TIMEOUT_S).call(lambda: refuse_cluster(store_settings))
         engine = _engine(settings, packs, fleet)
-        host = EngineHost(
-            engine,
-            store,
-            doorbell,
-            worker_name=name,
-            slots=settings.concurrency,
-            heartbeat_s=settings.heartbeat_s,
-            job_timeout_s=settings.job_timeout_s,
-        )
+        host = _host(settings, engine, store, doorbell, name, reviews)
     models = host.cards
     celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)

@@ -9,8 +9,10 @@ from cynosure.contract.cards import (
     ModelDefaults,
     ModelList,
     ModelMemory,
+    Review,
 )
 from cynosure.contract.jobs import (
+    Flag,
     ImageInfo,
     Job,
     JobAttempt,
@@ -102,6 +104,7 @@ __all__ = [
     "ClassifierBase",
     "ClassifierCondition",
     "ComponentMemory",
+    "Flag",
     "Fraction",
     "GenerateRequest",
     "GuidanceMode",
@@ -140,6 +143,7 @@ __all__ = [
     "PromptSyntax",
     "PromptTokens",
     "ResolvedRequest",
+    "Review",
     "Scale",
     "ServiceStatus",
     "Side",

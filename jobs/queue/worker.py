@@ -291,6 +291,7 @@ class WorkerStore:
                 made.sheet or b"",
                 json.dumps(made.telemetry) if made.telemetry else "",
                 json.dumps(made.warnings) if made.warnings else "",
+                made.flagged_json,
                 *made.pictures,
             ],
         )

@@ -14,7 +14,7 @@ from app.gateway.settings import GatewaySettings
 from cynosure.addresses import host_and_port, is_loopback
 from jobs.settings import MetricsSettings, SentinelAddress, StoreSettings
 from jobs.starting import InvalidSettings, read_settings, unknown_variables
-from workers.settings import WorkerSettings
+from workers.settings import ReviewSettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: tuple[type[BaseSettings], ...] = (
@@ -81,6 +81,21 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_variable(name: str, monkeyp
             {},
             r"^REDIS_SENTINEL_PASSWORD is set, but REDIS_URL is no redis\+sentinel://",
         ),
+        (
+            ReviewSettings,
+            {"CYNOSURE_REVIEW": "folder"},
+            {},
+            r"^CYNOSURE_REVIEW is set: CYNOSURE_REVIEW_LABELS must say",
+        ),
+        (ReviewSettings, {"CYNOSURE_REVIEW_LABELS": "nsfw:0.5"}, {}, r"but CYNOSURE_REVIEW names no classifier$"),
+        (
+            ReviewSettings,
+            {"CYNOSURE_REVIEW_LABELS": "a:0.5,nsfw"},
+            {},
+            r"LABELS='a:0.5,nsfw': 'nsfw' must be a label and",
+        ),
+        (ReviewSettings, {"CYNOSURE_REVIEW_LABELS": "nsfw:nan"}, {}, r"'nsfw:nan' must be a label and a score"),
+        (ReviewSettings, {"CYNOSURE_REVIEW_ACTION": "blur"}, {}, r"^CYNOSURE_REVIEW_ACTION='blur': .*'refuse'"),
         (StoreSettings, {"REDIS_PASSWORD_FILE": "/nowhere"}, {}, r"^REDIS_PASSWORD_FILE='/nowhere': .*No such file"),
         (StoreSettings, {"REDIS_URL": "redis://:s3cret@h", "REDIS_PASSWORD": "s3cret"}, {}, r"only one of REDIS_URL"),
     ],

@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"])
 async def status(state: StateDep, caller: Reader) -> ServiceStatus:
     """Live workers, running jobs, and for each model its workers, its waiting jobs and its pace."""
     store = state["store"]
-    workers = await store.fleet.workers()
+    workers, cards = await store.fleet.workers(), await store.fleet.cards()
     queues, running = await store.jobs.queues(list(workers.by_model))
     return ServiceStatus(
         version=__version__,
@@ -28,6 +28,7 @@ async def status(state: StateDep, caller: Reader) -> ServiceStatus:
                 workers=holders,
                 waiting=queue.waiting,
                 pictures_per_second=queue.pace.pictures_per_second,
+                reviewed=name in cards and cards[name].review is not None,
                 evaluations_per_second=queue.pace.evaluations_per_second,
             )
             for (name, holders), queue in zip(workers.by_model.items(), queues, strict=True)

@@ -2,7 +2,7 @@
 -- KEYS  13 images  14 known  15 leases  16 result  17 events  18 finished channel
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
 --       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
---       14… picture bytes
+--       14 flagged ('' if none)  15… picture bytes
 -- returns {'moved', ending} | {'stale'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error')
@@ -13,10 +13,10 @@ if job[1] ~= 'running' or job[2] ~= ARGV[4] then return {'stale'} end
 redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
 if ARGV[5] == 'succeeded' then
   redis.call('HSET', key, 'step', job[4], 'reproducible', ARGV[10], 'telemetry', ARGV[12],
-    'warnings', ARGV[13])
+    'warnings', ARGV[13], 'flagged', ARGV[14])
   redis.call('SET', KEYS[16], id, 'EX', ARGV[8])
 end
-for i = 14, #ARGV do redis.call('HSET', KEYS[13], i - 14, ARGV[i]) end
+for i = 15, #ARGV do redis.call('HSET', KEYS[13], i - 15, ARGV[i]) end
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[13], 'sheet', ARGV[11]) end
 end_attempt(id, job[2], ARGV[5], ARGV[6])
 redis.call('EXPIRE', key, ARGV[8])
@@ -36,6 +36,6 @@ local ran = math.max(0, now - tonumber(job[3]))  -- negative if the clock was se
 local fade = math.exp(-busy / 60000)
 redis.call('HSET', KEYS[12], 'jobs', pace[1] * fade + 1, 'work', pace[2] * fade + tonumber(job[4]),
   'busy_ms', pace[3] * fade + busy, 'ran_ms', pace[4] * fade + ran, 'last_ms', now,
-  'pictures', pace[6] * fade + #ARGV - 13)
+  'pictures', pace[6] * fade + #ARGV - 14)
 redis.call('EXPIRE', KEYS[12], unfinished_ttl)
 return {'moved', ending(id)}
