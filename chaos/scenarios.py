@@ -248,7 +248,7 @@ def rolling_restart(scale: Scale) -> Result:
 
 def failed_over(scale: Scale) -> Result:
     """11. The store's master killed with SIGKILL under load, and its replica promoted by Sentinel; two gateways."""
-    kills = scale.of(4, least=2)
+    kills = scale.of(4)
     settings = {"CYNOSURE_DURABILITY": "replicated"}
     house = House(gateways=2, workers=2, models=scale.models, is_replicated=True, settings=settings)
     with trial("11 fail-over", house, scale, tended=True) as run:

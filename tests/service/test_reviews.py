@@ -19,6 +19,7 @@ from transformers import pipeline
 from app.gateway.settings import GatewaySettings
 from app.main import create_app
 from cynosure.contract import GenerateRequest, JobStatus, Review
+from cynosure.errors import JobFailed
 from cynosure.metadata import encoded_picture, read
 from cynosure.resolving import resolve
 from jobs.fleet import FleetRegistry
@@ -147,6 +148,7 @@ async def test_a_job_with_a_flagged_picture_is_refused_as_a_whole(
     assert record.error is not None
     assert record.error.code == "picture_refused"
     assert "bright (0." in record.error.message
+    assert JobFailed("", job_code=record.error.code).status == 422, "no fault of the server"
     assert await store.images(record.id, EVERYONE) == []
     harmless = await drawn(store, host_with(reviews_by(classifier, "refuse", bright=1.0)))
     assert harmless.status is JobStatus.SUCCEEDED
