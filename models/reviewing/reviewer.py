@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
+from models.engine import OutOfMemory
 from models.reviewing.folder import InvalidReview, ReviewFolder
 
 _THREADS = 1
@@ -48,14 +50,16 @@ class Reviewer:
 
         Args:
             picture: (height, width, 1 or 3), 0 to 255.
+
+        Raises:
+            OutOfMemory: the device has no room for it.
         """
-        scores = self._thread.submit(self._scores, picture).result()
+        try:
+            scores = self._thread.submit(self._scores, picture).result()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"no memory to review a picture: {error}") from error
         found = {label: scores[label] for label, least in self._thresholds.items() if scores[label] >= least}
         return dict(sorted(found.items(), key=lambda one: -one[1]))
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
 
     @torch.inference_mode()
     def _scores(self, picture: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -77,6 +81,8 @@ def _loaded(found: ReviewFolder, device: torch.device) -> tuple[Any, Any]:
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification  # only for a review
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what it warns of is in the report
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         # Resized by Pillow everywhere: torchvision, where there is one, would give other scores.

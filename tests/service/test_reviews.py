@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -152,6 +153,19 @@ async def test_a_job_with_a_flagged_picture_is_refused_as_a_whole(
     assert await store.images(record.id, EVERYONE) == []
     harmless = await drawn(store, host_with(reviews_by(classifier, "refuse", bright=1.0)))
     assert harmless.status is JobStatus.SUCCEEDED
+
+
+async def test_a_review_without_memory_is_tried_again_and_one_that_breaks_stores_nothing(
+    store: JobStore, host_with: MakeHost, classifier: ReviewFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews = reviews_by(classifier, "flag", bright=0.5)
+    for error, status in ((torch.OutOfMemoryError("full"), JobStatus.QUEUED), (RuntimeError("bad"), JobStatus.FAILED)):
+        model = Mock(side_effect=error)
+        monkeypatch.setattr(reviews.reviewer, "_model", model)
+        record = await drawn(store, host_with(reviews))
+        assert record.status is status
+        assert await store.images(record.id, EVERYONE) == []
+        assert model.called
 
 
 @pytest.mark.parametrize(("action", "are_shown"), [("flag", True), ("grey", False), ("refuse", False)])
