@@ -17,7 +17,7 @@ from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from jobs.logs import LogSettings
 from jobs.settings import MetricsSettings, StoreSettings
-from workers.settings import WorkerSettings
+from workers.settings import ReviewSettings, WorkerSettings
 
 HEAD = """# Settings
 
@@ -38,6 +38,7 @@ READERS: tuple[tuple[type[BaseSettings], str, str], ...] = (
     (OutboundSettings, "Calls to webhooks", "Gateways read these."),
     (LogSettings, "Logs", "`cynosure up`, gateways and workers read these."),
     (WorkerSettings, "Workers", "`cynosure worker` reads these, and so do the workers that `cynosure up` starts."),
+    (ReviewSettings, "Reviews of pictures", "Workers read these: see [reviews.md](reviews.md)."),
 )
 OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     (

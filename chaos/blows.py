@@ -37,6 +37,16 @@ def kill_store(house: House, *, down_s: float = 1.0) -> float:
     return time.monotonic() - started
 
 
+def kill_master(house: House) -> float:
+    """Send SIGKILL to the master once it has a replica. Seconds from the kill until a job finishes with the other."""
+    assert house.replicated is not None
+    house.replicated.wait_until_whole()
+    started = time.monotonic()
+    house.replicated.fail_over()
+    house.wait_for_finish()
+    return time.monotonic() - started
+
+
 def pause_worker(house: House, worker: Process, traffic: Traffic) -> float:
     """Send SIGSTOP, wait longer than a lease until its jobs have moved on, then send SIGCONT."""
     affected = house.held_by(worker)

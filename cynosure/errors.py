@@ -292,7 +292,7 @@ class JobFailed(CynosureError):
     def __init__(self, detail: str, *, job_code: str) -> None:
         super().__init__(detail)
         self.job_code = job_code
-        if job_code == InvalidRequest.code:
+        if job_code in (InvalidRequest.code, "picture_refused"):
             self.status = InvalidRequest.status
 
 

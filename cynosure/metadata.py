@@ -44,6 +44,9 @@ class MadeFrom(BaseModel):
     digest: str = Field(description="SHA-256 of the model.")
     guide_digest: str | None = Field(None, description="SHA-256 of the `guide_model`, if there was one.")
     image_index: int = Field(description="Together with the request's seed, it determines the picture's noise.")
+    replaced: tuple[str, ...] | None = Field(
+        None, description="The labels for which a review replaced the picture by grey."
+    )
     request: dict[str, Any] = Field(description="The resolved request, with digests in place of pictures.")
 
 
@@ -52,7 +55,13 @@ def digest_of(encoded: str) -> str:
     return hashlib.sha256(content_of(encoded)).hexdigest()
 
 
-def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None) -> MadeFrom:
+def made_from(
+    request: ResolvedRequest,
+    index: int,
+    card: ModelCard,
+    guide: ModelCard | None,
+    replaced: tuple[str, ...] | None = None,
+) -> MadeFrom:
     """The metadata of picture `index` of `request`, drawn by these models."""
     # Input pictures are too large for a text chunk: their digests stand for them.
     left_out = {*DELIVERY_FIELDS, *INPUT_FIELDS, "num_images", "first_image"}
@@ -62,7 +71,12 @@ def made_from(request: ResolvedRequest, index: int, card: ModelCard, guide: Mode
             fields[f"{field}_sha256"] = digest_of(encoded)
     guide_digest = guide.digest if guide else None
     return MadeFrom(
-        version=__version__, digest=card.digest, guide_digest=guide_digest, image_index=index, request=fields
+        version=__version__,
+        digest=card.digest,
+        guide_digest=guide_digest,
+        image_index=index,
+        replaced=replaced,
+        request=fields,
     )
 
 
@@ -83,10 +97,15 @@ def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
 
 
 def png_bytes(
-    picture: Image.Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None = None
+    picture: Image.Image,
+    request: ResolvedRequest,
+    index: int,
+    card: ModelCard,
+    guide: ModelCard | None = None,
+    replaced: tuple[str, ...] | None = None,
 ) -> bytes:
-    """A PNG that holds both texts."""
-    made = made_from(request, index, card, guide)
+    """A PNG that holds both texts; `replaced` are the labels for which it is grey, if it is."""
+    made = made_from(request, index, card, guide, replaced)
     text = PngInfo()
     text.add_text("parameters", parameters_of(request, card))
     text.add_text("cynosure", json.dumps(made.model_dump(mode="json", exclude_none=True)))

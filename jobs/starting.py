@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 _PREFIX = "CYNOSURE_"
-_PROGRAMS = ("CYNOSURE_GATEWAY_", "CYNOSURE_METRICS_", "CYNOSURE_OUTBOUND_", "CYNOSURE_WORKER_")
+_PROGRAMS = ("CYNOSURE_GATEWAY_", "CYNOSURE_METRICS_", "CYNOSURE_OUTBOUND_", "CYNOSURE_REVIEW_", "CYNOSURE_WORKER_")
 """Prefixes of settings that not every program reads."""
 _ELSEWHERE = frozenset(
     {
@@ -30,7 +30,7 @@ _ELSEWHERE = frozenset(
         *("CYNOSURE_BIND", "CYNOSURE_PORT", "CYNOSURE_STORE_MEMORY", "CYNOSURE_STORE_CONTAINER_MEMORY"),
         *("CYNOSURE_GRAFANA_PORT", "CYNOSURE_DOMAIN"),
         *("CYNOSURE_GATEWAY_MEMORY", "CYNOSURE_WORKER_MEMORY"),
-        *("CYNOSURE_MODELS_ROOT", "CYNOSURE_MODELS_HUB"),  # workers
+        *("CYNOSURE_MODELS_ROOT", "CYNOSURE_MODELS_HUB", "CYNOSURE_REVIEW"),  # workers
     }
 )
 """Variables that not every program reads, and whose names don't tell which."""

@@ -13,7 +13,8 @@ from jobs.pictures.opening import check_pictures
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, log_to, read_settings, refusing, warn_of_unknown_variables
 from models.pack import InvalidPack, open_packs
-from workers.settings import WorkerSettings
+from models.reviewing.folder import InvalidReview, open_review
+from workers.settings import ReviewSettings, WorkerSettings
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
@@ -65,20 +66,21 @@ def main(
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback
-    with refusing("cynosure worker", InvalidSettings, InvalidPack):
+    with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidReview):
         log_to(sys.stderr)
         settings, store_settings = read_settings(WorkerSettings, **given), read_settings(StoreSettings)
-        metrics = read_settings(MetricsSettings)
+        metrics, review = read_settings(MetricsSettings), read_settings(ReviewSettings)
         packs = open_packs(settings.packs)
+        reviewing = open_review(review.model, review.thresholds) if review.model is not None else None
         check_pictures(store_settings)
         if not check:
             traces.start("cynosure-worker")
-    warn_of_unknown_variables(WorkerSettings, MetricsSettings, StoreSettings)
+    warn_of_unknown_variables(WorkerSettings, ReviewSettings, MetricsSettings, StoreSettings)
     if check:
         return
     from workers.serving import serve  # imports torch, which takes seconds: whatever is wrong was refused before
 
-    serve(settings, store_settings, metrics, packs, is_supervised=supervised)
+    serve(settings, store_settings, metrics, review, packs, reviewing, is_supervised=supervised)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from models.engine import (
     DeadlineExceeded,
     Engine,
     EngineDied,
+    LoadedPack,
     OutOfMemory,
     PackInUse,
     SampleCancelled,
@@ -35,6 +36,7 @@ from models.spec import InvalidSpec
 from workers.claims import Claims
 from workers.drawing.cards import card_of, with_pictures
 from workers.drawing.pictures import png_of, sheet_of
+from workers.drawing.reviews import PictureRefused, Reviews, reviewed
 from workers.drawing.specs import specs_of
 from workers.drawing.timeline import traced
 from workers.drawing.warnings import warnings_of_job
@@ -66,7 +68,7 @@ def _told(claim: Claim) -> Iterator[None]:
 
 
 class EngineHost:
-    """Runs jobs on one engine; called from many threads, one per job."""
+    """Runs jobs on one engine; called from many threads, one per job. `reviews` look at all pictures, if given."""
 
     def __init__(
         self,
@@ -78,17 +80,23 @@ class EngineHost:
         slots: int,
         heartbeat_s: float,
         job_timeout_s: float,
+        reviews: Reviews | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._doorbell = doorbell
         self._job_timeout_s = job_timeout_s
+        self._reviews = reviews
         self._handing_back = threading.Event()
         self._encoder = ThreadPoolExecutor(1, "previews")
         self._retrying = Retrying(timeout_s=job_timeout_s)
-        self.cards: dict[str, ModelCard] = {name: card_of(loaded) for name, loaded in engine.packs.items()}
+        self.cards: dict[str, ModelCard] = {name: self._card_of(loaded) for name, loaded in engine.packs.items()}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
+
+    def _card_of(self, loaded: LoadedPack) -> ModelCard:
+        card = card_of(loaded)
+        return card if self._reviews is None else card.model_copy(update={"review": self._reviews.card})
 
     def published(self) -> list[ModelCard]:
         """The cards as they are now; they change as the engine measures packs while it serves."""
@@ -114,7 +122,7 @@ class EngineHost:
         """
         self._engine.add(pack)
         try:
-            self.cards[pack.name] = card_of(self._engine.packs[pack.name])
+            self.cards[pack.name] = self._card_of(self._engine.packs[pack.name])
         except InvalidPack:
             self._engine.remove(pack.name)
             raise
@@ -192,6 +200,8 @@ class EngineHost:
             self._fail(claim, "invalid_request", str(error), getattr(error, "field", None))
         except SampleFailed as error:
             self._fail(claim, "sampling_failed", str(error))
+        except PictureRefused as error:
+            self._fail(claim, "picture_refused", str(error))
         except StorageUnavailable as error:  # for as long as a job may take, or until this worker had to stop
             if self._handing_back.is_set():
                 self._give_back(claim, Outcome.HANDED_BACK)
@@ -229,7 +239,8 @@ class EngineHost:
         try:
             with traces.span("prepare"):
                 specs = specs_of(job.claim.job_id, request, card)
-                on_preview = job.add_preview if request.preview_every else None
+                is_hidden = card.review is not None and card.review.hides
+                on_preview = job.add_preview if request.preview_every and not is_hidden else None
                 job.attach(self._engine.submit_all(specs, timeout=self._job_timeout_s, on_preview=on_preview))
             with traced(job.handles):
                 pictures = results(job.handles)
@@ -238,12 +249,13 @@ class EngineHost:
                 handle.cancel()
             raise
         models = [card, guide] if guide is not None else [card]
+        made = reviewed(pictures, self._reviews)
         with traces.span("encode"):
+            parts = zip(made.pictures, cells_of(request), made.replaced, strict=True)
             pngs = tuple(
-                png_of(picture, cell, index, card, guide)
-                for picture, (cell, index) in zip(pictures, cells_of(request), strict=True)
+                png_of(picture, cell, index, card, guide, replaced) for picture, (cell, index), replaced in parts
             )
-            sheet = sheet_of(pictures, request, card)
+            sheet = sheet_of(made.pictures, request, card)
         return Finished(
             pictures=pngs,
             sheet=sheet,
@@ -251,6 +263,7 @@ class EngineHost:
             telemetry=tuple(handle.telemetry for handle in job.handles) if request.telemetry else (),
             digests=tuple(model.drawn_by for model in models),
             warnings=warnings_of_job(request, card, job.handles),
+            flagged=made.flagged,
         )
 
     def _is_reproducible(self, models: Sequence[ModelCard]) -> bool:

@@ -15,6 +15,7 @@ from functools import partial
 from celery import Celery
 from celery.platforms import SecurityWarning
 
+from cynosure.contract import Review
 from jobs import traces
 from jobs.fleet import FleetRegistry
 from jobs.plans import InquiryDesk
@@ -23,16 +24,20 @@ from jobs.queue.worker import WorkerStore
 from jobs.roster import RosterDesk
 from jobs.settings import MetricsSettings, StoreSettings
 from jobs.starting import InvalidSettings, refusing
+from jobs.store.connection import refuse_cluster
 from models.engine import Engine
 from models.loading import InvalidDevice
 from models.pack import InvalidPack, Pack
+from models.reviewing.folder import InvalidReview, ReviewFolder
+from models.reviewing.reviewer import Reviewer
 from workers.admitted import open_admitted
 from workers.celery_app import SilentWorker, build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
+from workers.drawing.reviews import Reviews
 from workers.host import EngineHost
 from workers.retrying import Retrying
-from workers.settings import WorkerSettings
+from workers.settings import ReviewSettings, WorkerSettings
 from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain, Ending
 from workers.upkeep.metrics import EngineMetrics
@@ -63,7 +68,23 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
     )
 
 
-def _host(settings: WorkerSettings, engine: Engine, store: WorkerStore, doorbell: Doorbell, name: str) -> EngineHost:
+def _reviews(settings: ReviewSettings, found: ReviewFolder | None, device: str) -> Reviews | None:
+    if found is None:
+        return None
+    reviewer = Reviewer(found, settings.thresholds, device)
+    card = Review(action=settings.action, thresholds=settings.thresholds, digest=found.digest())
+    log.info("pictures are reviewed by %s, %d parameters", found.folder, reviewer.num_parameters)
+    return Reviews(reviewer, card)
+
+
+def _host(
+    settings: WorkerSettings,
+    engine: Engine,
+    store: WorkerStore,
+    doorbell: Doorbell,
+    name: str,
+    reviews: Reviews | None,
+) -> EngineHost:
     return EngineHost(
         engine,
         store,
@@ -72,6 +93,7 @@ def _host(settings: WorkerSettings, engine: Engine, store: WorkerStore, doorbell
         slots=settings.concurrency,
         heartbeat_s=settings.heartbeat_s,
         job_timeout_s=settings.job_timeout_s,
+        reviews=reviews,
     )
 
 
@@ -107,19 +129,24 @@ def serve(
     settings: WorkerSettings,
     store_settings: StoreSettings,
     metrics: MetricsSettings,
+    review: ReviewSettings,
     packs: Sequence[Pack],
+    reviewing: ReviewFolder | None,
     *,
     is_supervised: bool,
 ) -> None:
     """Serve the packs until a signal or an operator stops the worker, and end the process.
 
-    The exit code is `EX_CONFIG` for what can't be served, and that of an `Ending` otherwise.
+    Pictures are reviewed by the classifier in `reviewing`, if given. The exit code is `EX_CONFIG` for what can't be
+    served, and that of an `Ending` otherwise.
     """
     warnings.filterwarnings("ignore", module="diffusers")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # about running as root: nothing is unpickled here
     store, ending = WorkerStore(store_settings), Ending(is_supervised=is_supervised)
     with _metrics_port(metrics, store) as port:
-        code = _serve(settings, store_settings, packs, store, port, ending)
+        with refusing("cynosure worker", InvalidReview):
+            reviews = _reviews(review, reviewing, settings.device)
+        code = _serve(settings, store_settings, packs, reviews, store, port, ending)
     sys.exit(code)
 
 
@@ -127,6 +154,7 @@ def _serve(
     settings: WorkerSettings,
     store_settings: StoreSettings,
     packs: Sequence[Pack],
+    reviews: Reviews | None,
     store: WorkerStore,
     port: MetricsPort | None,
     ending: Ending,
@@ -134,10 +162,10 @@ def _serve(
     """Serve, and return the exit code."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     doorbell, fleet = Doorbell(store_settings), FleetRegistry(store_settings)
-    Retrying(timeout_s=STORE_TIMEOUT_S).call(store.ping)
-    with refusing("cynosure worker", InvalidPack, InvalidDevice):
+    with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidDevice):
+        Retrying(timeout_s=STORE_TIMEOUT_S).call(lambda: refuse_cluster(store_settings))
         engine = _engine(settings, packs, fleet, ending)
-        host = _host(settings, engine, store, doorbell, name)
+        host = _host(settings, engine, store, doorbell, name, reviews)
     models = host.cards
     celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)

@@ -5,8 +5,63 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ReviewSettings(BaseSettings):
+    """Which classifier looks at pictures before they are stored, from the environment (`CYNOSURE_REVIEW…`)."""
+
+    model_config = SettingsConfigDict(env_prefix="CYNOSURE_REVIEW_", frozen=True)
+
+    model: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CYNOSURE_REVIEW", "model"),
+        description="Image classifier of transformers that looks at every picture before it is stored: a folder or "
+        "owner/name@COMMIT. Without it, none does.",
+    )
+    labels: str = Field(
+        "",
+        description="Labels that flag a picture, each with the score from which it does, such as `nsfw:0.7,gore:0.5`.",
+    )
+    action: Literal["flag", "grey", "refuse"] = Field(
+        "grey",
+        description="What becomes of a flagged picture. flag: it is only marked in the job. grey: it is replaced by "
+        "grey, too. refuse: the job fails with `picture_refused`.",
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _has_thresholds(cls, labels: str) -> str:
+        _thresholds(labels)
+        return labels
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> ReviewSettings:
+        if self.model is not None and not self.thresholds:
+            raise ValueError("CYNOSURE_REVIEW is set: CYNOSURE_REVIEW_LABELS must say which labels flag a picture")
+        if self.model is None and self.thresholds:
+            raise ValueError("CYNOSURE_REVIEW_LABELS is set, but CYNOSURE_REVIEW names no classifier")
+        return self
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The score from which each label flags a picture."""
+        return _thresholds(self.labels)
+
+
+def _thresholds(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        label, _, written = part.rpartition(":")
+        try:
+            threshold = float(written)
+        except ValueError:
+            threshold = 0.0
+        if not label or not 0 < threshold <= 1:
+            raise ValueError(f"{part!r} must be a label and a score above 0, up to 1, such as nsfw:0.7")
+        found[label] = threshold
+    return found
 
 
 class WorkerSettings(BaseSettings):

@@ -23,10 +23,14 @@ from jobs.accounts.api_keys import ApiKey, KeyRing, NoSuchKey, Scope
 from jobs.accounts.links import LinkSigner
 from jobs.settings import StoreSettings
 from jobs.starting import InvalidSettings, read_settings
+from jobs.store.answering import CLUSTER_ERRORS
 
 URL_FILE = "store.url"
 """File in the data folder of `cynosure up` that holds the address of its store."""
-NO_CREDENTIALS: dict[str, None] = {"redis_password": None, "redis_password_file": None, "redis_ca_file": None}
+NO_CREDENTIALS: dict[str, None] = {
+    **{"redis_password": None, "redis_password_file": None, "redis_ca_file": None},
+    **{"redis_sentinel_password": None, "redis_sentinel_password_file": None},
+}
 """For the store of `cynosure up`, which needs none: those in the environment belong to another store."""
 
 
@@ -159,7 +163,9 @@ def _run_on_keys(work: Callable[[KeyRing], Coroutine[None, None, None]], data: P
 def _run(work: Callable[[StoreSettings], Coroutine[None, None, None]], data: Path) -> None:
     try:
         asyncio.run(work(_settings(data)))
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, CLUSTER_ERRORS):
+            sys.exit(f"cynosure keys: {error.detail}")
         sys.exit("cynosure keys: the store does not answer. Start `cynosure up` first, or set REDIS_URL or --data.")
     except (NoSuchKey, InvalidSettings) as error:
         sys.exit(f"cynosure keys: {error}")

@@ -38,6 +38,7 @@ def sheet_path(record: JobRecord) -> str | None:
 def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
     """The job as clients see it; `root` precedes the path of every link."""
     done = bool(record.image_hashes)
+    flagged = record.flagged or ((),) * len(record.image_hashes)
     urls = tuple(root + path for path in image_paths(record))
     sheet = sheet_path(record)
     return Job(
@@ -65,7 +66,14 @@ def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
         ),
         request=detached(record.request)[0],  # records of earlier versions hold their pictures
         images=tuple(
-            ImageInfo(index=index, url=urls[index], seed=cell.seed, first_image=number, sha256=sha256)
+            ImageInfo(
+                index=index,
+                url=urls[index],
+                seed=cell.seed,
+                first_image=number,
+                sha256=sha256,
+                flagged=flagged[index],
+            )
             for index, (sha256, (cell, number)) in enumerate(
                 zip(record.image_hashes, cells_of(record.request) if done else (), strict=True)
             )

@@ -9,8 +9,10 @@ from cynosure.contract.cards import (
     ModelDefaults,
     ModelList,
     ModelMemory,
+    Review,
 )
 from cynosure.contract.jobs import (
+    Flag,
     ImageInfo,
     Job,
     JobAttempt,
@@ -110,6 +112,7 @@ __all__ = [
     "ClassifierBase",
     "ClassifierCondition",
     "ComponentMemory",
+    "Flag",
     "Fraction",
     "GenerateRequest",
     "GuidanceMode",
@@ -150,6 +153,7 @@ __all__ = [
     "Quantiles",
     "RecentJobs",
     "ResolvedRequest",
+    "Review",
     "Scale",
     "ServiceStatus",
     "Side",

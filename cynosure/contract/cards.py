@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from cynosure.contract.sizes import Sizes
@@ -51,6 +53,24 @@ class ModelMemory(BaseModel):
         "from the model's own size by the pixels; null until that is measured.",
     )
     total_bytes: int = Field(description="The weights, and the larger of the other two.")
+
+
+class Review(BaseModel):
+    """How finished pictures are reviewed before they are stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    action: Literal["flag", "grey", "refuse"] = Field(
+        description="What becomes of a flagged picture: only a mark in the job, also grey instead of it, or the job "
+        "fails with `picture_refused`."
+    )
+    thresholds: dict[str, float] = Field(description="The score from which each label flags a picture.")
+    digest: str = Field(description="SHA-256 of the classifier that looks at pictures.")
+
+    @property
+    def hides(self) -> bool:
+        """Whether flagged pictures are kept from clients."""
+        return self.action != "flag"
 
 
 class ModelCard(BaseModel):
@@ -119,6 +139,7 @@ class ModelCard(BaseModel):
     num_parameters: int
     memory: ModelMemory
     license: str | None = None
+    review: Review | None = Field(None, description="How its pictures are reviewed; null if they are not.")
 
     def default_sampler(self, profile: str | None) -> str:
         """The sampler of a request that names none."""
@@ -130,8 +151,9 @@ class ModelCard(BaseModel):
 
     @property
     def drawn_by(self) -> str:
-        """Everything but the request that determines the bytes of its pictures: weights and number format."""
-        return f"{self.digest} {self.precision}"
+        """Everything but the request that determines its pictures: weights and number format, and their review."""
+        review = f" {self.review.model_dump_json()}" if self.review is not None else ""
+        return f"{self.digest} {self.precision}{review}"
 
 
 class ModelList(BaseModel):

@@ -10,6 +10,15 @@ from cynosure.contract.requests import ResolvedRequest
 from cynosure.contract.terms import JobStatus
 
 
+class Flag(BaseModel):
+    """A label that the review of a picture found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    score: float = Field(description="0 to 1, rounded to four digits.")
+
+
 class ImageInfo(BaseModel):
     """One finished picture of a job."""
 
@@ -23,6 +32,9 @@ class ImageInfo(BaseModel):
         "A request with this seed and first_image draws this picture alone."
     )
     sha256: str
+    flagged: tuple[Flag, ...] = Field(
+        (), description="Why the review flagged the picture; if its action is `grey`, the picture is grey."
+    )
 
 
 class JobError(BaseModel):

@@ -43,6 +43,7 @@ class ModelStatus(BaseModel):
     pictures_per_second: float | None = Field(
         None, description="Pictures drawn per second of the last minutes in which any job ran; null if none were."
     )
+    reviewed: bool = Field(False, description="Whether its pictures are reviewed before they are stored.")
     evaluations_per_second: float | None = Field(None, description="Network evaluations, likewise.")
     recent: RecentJobs | None = Field(None, description="Its last jobs; null if none succeeded lately.")
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu.transport.redis import Channel, Transport
 
 from jobs.settings import StoreSettings
-from jobs.store.connection import connect, tls_options
+from jobs.store.connection import connect, sentinel_options, tls_options
+from jobs.store.masters import MasterConnection, MasterSSLConnection
 
 RUN_JOB = "cynosure.run_job"
 CONNECTION_TIMEOUT_S = 5
+
+
+class _MasterChannel(Channel):
+    connection_class, connection_class_ssl = MasterConnection, MasterSSLConnection
+
+
+class _MasterTransport(Transport):
+    Channel = _MasterChannel
 
 
 def queue_of(model: str) -> str:
@@ -24,6 +34,9 @@ def queue_of(model: str) -> str:
 
 def celery_settings(settings: StoreSettings) -> dict[str, Any]:
     """Celery configuration that the sender and the receiver of a bell share."""
+    address = settings.sentinels
+    found = {"master_name": address.service, "sentinel_kwargs": sentinel_options(settings)} if address else {}
+    is_one = address is None and not settings.redis_url.startswith("unix:")
     return {
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -36,6 +49,8 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # retry for ever: a worker is useless without its broker
+        "broker_channel_error_retry": True,  # such as "unblocked": its server has become a replica
+        "broker_transport": _MasterTransport if is_one else None,  # None: by the address
         "broker_use_ssl": tls_options(settings) if settings.uses_tls else False,
         "broker_transport_options": {
             "global_keyprefix": f"{settings.key_prefix}:bell:",
@@ -44,6 +59,7 @@ def celery_settings(settings: StoreSettings) -> dict[str, Any]:
             "socket_connect_timeout": CONNECTION_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": CONNECTION_TIMEOUT_S,
+            **found,
         },
     }
 

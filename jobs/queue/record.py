@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from cynosure.contract import JobError, JobStatus, ResolvedRequest
+from pydantic import TypeAdapter
+
+from cynosure.contract import Flag, JobError, JobStatus, ResolvedRequest
 from cynosure.resolving import detached
 
 ANONYMOUS = "anonymous"
@@ -80,6 +82,7 @@ class Origin:
 
 
 UNKNOWN = Origin()
+_FLAGGED: TypeAdapter[tuple[tuple[Flag, ...], ...]] = TypeAdapter(tuple[tuple[Flag, ...], ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class JobRecord:
     reproducible: bool | None
     telemetry: tuple[tuple[dict[str, float], ...], ...] | None
     warnings: tuple[str, ...]
+    flagged: tuple[tuple[Flag, ...], ...]
     attempts: tuple[Attempt, ...]
     not_before_ms: int | None
     origin: Origin
@@ -210,6 +214,7 @@ class Finished:
         telemetry: measurements of guidance, by picture and evaluation; empty unless requested.
         digests: digest of the model that drew the pictures, and that of its guide, if any.
         warnings: what was probably not meant.
+        flagged: why the review flagged a picture, by its index; empty if it flagged none.
     """
 
     pictures: tuple[bytes, ...]
@@ -218,6 +223,12 @@ class Finished:
     telemetry: tuple[list[dict[str, float]], ...] = ()
     digests: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    flagged: tuple[tuple[Flag, ...], ...] = ()
+
+    @property
+    def flagged_json(self) -> str:
+        """`flagged` as the record holds it."""
+        return _FLAGGED.dump_json(self.flagged).decode() if self.flagged else ""
 
     @property
     def hashes(self) -> list[str]:
@@ -260,6 +271,7 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         reproducible=text["reproducible"] == "1" if text.get("reproducible") else None,
         telemetry=json.loads(text["telemetry"]) if text.get("telemetry") else None,
         warnings=tuple(json.loads(text["warnings"])) if text.get("warnings") else (),
+        flagged=_FLAGGED.validate_json(text["flagged"]) if text.get("flagged") else (),
         attempts=_attempts(text),
         not_before_ms=moment("not_before_ms"),
         origin=Origin.decoded(text.get("origin", "")),

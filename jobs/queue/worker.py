@@ -288,6 +288,7 @@ class WorkerStore:
                 kept.get("sheet", b""),
                 json.dumps(made.telemetry) if made.telemetry else "",
                 json.dumps(made.warnings) if made.warnings else "",
+                made.flagged_json,
                 *(kept[str(index)] for index in range(len(made.pictures))),
             ],
         )

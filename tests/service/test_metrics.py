@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from app.gateway.settings import GatewaySettings
 from app.main import create_app
 from cynosure.contract import JobError, Priority, ResolvedRequest
 from harness.processes import wait_until
+from jobs.fleet import Fleet
 from jobs.queue.gateway import JobStore
 from jobs.queue.record import EVERYONE, Finished, Outcome
 from jobs.queue.vitals import Vitals
@@ -258,6 +260,29 @@ async def test_jobs_that_lost_their_worker_are_told_as_overdue(
         assert (signs.running, signs.overdue_s >= 40) == (1, True)
         worker_store.reclaim(claim.job_id)
         assert (await vitals.read([])).overdue_s == 0
+
+
+async def test_a_scrape_asks_the_same_of_a_long_queue_as_of_none(
+    store: JobStore, store_settings: StoreSettings, raw: redis.Redis, request_: ResolvedRequest
+) -> None:
+    def calls() -> Counter[str]:
+        told: Any = raw.info("commandstats")
+        return Counter({name.removeprefix("cmdstat_"): each["calls"] for name, each in told.items()})
+
+    asked: list[Counter[str]] = []
+    async with Vitals.connect(store_settings) as vitals, Fleet.connect(store_settings) as fleet:
+        await vitals.read(["fashion"])  # the connection's own commands
+        await fleet.workers()
+        for waiting in (0, 200):
+            while (await vitals.read(["fashion"])).queues["fashion"].waiting["normal"] < waiting:
+                await accept(store, request_, priority=Priority.NORMAL)
+            before = calls()
+            await vitals.read(["fashion"])
+            await fleet.workers()
+            asked.append(calls() - before)
+    assert asked[0] == asked[1]
+    assert asked[0].total() < 25
+    assert not asked[0].keys() & {"scan", "keys", "hgetall", "lrange", "smembers", "zscan", "zrangebyscore", "sort"}
 
 
 async def test_a_worker_counts_what_becomes_of_its_jobs(

@@ -132,7 +132,7 @@ async def test_fsync_durability_is_a_batchs_too(small_server: StoreSettings, mon
     with redis.Redis.from_url(small_server.redis_url) as raw:
         async with Batches.connect(strict) as batches:
             await batches.open("a", "owner", "upload", "key")
-            monkeypatch.setattr("jobs.store.connection.FSYNC_TIMEOUT_MS", 300)
+            monkeypatch.setattr("jobs.store.connection.CONFIRM_TIMEOUT_MS", 300)
             raw.config_set("appendfsync", "no")
             for accepting in (batches.open("b", "owner", "upload", "key"), batches.start("a", "owner", "upload")):
                 with pytest.raises(StoreUnavailable, match="did not confirm in time"):
@@ -147,7 +147,7 @@ async def test_fsync_durability_takes_no_other_connections_word_for_it(
     tmp_path: Path, request_: ResolvedRequest, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
     """A connection that wrote nothing is told at once that the disk has all that it wrote."""
-    monkeypatch.setattr("jobs.store.connection.FSYNC_TIMEOUT_MS", 2000)
+    monkeypatch.setattr("jobs.store.connection.CONFIRM_TIMEOUT_MS", 2000)
     server = ValkeyServer(port=free_port(), data_dir=tmp_path, persist=True, appendonly="yes", appendfsync="no")
     server.start()
     try:

@@ -27,7 +27,7 @@ def _loaded_by(module: str) -> set[str]:
         ("jobs.queue.worker", {"fastapi", "torch", "models", "workers", "app"}),
         (
             "workers.__main__",
-            {"fastapi", "torch", "diffusers", "app", "opentelemetry"},
+            {"fastapi", "torch", "diffusers", "transformers", "app", "opentelemetry"},
         ),  # what can't be served is refused at once
         ("cynosure", {"fastapi", "redis", "celery", "torch", "jobs", "app", "models", "workers"}),
         ("models", {"redis", "celery", "fastapi", "httpx", "opentelemetry", "jobs", "app", "workers", "cynosure"}),

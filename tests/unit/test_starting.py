@@ -12,9 +12,9 @@ from pydantic_settings import BaseSettings
 from app.gateway.outbound import OutboundSettings
 from app.gateway.settings import GatewaySettings
 from cynosure.addresses import host_and_port, is_loopback
-from jobs.settings import MetricsSettings, StoreSettings
+from jobs.settings import MetricsSettings, SentinelAddress, StoreSettings
 from jobs.starting import InvalidSettings, read_settings, unknown_variables
-from workers.settings import WorkerSettings
+from workers.settings import ReviewSettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: tuple[type[BaseSettings], ...] = (
@@ -69,6 +69,34 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_variable(name: str, monkeyp
         ),
         (GatewaySettings, {"CYNOSURE_GATEWAY_MODEL_ALIASES": "gpt=emoji"}, {}, r"write a JSON object \(Other names"),
         (StoreSettings, {"REDIS_URL": "redis://:s3cret@host:port"}, {}, r"^REDIS_URL: this is not the address"),
+        (
+            StoreSettings,
+            {"REDIS_URL": "redis+sentinel://:s3cret@h:26379"},
+            {},
+            r"^REDIS_URL: name the Sentinels and their",
+        ),
+        (StoreSettings, {"REDIS_URL": "redis+sentinel://h,:1/main"}, {}, r"^REDIS_URL: name the Sentinels and their"),
+        (
+            StoreSettings,
+            {"REDIS_URL": "redis://h", "REDIS_SENTINEL_PASSWORD": "s3cret"},
+            {},
+            r"^REDIS_SENTINEL_PASSWORD is set, but REDIS_URL is no redis\+sentinel://",
+        ),
+        (
+            ReviewSettings,
+            {"CYNOSURE_REVIEW": "folder"},
+            {},
+            r"^CYNOSURE_REVIEW is set: CYNOSURE_REVIEW_LABELS must say",
+        ),
+        (ReviewSettings, {"CYNOSURE_REVIEW_LABELS": "nsfw:0.5"}, {}, r"but CYNOSURE_REVIEW names no classifier$"),
+        (
+            ReviewSettings,
+            {"CYNOSURE_REVIEW_LABELS": "a:0.5,nsfw"},
+            {},
+            r"LABELS='a:0.5,nsfw': 'nsfw' must be a label and",
+        ),
+        (ReviewSettings, {"CYNOSURE_REVIEW_LABELS": "nsfw:nan"}, {}, r"'nsfw:nan' must be a label and a score"),
+        (ReviewSettings, {"CYNOSURE_REVIEW_ACTION": "blur"}, {}, r"^CYNOSURE_REVIEW_ACTION='blur': .*'refuse'"),
         (StoreSettings, {"REDIS_PASSWORD_FILE": "/nowhere"}, {}, r"^REDIS_PASSWORD_FILE='/nowhere': .*No such file"),
         (StoreSettings, {"REDIS_URL": "redis://:s3cret@h", "REDIS_PASSWORD": "s3cret"}, {}, r"only one of REDIS_URL"),
     ],
@@ -91,6 +119,19 @@ def test_a_refusal_says_what_would_be_right_and_no_secret(
 def test_addresses_of_stores(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", url)
     assert read_settings(StoreSettings).redis_url == url
+
+
+def test_an_address_of_sentinels_is_read_for_the_record_and_for_bells() -> None:
+    url = "rediss+sentinel://me:p%40ss@one:1,[::2],three:3/main/4"
+    settings = StoreSettings(redis_url=url)
+    hosts = (("one", 1), ("::2", 26379), ("three", 3))
+    assert settings.sentinels == SentinelAddress(hosts, "main", database=4, user="me", password="p@ss")
+    assert settings.uses_tls
+    login = "sentinel://me:p%40ss@"
+    assert settings.broker_url == ";".join(f"{login}{host}/4" for host in ("one:1", "[::2]:26379", "three:3"))
+    plain = StoreSettings(redis_url="redis+sentinel://one/main")
+    assert plain.sentinels == SentinelAddress((("one", 26379),), "main", database=0, user=None, password=None)
+    assert plain.broker_url == "sentinel://one:26379/0"
 
 
 def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:

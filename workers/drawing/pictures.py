@@ -18,10 +18,18 @@ SHEET_MARGIN, SHEET_HEADER, SHEET_MIN_CELL = 150, 20, 56
 
 
 def png_of(
-    picture: Image, request: ResolvedRequest, index: int, card: ModelCard, guide: ModelCard | None = None
+    picture: Image,
+    request: ResolvedRequest,
+    index: int,
+    card: ModelCard,
+    guide: ModelCard | None = None,
+    replaced: tuple[str, ...] | None = None,
 ) -> bytes:
-    """PNG bytes with the request inside. They do not depend on the time, the worker or the job's id."""
-    return png_bytes(_pillow(picture), request, index, card, guide)
+    """PNG bytes with the request inside. They do not depend on the time, the worker or the job's id.
+
+    `replaced` are the labels for which a review made it grey, if it did.
+    """
+    return png_bytes(_pillow(picture), request, index, card, guide, replaced)
 
 
 def preview_of(picture: Image) -> str:

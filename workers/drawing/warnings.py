@@ -12,6 +12,7 @@ from models.spec import Row
 from workers.drawing.specs import guidance_of
 
 MAX_WARNINGS = 20
+NO_PREVIEWS = "There are no previews: pictures are reviewed before anyone sees them."
 PLAIN = "guidance_scale 1 is plain conditional sampling: the same as guidance_mode 'none' with the label or prompt."
 _A1111 = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|<(?:lora|lyco|hypernet):[^<>]*>|\[[^\[\]]*:\s*[\d.]+\s*\]|\bBREAK\b")
 """What A1111's prompts hold besides words: weights, adapters, schedules, breaks."""
@@ -29,6 +30,8 @@ def warnings_of_job(request: ResolvedRequest, card: ModelCard, handles: Sequence
     """The warnings of all pictures of a job, each once; of many, the first."""
     cells = zip(cells_of(request), handles, strict=True)
     said = dict.fromkeys(one for (cell, _), handle in cells for one in warnings_of(cell, card, handle))
+    if request.preview_every and card.review is not None and card.review.hides:
+        said[NO_PREVIEWS] = None
     is_meant = {PLAIN} if request.sweep is not None and request.sweep.guidance_scales else set[str]()
     found = [one for one in said if one not in is_meant]
     if len(found) <= MAX_WARNINGS:

@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"])
 async def status(state: StateDep, caller: Reader) -> ServiceStatus:
     """Live workers, running jobs, and for each model its workers, its waiting jobs and its pace."""
     store = state["store"]
-    workers = await store.fleet.workers()
+    workers, cards = await store.fleet.workers(), await store.fleet.cards()
     flows, running = await store.vitals.flows(list(workers.by_model))
     return ServiceStatus(
         version=__version__,
@@ -31,6 +31,7 @@ async def status(state: StateDep, caller: Reader) -> ServiceStatus:
                 pictures_per_second=flow.pace.pictures_per_second,
                 evaluations_per_second=flow.pace.evaluations_per_second,
                 recent=flow.recent,
+                reviewed=name in cards and cards[name].review is not None,
             )
             for (name, holders), flow in zip(workers.by_model.items(), flows, strict=True)
         ),

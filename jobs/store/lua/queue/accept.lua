@@ -60,11 +60,12 @@ end
 
 local earlier = result and redis.call('GET', result)
 if earlier then
-  local job = redis.call('HMGET', job_key(earlier), 'status', 'image_hashes', 'reproducible', 'warnings')
+  local job = redis.call('HMGET', job_key(earlier), 'status', 'image_hashes', 'reproducible', 'warnings', 'flagged')
   if job[1] == 'succeeded' and take_pictures(earlier) then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
       'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', job[2],
-      'reproducible', job[3] or '', 'warnings', job[4] or '', 'cached', 1, 'owner', owner, 'origin', ARGV[19])
+      'reproducible', job[3] or '', 'warnings', job[4] or '', 'flagged', job[5] or '',
+      'cached', 1, 'owner', owner, 'origin', ARGV[19])
     redis.call('EXPIRE', KEYS[13], ARGV[10])
     redis.call('EXPIRE', KEYS[15], ARGV[10])
     keep_inputs(ARGV[10])

@@ -1,0 +1,1 @@
+"""Reviewing finished pictures with an image classifier of transformers."""
