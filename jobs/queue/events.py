@@ -1,4 +1,4 @@
-"""Waking coroutines when something happens to a job."""
+"""Waking coroutines when something happens to a job, and telling threads which jobs have ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import redis
 import redis.asyncio
+from redis.client import PubSub
 
 from jobs.queue.background import end
 from jobs.settings import StoreSettings
@@ -99,3 +100,15 @@ class JobNews:
                 topic = message["channel"].decode(), message["data"].decode()
                 for event in self._waiting.get(topic, ()):
                     event.set()
+
+
+class Endings:
+    """Ids of jobs as they end; those that end while the connection is broken are missed."""
+
+    def __init__(self, subscription: PubSub) -> None:
+        self._subscription = subscription
+
+    def next(self, *, timeout_s: float) -> str | None:
+        """The next id, or `None` if none comes in time."""
+        message = self._subscription.get_message(timeout=timeout_s)
+        return message["data"].decode() if message else None

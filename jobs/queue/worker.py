@@ -19,7 +19,7 @@ from cynosure.resolving import attached, detached, result_key
 from jobs.metrics import WorkerMetrics
 from jobs.pictures.opening import pictures_of
 from jobs.queue.ended import log_end, log_unreadable
-from jobs.queue.endings import Endings
+from jobs.queue.events import Endings
 from jobs.queue.record import Beat, Claim, Finished, NoClaim, Origin, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect

@@ -49,7 +49,7 @@ BREACHES = {
     "gateway-order": ("app/gateway/errors/problems.py", "import app.gateway.submission"),
     "science-order": ("models/spec.py", "import models.training"),
     "engine-order": ("models/engine/schedule.py", "import models.engine.tick"),
-    "no-cycles": ("cynosure/errors.py", "import cynosure.client"),
+    "no-cycles": ("cynosure/errors/base.py", "import cynosure.client"),
     "policy-without-tensors": ("models/calibration/packing.py", "import torch"),
 }
 """A line that each import contract forbids."""

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _tree(root: type[CynosureError]) -> set[type[CynosureError]]:
-    return {root}.union(*(_tree(child) for child in root.__subclasses__() if child.__module__ == root.__module__))
+    ours = [child for child in root.__subclasses__() if child.__module__.startswith("cynosure.errors.")]
+    return {root}.union(*map(_tree, ours))
 
 
 def _sections(markdown: str) -> dict[str, str]:
