@@ -37,12 +37,15 @@ def kill_store(house: House, *, down_s: float = 1.0) -> float:
     return time.monotonic() - started
 
 
-def kill_master(house: House) -> float:
-    """Send SIGKILL to the master once it has a replica. Seconds from the kill until a job finishes with the other."""
+def lose_master(house: House, *, for_good: bool) -> float:
+    """Kill the store's master, or only cut it off, once it has a replica. Seconds until a job finishes with that."""
     assert house.replicated is not None
     house.replicated.wait_until_whole()
     started = time.monotonic()
-    house.replicated.fail_over()
+    if for_good:
+        house.replicated.fail_over()
+    else:
+        house.replicated.cut_off()
     house.wait_for_finish()
     return time.monotonic() - started
 

@@ -67,7 +67,7 @@ class House:
         self.port = port or free_port()
         environment = clean_environment(**SETTINGS, CYNOSURE_WORKER_MODELS=models) | (settings or {})
         self.store = self._unstarted_store(environment | (store_environment or {}), store_options or {})
-        self.replicated = ReplicatedStore(self.folder, environment) if is_replicated else None
+        self.replicated = ReplicatedStore(self.folder, environment, is_strict=True) if is_replicated else None
         url = f"redis://127.0.0.1:{self.port}/0" if self.replicated is None else self.replicated.url
         self.client = self._client(url)
         direct = environment | {"REDIS_URL": url}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos.besieged import besieged
-from chaos.blows import kill_master, kill_storage, kill_store, kill_worker, pause_storage, pause_worker, wait_for_held
+from chaos.blows import kill_storage, kill_store, kill_worker, lose_master, pause_storage, pause_worker, wait_for_held
 from chaos.books import Result
 from chaos.house import LEASE_S, PREFIX, House
 from chaos.proxy import Proxy, Weather
@@ -248,18 +248,18 @@ def rolling_restart(scale: Scale) -> Result:
 
 
 def failed_over(scale: Scale) -> Result:
-    """11. The store's master killed with SIGKILL under load, and its replica promoted by Sentinel; two gateways."""
-    kills = scale.of(4)
+    """11. The store's master killed or cut off under load, and its replica promoted by Sentinel; two gateways."""
+    losses = scale.of(6)
     settings = {"CYNOSURE_DURABILITY": "replicated"}
     house = House(gateways=2, workers=2, models=scale.models, is_replicated=True, settings=settings)
     with trial("11 fail-over", house, scale, tended=True) as run:
         traffic = run.traffic
         with traffic.posting(traffic.mixed(scale.of(150, least=20), steps=(5, 40))):
-            for _ in range(kills):
+            for number in range(losses):
                 if not (house.running or house.waiting):
                     traffic.post_all(traffic.mixed(10, steps=(20, 60)))
-                run.recovery.append(kill_master(house))
-    run.result.note = f"{kills} kills, each replaced by the replica; `CYNOSURE_DURABILITY=replicated`"
+                run.recovery.append(lose_master(house, for_good=number % 2 == 0))
+    run.result.note = f"the master killed or cut off {losses} times; `replicated`, `min-replicas-to-write 1`"
     return run.result
 
 

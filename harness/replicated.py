@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,20 @@ class ReplicatedStore:
         environment: that of all three.
         password: that of the two Valkeys.
         sentinel_password: that of the Sentinel.
+        is_strict: a master without a replica takes no writes.
     """
 
     def __init__(
-        self, folder: Path, environment: dict[str, str], *, password: str = "", sentinel_password: str = ""
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        password: str = "",
+        sentinel_password: str = "",
+        is_strict: bool = False,
     ) -> None:
         self._folder = folder
+        self._is_strict = is_strict
         self.ports = [free_port(), free_port()]
         self.sentinel_port = free_port()
         binary = str(get_binary_path())
@@ -65,7 +74,8 @@ class ReplicatedStore:
             follows = f"replicaof 127.0.0.1 {self.ports[0]}\n" if number else ""
             text = f"port {port}\nbind 127.0.0.1\ndir {data}\nappendonly yes\nsave ''\nrepl-diskless-sync-delay 0\n"
             login = f"requirepass {self._password}\nmasterauth {self._password}\n" if self._password else ""
-            (self._folder / f"{port}.conf").write_text(text + login + follows)
+            strict = "min-replicas-to-write 1\n" if self._is_strict else ""
+            (self._folder / f"{port}.conf").write_text(text + strict + login + follows)
         own = f"requirepass {self._sentinel_password}\n" if self._sentinel_password else ""
         login = f"sentinel auth-pass {SERVICE} {self._password}\n" if self._password else ""
         (self._folder / "sentinel.conf").write_text(
@@ -84,6 +94,7 @@ class ReplicatedStore:
     def stop(self) -> None:
         """Kill all three."""
         for process in (self.sentinel, *self.stores):
+            process.signal(signal.SIGCONT)
             process.kill()
         self._asked.close()
 
@@ -135,6 +146,13 @@ class ReplicatedStore:
         dead.kill()
         wait_until(lambda: self.master_port != port, seconds=START_S, what="the replica is promoted")
         dead.start()
+
+    def cut_off(self) -> None:
+        """Stop the master's process until the replica has taken over, as a broken network does; then let it go on."""
+        stopped, port = self.master, self.master_port
+        stopped.signal(signal.SIGSTOP)
+        wait_until(lambda: self.master_port != port, seconds=START_S, what="the replica is promoted")
+        stopped.signal(signal.SIGCONT)
 
     def wait_until_whole(self) -> None:
         """Wait until the next fail-over could succeed."""

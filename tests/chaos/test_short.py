@@ -15,5 +15,5 @@ def test_nothing_accepted_is_lost_or_done_twice(small_pack: Path) -> None:
 
 
 def test_jobs_before_during_and_after_a_fail_over_all_end(small_pack: Path) -> None:
-    result = failed_over(Scale(factor=0.25, seed=5, models=str(small_pack)))
+    result = failed_over(Scale(factor=0.17, seed=5, models=str(small_pack)))
     assert result.holds, f"\n{table([result])}\n{result}"
