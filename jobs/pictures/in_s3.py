@@ -36,10 +36,12 @@ log = logging.getLogger(__name__)
 
 SIGNED_FOR = timedelta(minutes=5)
 RETRY_S = 5
-_CONFIG: ClientConfig = {"allow_http": True, "connect_timeout": "3s", "timeout": "10s"}
+# An answer may take as long as a slow client reads it; only what S3 itself takes is limited.
+_CONFIG: ClientConfig = {"allow_http": True, "connect_timeout": "3s", "read_timeout": "10s", "timeout": "1h"}
 # Only for a connection that broke: workers retry by themselves, and clients are told to.
 _RETRY: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
 _AT_ONCE = 8
+_CHUNK = 256 * 1024
 _HEADERS = {"Content-Type": "image/png", "Cache-Control": "private, max-age=86400, immutable"}
 _REFUSED = re.compile(r"status code: (3\d\d|4(?!08|29)\d\d)")  # 408 and 429 pass
 _METADATA_SERVICE = "/latest/api/token"  # where the library asks last, if the environment has no credentials
@@ -98,9 +100,11 @@ class S3Picture:
         return self._parts(found)
 
     async def _parts(self, found: obstore.GetResult) -> AsyncIterator[bytes]:
-        with self.place.answering("get", job_id=self.job_id):
-            async for part in found.stream():
+        try:
+            async for part in found.stream(min_chunk_size=_CHUNK):
                 yield bytes(part)
+        except BaseError as error:
+            raise self.place.failed("get", error) from error
 
     async def address(self) -> str | None:
         return await self.place.signed(self.object.key)
@@ -223,6 +227,11 @@ class PicturesInS3:
             self._origin = f"{parts.scheme}://{parts.netloc}"
         return self._origin
 
+    def failed(self, operation: str, error: Exception) -> StorageUnavailable:
+        """Count a failure, and log its reason; the error is for clients."""
+        self._metrics.storage_failed(operation)
+        return _away(operation, error)
+
     def _key(self, *parts: str) -> str:
         return "/".join(filter(None, (self._prefix, *parts)))
 
@@ -235,7 +244,6 @@ class PicturesInS3:
         except (BaseError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and job_id and not _has_no_bucket(error):
                 raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.") from error
-            self._metrics.storage_failed(operation)
-            raise _away(operation, error) from error
+            raise self.failed(operation, error) from error
         finally:
             self._metrics.storage_answered(operation, time.perf_counter() - started)
