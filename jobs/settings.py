@@ -65,8 +65,13 @@ class SentinelAddress:
         login, _, hosts = authority.rpartition("@")
         user, _, password = login.partition(":")
         service, _, database = path.partition("/")
-        parts = [urlsplit(f"//{host}") for host in hosts.split(",")]
-        if not service or not all(part.hostname and part.port != 0 and not part.path for part in parts):
+        try:
+            parts = [urlsplit(f"//{host}") for host in hosts.split(",")]
+            is_valid = all(part.hostname and part.port != 0 and not part.path for part in parts)
+            is_valid = is_valid and bool(service) and (database or "0").isdecimal()
+        except ValueError:  # a port that is no number, or a bracket that is not closed
+            is_valid = False
+        if not is_valid:
             raise ValueError("name the Sentinels and their service: redis+sentinel://HOST:26379,HOST:26379/SERVICE/0")
         return cls(
             tuple((str(part.hostname), part.port or _SENTINEL_PORT) for part in parts),
@@ -137,7 +142,7 @@ class StoreSettings(BaseSettings):
         None,
         repr=False,  # somebody may write credentials into it
         description="Where finished pictures are kept: s3://BUCKET or s3://BUCKET/PREFIX; endpoint, region and "
-        "credentials are in the usual `AWS_…` variables ([storage.md](storage.md)). Without it, in the store.",
+        "credentials are in the usual `AWS_…` variables (docs/storage.md). Without it, in the store.",
     )
     pictures_redirect: bool = Field(
         False, description="Whether clients get pictures from S3 itself, by a redirect to a signed address."

@@ -93,7 +93,7 @@ def unknown_variables(*kinds: type[BaseSettings]) -> dict[str, str | None]:
     unknown = sorted(
         name for name in names if name.upper() not in known | _ELSEWHERE and not name.upper().startswith(others)
     )
-    ends = {name.removeprefix(_PREFIX): name for name in known}
+    ends = {name.removeprefix(_PREFIX): name for name in known | _ELSEWHERE}
     similar = {name: difflib.get_close_matches(name.upper().removeprefix(_PREFIX), ends, 1) for name in unknown}
     return {name: ends[found[0]] if found else None for name, found in similar.items()}
 
