@@ -268,7 +268,7 @@ def test_a_store_elsewhere_takes_the_place_of_ours(overlay: str, tmp_path: Path)
         rule for one in manifests if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("egress", [])
         if rule["ports"][0]["port"] == 6379
     ]  # fmt: skip
-    assert to_store == [{"ports": [{"port": 6379}]}] * 2, "of the gateways and the workers"
+    assert to_store == [{"ports": [{"port": 6379}, {"port": 26379}]}] * 2, "of the gateways and the workers"
 
 
 def test_metrics_are_where_the_images_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
