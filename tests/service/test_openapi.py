@@ -57,7 +57,7 @@ class Gateway:
     """A gateway of this process over TCP, where a worker said what it holds and never draws."""
 
     def __init__(self, settings: StoreSettings, card: ModelCard) -> None:
-        self.port, self.stopping = free_port(), threading.Event()
+        self.port, self.stopping, self.settings = free_port(), threading.Event(), settings
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = anyio.run(_new_token, settings)
         app = create_app(GatewaySettings(auth="required", max_wait_s=0), settings)
@@ -73,6 +73,11 @@ class Gateway:
         registry.publish("worker", [card])
         while not self.stopping.wait(5):
             registry.publish("worker", [card])
+
+    def lose_worker(self) -> None:
+        self.stopping.set()
+        self.threads[1].join()
+        FleetRegistry(self.settings).withdraw("worker")
 
     def start(self) -> None:
         for thread in self.threads:

@@ -299,6 +299,37 @@ def test_the_server_is_shown_as_it_is(visit: Visit) -> None:
     visit.keep("server")
 
 
+def test_a_model_that_no_worker_holds_is_shown_as_one_whose_jobs_wait(
+    browser: Browser, store_settings: StoreSettings, card: ModelCard
+) -> None:
+    settings = store_settings.model_copy(update={"accept_without_worker": True})
+    with ThreadPoolExecutor(1) as pool:
+        gateway = pool.submit(Gateway, settings, card).result()
+    gateway.start()
+    try:
+        visit = Visit(browser, gateway.url)
+        page = visit.page
+        page.goto(f"{gateway.url}/#server")
+        page.get_by_role("textbox", name="API key").fill(gateway.token)
+        page.get_by_role("button", name="Use").click()
+        fashion = page.get_by_role("region", name="fashion")
+        expect(fashion.locator("dd").first).to_have_text("1")
+        waits = fashion.get_by_text("No worker holds this model")
+        expect(waits).to_be_hidden()
+        gateway.lose_worker()
+        expect(waits).to_be_visible()
+        expect(fashion.locator("dd").first).to_have_text("0")
+        visit.keep("server-without-worker")
+        page = visit.open()
+        expect(page.locator(".plan")).to_contain_text("a picture waits for the next one")
+        expect(page.get_by_role("alert").filter(visible=True)).to_have_count(0)
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        visit.close()
+    finally:
+        gateway.stop()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nobody_is_shut_out_and_a_phone_is_wide_enough(browser: Browser, server_url: str, theme: str) -> None:
     visit = Visit(browser, server_url, viewport=PHONE, color_scheme=theme)

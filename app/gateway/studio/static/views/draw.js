@@ -73,7 +73,10 @@ export async function mount(root, signal) {
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
       plan.textContent = "";
-      if (error.code) refuse(error);
+      if (error.code === "no_worker" && await waitsForWorker()) {
+        refuse(null);
+        plan.textContent = "No worker holds this model at present: a picture waits for the next one.";
+      } else if (error.code) refuse(error);
     }
   }, 250);
   function changed() {
@@ -157,6 +160,12 @@ export async function mount(root, signal) {
   changed();
   recent.load().catch(() => {}); // the view works without; the banner says that the server is away
   resume();
+}
+
+/** Whether the server accepts jobs for the model although no worker holds it. */
+async function waitsForWorker() {
+  const cards = await api.models().catch(() => []);
+  return cards.some((card) => card.name === studio.request.model && !card.served);
 }
 
 function planned(answer) {

@@ -18,8 +18,9 @@ export async function mount(root, signal) {
     live.clear();
     models.replaceChildren(...studio.cards.map((card) => {
       const now = h("dl", { class: "totals small" });
-      live.set(card.name, now);
-      return h("section", { class: "model", "aria-label": card.name }, h("div", { class: "model-head" }, h("h2", { class: "title" }, card.name), h("p", { class: "hint" }, card.title)), now, abilities(card));
+      const absent = h("p", { class: "hint", hidden: card.served }, "No worker holds this model at present: its jobs wait for the next one.");
+      live.set(card.name, { now, absent });
+      return h("section", { class: "model", "aria-label": card.name }, h("div", { class: "model-head" }, h("h2", { class: "title" }, card.name), h("p", { class: "hint" }, card.title)), absent, now, abilities(card));
     }));
   }
   async function look() {
@@ -32,7 +33,9 @@ export async function mount(root, signal) {
     const waiting = status.models.reduce((sum, one) => sum + one.waiting, 0);
     fill(totals, [["Workers", status.workers], ["Running", status.running], ["Waiting", waiting], ["Version", status.version]]);
     for (const one of status.models) {
-      fill(live.get(one.name), [
+      const { now, absent } = live.get(one.name);
+      absent.hidden = one.workers > 0;
+      fill(now, [
         ["Workers", one.workers], ["Waiting", one.waiting],
         ["Pictures a second", pace(one.pictures_per_second)], ["Evaluations a second", pace(one.evaluations_per_second)],
       ]);
@@ -46,7 +49,7 @@ export async function mount(root, signal) {
   );
   fill(totals, ["Workers", "Running", "Waiting", "Version"].map((name) => [name, "–"]));
   lay();
-  for (const one of live.values()) fill(one, ["Workers", "Waiting", "Pictures a second", "Evaluations a second"].map((name) => [name, "–"]));
+  for (const { now } of live.values()) fill(now, ["Workers", "Waiting", "Pictures a second", "Evaluations a second"].map((name) => [name, "–"]));
   poll(look, signal, LOOK_MS);
 }
 
