@@ -117,6 +117,7 @@ def test_a_drained_worker_loses_no_job_and_stays_away(small_pack: Path, tmp_path
             drained, other = sorted(client.workers(), key=lambda worker: -worker.jobs)
             frame = subprocess.check_output(TOP, env=asking, text=True)
             assert all(re.search(rf"^{worker.name} .* cpu +fashion", frame, re.M) for worker in (drained, other)), frame
+            assert re.search(r"^fashion +2 +\d", frame, re.M), frame
             assert client.drain_worker(drained.name)
             assert [worker.name for worker in client.workers()] == [other.name]
             assert {len(client.wait(job.id).images) for job in jobs} == {LONG.num_images}

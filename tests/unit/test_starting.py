@@ -138,14 +138,14 @@ def test_an_address_of_sentinels_is_read_for_the_record_and_for_bells() -> None:
 
 def test_a_mistyped_variable_is_noticed_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("CYNOSURE_WORKER_DEVICES", "CYNOSURE_LEASES_S", "CYNOSURE_REDIS_URL", "CYNOSURE_BANANA",
-             "CYNOSURE_REVEIW", "OTHER")  # fmt: skip
+             "CYNOSURE_REVIEWS", "OTHER")  # fmt: skip
     for name in (*names, "CYNOSURE_LEASE_S", "CYNOSURE_URL", "CYNOSURE_GATEWAY_BANANA"):
         monkeypatch.setenv(name, "1")
     assert unknown_variables(StoreSettings, WorkerSettings) == {
         "CYNOSURE_BANANA": None,
         "CYNOSURE_LEASES_S": "CYNOSURE_LEASE_S",
         "CYNOSURE_REDIS_URL": "REDIS_URL",
-        "CYNOSURE_REVEIW": "CYNOSURE_REVIEW",
+        "CYNOSURE_REVIEWS": "CYNOSURE_REVIEW",
         "CYNOSURE_WORKER_DEVICES": "CYNOSURE_WORKER_DEVICE",
     }, "a gateway's are left to the gateway"
 

@@ -105,13 +105,13 @@ def _frame(url: str, look: Look, trouble: str | None = None) -> RenderableType:
 
 
 def _models(models: tuple[ModelStatus, ...]) -> Table:
-    table = _table("model", *PLACES, "pictures/s", "waited p50", "p95", "ran p50", "p95")
+    table = _table("model", "workers", *PLACES, "pictures/s", "waited p50", "p95", "ran p50", "p95")
     for model in models:
         waiting = [str(model.waiting_by_priority.get(place, 0)) for place in PLACES]
         recent = model.recent
         rate = f"{recent.pictures_per_second:.2f}" if recent else "-"
         times = [time_ for each in (recent.waited_s, recent.ran_s) for time_ in _times(each)] if recent else ["-"] * 4
-        table.add_row(model.name, *waiting, rate, *times)
+        table.add_row(model.name, str(model.workers), *waiting, rate, *times)
     if not models:
         table.add_row("no worker serves one")
     return table
