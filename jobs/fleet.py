@@ -27,6 +27,7 @@ REGISTRATION_S = 15
 DRAIN_ORDER_S = 300  # a worker looks every second, unless the store is away
 _CACHE_S = 1.0
 _CALIBRATION_TTL_S = 30 * 86_400
+_KNOWN_TTL_S = 30 * 86_400  # after the last worker, or gateway that accepts jobs without one
 
 
 class FleetRegistry:
@@ -53,14 +54,18 @@ class FleetRegistry:
         with self._client.pipeline() as pipe:
             pipe.hmget(self._keys.models_known, list(entries))
             pipe.hkeys(self._keys.models_leaving)
-            known, leaving = pipe.execute()
+            pipe.expire(self._keys.models_known, _KNOWN_TTL_S)
+            known, leaving, _ = pipe.execute()
         new: dict[Any, Any] = {
             name: entry
             for (name, entry), before in zip(entries.items(), known, strict=True)
             if entry.encode() != before and name.encode() not in leaving
         }
         if new:
-            self._client.hset(self._keys.models_known, mapping=new)
+            with self._client.pipeline() as pipe:
+                pipe.hset(self._keys.models_known, mapping=new)
+                pipe.expire(self._keys.models_known, _KNOWN_TTL_S)
+                pipe.execute()
 
     def tell(self, status: WorkerStatus) -> bool:
         """Say how a worker is; whether it was told to drain."""
@@ -194,6 +199,7 @@ class Fleet(StoreClient):
             known: Any = {}
             if self._settings.accept_without_worker:
                 known = await self._client.hgetall(self._keys.models_known)
+                await self._client.expire(self._keys.models_known, _KNOWN_TTL_S)
         leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
