@@ -112,12 +112,14 @@ def test_a_drained_worker_loses_no_job_and_stays_away(small_pack: Path, tmp_path
         asking = clean_environment(CYNOSURE_URL=up.url, CYNOSURE_API_KEY=key)
         with Client(up.url, api_key=key) as client:
             wait_until(lambda: len(client.workers()) == 2, what="both workers serve")
-            jobs = [client.submit(LONG.model_copy(update={"seed": seed})) for seed in range(8)]
+            frame = subprocess.check_output(TOP, env=asking, text=True)
+            names = [worker.name for worker in client.workers()]
+            assert all(re.search(rf"^{name} .* cpu +fashion", frame, re.M) for name in names), frame
+            assert re.search(r"^fashion +2 +\d", frame, re.M), frame
+            longer = LONG.model_copy(update={"steps": 3 * LONG.steps})
+            jobs = [client.submit(longer.model_copy(update={"seed": seed})) for seed in range(8)]
             wait_until(lambda: any(worker.jobs for worker in client.workers()), what="one holds jobs")
             drained, other = sorted(client.workers(), key=lambda worker: -worker.jobs)
-            frame = subprocess.check_output(TOP, env=asking, text=True)
-            assert all(re.search(rf"^{worker.name} .* cpu +fashion", frame, re.M) for worker in (drained, other)), frame
-            assert re.search(r"^fashion +2 +\d", frame, re.M), frame
             assert client.drain_worker(drained.name)
             assert [worker.name for worker in client.workers()] == [other.name]
             assert {len(client.wait(job.id).images) for job in jobs} == {LONG.num_images}
