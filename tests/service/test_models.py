@@ -256,6 +256,7 @@ def test_the_status_counts_workers_and_all_that_waits(
             "pictures_per_second": None,
             "evaluations_per_second": None,
             "recent": None,
+            "reviewed": False,
         }
         for name, workers, each in (("fashion", 2, 1), ("emoji", 1, 0))
     ]
