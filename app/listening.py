@@ -11,8 +11,10 @@ class CannotListen(Exception):
     """The address can't be listened on; the message names it and says why."""
 
 
-def listening(host: str, port: int, *, options: str = "--host or --port") -> list[socket.socket]:
+def listening(host: str, port: int, *, shared: bool = False, options: str = "--host or --port") -> list[socket.socket]:
     """Bind a socket to every address of `host`. `options` are those that choose another, for the message.
+
+    Programs that all bind the port as `shared` get connections in turn (on Linux; elsewhere mostly one of them).
 
     Raises:
         CannotListen: the port is taken, or the host is none of this machine's.
@@ -24,6 +26,8 @@ def listening(host: str, port: int, *, options: str = "--host or --port") -> lis
         ):
             opened.append(socket.socket(family, kind, protocol))
             opened[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                opened[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 opened[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # 0.0.0.0 may be another's
             opened[-1].bind(address)

@@ -47,6 +47,7 @@ from app.gateway.routes import (
     status,
     sweeps,
 )
+from app.gateway.routes.polls import Polls
 from app.gateway.settings import GatewaySettings
 from app.gateway.state import State
 from app.gateway.streams import HeadAsGet, NoticeHangUps
@@ -57,7 +58,6 @@ from cynosure import __version__
 from jobs import traces
 from jobs.gateway import Store
 from jobs.queue.background import end
-from jobs.queue.doorbell import Doorbell
 from jobs.settings import StoreSettings
 
 CORS: dict[str, Any] = {
@@ -102,18 +102,15 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metr
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        doorbell = Doorbell(store_settings)
         async with Store.connect(store_settings, meters) as store:
             state = State(
                 settings=settings,
                 store=store,
-                doorbell=doorbell,
                 outbound=Outbound(OutboundSettings()),
                 metrics=meters,
             )
             async with _at_work(state):
                 yield state
-        doorbell.close()
 
     app = FastAPI(
         title="Cynosure",
@@ -126,6 +123,8 @@ def create_app(settings: GatewaySettings, store_settings: StoreSettings, *, metr
         telemetry=_telemetry(),
     )
     problems.install(app)
+    if traces.tracer_provider() is None:  # FastAPI makes the spans
+        app.add_middleware(Polls)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={"/batches": settings.max_batch_bytes})
     app.add_middleware(PartLimit, max_parts=settings.max_json_parts, exempt=frozenset({"/batches"}))
     app.add_middleware(Decompressed)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -42,23 +43,32 @@ class Contender:
         self.port = int(commands[0][-1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.health = health
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the contender may be started
         self.start()
 
     def start(self) -> None:
         self.is_warm = False
+        self.log.seek(0)
+        self.log.truncate()
         self.processes = [
             subprocess.Popen(
                 program(*command),
                 env=os.environ | {"PYTHONPATH": str(ROOT)} | self.environment,
                 start_new_session=True,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self.log,
             )
             for command in self.commands
         ]
 
     def wait_ready(self) -> None:
-        wait_until(lambda: is_ready(self.url, self.health), seconds=START_TIMEOUT_S, what=f"{self.name} is ready")
+        wait_until(self._is_ready, seconds=START_TIMEOUT_S, what=f"{self.name} is ready")
+
+    def _is_ready(self) -> bool:
+        if any(process.poll() is not None for process in self.processes):
+            self.log.seek(0)
+            raise RuntimeError(f"{self.name} has ended: {self.log.read().decode(errors='replace')[-2000:]}")
+        return is_ready(self.url, self.health)
 
     def members(self) -> list[psutil.Process]:
         """All processes, including children."""
@@ -156,23 +166,28 @@ class Cynosure(Contender):
 def peers(redis_url: str, pack: Pack, device: torch.device) -> dict[str, Callable[[], Contender]]:
     """Functions that start contenders (c), (d) and (e), in the number format by rule; (c) and (e) in float32 too.
 
+    Their networks run by Python, as a user's would, but one of (e)'s runs them as Cynosure's graphs.
+
     On a CPU their classifier runs in float32, the fastest format for a single row.
     """
-    ports = [str(free_port()) for _ in range(5)]
+    ports = [str(free_port()) for _ in range(6)]
     shared = {"CYNOSURE_BENCH_PACK": str(pack.folder), "CYNOSURE_BENCH_DEVICE": str(device)}
-    celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} for number in (1, 3)]
+    shared["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin while they wait collapse when anything else runs
+    one_thread = {"OMP_NUM_THREADS": "1"} if device.type == "cpu" else {}  # of each Celery process: a core has one
+    celery_urls = [{"REDIS_URL": redis_url.removesuffix("/0") + f"/{number}"} | one_thread for number in (1, 3, 4)]
     float32 = {"CYNOSURE_BENCH_FLOAT32": "true"}
     processes = str(CORES if device.type == "cpu" else 2)
     worker = ["celery", "-A", "benchmarks.peers.tasks:queue", "worker", "-c", processes, "--loglevel", "ERROR"]
-    locked, lit, tasks, plain_locked, plain_tasks = (
+    locked, lit, tasks, plain_locked, plain_tasks, graph_tasks = (
         [f"benchmarks.peers.{name}", port]
-        for name, port in zip(("locked", "lit", "tasks", "locked", "tasks"), ports, strict=True)
+        for name, port in zip(("locked", "lit", "tasks", "locked", "tasks", "tasks"), ports, strict=True)
     )
     started: dict[str, tuple[list[list[str]], dict[str, str]]] = {
         "a lock": ([locked], {}),
         "a lock, float32": ([plain_locked], float32),
         "LitServe": ([lit], {}),
         "a Celery task each": ([tasks, worker], celery_urls[0]),
+        "a Celery task each, graphs": ([graph_tasks, worker], celery_urls[2] | {"CYNOSURE_BENCH_GRAPHS": "true"}),
         "a Celery task each, float32": ([plain_tasks, worker], celery_urls[1] | float32),
     }
     return {

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.layers`: our CPU layers against torch's, in the denoisers of both packs and in isolation."""
+"""`python -m benchmarks.layers`: CPU layers and graphs against torch's layers, in both packs' denoisers and alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import cpu_layers, loading
+from models import loading
 from models.calibration.measure import in_turns
+from models.calibration.networks import keep_freed_memory
 from models.calibration.probes import example_conditionings, stacked
 from models.cpu_layers import with_cpu_layers
 from models.denoisers import Conditioning, Denoiser, load_denoiser
-from models.lanes import set_thread_count
+from models.lanes import CORES, Lanes, Layout, set_thread_count
 from models.pack import Pack, open_pack
 from models.precision import FLOAT32, Precision
 
@@ -46,33 +47,53 @@ def batch_of(denoiser: Denoiser, pack: Pack, rows: int) -> tuple[Tensor, Tensor,
 
 
 def denoiser_rows(precision: Precision) -> None:
-    """Print a line for each pack and batch size."""
-    for name in ("fashion", "emoji"):
-        pack = open_pack(name)
-        denoisers: dict[str, Denoiser] = {}
-        with mock.patch.object(loading, "with_cpu_layers"):
-            denoisers["torch"] = load_denoiser(pack, CPU, precision)
-        with mock.patch.object(cpu_layers, "has_narrow_groups", return_value=False):
-            denoisers["but group norm"] = load_denoiser(pack, CPU, precision)
-        denoisers["ours"] = load_denoiser(pack, CPU, precision)
-        for rows in (1, 2, 8, 32):
-            batch = batch_of(denoisers["ours"], pack, rows)
-            calls = {variant: partial(denoiser.forward, *batch) for variant, denoiser in denoisers.items()}
-            print_row(f"{name}, {precision}, {rows} row{'s' * (rows > 1)}", calls)
+    """Print two lines for each pack and batch size, on one lane and on all at once, and each pack's operators a row."""
+    with Lanes(Layout(lanes=CORES, threads=1)) as lanes:
+        for name in ("fashion", "emoji"):
+            pack = open_pack(name)
+            with mock.patch.object(loading, "with_cpu_layers"):
+                torchs: Denoiser = load_denoiser(pack, CPU, precision)
+            ours: Denoiser = load_denoiser(pack, CPU, precision)
+            for rows in (1, 2, 4, 8, 16):
+                batch = batch_of(ours, pack, rows)
+                calls = {
+                    "torch": partial(type(torchs).forward, torchs, *batch),
+                    "layers": partial(type(ours).forward, ours, *batch),
+                    "graphs": partial(ours.forward, *batch),
+                }
+                for _ in range(2):
+                    calls["graphs"]()  # the second call records
+                what = f"{name}, {precision}, {rows} row{'s' * (rows > 1)}"
+                print_row(what, calls)
+                print_row(f"{what} on each of {CORES} lanes", {
+                    variant: partial(lanes.run, [call] * CORES) for variant, call in calls.items()
+                })  # fmt: skip
+                if rows == 1:
+                    counts = [f"{operators(call):>9}" for call in calls.values()]
+                    print(f"{f'{name}, operators a row':<58} {' '.join(counts)}")
+
+
+def operators(call: Callable[[], object]) -> int:
+    """How many operators a call calls."""
+    with torch.profiler.profile(acc_events=True) as profiled:
+        call()
+    return sum(event.count for event in profiled.key_averages())
 
 
 def layer_rows(precision: Precision) -> None:
-    """Print a line for each kind of layer, on maps of the sizes that `fashion` has, channels last."""
-    layers = {
-        "convolution, 3x3": nn.Conv2d(96, 96, 3, padding=1),
-        "group normalization, 32 groups": nn.GroupNorm(32, 96),
-    }
-    for name, layer in layers.items():
-        plain = nn.Sequential(layer).to(getattr(torch, precision.dtype)).eval().requires_grad_(False)
+    """Print a line for each kind of layer, on maps like those of `fashion` and of larger networks, channels last."""
+    dtype = getattr(torch, precision.dtype)
+    convolution, normalization = "convolution, 3x3", "group normalization, 32 groups"
+    for name, channels, side in (
+        (convolution, 96, 14),
+        *((normalization, *size) for size in ((96, 14), (160, 7), (256, 14), (320, 16), (320, 32))),
+    ):
+        layer = nn.Conv2d(channels, channels, 3, padding=1) if name == convolution else nn.GroupNorm(32, channels)
+        plain = nn.Sequential(layer).to(dtype).eval().requires_grad_(False)
         ours = with_cpu_layers(copy.deepcopy(plain))
-        x = torch.randn(8, 96, 14, 14, dtype=getattr(torch, precision.dtype)).to(memory_format=torch.channels_last)
+        x = torch.randn(8, channels, side, side, dtype=dtype).to(memory_format=torch.channels_last)
         calls = {"torch": partial(plain, x), "ours": partial(ours, x)}
-        print_row(f"{name}, {precision}, 8 x 96 x 14 x 14", calls)
+        print_row(f"{name}, {precision}, 8 x {channels} x {side} x {side}", calls)
 
 
 def profile(precision: Precision) -> None:
@@ -101,12 +122,13 @@ def profile(precision: Precision) -> None:
 
 
 def main() -> None:
-    """Print milliseconds on one thread: with torch's layers, with ours except group normalization, with all of ours."""
+    """Print milliseconds on threads of one core: with torch's layers, with ours, and with ours as a graph."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
     parser.add_argument("--bfloat16", action="store_true", help="use bfloat16, if the machine supports it")
     precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
     set_thread_count(1)
-    print(f"{'denoiser':<58} {'torch':>9} {'but norm':>9} {'ours':>9}")
+    keep_freed_memory()
+    print(f"{'denoiser':<58} {'torch':>9} {'layers':>9} {'graphs':>9}")
     denoiser_rows(precision)
     print(f"\n{'layer':<58} {'torch':>9} {'ours':>9}")
     layer_rows(precision)

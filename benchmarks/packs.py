@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.importing.adm import PRESETS, Preset, import_adm
@@ -24,6 +31,21 @@ from models.pack import Pack, open_pack
 
 FOLDER = Path("out/bench/packs")
 LETTERS = string.ascii_lowercase
+AUTOENCODER_8: Mapping[str, Any] = {  # of Stable Diffusion 1, which DiT has, too
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+DIT: Mapping[str, Any] = {
+    "num_attention_heads": 16,
+    "in_channels": 4,
+    "out_channels": 8,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+    "norm_type": "ada_norm_zero",
+}
 
 
 def random_adm(folder: Path, preset: Preset) -> None:
@@ -74,18 +96,35 @@ def _stable_diffusion_15(folder: Path) -> None:
     random_stable_diffusion(
         folder,
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-        ),
+        vae=AutoencoderKL(**AUTOENCODER_8, sample_size=512),
         text=CLIPTextConfig(
             hidden_size=768,
             intermediate_size=3072,
             num_hidden_layers=12,
+            num_attention_heads=12,
+            projection_dim=768,
+            bos_token_id=0,
+            eos_token_id=1,
+        ),
+    )
+
+
+def _stable_diffusion_small(folder: Path) -> None:
+    """Stable Diffusion 1 in its published shape with half the widths, on latents (4, 16, 16)."""
+    random_stable_diffusion(
+        folder,
+        unet=UNet2DConditionModel(sample_size=16, block_out_channels=(160, 320, 640, 640), cross_attention_dim=768),
+        vae=AutoencoderKL(
+            block_out_channels=(32, 64, 64, 64),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            sample_size=128,
+        ),
+        text=CLIPTextConfig(
+            hidden_size=768,
+            intermediate_size=768,
+            num_hidden_layers=1,
             num_attention_heads=12,
             projection_dim=768,
             bos_token_id=0,
@@ -125,9 +164,36 @@ def _stable_diffusion_tiny(folder: Path) -> None:
     )
 
 
+def _adm_tiny(folder: Path) -> None:
+    small = {"image_size": 32, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
+    small |= {"attention_resolutions": (16,), "num_head_channels": 32}
+    random_adm(folder, Preset(unet=small, classifier=small))
+
+
+def _dit(folder: Path, transformer: DiTTransformer2DModel, vae: AutoencoderKL) -> None:
+    """Peebles & Xie 2023: class-conditional on latents, with a learnt variance."""
+    pipeline = DiTPipeline(transformer, vae, DDIMScheduler(), id2label={n: f"class {n}" for n in range(1000)})
+    pipeline.save_pretrained(folder)
+
+
+def _dit_xl(folder: Path) -> None:
+    """DiT-XL/2 for 256x256 pictures: 675M parameters on latents (4, 32, 32)."""
+    transformer = DiTTransformer2DModel(**DIT, sample_size=32, num_layers=28, attention_head_dim=72)
+    _dit(folder, transformer, AutoencoderKL(**AUTOENCODER_8, sample_size=256))
+
+
+def _dit_tiny(folder: Path) -> None:
+    transformer = DiTTransformer2DModel(**DIT, sample_size=8, num_layers=2, attention_head_dim=8)
+    _dit(folder, transformer, AutoencoderKL(block_out_channels=(32,), latent_channels=4, sample_size=8))
+
+
 PUBLISHED: Mapping[str, Callable[[Path], None]] = {
     "adm-256": _adm_256,
+    "adm-tiny": _adm_tiny,
+    "dit-tiny": _dit_tiny,
+    "dit-xl": _dit_xl,
     "sd-1.5": _stable_diffusion_15,
+    "sd-small": _stable_diffusion_small,
     "sd-tiny": _stable_diffusion_tiny,
 }
 """Functions that write a pack of a published size, or of a published shape in small, by name."""

@@ -23,7 +23,7 @@ from models.denoisers.prompted import told
 from models.evaluation.prompts import Question, Reference, found, questions
 from models.networks.sentences import SentenceEncoder, encoder_folder, pooled
 from models.training.captions import captions_of, held_out_pairs, held_out_prompts, trained_pairs
-from models.training.diffusion import noised
+from models.training.diffusion import Schedule, as_latents, noised, prediction_loss
 from models.training.emoji import STYLES, draw_pictures, fetch_packages, read_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 
@@ -100,7 +100,7 @@ class Variant:
 
 def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, steps: int, batch: int) -> float:
     """Train on `uint8` pictures (concepts, styles, 3, H, W) except held-out pairs; returns the final mean loss."""
-    scheduler = EMOJI.scheduler()
+    schedule = Schedule.of_scheduler(EMOJI.scheduler())
     trained = torch.tensor(trained_pairs(len(pictures)))
     optimizer = torch.optim.AdamW(variant.network.parameters(), lr=6e-4, betas=(0.9, 0.99), fused=True)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-4, total_steps=steps, pct_start=0.05)
@@ -116,14 +116,9 @@ def learn(variant: Variant, pictures: Tensor, captions: Sequence[Texts], *, step
         texts = texts.without(torch.rand(batch, generator=generator) < DROPOUT)
         styles = functional.one_hot(chosen[:, 1], len(STYLES)).float()
         styles = styles.masked_fill((torch.rand(batch, generator=generator) < DROPOUT)[:, None], 0.0)
-        x_0, noise, timesteps, x_t = noised(
-            pictures[chosen[:, 0], chosen[:, 1]],
-            scheduler,
-            pixel_unshuffle=EMOJI.pixel_unshuffle,
-            generator=generator,
-        )
-        output = variant(x_t, timesteps, texts, styles)
-        loss = (output - scheduler.get_velocity(x_0, noise, timesteps)).square().mean()
+        mixed = noised(as_latents(pictures[chosen[:, 0], chosen[:, 1]], EMOJI.pixel_unshuffle), schedule, generator)
+        output = variant(mixed.x_t, mixed.timesteps, texts, styles)
+        loss = prediction_loss(output, mixed, schedule.prediction_type, None)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

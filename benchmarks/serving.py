@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -189,12 +190,14 @@ def main() -> None:
     add_pack_options(parser)
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
     arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
     pack, device = benchmark_pack(arguments.pack), arguments.device
     compiled = "cynosure, compiled"
     if arguments.only is None or compiled in arguments.only:
         calibrated(pack, device, compiled=True)  # minutes, the first time
     bound = OfflineBound(pack, device)
     print(f"{pack.name} on {device_name(device)}, {bound.precision}")
+    print(f"load average of the last minute: {load_before:.1f}; other work on the machine changes the figures")
     print(f"peak of matrix products: {bound.peak / 1e9:,.0f} GFLOP/s\n")
     table = Table(arguments.out, png_seconds(pack, device))
     torch.cuda.empty_cache()  # memory that torch caches would be missing for the contenders

@@ -198,8 +198,10 @@ class Fleet(StoreClient):
             leaving: Any = await self._client.hkeys(self._keys.models_leaving)
             known: Any = {}
             if self._settings.accept_without_worker:
-                known = await self._client.hgetall(self._keys.models_known)
-                await self._client.expire(self._keys.models_known, _KNOWN_TTL_S)
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    pipeline.hgetall(self._keys.models_known)
+                    pipeline.expire(self._keys.models_known, _KNOWN_TTL_S)
+                    known, _ = await pipeline.execute()
         leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
@@ -210,6 +212,8 @@ class Fleet(StoreClient):
                 both = {
                     "measured": card.measured and other.measured,
                     "reproducible": card.reproducible and other.reproducible,
+                    "loras": tuple(lora for lora in card.loras if lora in other.loras),
+                    "controls": tuple(control for control in card.controls if control in other.controls),
                 }
                 cards[card.name] = card.model_copy(update=both)
                 places[card.name] = min(place, places.get(card.name, place))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -16,8 +16,7 @@ from jobs.plans import Inquiries
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
 from jobs.queue.listing import Listing
-from jobs.queue.pace import Outlook
-from jobs.queue.record import JobRecord
+from jobs.queue.pace import Seen
 from jobs.queue.vitals import Vitals
 from jobs.roster import Roster
 from jobs.sessions import Sessions
@@ -88,21 +87,23 @@ class Store:
                 webhooks=Webhooks(client, settings),
             )
 
-    async def outlook(self, record: JobRecord) -> Outlook:
-        """One of `outlooks`."""
-        return (await self.outlooks([record]))[0]
+    async def look(self, job_id: str, viewer: str) -> Seen:
+        """`jobs.look`, as `foreseen`.
 
-    async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
-        """What `jobs` foresees, without a time for jobs that no worker is there to draw.
+        Raises:
+            JobExpired, JobNotFound, StoreUnavailable: as `jobs.get`.
+        """
+        return await self.foreseen(await self.jobs.look(job_id, viewer))
+
+    async def foreseen(self, seen: Seen) -> Seen:
+        """The same without a time for a job that no worker is there to draw.
 
         Raises:
             StoreUnavailable: Redis is away.
         """
-        found = await self.jobs.outlooks(records)
-        if all(outlook.eta_seconds is None for outlook in found):
-            return found
+        if seen.outlook.eta_seconds is None:
+            return seen
         holders = (await self.fleet.workers()).by_model
-        return [
-            replace(outlook, eta_seconds=None) if holders.get(record.request.model) == 0 else outlook
-            for record, outlook in zip(records, found, strict=True)
-        ]
+        if holders.get(seen.record.model or seen.record.request.model) != 0:
+            return seen
+        return replace(seen, outlook=replace(seen.outlook, eta_seconds=None))

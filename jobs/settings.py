@@ -27,8 +27,8 @@ class MetricsSettings(BaseSettings):
         ge=1,
         le=65535,
         description="Port that has /metrics without a key, and at workers /healthz and /readyz. `cynosure up` gives it "
-        "to the gateway, and the ports after it to the workers. Without it, only the gateway has /metrics, for keys "
-        "with the scope `admin`.",
+        "to the first gateway, and the ports after it to the others and then the workers. Without it, only gateways "
+        "have /metrics, for keys with the scope `admin`.",
     )
 
 

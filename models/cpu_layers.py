@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Size, Tensor, nn
@@ -49,6 +50,8 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
                 replaced[layer] = RowPaddedLinear(layer)
             elif type(layer) is nn.Conv2d and has_onednn(layer):
                 replaced[layer] = PrepackedConv2d(layer)
+            elif type(layer) is nn.GroupNorm and is_slow_in_bfloat16(layer):
+                replaced[layer] = FloatGroupNorm(layer)
             elif type(layer) is nn.GroupNorm and has_narrow_groups(layer):
                 replaced[layer] = ByChannelGroupNorm(layer)
             elif type(layer) is nn.SiLU:
@@ -76,9 +79,14 @@ def has_onednn(layer: nn.Conv2d) -> bool:
 
 
 def has_narrow_groups(layer: nn.GroupNorm) -> bool:
-    """Whether the layer's groups don't fill a vector, and it has weights in a number format that float32 can hold."""
+    """Whether the layer's groups don't fill a vector, and it has weights in float32."""
     narrow = layer.num_channels // layer.num_groups < VECTOR
-    return narrow and layer.affine and layer.weight.dtype != torch.float64
+    return narrow and layer.affine and layer.weight.dtype == torch.float32
+
+
+def is_slow_in_bfloat16(layer: nn.GroupNorm) -> bool:
+    """Whether the layer has weights in bfloat16, and groups that torch normalizes number by number."""
+    return layer.affine and layer.weight.dtype == torch.bfloat16 and layer.num_channels // layer.num_groups % 16 != 0
 
 
 class RowPaddedLinear(nn.Linear):
@@ -91,9 +99,10 @@ class RowPaddedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
+        flat = x.reshape(rows, self.in_features)  # of tokens that aren't adjacent torch would copy the weights instead
         if rows >= FEWEST_ROWS:
-            return super().forward(x)
-        padded = functional.pad(x.reshape(rows, self.in_features), (0, 0, 0, FEWEST_ROWS - rows))
+            return super().forward(flat).view(*x.shape[:-1], self.out_features)
+        padded = functional.pad(flat, (0, 0, 0, FEWEST_ROWS - rows))
         return super().forward(padded)[:rows].reshape(*x.shape[:-1], self.out_features)
 
 
@@ -109,12 +118,8 @@ class WholeVectorSiLU(nn.SiLU):
         return padded.movedim(-1, 1) if in_order is not x else padded
 
 
-class ByChannelGroupNorm(nn.GroupNorm):
-    """Group normalization (Wu & He 2018) over channels adjacent in memory, the layout that oneDNN produces.
-
-    torch iterates by group, only a few numbers at a time if groups are narrow (`python -m benchmarks.layers`). Sums are
-    float32 in every number format. Inputs with a gradient, and maps of other sizes (`BY_CHANNEL`), go to torch's layer.
-    """
+class _GroupNorm(nn.GroupNorm):
+    """Group normalization with the weights of a layer of torch's."""
 
     def __init__(self, plain: nn.GroupNorm) -> None:
         nn.Module.__init__(self)
@@ -122,10 +127,38 @@ class ByChannelGroupNorm(nn.GroupNorm):
         self.eps, self.affine = plain.eps, plain.affine
         self.weight, self.bias = plain.weight, plain.bias
 
+
+class FloatGroupNorm(_GroupNorm):
+    """Group normalization of bfloat16 in float32, which torch's own sums are in too, so few results differ at all.
+
+    In bfloat16 torch takes several times as long for small maps (`python -m benchmarks.layers --bfloat16`).
+    """
+
+    def __init__(self, plain: nn.GroupNorm) -> None:
+        super().__init__(plain)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", plain.weight.float(), persistent=False)
+        self.register_buffer("shift", plain.bias.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:].numel() >= BY_CHANNEL.stop:
+            return super().forward(x)
+        normalized = functional.group_norm(x.float(), self.num_groups, self.scale, self.shift, self.eps)
+        return strided_as_in_a_batch(normalized).to(x.dtype)
+
+
+class ByChannelGroupNorm(_GroupNorm):
+    """Group normalization (Wu & He 2018) over channels adjacent in memory, the layout that oneDNN produces.
+
+    torch iterates by group, only a few numbers at a time if groups are narrow (`python -m benchmarks.layers`). Inputs
+    with a gradient, and maps of other sizes (`BY_CHANNEL`), go to torch's layer.
+    """
+
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:].numel() not in BY_CHANNEL or (torch.is_grad_enabled() and x.requires_grad):
             return super().forward(x)
-        rows = x.flatten(2).transpose(1, 2).float().contiguous()  # (B,HW,C)
+        rows = x.flatten(2).transpose(1, 2).contiguous()  # (B,HW,C)
         batch, positions, channels = rows.shape
         by_group, count = (batch, self.num_groups, -1), positions * channels // self.num_groups
 
@@ -139,8 +172,8 @@ class ByChannelGroupNorm(nn.GroupNorm):
 
         centred = rows - per_channel(group_mean(rows))
         inverse = group_mean(centred * centred).add_(self.eps).rsqrt_()
-        scale = self.weight.float().view(self.num_groups, -1) * inverse
-        normalized = torch.addcmul(self.bias.float(), centred, per_channel(scale)).to(x.dtype)
+        scale = self.weight.view(self.num_groups, -1) * inverse
+        normalized = torch.addcmul(self.bias, centred, per_channel(scale))
         return strided_as_in_a_batch(normalized.transpose(1, 2).view(x.shape))
 
 
@@ -170,9 +203,8 @@ class PrepackedConv2d(nn.Module):
 
     def convolved(self, x: Tensor) -> Tensor:
         """Convolve maps (B,C,H,W), without a gradient."""
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
-        )
+        convolve = _in_graphs() if torch.jit.is_tracing() else _convolve  # type: ignore[attr-defined,no-untyped-call]
+        result: Tensor = convolve(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
         return result
 
     def input_gradient(self, gradient: Tensor, size: Size) -> Tensor:
@@ -213,6 +245,24 @@ class PrepackedConv2d(nn.Module):
                     self.weight, self.padding, self.stride, self.dilation, self.groups, [PACKED_FOR, *shape[1:]]
                 )
                 self.weight = nn.Parameter(packed, requires_grad=False)
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],  # noqa: UP045  # the compiler of graphs knows no other name
+    padding: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, "none", [], "")
+
+
+@cache
+def _in_graphs() -> Any:
+    """`_convolve` for graphs, which can't record its empty list."""
+    return torch.jit.script(_convolve)
 
 
 class _Convolution(torch.autograd.Function):

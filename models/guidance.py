@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -57,13 +58,13 @@ class Guided:
 
     Attributes:
         data: (R,C,H,W), the D that the sampler uses.
-        shift: (R,C,H,W), added to the next latent.
+        shift: (R,C,H,W), added to the next latent; `None` if nothing is.
         unguided: (R,C,H,W), D without guidance: for pairs, the unconditional one.
         unlimited: D before each limit was applied.
     """
 
     data: Tensor
-    shift: Tensor
+    shift: Tensor | None
     unguided: Tensor
     unlimited: tuple[Tensor, ...]
 
@@ -72,10 +73,16 @@ def combine(predictions: Predictions) -> Guided:
     """Guide every sample according to its spec."""
     free, unguided = _classifier_free_rows(predictions)
     limited = _limited(predictions, free, [profile.clips_before for profile in predictions.profiles])
-    steered, shift = _steered(predictions, limited)
+    steered, at_mean = _steered(predictions, limited)
     data = _limited(predictions, steered, [profile.clips_after for profile in predictions.profiles])
-    shift = shift + _plus_plus_shift(predictions, limited, unguided) + _kept_noise_shift(predictions, steered, data)
-    return Guided(data=data, shift=shift, unguided=unguided, unlimited=(free, steered))
+    plus_plus, kept_noise = (
+        _plus_plus_shift(predictions, limited, unguided),
+        _kept_noise_shift(predictions, steered, data),
+    )
+    shifts = [shift for shift in (at_mean, plus_plus, kept_noise) if shift is not None]
+    return Guided(
+        data=data, shift=reduce(torch.add, shifts) if shifts else None, unguided=unguided, unlimited=(free, steered)
+    )
 
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
@@ -120,47 +127,54 @@ def _per_row(values: Tensor) -> Tensor:
 
 def _classifier_free_rows(predictions: Predictions) -> tuple[Tensor, Tensor]:
     """Apply classifier-free guidance and rescale; returns the guided and the unguided D, both (R,C,H,W)."""
-    data, unguided, pairs = predictions.data.clone(), predictions.data.clone(), list(predictions.pairs)
-    if pairs:
-        guidance = [predictions.specs[row].guidance for row in pairs]
-        scale = torch.tensor([each.free_scale for each in guidance], device=data.device)
-        unguided[pairs] = predictions.unconditional
-        data[pairs] = classifier_free(predictions.data[pairs], predictions.unconditional, scale)
-        for row, each in zip(pairs, guidance, strict=True):
-            if each.rescale:
-                kept = predictions.from_latent[row] if predictions.profiles[row].rescales_output else 0.0
-                data[row] = kept + rescaled(data[row] - kept, predictions.data[row] - kept, each.rescale)
+    pairs = list(predictions.pairs)
+    if not pairs:
+        return predictions.data, predictions.data
+    data, unguided = predictions.data.clone(), predictions.data.clone()
+    guidance = [predictions.specs[row].guidance for row in pairs]
+    scale = torch.tensor([each.free_scale for each in guidance], device=data.device)
+    unguided[pairs] = predictions.unconditional
+    data[pairs] = classifier_free(predictions.data[pairs], predictions.unconditional, scale)
+    for row, each in zip(pairs, guidance, strict=True):
+        if each.rescale:
+            kept = predictions.from_latent[row] if predictions.profiles[row].rescales_output else 0.0
+            data[row] = kept + rescaled(data[row] - kept, predictions.data[row] - kept, each.rescale)
     return data, unguided
 
 
-def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -> Tensor:
-    """The term that CFG++ adds to the next latents, (R,C,H,W): Chung et al. 2024.
+def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -> Tensor | None:
+    """The term that CFG++ adds to the next latents, (R,C,H,W), if any sample uses it: Chung et al. 2024.
 
     A step estimates the noise from x − a·D. CFG++ uses the unguided D_u there, which adds a share of D − D_u to the
     next latent.
     """
-    shift = torch.zeros_like(data)
-    for row in predictions.pairs:
-        if predictions.specs[row].guidance.plus_plus:
-            shift[row] += predictions.signal_kept[row] * (data[row] - unguided[row])
-    return shift
+    plus_plus = [row for row in predictions.pairs if predictions.specs[row].guidance.plus_plus]
+    return _kept_difference(predictions, plus_plus, data, unguided)
 
 
-def _kept_noise_shift(predictions: Predictions, unlimited: Tensor, data: Tensor) -> Tensor:
+def _kept_noise_shift(predictions: Predictions, unlimited: Tensor, data: Tensor) -> Tensor | None:
     """What the next latents gain if their noise is estimated from D before it was limited, (R,C,H,W); see CFG++."""
+    samples = enumerate(zip(predictions.specs, predictions.profiles, strict=True))
+    keep = [row for row, (spec, profile) in samples if spec.sampler in profile.keeps_noise]
+    return _kept_difference(predictions, keep, data, unlimited)
+
+
+def _kept_difference(predictions: Predictions, rows: Sequence[int], data: Tensor, other: Tensor) -> Tensor | None:
+    """What the sampler carries of `data` − `other` into the next latents, in some of the rows; 0 in the others."""
+    if not rows:
+        return None
     shift = torch.zeros_like(data)
-    for row, (spec, profile) in enumerate(zip(predictions.specs, predictions.profiles, strict=True)):
-        if spec.sampler in profile.keeps_noise:
-            shift[row] = predictions.signal_kept[row] * (data[row] - unlimited[row])
+    for row in rows:
+        shift[row] = predictions.signal_kept[row] * (data[row] - other[row])
     return shift
 
 
-def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor]:
+def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor | None]:
     """Add the classifier's term to D, or, for ancestral steps by ADM's rule, the next latent; returns D and shift."""
-    steered, shift = list(predictions.steered), torch.zeros_like(data)
+    steered = list(predictions.steered)
     if not steered:
-        return data, shift
-    data = data.clone()
+        return data, None
+    data, shift = data.clone(), torch.zeros_like(data)
     scale = torch.tensor([predictions.specs[row].guidance.classifier_scale for row in steered], device=data.device)
     term = classifier_term(predictions.gradient, predictions.alpha[steered], predictions.sigma[steered], scale)
     for number, row in enumerate(steered):
@@ -173,6 +187,8 @@ def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor]:
 
 def _limited(predictions: Predictions, data: Tensor, is_limited: Sequence[bool]) -> Tensor:
     """Limit the rows of `data` whose sample `is_limited`, as their specs say."""
+    if not any(is_limited):
+        return data
     rows = list(zip(predictions.specs, is_limited, strict=True))
     clip = torch.tensor([spec.clip and limited for spec, limited in rows])
     quantiles = [spec.dynamic_threshold if limited else None for spec, limited in rows]

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
+class _Philox(threading.local):
+    """A thread's generator. Setting its state takes a tenth of the time that a new generator takes."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(0)
+        self._start = self._bits.state  # with nothing buffered
+        self.generator = np.random.Generator(self._bits)
+
+    def begin(self, key: tuple[int, int], draw: int) -> None:
+        """Continue as a new generator of this key does, at its counter for `draw`."""
+        words = self._start["state"]
+        words["key"][:], words["counter"][:] = key, (0, 0, 0, draw)
+        self._bits.state = self._start
+
+
+_philox = _Philox()
+
+
 def draw_noise(seed: int, image_index: int, draw: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise, `float32`, on the CPU.
 
-    Philox is counter-based (Salmon et al. 2011): each draw is computed from its own key alone, so there is no
-    generator state to keep, and a trajectory can be resumed or forked anywhere.
+    Philox is counter-based (Salmon et al. 2011): each draw is computed from its own key alone, so there is nothing of a
+    generator to keep, and a trajectory can be resumed or forked anywhere.
 
     Args:
         seed: 0..2⁶³−1.
@@ -19,5 +39,5 @@ def draw_noise(seed: int, image_index: int, draw: int, shape: tuple[int, ...]) -
         draw: 0 is the initial noise; evaluation i adds draw i + 1.
         shape: (C, H, W).
     """
-    bits = np.random.Philox(key=np.array([seed, image_index], dtype=np.uint64), counter=[0, 0, 0, draw])
-    return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
+    _philox.begin((seed, image_index), draw)
+    return torch.from_numpy(_philox.generator.standard_normal(shape, dtype=np.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -38,10 +39,11 @@ class PeerSettings(BaseSettings):
     pack: str = "fashion"
     device: str = "cpu"
     float32: bool = False
+    graphs: bool = False
 
 
 class PlainPipeline:
-    """Draws a pack with the loop of diffusers' examples; networks are loaded as in Cynosure."""
+    """Draws a pack with the loop of diffusers' examples; networks have Cynosure's layers."""
 
     def __init__(self) -> None:
         settings = PeerSettings()
@@ -52,6 +54,8 @@ class PlainPipeline:
             if self.device.type != "cpu":
                 classifier_precision = rules.precisions(self.device, by_gradient=True)[0]
         self.denoiser = load_denoiser(self.pack, self.device, precision)
+        by_python = partial(type(self.denoiser).forward, self.denoiser)
+        self._forward = self.denoiser.forward if settings.graphs else by_python
         self.steering = load_steering(self.pack, self.device, classifier_precision)
 
     def scheduler(self, asked: Asked) -> Any:
@@ -97,7 +101,7 @@ class PlainPipeline:
     ) -> Tensor:
         """The network's prediction; with classifier-free guidance (`guided`) `conditioning` has twice as many rows."""
         rows = torch.cat([x, x]) if guided else x
-        output = self.denoiser.forward(rows, timestep.float().expand(len(rows)), conditioning)
+        output = self._forward(rows, timestep.float().expand(len(rows)), conditioning)
         output = output[:, : x.shape[1]]  # drops a learnt variance
         if not guided:
             return output

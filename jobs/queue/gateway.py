@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import redis
@@ -16,9 +15,10 @@ import redis.asyncio
 from cynosure.contract import JobStatus
 from cynosure.errors import IdempotencyConflict, ModelLeaving, QueueFull
 from jobs.metrics import Metrics
+from jobs.queue.doorbell import MOST_BELLS, bell_for, bells_of
 from jobs.queue.ended import log_end
-from jobs.queue.pace import Outlook, Pace, outlook_of
-from jobs.queue.reading import JobReader
+from jobs.queue.pace import Pace, Seen
+from jobs.queue.reading import JobReader, seen_in
 from jobs.queue.record import ANONYMOUS, JobRecord, Submission
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
@@ -28,11 +28,15 @@ from jobs.store.scripts import known_ttl_s, queue_args, script
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted job; `waits` is false if an earlier request made it or an earlier result answers it: `is_cached`."""
+    """An accepted job; `waits` is false if an earlier request made it or an earlier result answers it: `is_cached`.
+
+    `seen` is how it was then; `None` if that must be asked for.
+    """
 
     id: str
     waits: bool
     is_cached: bool
+    seen: Seen | None = None
 
 
 class JobStore(JobReader):
@@ -65,53 +69,82 @@ class JobStore(JobReader):
             QueueFull: the model's queue, or the owner's share of all queues, is at its limit.
             StoreFull, StoreUnavailable: the job is not accepted, as far as is known.
         """
-        keys, settings, request = self._keys, self._settings, submission.request
-        key, cached_as = submission.idempotency_key, submission.cached_as
-        copied = await self._copied(job_id, owner, cached_as)
+        copied = await self._copied(job_id, owner, submission.cached_as)
+        arguments = self._arguments(job_id, submission, owner, copied, evaluations=evaluations, of_batch=of_batch)
         async with answering():
-            answer, detail, *ending = await self._accepting(
-                self._accept,
-                keys=[
-                    *keys.places(request.model),
-                    keys.job(job_id),
-                    keys.known(job_id),
-                    keys.images(job_id),
-                    keys.inputs(job_id),
-                    keys.waiting(owner),
-                    keys.owned(owner),
-                    keys.watched,
-                    keys.models_leaving,
-                    *([keys.idempotency(owner, key)] if key is not None else []),
-                    *([keys.result(owner, cached_as)] if cached_as is not None else []),
-                ],
-                args=[
-                    *queue_args(keys, settings),
-                    job_id,
-                    json.dumps(submission.shown),
-                    evaluations,
-                    submission.fingerprint,
-                    settings.max_queued,
-                    settings.max_queued if owner == ANONYMOUS else settings.max_queued_per_key,
-                    known_ttl_s(settings),
-                    settings.result_ttl_s,
-                    owner,
-                    request.priority.value,
-                    int(request.webhook_url is not None),
-                    int(key is not None),
-                    int(cached_as is not None),
-                    int(of_batch),
-                    request.model,
-                    request.guide_model or "",
-                    submission.origin.encoded(),
-                    *copied,
-                    *(part for named in submission.inputs.items() for part in named),
-                ],
+            # Both go to the store together, in this order.
+            answers: Any = await asyncio.gather(
+                self._accepting(self._accept, keys=self._places(job_id, submission, owner), args=arguments),
+                self._looking(job_id),
+                return_exceptions=True,
             )
+            accepted, found = answers
+            if isinstance(accepted, BaseException):
+                raise accepted
+        answer, detail, *ending = accepted
         if any(copied) and (answer, detail) != (b"cached", job_id.encode()):
             await asyncio.to_thread(self.places.drop, job_id, 0)
-        return await self._outcome(request.model, answer, detail, ending)
+        seen = None if isinstance(found, BaseException) else seen_in(job_id, found)
+        return await self._outcome(submission.request.model, answer, detail, ending, seen)
 
-    async def _outcome(self, model: str, answer: bytes, detail: bytes, ending: Sequence[Any]) -> Accepted:
+    def _places(self, job_id: str, submission: Submission, owner: str) -> list[str]:
+        """The keys of `accept.lua`."""
+        keys, model, key = self._keys, submission.request.model, submission.idempotency_key
+        return [
+            *keys.places(model),
+            keys.job(job_id),
+            keys.known(job_id),
+            keys.images(job_id),
+            keys.inputs(job_id),
+            keys.waiting(owner),
+            keys.owned(owner),
+            keys.watched,
+            keys.models_leaving,
+            bells_of(self._settings, model),
+            *([keys.idempotency(owner, key)] if key is not None else []),
+            *([keys.result(owner, submission.cached_as)] if submission.cached_as is not None else []),
+        ]
+
+    def _arguments(
+        self,
+        job_id: str,
+        submission: Submission,
+        owner: str,
+        copied: tuple[str, str],
+        *,
+        evaluations: int,
+        of_batch: bool,
+    ) -> list[str | int]:
+        """The arguments of `accept.lua`."""
+        settings, request = self._settings, submission.request
+        return [
+            *queue_args(self._keys, settings),
+            job_id,
+            submission.encoded(),
+            evaluations,
+            submission.fingerprint,
+            settings.max_queued,
+            settings.max_queued if owner == ANONYMOUS else settings.max_queued_per_key,
+            known_ttl_s(settings),
+            settings.result_ttl_s,
+            owner,
+            request.priority.value,
+            int(request.webhook_url is not None),
+            int(submission.idempotency_key is not None),
+            int(submission.cached_as is not None),
+            int(of_batch),
+            request.model,
+            request.guide_model or "",
+            submission.origin.encoded(),
+            *copied,
+            bell_for(request.model, job_id),
+            MOST_BELLS,
+            *(part for named in submission.inputs.items() for part in named),
+        ]
+
+    async def _outcome(
+        self, model: str, answer: bytes, detail: bytes, ending: Sequence[Any], seen: Seen | None
+    ) -> Accepted:
         """The accepted job, or the error of `accept`; a job that has ended already is logged."""
         for fields in ending:
             log_end(detail.decode(), model, fields)
@@ -126,7 +159,13 @@ class JobStore(JobReader):
                 raise error
             case b"full" | b"owner_full":
                 raise await self._queue_full(model, int(detail), of_owner=answer == b"owner_full")
-        return Accepted(detail.decode(), waits=answer == b"accepted", is_cached=answer == b"cached")
+        accepted_id = detail.decode()
+        return Accepted(
+            accepted_id,
+            waits=answer == b"accepted",
+            is_cached=answer == b"cached",
+            seen=seen if seen is not None and seen.record.id == accepted_id else None,
+        )
 
     async def _copied(self, job_id: str, owner: str, cached_as: str | None) -> tuple[str, str]:
         """The earlier job that has the result, and copies of its pictures for this one; empty if none are needed.
@@ -151,38 +190,6 @@ class JobStore(JobReader):
         names += [self._keys.result(owner, cached_as)] if cached_as else []
         async with answering():
             return bool(names) and bool(await self._client.exists(*names))
-
-    async def outlook(self, record: JobRecord) -> Outlook:
-        """The job's place in the queue and its time to completion, from the model's recent pace."""
-        return (await self.outlooks([record]))[0]
-
-    async def outlooks(self, records: Sequence[JobRecord]) -> list[Outlook]:
-        """The outlooks of many jobs, in one round trip; in none if all have ended."""
-        open_ = [record for record in records if not record.status.is_final]
-        if not open_:
-            return [Outlook()] * len(records)
-        async with answering(), self._client.pipeline(transaction=False) as pipe:
-            pipe.time()
-            for record in open_:
-                pipe.hgetall(self._keys.pace(record.request.model))
-                self._read_place(pipe, record)
-            (seconds, microseconds), *answers = await pipe.execute()
-        now_ms, by_id, answer = seconds * 1000 + microseconds // 1000, dict[str, Outlook](), iter(answers)
-        for record in open_:
-            pace, rank, *ahead = islice(answer, 1 + len(PRIORITIES))  # the pace, and the answers to _read_place
-            is_queued = record.status is JobStatus.QUEUED and rank is not None
-            position = rank + sum(ahead) if is_queued else None
-            by_id[record.id] = outlook_of(record, Pace.of(pace), position=position, now_ms=now_ms)
-        return [by_id.get(record.id, Outlook()) for record in records]
-
-    def _read_place(self, pipe: Any, record: JobRecord) -> None:
-        """Add commands that read its rank within its priority, and how many jobs of each other priority are ahead."""
-        keys, model, level = self._keys, record.request.model, PRIORITIES.index(record.request.priority)
-        pipe.zrank(keys.turns(model, record.request.priority), record.id)
-        for other, priority in enumerate(PRIORITIES):
-            if other != level:
-                older_than_s = record.created_ms / 1000 + (level - other) * self._settings.priority_ageing_s
-                pipe.zcount(keys.queue(model, priority), "-inf", f"({older_than_s * 1_000_000:.0f}")
 
     async def _queue_full(self, model: str, waiting: int, *, of_owner: bool) -> QueueFull:
         """The error; its `retry_after_s` is the time for a tenth of the waiting jobs, which makes room for several."""

@@ -21,6 +21,14 @@ class Outlook:
     eta_seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job as it is at one moment."""
+
+    record: JobRecord
+    outlook: Outlook
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """Recent work of all workers: sums that `finish.lua` decays by a factor of e per minute in which jobs ran.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -13,10 +13,15 @@ from cynosure.errors import ImageNotFound, JobExpired, JobNotFound
 from jobs.metrics import Metrics
 from jobs.pictures.keeping import Picture
 from jobs.pictures.opening import pictures_of
+from jobs.queue.pace import Outlook, Pace, Seen, outlook_of
 from jobs.queue.record import ANONYMOUS, Happening, JobRecord, decode_record, may_see
 from jobs.settings import StoreSettings
 from jobs.store.answering import answering
 from jobs.store.connection import StoreClient
+from jobs.store.scripts import script
+
+_PACE = (b"jobs", b"pictures", b"work", b"busy_ms", b"ran_ms")
+"""What `look.lua` returns of it."""
 
 
 class JobReader(StoreClient):
@@ -29,6 +34,7 @@ class JobReader(StoreClient):
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings, metrics: Metrics) -> None:
         super().__init__(client, settings)
         self.places = pictures_of(settings, metrics)
+        self._look = client.register_script(script("look"))
 
     async def get(self, job_id: str, viewer: str) -> JobRecord:
         """The record, if `viewer` (an owner or `EVERYONE`) may see it.
@@ -37,17 +43,30 @@ class JobReader(StoreClient):
             JobExpired: it is no longer kept.
             JobNotFound: there never was one, or it belongs to another owner; the caller can't tell which.
         """
+        return (await self.look(job_id, viewer)).record
+
+    async def look(self, job_id: str, viewer: str) -> Seen:
+        """The record, and the job's place in the queue and time to completion, from its model's recent pace.
+
+        Raises:
+            JobExpired, JobNotFound: as `get`.
+        """
         async with answering():
-            fields: Any = await self._client.hgetall(self._keys.job(job_id))
-            if fields:
-                record = decode_record(job_id, fields)
-                if may_see(viewer, record.owner):
-                    return record
-            else:
-                owner: Any = await self._client.get(self._keys.known(job_id))
-                if owner is not None and may_see(viewer, owner.decode()):
-                    raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
+            found = await self._looking(job_id)
+        if (seen := seen_in(job_id, found)) is not None:
+            if may_see(viewer, seen.record.owner):
+                return seen
+        elif found[0] is not None and may_see(viewer, found[0].decode()):
+            raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"There is no job '{job_id}'.")
+
+    def _looking(self, job_id: str) -> Awaitable[Any]:
+        """The answer of `look.lua`."""
+        return self._trips.run(
+            self._look,
+            keys=[self._keys.job(job_id), self._keys.known(job_id)],
+            args=[f"{self._keys.prefix}:", job_id, int(self._settings.priority_ageing_s * 1000)],
+        )
 
     async def inputs(self, record: JobRecord) -> dict[str, str]:
         """The pictures that came with the job's request, base64 by field, as far as they are still kept."""
@@ -60,7 +79,7 @@ class JobReader(StoreClient):
     async def happenings(self, job_id: str, *, after: str) -> list[Happening]:
         """The job's events after the one with id `after` ("0" for all), oldest first, as far as they are kept."""
         async with answering():
-            entries: Any = await self._client.xrange(self._keys.events(job_id), f"({after}")
+            entries: Any = await self._trips.call("XRANGE", self._keys.events(job_id), f"({after}", "+")
         return [
             Happening(fields[b"event"].decode(), fields[b"data"].decode(), entry.decode()) for entry, fields in entries
         ]
@@ -121,6 +140,19 @@ class JobReader(StoreClient):
             read(pipe)
             owner, answer = await pipe.execute()
         return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None
+
+
+def seen_in(job_id: str, found: Sequence[Any]) -> Seen | None:
+    """The job in the answer of `look.lua`, if it is kept."""
+    if not isinstance(found[0], list):
+        return None
+    flat, *of_queue = found
+    record = decode_record(job_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+    if not of_queue:
+        return Seen(record, Outlook())
+    now_ms, place, pace = of_queue
+    known = {name: value for name, value in zip(_PACE, pace, strict=True) if value is not None}
+    return Seen(record, outlook_of(record, Pace.of(known), position=place if place >= 0 else None, now_ms=now_ms))
 
 
 def _images_of(record: JobRecord) -> str:

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
+from json import JSONEncoder
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -82,17 +84,30 @@ class Origin:
 
 
 UNKNOWN = Origin()
+_COMPACT = JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_FIELDS = {
+    name: field.default
+    for name, field in ResolvedRequest.model_fields.items()
+    if not field.is_required() and field.exclude_if is None
+}
+"""What is shown of a request for fields that are not written."""
 _FLAGGED: TypeAdapter[tuple[tuple[Flag, ...], ...]] = TypeAdapter(tuple[tuple[Flag, ...], ...])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """A job as Redis holds it; times in milliseconds of the Redis server's clock."""
+    """A job as Redis holds it; times in milliseconds of the Redis server's clock.
+
+    Attributes:
+        written_request: its request, as JSON.
+        model: that it is for; `None` in records of earlier versions, whose requests may hold their pictures.
+    """
 
     id: str
     owner: str
     status: JobStatus
-    request: ResolvedRequest
+    written_request: str
+    model: str | None
     created_ms: int
     started_ms: int | None
     finished_ms: int | None
@@ -109,6 +124,17 @@ class JobRecord:
     attempts: tuple[Attempt, ...]
     not_before_ms: int | None
     origin: Origin
+
+    @cached_property
+    def request(self) -> ResolvedRequest:
+        return ResolvedRequest.model_validate_json(self.written_request)
+
+    @property
+    def shown_request(self) -> str:
+        """The request without its pictures, as JSON."""
+        if self.model is not None:
+            return _COMPACT.encode(_FIELDS | json.loads(self.written_request))
+        return detached(self.request)[0].model_dump_json()
 
     @property
     def progress(self) -> float:
@@ -144,6 +170,10 @@ class Submission:
         """A submission of a request that may still hold its pictures."""
         request, inputs = detached(request)
         return cls(request=request, shown=request.model_dump(mode="json"), inputs=inputs, **rest)
+
+    def encoded(self) -> str:
+        """The request as the record has it: without its empty fields, which would be half of it."""
+        return _COMPACT.encode({name: value for name, value in self.shown.items() if value is not None})
 
     def told_as(self, webhook_format: str) -> Submission:
         """The same with another format of what its webhook is sent."""
@@ -258,7 +288,8 @@ def decode_record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord:
         id=job_id,
         owner=text.get("owner", ANONYMOUS),  # the oldest records have none
         status=JobStatus(text["status"]),
-        request=ResolvedRequest.model_validate_json(text["request"]),
+        written_request=text["request"],
+        model=text.get("model"),
         created_ms=int(text["created_ms"]),
         started_ms=moment("started_ms"),
         finished_ms=moment("finished_ms"),

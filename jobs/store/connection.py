@@ -28,6 +28,7 @@ from jobs.store.masters import (
     Sentinels,
 )
 from jobs.store.timing import AsyncTimedRedis, Observe, TimedRedis, unobserved
+from jobs.store.trips import SharedTrips
 
 TIMEOUT_S = 5.0  # for an answer; a store that is swapping or saving may take a second
 SENTINEL_TIMEOUT_S = 1.0  # they are asked one after the other, and one may be on the machine that was lost
@@ -122,6 +123,7 @@ class StoreClient:
 
     def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
         self._client = client
+        self._trips = SharedTrips(client)
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
 
@@ -144,7 +146,7 @@ class StoreClient:
         """
         durability = self._settings.durability
         if durability == "relaxed":
-            return await script(keys=keys, args=args)
+            return await self._trips.run(script, keys, args)
         async with self._client.pipeline(transaction=False) as pipe:
             await script(keys=keys, args=args, client=pipe)
             if durability == "fsync":

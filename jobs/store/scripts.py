@@ -21,6 +21,7 @@ _RUN_WHEN_FULL = frozenset(
     | {"model_drop"}
     | {"webhook_settle", "webhook_take", "webhook_note"}
 )
+_READ_ONLY = frozenset({"look"})  # these run at the memory limit too
 
 
 def script(name: str) -> str:
@@ -29,8 +30,9 @@ def script(name: str) -> str:
     Its first line makes Redis check its memory limit once, before the script, and not at each of its writes. So a
     transition happens as a whole or not at all.
     """
-    shared = _text("_queue") if name in _QUEUE_SCRIPTS else ""
-    flags = " flags=allow-oom" if name in _RUN_WHEN_FULL else ""
+    parts = ("_levels", "_queue") if name in _QUEUE_SCRIPTS else ("_levels",) if name == "look" else ()
+    shared = "".join(map(_text, parts))
+    flags = " flags=allow-oom" if name in _RUN_WHEN_FULL else " flags=no-writes" if name in _READ_ONLY else ""
     return f"#!lua{flags}\n{shared}{_text(name)}"
 
 

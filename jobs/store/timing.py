@@ -29,6 +29,11 @@ def _names() -> Mapping[str, str]:
     }
 
 
+def name_of(digest: str) -> str:
+    """The name of the script that the store knows by this digest."""
+    return _names()[digest]
+
+
 def _script_in(command: tuple[Any, ...]) -> str | None:
     return _names().get(command[1]) if command[0] == "EVALSHA" else None
 

@@ -1,7 +1,7 @@
 """How a pack runs on a device: rules decide everything that changes bits; the rest is measured."""
 
 from models.calibration.cache import Calibrations, FileCalibrations, calibration_key
-from models.calibration.measure import calibrated, measuring
+from models.calibration.measure import calibrated, measuring, measuring_control
 from models.calibration.networks import Networks, load_networks
 from models.calibration.result import BatchSize, Calibration, NetworkCalibration, fixed_calibration
 
@@ -17,4 +17,5 @@ __all__ = [
     "fixed_calibration",
     "load_networks",
     "measuring",
+    "measuring_control",
 ]

@@ -19,14 +19,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from models.adapters import ControlNetwork
+from models.caching import Kept, keeping, reusing
 from models.calibration.cache import FileCalibrations, calibration_key
 from models.calibration.networks import Networks, free_memory, load_networks
 from models.calibration.probes import Probes, TensorProbes, only
 from models.calibration.result import DEPENDS, BatchSize, Calibration, NetworkCalibration
 from models.cpu_layers import FEWEST_ROWS
-from models.denoisers import BatchedEncoder
+from models.denoisers import BatchedEncoder, Denoiser
 from models.flop import flop_of
-from models.lanes import CallRunner, Lanes, Layout, drop_traceback
+from models.lanes import CallRunner, Lanes, Layout, drop_traceback, ran_out_of_memory
 from models.memory import peak_of
 from models.pack import Pack
 
@@ -86,7 +88,32 @@ def measuring(
         for name, network in measured.items() if not known else ():
             timed = yield from network.timed(calibration.of(name))
             calibration = calibration.having(name, timed)
+        if not known and denoiser.has_deep_blocks and calibration.denoiser.row_flop:
+            yield None
+            [counted] = lanes.run([partial(_without_deep_blocks, denoiser, denoiser_probes, calibration.denoiser)])
+            calibration = calibration.having("denoiser", counted)
     return calibration
+
+
+def _without_deep_blocks(denoiser: Denoiser, probes: Probes, full: NetworkCalibration) -> NetworkCalibration:
+    """The denoiser's calibration with what is left of a row's FLOP without deep blocks, and what is kept of them."""
+    count = min(FEWEST_ROWS, full.sizes[-1])  # as `timed` counts them
+    batch = probes.batch(count)
+    with keeping() as found:
+        denoiser.forward(*batch)
+    rows: list[Kept] = [tuple(tensor[row] for tensor in found) for row in range(count)]
+    with reusing(rows, count):
+        flop = flop_of(lambda: denoiser.forward(*batch))
+    kept_bytes = sum(tensor.nbytes for tensor in rows[0])
+    return replace(full, reused_share=flop / count / full.row_flop, kept_bytes=kept_bytes)
+
+
+def measuring_control(control: ControlNetwork, probes: Probes, lanes: Lanes) -> Steps[NetworkCalibration]:
+    """Measure a ControlNet of a pack as `measuring` does its networks; `probes` are those of its denoiser."""
+    measured = _Measured(control.joined, probes, lanes)
+    compared = yield from measured.compared(NetworkCalibration(), None)
+    yield compared
+    return (yield from measured.timed(compared))
 
 
 def _measured_of(known: Calibration | None, name: str) -> NetworkCalibration | None:
@@ -209,7 +236,9 @@ class _Measured:
                 bits[size] = yield from self._bits(size)
                 if not known:
                     row_s[size] = self._row_s(size)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
                 drop_traceback(error)
                 free_memory()
                 break  # larger batches would not fit either
@@ -222,6 +251,8 @@ class _Measured:
             measured=tuple(measured),
             row_flop=(known or by_rule).row_flop,
             row_bytes=(known or by_rule).row_bytes,
+            reused_share=(known or by_rule).reused_share,
+            kept_bytes=(known or by_rule).kept_bytes,
         )
 
     def timed(self, compared: NetworkCalibration) -> Generator[None, None, NetworkCalibration]:
@@ -239,7 +270,9 @@ class _Measured:
         if len(rows) > 1:
             try:
                 row_s = yield from _in_turns({size: partial(self._row_s, size) for size in rows})
-            except torch.OutOfMemoryError as error:  # ticks hold memory meanwhile; the first estimates have to do
+            except RuntimeError as error:  # ticks hold memory meanwhile; the first estimates have to do
+                if not ran_out_of_memory(error):
+                    raise
                 drop_traceback(error)
                 free_memory()
         measured = tuple(replace(size, row_ms=1000 * row_s[size.rows]) for size in compared.measured)

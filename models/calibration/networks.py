@@ -18,13 +18,14 @@ from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering, load_steering
 from models.denoisers import BatchedEncoder, Denoiser, load_denoiser
 from models.flop import flop_of
-from models.lanes import drop_traceback
+from models.lanes import drop_traceback, ran_out_of_memory
 from models.memory import check_fits
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
 
 _Loaded = TypeVar("_Loaded")
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 PRECISIONS = {
     "auto": None,
     "float32": FLOAT32,
@@ -99,6 +100,7 @@ def load_networks(
         InvalidPack: the device lacks the memory or the number format, or an option needs what isn't there.
     """
     _check_choices(device, precision, quantize=quantize, offloaded=offloaded, compiled=compiled)
+    keep_freed_memory()
     of_encoders = PRECISIONS[encoder_precision] if pack.has_encoders else FLOAT32
     int8 = quantize == "int8"
     formats = partial(
@@ -119,7 +121,9 @@ def load_networks(
         networks = replace(networks, steering=steering, by_rule=replace(by_rule, classifier=classifier_by_rule))
     try:
         return networks if device.type == "cpu" else _with_references(networks)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
         raise InvalidPack(f"'{pack.name}': {device} has no memory for a single row") from error
 
 
@@ -142,6 +146,17 @@ def only_float32(device: torch.device, precision: str, encoder_precision: str) -
     chosen, of_encoders = PRECISIONS[precision], PRECISIONS[encoder_precision]
     formats = _formats(device, chosen, of_encoders, by_gradient=False)
     return all({one.dtype, one.encoders} == {FLOAT32.dtype} for one in formats)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed until `free_memory`.
+
+    By default glibc gives large tensors back at once, and the next one's pages, which the system clears anew, can take
+    longer than the layer that writes them.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(option, 1 << 30)
 
 
 def free_memory() -> None:
@@ -188,7 +203,9 @@ def _first_that_fits(
             if precision is formats[-1] or works(loaded):
                 return NetworkCalibration(precision=precision), loaded
             del loaded  # the next format may need its memory
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             drop_traceback(error)
         free_memory()
     raise InvalidPack(f"the device has no memory for its weights in {formats[-1]}")

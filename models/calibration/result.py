@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from pydantic import TypeAdapter
 
@@ -13,6 +14,7 @@ from models.pack import Pack
 from models.precision import FLOAT32, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time per row, to keep ticks short
+HOST_MS = 1.0  # of a batch, about what a tick takes besides its networks (`python -m benchmarks.anatomy`)
 DEPENDS = "on the neighbours"
 
 
@@ -41,6 +43,8 @@ class NetworkCalibration:
         measured: all measured sizes, ascending; empty before anything is measured.
         row_flop: floating-point operations per row, as torch counts them; 0 if not counted.
         row_bytes: most memory that its tensors take per row, without weights (`peak_of`); 0 if not counted.
+        reused_share: of a row's FLOP, what is left when deep blocks are left out (`models.caching`); 1 if not counted.
+        kept_bytes: memory of what they found for one row; 0 if not counted.
     """
 
     precision: Precision = FLOAT32
@@ -48,6 +52,8 @@ class NetworkCalibration:
     measured: tuple[BatchSize, ...] = ()
     row_flop: int = 0
     row_bytes: int = 0
+    reused_share: float = 1.0
+    kept_bytes: int = 0
 
     @property
     def is_measured(self) -> bool:
@@ -67,8 +73,8 @@ class NetworkCalibration:
     @property
     def knee(self) -> int:
         """Rows of the batch at the knee: larger ones lengthen every tick and gain next to nothing."""
-        best = min(size.row_ms for size in self._usable)
-        return min(size.rows for size in self._usable if size.row_ms <= KNEE * best)
+        row_ms = {size.rows: size.row_ms + HOST_MS / size.rows for size in self._usable}
+        return min(rows for rows, ms in row_ms.items() if ms <= KNEE * min(row_ms.values()))
 
     def padded(self, rows: int) -> int:
         """The usable size in which a batch of `rows` finishes soonest; not always the smallest that holds it.
@@ -86,6 +92,12 @@ class NetworkCalibration:
         one = BatchSize(rows=1, row_ms=row_cost * smallest.rows * smallest.row_ms, bits="")
         measured = (one,) if self.measured else ()
         return replace(self, reference=1, measured=measured, row_flop=round(row_cost * self.row_flop))
+
+    @cached_property
+    def reusing(self) -> NetworkCalibration:
+        """Of rows whose deep blocks are left out: the same batches, as all layers that run were measured in them."""
+        measured = [replace(size, row_ms=self.reused_share * size.row_ms) for size in self.measured]
+        return replace(self, measured=tuple(measured), row_flop=round(self.reused_share * self.row_flop))
 
     def row_seconds(self, rows: int) -> float:
         """Estimated seconds for a batch of `rows`, padding included."""

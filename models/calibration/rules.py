@@ -8,11 +8,9 @@ from __future__ import annotations
 import torch
 
 from models.calibration.machine import multiplies_bfloat16
-from models.lanes import CORES, Layout
+from models.lanes import CORES, SMALL, Layout
 from models.precision import FLOAT32, Precision
 
-SMALL = 50_000_000
-"""Most parameters of a network whose rows run on one core each: several threads would share too little work."""
 GPU_BATCH_FLOP = 5e12
 """Most FLOP of the reference batch on a GPU: about 10 ms at 500 TFLOP/s, roughly the time to launch a deep network's
 kernels for a single row."""

@@ -18,7 +18,7 @@ solvers carry from step to step."""
 
 
 COEFFICIENTS = ("input_scale", "timestep", "data_from_latent", "data_from_output", "alpha", "sigma", "signal_kept")
-"""Coefficients of an evaluation other than the weights, in the order of `CoefficientTable.coefficients`."""
+"""Coefficients of an evaluation other than the weights, in the order of `CoefficientTable.numbers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +64,22 @@ class CoefficientTable:
         return len(self.timestep)
 
     @cached_property
-    def coefficients(self) -> NDArray[np.float32]:
-        """(M, len(COEFFICIENTS)), in one array so that a tick can gather its samples' rows."""
+    def numbers(self) -> NDArray[np.float32]:
+        """(M, len(COEFFICIENTS) + 2 · NUM_COLUMNS), in one array so that a tick can gather its samples' rows."""
         # How much of this latent's x₀ is carried into the next latent; CFG++ corrects it.
         signal_kept = self.weights[:, 0, LATENT] * (self.alpha / self.input_scale)
         named = {name: getattr(self, name) for name in COEFFICIENTS[:-1]} | {"signal_kept": signal_kept}
-        return np.stack([named[name] for name in COEFFICIENTS], axis=1).astype(np.float32)
+        coefficients = np.stack([named[name] for name in COEFFICIENTS], axis=1)
+        return np.concatenate([coefficients, self.weights.reshape(len(self), -1)], axis=1).astype(np.float32)
+
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """Columns that a sample keeps from one evaluation to the next, beside its latent."""
+        used = (self.weights != 0).any(axis=(0, 1))
+        kept = [CARRY] if used[CARRY] else []
+        for newest, oldest in ((LATENT, DATA), (DATA, NOISE), (NOISE, CARRY)):
+            kept += range(newest + 1, newest + 1 + int(np.flatnonzero(used[newest:oldest]).max(initial=0)))
+        return tuple(kept)
 
     @cached_property
     def noise_ratio(self) -> NDArray[np.float64]:

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor
 
 from models.samplers.table import CARRY, DATA, HISTORY, LATENT, NOISE
 
+State = dict[int, Tensor]
+"""The columns of `CoefficientTable.weights` that are known before an evaluation, by number: those whose weights are all
+zero from here on may be missing."""
+_HISTORY = (*range(LATENT + 1, LATENT + HISTORY), *range(DATA + 1, DATA + HISTORY), NOISE + 1)
 
-def advance(state: Tensor, data: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
+
+def advance(state: Mapping[int, Tensor], data: Tensor, noise: Tensor | None, weights: Tensor) -> State:
     """Advance every row by one evaluation.
 
     The sum is written as separate multiplications and additions because these are bitwise the same for a row in any
     batch; a matrix product's kernel depends on the batch size.
 
     Args:
-        state: (R, NUM_COLUMNS, C, H, W), columns as in `CoefficientTable`; the data and noise of this evaluation
-            are not in it yet.
+        state: (R, C, H, W) each.
         data: (R, C, H, W), this evaluation's guided data prediction.
-        noise: (R, C, H, W); rows that add none may hold zeros.
-        weights: (R, 2, NUM_COLUMNS).
+        noise: (R, C, H, W); rows that add none may hold zeros. `None` if no row adds any.
+        weights: (R, 2, NUM_COLUMNS), or (R, 1, NUM_COLUMNS) if no row has a latent to carry.
 
     Returns:
-        The next state, shape of `state`.
+        The next state.
     """
-    columns = list(state.unbind(1))
-    columns[DATA : DATA + HISTORY] = [data, *columns[DATA : DATA + HISTORY - 1]]
-    columns[NOISE : NOISE + 2] = [noise, columns[NOISE]]
-    factors = weights[..., None, None, None].unbind(2)  # NUM_COLUMNS × (R,2,1,1,1)
-    latent, carry = (factors[0] * columns[0][:, None]).unbind(1)
-    for factor, column in zip(factors[1:], columns[1:], strict=True):
-        latent = latent + factor[:, 0] * column
-        carry = carry + factor[:, 1] * column
-    columns[LATENT : LATENT + HISTORY] = [latent, *columns[LATENT : LATENT + HISTORY - 1]]
-    columns[CARRY] = carry
-    return torch.stack(columns, dim=1)
+    columns = {**state, DATA: data} if noise is None else {**state, DATA: data, NOISE: noise}
+    latent, *carried = (_weighted(columns, row) for row in weights[..., None, None, None].unbind(1))
+    return successor(columns, latent, carried[0] if carried else None)
+
+
+def _weighted(columns: Mapping[int, Tensor], weights: Tensor) -> Tensor:
+    """The sum of the columns, in their order; weights (R,NUM_COLUMNS,1,1,1)."""
+    total = weights[:, LATENT] * columns[LATENT]
+    for column in sorted(columns.keys() - {LATENT}):
+        total = total + weights[:, column] * columns[column]
+    return total
+
+
+def successor(
+    columns: Mapping[int, Tensor], latent: Tensor, carried: Tensor | None, kept: Sequence[int] = (*_HISTORY, CARRY)
+) -> State:
+    """The state after an evaluation that had `columns`, its data and noise among them, of rows or of one sample.
+
+    Of columns other than the latent, only those that are `kept`.
+    """
+    state = {LATENT: latent}
+    if carried is not None and CARRY in kept:
+        state[CARRY] = carried
+    for column in kept:
+        if column in _HISTORY and column - 1 in columns:
+            state[column] = columns[column - 1]
+    return state

@@ -13,29 +13,22 @@ import torch
 from PIL import Image
 
 from benchmarks.engine import specs_of
-from benchmarks.packs import PUBLISHED, random_adm
+from benchmarks.packs import PUBLISHED
 from benchmarks.peers.drawing import PlainPipeline
 from benchmarks.stream import mixed_stream
 from cynosure.contract import GenerateRequest
 from cynosure.resolving import resolve
 from models.calibration.result import fixed_calibration
 from models.engine import Engine
-from models.importing.adm import Preset
 from models.pack import open_pack
 from workers.drawing.cards import card_of
 
 REQUESTS = 6
 
 
-def adm(folder: Path) -> None:
-    small = {"image_size": 32, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
-    small |= {"attention_resolutions": (16,), "num_head_channels": 32}
-    random_adm(folder, Preset(unet=small, classifier=small))
-
-
 @pytest.mark.parametrize(
     ("write", "modes"),
-    [(adm, {"none", "classifier"}), (PUBLISHED["sd-tiny"], {"none", "classifier_free"})],
+    [(PUBLISHED["adm-tiny"], {"none", "classifier"}), (PUBLISHED["sd-tiny"], {"none", "classifier_free"})],
     ids=["ADM", "Stable Diffusion"],
 )
 def test_every_contender_draws_the_stream_of_a_pack(

@@ -319,6 +319,9 @@ def test_a_pack_is_measured_in_the_format_of_the_rule(
     assert found.classifier is not None
     assert found.denoiser.row_flop > 0
     assert found.classifier.row_flop > 0
+    assert 0.2 < found.denoiser.reused_share < 0.6
+    assert found.denoiser.reusing.row_flop == round(found.denoiser.reused_share * found.denoiser.row_flop)
+    assert found.denoiser.kept_bytes == 32 * 14 * 14 * getattr(torch, found.denoiser.precision.dtype).itemsize
     rows = max(network.row_bytes * network.sizes[-1] for network in (found.denoiser, found.classifier))
     assert found.batch_bytes == found.layout.lanes * rows > 0
     again = calibrated(pack, device)

@@ -101,7 +101,7 @@ async def test_a_place_is_as_many_jobs_as_really_start_before(
 ) -> None:
     ids = [await accept(store, request_, owner) for owner in "aaabbc"]
     ids += [await accept(store, request_, "a", priority=priority) for priority in (Priority.HIGH, Priority.LOW)]
-    told = {job_id: (await store.outlook(await store.get(job_id, EVERYONE))).queue_position for job_id in ids}
+    told = {job_id: (await store.look(job_id, EVERYONE)).outlook.queue_position for job_id in ids}
     served = [take(worker_store).job_id for _ in ids]
     assert told == {job_id: served.index(job_id) for job_id in ids}
 
@@ -154,7 +154,7 @@ async def test_the_pace_is_measured_and_an_eta_follows(
     store_settings: StoreSettings,
 ) -> None:
     done, running, broken, waiting = [await accept(store, request_) for _ in range(4)]
-    assert (await store.outlook(await store.get(waiting, EVERYONE))).eta_seconds is None
+    assert (await store.look(waiting, EVERYONE)).outlook.eta_seconds is None
     claim, second = take(worker_store), take(worker_store)
     started = int(raw.hget(f"{store_settings.key_prefix}:job:{done}", "started_ms"))
     raw.hset(f"{store_settings.key_prefix}:job:{done}", "started_ms", started - 4000)
@@ -164,15 +164,15 @@ async def test_the_pace_is_measured_and_an_eta_follows(
     pace = Pace.of(raw.hgetall(f"{store_settings.key_prefix}:pace:{MODEL}"))
     assert (pace.jobs, pace.work) == (1, 10)
     assert pace.busy_s == pace.ran_s >= 4
-    record = await store.get(waiting, EVERYONE)
-    outlook = await store.outlook(record)
+    seen = await store.look(waiting, EVERYONE)
+    record, outlook = seen.record, seen.outlook
     assert outlook.queue_position == 0
     assert outlook.eta_seconds == pytest.approx(pace.ran_s)
     behind = outlook_of(record, pace, position=3, now_ms=record.created_ms)
     assert behind.eta_seconds == pytest.approx(4 * pace.ran_s)
     raw.hset(f"{store_settings.key_prefix}:job:{running}", "started_ms", started - 4000)
     worker_store.heartbeat({running: Beat(attempt=second.attempt, evaluations_done=8, evaluations=10)})
-    left = (await store.outlook(await store.get(running, EVERYONE))).eta_seconds
+    left = (await store.look(running, EVERYONE)).outlook.eta_seconds
     assert left == pytest.approx(1, abs=0.5), "4 s took it through 8 of 10 steps"
 
 

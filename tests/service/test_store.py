@@ -9,12 +9,20 @@ import pytest
 import redis
 
 from cynosure.contract import GenerateRequest, JobError, JobStatus, ModelCard, Priority, ResolvedRequest
-from cynosure.errors import IdempotencyConflict, ImageNotFound, JobExpired, JobNotFound, QueueFull
+from cynosure.errors import (
+    IdempotencyConflict,
+    ImageNotFound,
+    JobExpired,
+    JobNotFound,
+    QueueFull,
+    StoreUnavailable,
+)
 from cynosure.resolving import resolve, result_key
 from jobs.gateway import Store
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
+from jobs.queue.pace import Outlook
 from jobs.queue.record import ANONYMOUS, Beat, Finished, Happening, NoClaim, Outcome, Submission, Verdict, new_job_id
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
@@ -53,12 +61,12 @@ async def test_a_job_goes_from_queued_over_running_to_succeeded(
     job_id = await accept(store, request_)
     queued = await store.get(job_id, ANONYMOUS)
     assert (queued.status, queued.attempt, queued.started_ms) == (JobStatus.QUEUED, 0, None)
-    assert (await store.outlook(queued)).queue_position == 0
+    assert (await store.look(job_id, ANONYMOUS)).outlook.queue_position == 0
 
     claim = take(worker_store, worker="w1")
     running = await store.get(job_id, ANONYMOUS)
     assert (running.status, running.attempt) == (JobStatus.RUNNING, 1)
-    assert (await store.outlook(running)).queue_position is None
+    assert (await store.look(job_id, ANONYMOUS)).outlook.queue_position is None
 
     assert worker_store.heartbeat({job_id: Beat(attempt=claim.attempt, evaluations_done=40, evaluations=100)}) == {
         job_id: Verdict.OK
@@ -225,14 +233,34 @@ async def test_a_workers_threads_wait_for_a_connection_too(store_settings: Store
     client.close()
 
 
+async def test_calls_of_one_moment_share_a_trip_and_fail_alone(
+    store: JobStore, request_: ResolvedRequest, raw: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, trips, pipeline = await accept(store, request_), 0, store._client.pipeline
+
+    def counted(transaction: bool) -> object:
+        nonlocal trips
+        trips += 1
+        return pipeline(transaction=transaction)
+
+    raw.set(keys.job("broken"), "no hash")
+    raw.script_flush()
+    monkeypatch.setattr(store._client, "pipeline", counted)
+    looks = [store.look(one, ANONYMOUS) for one in (job_id, "broken", *["unknown"] * 40)]
+    seen, broken, *unknown = await asyncio.gather(*looks, return_exceptions=True)
+    assert getattr(seen, "outlook", seen) == Outlook(queue_position=0)
+    assert isinstance(broken, StoreUnavailable)
+    assert {type(one) for one in unknown} == {JobNotFound}
+    assert trips == 3, "one that finds no script there, one that brings it, and one"
+
+
 async def test_higher_priorities_are_ahead_in_the_queue(store: JobStore, request_: ResolvedRequest) -> None:
     ids = {
         priority: await accept(store, request_.model_copy(update={"priority": priority}))
         for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH)
     }
     positions = {
-        priority: (await store.outlook(await store.get(job_id, ANONYMOUS))).queue_position
-        for priority, job_id in ids.items()
+        priority: (await store.look(job_id, ANONYMOUS)).outlook.queue_position for priority, job_id in ids.items()
     }
     assert positions == {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
@@ -270,6 +298,8 @@ async def test_the_reaper_rings_for_lost_jobs_and_forgets_expired_entries(
     take(worker_store)
     raw.zadd(keys.leases, {lost: 1})
     raw.delete(keys.job(await accept(store, request_, priority=Priority.LOW)))
+    assert doorbell.pending_bells(request_.model) == 3
+    raw.delete(f"{keys.prefix}:bell:cynosure.{request_.model}")
     reaper.look()
     assert (await store.get(lost, ANONYMOUS)).status is JobStatus.QUEUED
     assert doorbell.pending_bells(request_.model) == 3, "as many as there seem to be jobs"
@@ -295,9 +325,10 @@ async def test_a_record_that_a_worker_can_not_read_holds_up_no_other(
         raw.zadd(keys.leases, {job_id: lease})
     raw.hset(keys.job(newer), "request", of_a_newer_version(request_))
     raw.hset(keys.job(broken), "request", "{")
+    rung = doorbell.pending_bells(request_.model)
     reaper.look()
     assert [raw.hget(keys.job(job_id), "status") for job_id in (newer, plain)] == [b"queued", b"queued"]
-    assert doorbell.pending_bells(request_.model) == 2
+    assert doorbell.pending_bells(request_.model) == rung + 2
 
 
 async def test_a_request_that_a_worker_can_not_read_is_left_to_others(

@@ -170,20 +170,25 @@ def _name_of(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
-async def caller(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:
-    """The caller that `Door` identified."""
-    return request.scope[_CALLER]
+def caller_of(scope: Scope, needed: KeyScope) -> Caller:
+    """The caller that `Door` identified.
+
+    Raises:
+        Forbidden: it lacks the scope that is needed.
+    """
+    identified: Caller = scope[_CALLER]
+    if not identified.may(needed):
+        if identified is NOBODY:
+            raise Forbidden(
+                f"This takes an API key with the scope '{needed}': cynosure keys create --name NAME --scopes {needed}"
+            )
+        raise Forbidden(f"This API key lacks the scope '{needed}'.")
+    return identified
 
 
-def _having(scope: KeyScope) -> Callable[[Caller], Awaitable[Caller]]:
-    async def allowed(identified: Annotated[Caller, Depends(caller)]) -> Caller:
-        if not identified.may(scope):
-            if identified is NOBODY:
-                raise Forbidden(
-                    f"This takes an API key with the scope '{scope}': cynosure keys create --name NAME --scopes {scope}"
-                )
-            raise Forbidden(f"This API key lacks the scope '{scope}'.")
-        return identified
+def _having(needed: KeyScope) -> Callable[[Request, object], Awaitable[Caller]]:
+    async def allowed(request: Request, documented: Annotated[object, Depends(_bearer)]) -> Caller:
+        return caller_of(request.scope, needed)
 
     return allowed
 

@@ -76,7 +76,10 @@ class Decompressed:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = MutableHeaders(raw=list(scope["headers"])) if scope["type"] == "http" else MutableHeaders()
+        if scope["type"] != "http" or all(name != b"content-encoding" for name, _ in scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        headers = MutableHeaders(raw=list(scope["headers"]))
         encoding = ",".join(headers.getlist("Content-Encoding")).strip().lower().removeprefix("x-")
         if encoding in ("", "identity"):
             await self.app(scope, receive, send)

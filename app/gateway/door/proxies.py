@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ class ProxyHeaders:
         self.app = app
         self._settings = settings
         self._public = public_address(settings)
+        self._trusts = lru_cache(maxsize=1024)(self._trusts_peer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +46,7 @@ class ProxyHeaders:
         direct = Address(f"{scope['scheme']}://{headers.get('host', '')}")
         keep_address(scope, direct)
         try:
-            address = self._public or (self._forwarded(scope["scheme"], headers) if self._trusts(scope) else direct)
+            address = self._public or (self._forwarded(direct, headers) if self._trusts(_peer_of(scope)) else direct)
         except InvalidRequest as error:
             answer = from_error(error, scope)
             secure(answer.headers)  # the middleware that adds them is inside this one
@@ -64,26 +66,34 @@ class ProxyHeaders:
 
         await self.app(scope, receive, redirecting)
 
-    def _trusts(self, scope: Scope) -> bool:
-        client = scope.get("client")
+    def _trusts_peer(self, host: str) -> bool:
         try:
-            peer = ip_address(client[0] if client else "")
+            peer = ip_address(host)
         except ValueError:  # a Unix socket
             return False
         peer = (peer.ipv4_mapped or peer) if isinstance(peer, IPv6Address) else peer
         return any(peer in network for network in self._settings.trusted_proxies)
 
     @staticmethod
-    def _forwarded(scheme: str, headers: Headers) -> Address:
+    def _forwarded(direct: Address, headers: Headers) -> Address:
+        if not any(name in headers for name in _FORMS):
+            return direct
+        scheme, _, host = direct.origin.partition("://")
         told: dict[str, str] = {}
         for name, form in _FORMS.items():
             value = ",".join(headers.getlist(name)).rpartition(",")[2].strip()
             if value and not form.fullmatch(value):
                 raise InvalidRequest(f"{name} is not understood: '{value[:100]}'.", field=name)
             told[name] = value
-        host = told["X-Forwarded-Host"]
+        told_host = told["X-Forwarded-Host"]
         return Address(
-            f"{told['X-Forwarded-Proto'] or scheme}://{host or headers.get('host', '')}",
+            f"{told['X-Forwarded-Proto'] or scheme}://{told_host or host}",
             told["X-Forwarded-Prefix"].rstrip("/"),
-            is_told=bool(host),
+            is_told=bool(told_host),
         )
+
+
+def _peer_of(scope: Scope) -> str:
+    """The address of the other end; empty for a Unix socket."""
+    client = scope.get("client")
+    return client[0] if client else ""

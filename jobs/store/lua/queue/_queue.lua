@@ -8,7 +8,7 @@
 -- Turns are start tags (Goyal, Vin & Cheng 1996, start-time fair queueing): an owner's next job starts where the cost
 -- (evaluations) of its previous one ended, or at the queue's virtual clock, if that is later. The clock is the tag of
 -- the last job that was started; each arrival advances it by 1/1024, so that of two new owners the first goes first.
-local LEVEL = {high = 1, normal = 2, low = 3}
+--
 -- A job with FEW_AFTER failures shares its worker with at most FEW suspects; one with ALONE_AFTER runs alone.
 local FEW_AFTER, FEW, ALONE_AFTER = 2, 8, 3
 local prefix, unfinished_ttl = ARGV[1], ARGV[2]

@@ -1,15 +1,16 @@
 -- (nothing) → queued, or → succeeded if an earlier job of the owner has drawn the same
 -- KEYS  13 job  14 known  15 images  16 inputs  17 the owner's waiting jobs  18 the owner's jobs
---       19 jobs watched for webhooks  20 leaving models  then, if ARGV 14 and 15 are 1, idempotency key and result
+--       19 jobs watched for webhooks  20 leaving models  21 bells  then, if ARGV 14 and 15 are 1, idempotency key
+--       and result
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
 --       10 result ttl s  11 owner  12 priority  13 1 if there is a webhook  14 1 if there is an idempotency key
 --       15 1 if an earlier result may answer  16 1 if its batch was accepted before  17 model  18 guide, or empty
 --       19 origin  20 earlier job whose pictures were copied for this one ('' if none)  21 these copies, by name, as JSON
---       22… pictures of the request: field, base64
+--       22 its bell  23 bells that may wait  24… pictures of the request: field, base64
 -- returns {'accepted', id} | {'cached', id, ending} | {'replayed', id} | {'conflict', id} | {'full' | 'owner_full', waiting}
 --       | {'leaving' | 'away', model}; away if its jobs wait for it to come back
 local id, owner = ARGV[3], ARGV[11]
-local idempotency = ARGV[14] == '1' and KEYS[21]
+local idempotency = ARGV[14] == '1' and KEYS[22]
 local result = ARGV[15] == '1' and KEYS[#KEYS]
 if idempotency then
   local before = redis.call('GET', idempotency)
@@ -31,7 +32,7 @@ end
 
 -- The request's pictures have a key of their own, because every poll reads the whole record.
 local function keep_inputs(ttl)
-  for i = 22, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
+  for i = 24, #ARGV, 2 do redis.call('HSET', KEYS[16], ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', KEYS[16], ttl)
 end
 
@@ -65,7 +66,7 @@ if earlier then
     redis.call('HSET', KEYS[13], 'status', 'succeeded', 'request', ARGV[4], 'created_ms', now, 'started_ms', now,
       'finished_ms', now, 'attempt', 0, 'step', ARGV[5], 'steps', ARGV[5], 'image_hashes', job[2],
       'reproducible', job[3] or '', 'warnings', job[4] or '', 'flagged', job[5] or '',
-      'cached', 1, 'owner', owner, 'origin', ARGV[19])
+      'cached', 1, 'owner', owner, 'origin', ARGV[19], 'model', ARGV[17])
     redis.call('EXPIRE', KEYS[13], ARGV[10])
     redis.call('EXPIRE', KEYS[15], ARGV[10])
     keep_inputs(ARGV[10])
@@ -88,6 +89,7 @@ local own = redis.call('ZCARD', KEYS[17])
 if own >= tonumber(ARGV[8]) then return {'owner_full', tostring(own)} end
 redis.call('HSET', KEYS[13], 'status', 'queued', 'request', ARGV[4], 'created_ms', now, 'created_us', now_us,
   'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'origin', ARGV[19], 'priority', ARGV[12],
+  'model', ARGV[17],
   'turn', turn_of(LEVEL[ARGV[12]], owner, tonumber(ARGV[5])))
 redis.call('EXPIRE', KEYS[13], unfinished_ttl)
 keep_inputs(unfinished_ttl)
@@ -95,4 +97,9 @@ redis.call('SET', KEYS[14], owner, 'EX', ARGV[9])
 enter(id, nil)
 index()
 if idempotency then redis.call('SET', idempotency, id .. ' ' .. ARGV[6], 'EX', unfinished_ttl) end
+-- Whoever answers a bell goes on until no job waits, so further ones would wake nobody.
+if redis.call('LLEN', KEYS[21]) < tonumber(ARGV[23]) then
+  redis.call('LPUSH', KEYS[21], ARGV[22])
+  redis.call('EXPIRE', KEYS[21], unfinished_ttl)
+end
 return {'accepted', id}

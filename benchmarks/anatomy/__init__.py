@@ -1,0 +1,1 @@
+"""Where a picture's time goes, in the engine and around it."""

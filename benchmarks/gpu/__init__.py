@@ -1,0 +1,1 @@
+"""What a GPU draws and how fast, in one run of at most ten minutes."""

@@ -1,0 +1,1 @@
+local LEVEL = {high = 1, normal = 2, low = 3}
