@@ -19,7 +19,7 @@ from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
 from models.pack import Pack
-from models.spec import Guidance, SampleSpec, Term
+from models.spec import Guidance, SampleSpec, StepCache, Term
 
 FREE_SCALES = (1.0, 1.5, 2.5, 4.0)
 CLASSIFIER_SCALES = (10.0, 30.0, 100.0)
@@ -88,6 +88,15 @@ class Question:
     right: tuple[str, ...]
 
 
+def has_reference(pack: Pack) -> bool:
+    """Whether the pack brings the things that it draws, to look for the nearest to a picture."""
+    path = pack.component("judge") / "reference.safetensors"
+    if not path.is_file():
+        return False
+    with safe_open(path, "pt") as file:
+        return "pictures" in file.keys()  # noqa: SIM118  # it is no mapping
+
+
 def questions(reference: Reference, *, count: int) -> dict[str, list[Question]]:
     """Questions by kind: `count` trained (name, style) pairs, all words training lacked, and all held-out pairs."""
     names, styles = reference.names, range(reference.num_styles)
@@ -114,10 +123,12 @@ class Setting:
     Attributes:
         guidance: if it has a classifier scale, the classifier steers to the style.
         told: whether the denoiser is conditioned on the style.
+        cache: when deep blocks run; `None` is always.
     """
 
     guidance: Guidance
     told: bool = True
+    cache: StepCache | None = None
 
 
 def specs_of(pack: Pack, asked: Sequence[Question], setting: Setting) -> list[SampleSpec]:
@@ -130,6 +141,7 @@ def specs_of(pack: Pack, asked: Sequence[Question], setting: Setting) -> list[Sa
             guidance=replace(setting.guidance, terms=(Term(1.0, (question.style,)),)),
             sampler=pack.defaults["sampler"],
             steps=pack.defaults["steps"],
+            cache=setting.cache,
             seed=0,
             image_index=number,
         )
@@ -150,8 +162,11 @@ def found(reference: Reference, pictures: Tensor, asked: Sequence[Question]) -> 
     return sum(name in question.right for name, question in zip(shown, asked, strict=True)) / len(asked)
 
 
-def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
-    """Yield a table's lines: a row for each setting whose name contains `only`, then distances to real pictures."""
+def measured(pack: Pack, *, count: int, only: str, cache: StepCache | None = None) -> Iterator[str]:
+    """Yield a table's lines: a row for each setting whose name contains `only`, then distances to real pictures.
+
+    `cache` is that of all settings.
+    """
     judge, reference = load_judge(pack), Reference.of(pack)
     by_kind = questions(reference, count=count)
     flat = [question for kind in by_kind.values() for question in kind]
@@ -159,12 +174,13 @@ def measured(pack: Pack, *, count: int, only: str) -> Iterator[str]:
     yield f"{'setting':<36} " + " ".join(f"{kind:>12}" for kind in (*by_kind, "style"))
     yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
     sizes = [len(kind) for kind in by_kind.values()]
-    default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
+    default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]), cache=cache)
     with Engine([pack]) as engine:
         by_default = draw(engine, pack, flat, default)
-        for name, setting in _settings(pack).items():
+        for name, each in _settings(pack).items():
             if only not in name:
                 continue
+            setting = replace(each, cache=cache)
             pictures = by_default if setting == default else draw(engine, pack, flat, setting)
             shares = [found(reference, *pair) for pair in zip(pictures.split(sizes), by_kind.values(), strict=True)]
             shares.append(recognised(judge, pictures, styles))

@@ -71,6 +71,11 @@ class Captions:
     plain: Tensor
     styled: Tensor
 
+    def to(self, device: torch.device) -> Captions:
+        if self.vectors.device == device:
+            return self
+        return Captions(vectors=self.vectors.to(device), plain=self.plain.to(device), styled=self.styled.to(device))
+
     def learnt(self) -> Tensor:
         """(N, size): the distinct vectors of all captions that name no style."""
         return self.vectors[self.plain.unique()]

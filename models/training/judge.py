@@ -30,7 +30,7 @@ class JudgeTask:
 
     def loss(self, batch: LabelledImages, generator: torch.Generator) -> Tensor:
         """Cross-entropy, mean over the batch."""
-        shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        shift = torch.randint(-2, 3, (2,), generator=generator, device=generator.device).tolist()
         pictures = batch.images.roll(shift, dims=(2, 3))
         if self.wears:
             pictures = worn(mirrored(pictures, 0.5, generator), generator)
@@ -49,14 +49,15 @@ def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
     clean = pictures.float()
 
     def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand((len(clean), 1, 1, 1), generator=generator)
+        return low + (high - low) * torch.rand((len(clean), 1, 1, 1), generator=generator, device=generator.device)
 
     softened = functional.avg_pool2d(functional.pad(clean, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     blurred = torch.lerp(clean, softened, between(0.0, 0.5))
     grey = blurred.mean(1, keepdim=True)
     coloured = torch.lerp(grey, blurred, between(0.85, 1.2))
-    noise = torch.randn(clean.shape, generator=generator) * between(0.0, 10.0)
-    coarse = torch.randn((len(clean), 3, clean.shape[2] // 4, clean.shape[3] // 4), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator, device=generator.device) * between(0.0, 10.0)
+    small = (len(clean), clean.shape[1], clean.shape[2] // 4, clean.shape[3] // 4)
+    coarse = torch.randn(small, generator=generator, device=generator.device)
     blots = functional.interpolate(coarse, scale_factor=4, mode="bilinear") * between(0.0, 12.0)
     return (coloured + noise + blots).clamp(0, 255)
 
@@ -65,15 +66,17 @@ def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
 def save_reference(judge: Judge, test: LabelledImages, folder: Path) -> None:
     """Write the reference for evaluation: statistics of the judge's features of the real test pictures.
 
-    `judge/reference.safetensors` holds `mean` (2, F) and `covariance` (2, F, F) of two random halves, and
-    `recognised`, the share of the test pictures that the judge classifies correctly.
+    `judge/reference.safetensors` holds the `features` (N, F) in half precision, `mean` (2, F) and `covariance`
+    (2, F, F) of two random halves, and `recognised`, the share of the pictures that the judge classifies correctly.
     """
     judge.eval()
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    halves = [judge.features(test.images[part]).double() for part in order.chunk(2)]
-    accuracy = (judge(test.images).argmax(1) == test.labels).double().mean()
+    features = torch.cat([judge.features(part) for part in test.images.split(512)])
+    halves = [features[part].double() for part in order.chunk(2)]
+    accuracy = (judge.head(features).argmax(1) == test.labels).double().mean()
     save_file(
         {
+            "features": features.half(),
             "mean": torch.stack([half.mean(0) for half in halves]),
             "covariance": torch.stack([half.T.cov() for half in halves]),
             "recognised": accuracy.reshape(1),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DDPMScheduler
+from PIL import Image
 
+from models.calibration.result import fixed_calibration
 from models.classifiers import Judge, NoiseAwareClassifier
+from models.engine import Engine
 from models.spec import SampleSpec
 from models.training.classifier import ClassifierTask
 from models.training.data import LabelledImages
+from models.training.diffusion import Schedule
 from models.training.judge import JudgeTask
 from models.training.loop import LoopConfig, Task
 
@@ -96,7 +100,7 @@ class PixelRecipe(ABC):
         torch.manual_seed(self.classifying.seed)
         return ClassifierTask(
             network=NoiseAwareClassifier(**self.classifier),
-            scheduler=self.scheduler(),
+            schedule=Schedule.of_scheduler(self.scheduler()),
             pixel_unshuffle=self.pixel_unshuffle,
         )
 
@@ -112,10 +116,32 @@ class PixelRecipe(ABC):
         return {
             "_class_name": self.pipeline,
             "unet": ["diffusers", self.network.__name__],
-            "scheduler": ["diffusers", "DDPMScheduler"],
+            "scheduler": ["diffusers", type(self.scheduler()).__name__],
             **classifier,
             "pixel_unshuffle": self.pixel_unshuffle,
             **self.particulars,
             "id2label": {str(index): name for index, name in enumerate(self.labels)},
             "cynosure": dict(self.serving),
         }
+
+
+def save_sample_grid(folder: Path, recipe: PixelRecipe, step: int, *, device: str = "cpu") -> None:
+    """Draw the recipe's sample rows with the pack's weights after `step` optimiser steps, and save them as a grid.
+
+    A network that has hardly learned, as in a try of a few steps, draws in no more steps than it has learned for.
+    """
+    pack = str(folder.resolve())  # by path, because a bundled pack may have the folder's name
+    # The weights change at every checkpoint, so measuring would never pay off.
+    with Engine([pack], device=device, precision="float32", calibrate=fixed_calibration) as engine:
+        [(name, loaded)] = engine.packs.items()
+        height, width = loaded.denoiser.picture_size
+        rows = recipe.sample_rows(name)
+        pictures = iter(engine.generate([replace(spec, steps=min(spec.steps, step)) for row in rows for spec in row]))
+    grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    for top, row in enumerate(rows):
+        for left, _ in enumerate(row):
+            picture = next(pictures).squeeze()
+            grid.paste(Image.fromarray(picture), (left * width, top * height))
+    path = folder / "training" / "samples" / f"{step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(path)

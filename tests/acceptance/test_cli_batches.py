@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from cynosure import Client
@@ -35,6 +38,24 @@ def test_batch_fetches_every_picture_and_started_again_fetches_none_twice(server
     assert json.loads(again.stdout)["failed"] == 0
     assert pictures[0].exists()
     assert {path: path.stat().st_mtime_ns for path in pictures[1:]} == times
+
+
+def test_batch_writes_samples_as_the_evaluator_of_guided_diffusion_reads_them(server_url: str, tmp_path: Path) -> None:
+    file, out, npz = tmp_path / "some.ndjson", tmp_path / "out", tmp_path / "samples.npz"
+    lines = [{"class_label": label, "steps": 4, "seed": 1, "num_images": 2} for label in (3, 0)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = cynosure("batch", str(file), "-o", str(out), "--npz", str(npz), url=server_url)
+    assert answer.returncode == 0, answer.stderr
+    with zipfile.ZipFile(npz) as archive, archive.open("arr_0.npy") as stream:  # as evaluator.py streams it
+        assert np.lib.format.read_magic(stream) == (1, 0)
+        shape, is_fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        first = np.frombuffer(stream.read(28 * 28 * 3), kind).reshape(28, 28, 3)
+    assert (shape, is_fortran, kind) == ((4, 28, 28, 3), False, np.uint8)
+    loaded = np.load(npz)
+    assert (loaded["arr_0"][0] == first).all()
+    drawn = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(out.glob("*.png"))]
+    assert (loaded["arr_0"] == np.stack(drawn)).all()
+    assert loaded["arr_1"].tolist() == [3, 3, 0, 0]
 
 
 def test_batch_takes_a_json_array(server_url: str, tmp_path: Path) -> None:

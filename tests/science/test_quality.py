@@ -12,8 +12,8 @@ from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
 from models.evaluation.prompts import Question, Reference, Setting, found, questions, specs_of
-from models.pack import open_pack
-from models.spec import Guidance, SampleSpec
+from models.pack import PACKS_FOLDER, open_pack
+from models.spec import Guidance, Lora, SampleSpec
 
 FASHION, EMOJI = open_pack("fashion"), open_pack("emoji")
 REFERENCE = Reference.of(EMOJI)
@@ -32,6 +32,8 @@ PROMPTS = {
     "names, style by the classifier": ("names", Setting(guidance=PRESSED, told=False)),
     "names, style and classifier": ("names", Setting(guidance=PRESSED)),
 }
+STEPS = 12  # of prompts: with the pack's 25, the shares below are hardly others
+INK = {"without ink": (), "with ink": (Lora("ink"),), "with half of ink": (Lora("ink", 0.5),)}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,11 @@ def drawn() -> dict[str, Tensor]:
         ]
         for name, guidance in CLASSES.items()
     }
-    specs |= {name: specs_of(EMOJI, QUESTIONS[part], setting) for name, (part, setting) in PROMPTS.items()}
-    with Engine(["fashion", "emoji"]) as engine:
+    prompted = {name: specs_of(EMOJI, QUESTIONS[part], setting) for name, (part, setting) in PROMPTS.items()}
+    specs |= {name: [replace(spec, steps=STEPS) for spec in some] for name, some in prompted.items()}
+    shown = specs["names, no style"][:20]
+    specs |= {name: [replace(spec, loras=loras) for spec in shown] for name, loras in INK.items()}
+    with Engine(["fashion", "emoji"], loras=PACKS_FOLDER.parent / "loras") as engine:
         pictures = iter(engine.generate([spec for some in specs.values() for spec in some]))
     return {
         name: torch.stack([torch.from_numpy(next(pictures)) for _ in some]).permute(0, 3, 1, 2)
@@ -85,3 +90,20 @@ def test_the_classifier_moves_the_style_to_the_one_asked_for(drawn: dict[str, Te
     )
     assert by_classifier >= left_alone + 0.15
     assert both >= 0.85
+
+
+def test_the_bundled_lora_draws_black_on_white(drawn: dict[str, Tensor]) -> None:
+    plain, half, ink = (drawn[name].float() for name in ("without ink", "with half of ink", "with ink"))
+
+    def colour(pictures: Tensor) -> float:
+        """Mean difference between the strongest and the weakest channel."""
+        return float((pictures.amax(1) - pictures.amin(1)).mean())
+
+    def between(pictures: Tensor) -> float:
+        """Share of the pixels that are neither near black nor near white."""
+        grey = pictures.mean(1)
+        return float(((grey > 64) & (grey < 192)).float().mean())
+
+    assert colour(ink) < 0.3 * colour(plain)  # 0.23 for these prompts
+    assert colour(ink) < colour(half) < colour(plain)
+    assert between(ink) < 0.5 * between(plain)  # 0.36

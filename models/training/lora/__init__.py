@@ -1,0 +1,1 @@
+"""Trains LoRAs for packs that take prompts."""

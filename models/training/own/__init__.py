@@ -1,0 +1,1 @@
+"""Trains packs, and classifiers for packs, from a user's own pictures."""
