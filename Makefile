@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests start a hundred programs: their modules are compiled once, wherever the environment says that none is kept.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHANGED = $(shell git diff --name-only --diff-filter=d HEAD -- '*.py')
 
 .PHONY: help install run demo test test-full quick bench chaos soak check audit openapi settings format clean
@@ -50,6 +51,7 @@ quick: $(STAMP) ## Run the unit tests and one test of the whole service, and lin
 bench: $(STAMP) ## Race Cynosure against what a user would write instead (about an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+	$(BIN)/python -m benchmarks.anatomy
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.png
 	$(BIN)/python -m benchmarks.latents.encoding

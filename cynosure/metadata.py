@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -19,7 +21,17 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field
 
 from cynosure import __version__
-from cynosure.contract import DELIVERY_FIELDS, INPUT_FIELDS, GenerateRequest, ModelCard, OutputFormat, ResolvedRequest
+from cynosure.contract import (
+    DELIVERY_FIELDS,
+    INPUT_FIELDS,
+    INPUT_LISTS,
+    Control,
+    GenerateRequest,
+    ImagePrompt,
+    ModelCard,
+    OutputFormat,
+    ResolvedRequest,
+)
 from cynosure.errors import InvalidRequest
 from cynosure.pictures import DAMAGE, content_of, opened
 from cynosure.refusals import parsed
@@ -64,11 +76,14 @@ def made_from(
 ) -> MadeFrom:
     """The metadata of picture `index` of `request`, drawn by these models."""
     # Input pictures are too large for a text chunk: their digests stand for them.
-    left_out = {*DELIVERY_FIELDS, *INPUT_FIELDS, "num_images", "first_image"}
+    left_out = {*DELIVERY_FIELDS, *INPUT_FIELDS, *INPUT_LISTS, "num_images", "first_image"}
     fields = request.model_dump(mode="json", exclude=left_out, exclude_none=True)
     for field in INPUT_FIELDS:
         if (encoded := getattr(request, field)) is not None:
             fields[f"{field}_sha256"] = digest_of(encoded)
+    for field in INPUT_LISTS:
+        if entries := getattr(request, field):
+            fields[field] = [_without_picture(entry) for entry in entries]
     guide_digest = guide.digest if guide else None
     return MadeFrom(
         version=__version__,
@@ -80,6 +95,11 @@ def made_from(
     )
 
 
+def _without_picture(entry: Control | ImagePrompt) -> dict[str, Any]:
+    told = entry.model_dump(mode="json", exclude={"image"}, exclude_none=True)
+    return told if entry.image is None else {**told, "image_sha256": digest_of(entry.image)}
+
+
 def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
     """The request as text, in the form of the `parameters` chunk that A1111 writes and other programs read."""
     label = card.labels[request.class_label] if request.class_label is not None else ""
@@ -87,12 +107,15 @@ def parameters_of(request: ResolvedRequest, card: ModelCard) -> str:
     scale = "" if request.guidance_scale is None else f"CFG scale: {request.guidance_scale:g}, "
     schedule = f"Schedule type: {request.sigma_schedule.title()}, " if request.sigma_schedule else ""
     strength = "" if request.strength is None else f", Denoising strength: {request.strength:g}"
+    marks = "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in request.loras)
+    hashes = ", ".join(f"{lora.name}: {(lora.digest or '')[:12]}" for lora in request.loras)
+    loras = f', Lora hashes: "{hashes}"' if hashes else ""
     skipped = f", Clip skip: {request.clip_skip}" if (request.clip_skip or 1) > 1 else ""
     return (
-        f"{request.prompt or label}\n{negative}Steps: {request.steps}, "
+        f"{request.prompt or label}{marks}\n{negative}Steps: {request.steps}, "
         f"Sampler: {_NAMES_IN_A1111.get(request.sampler, request.sampler)}, {schedule}{scale}"
         f"Seed: {request.seed}, Size: {request.width}x{request.height}, "
-        f"Model hash: {card.digest[:10]}, Model: {request.model}{strength}{skipped}"
+        f"Model hash: {card.digest[:10]}, Model: {request.model}{strength}{skipped}{loras}"
     )
 
 
@@ -197,11 +220,15 @@ def again(request: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
         return request, None
     made = read(request.from_image)
     base = dict(made.request)
+    if request.model is not None and "loras" in base:  # as of the model's, their present files will do
+        base["loras"] = [{"name": lora["name"], "scale": lora["scale"]} for lora in base["loras"]]
     overrides = request.model_dump(exclude_unset=True, exclude={"from_image"})
+    lists = {field: base.pop(field, []) for field in INPUT_LISTS}
+    _check_pictures_are_sent(made.request, lists, overrides)
+    for field in lists.keys() & overrides.keys():
+        overrides[field] = _completed(lists[field], overrides[field], same_files=request.model is None)
     for field in INPUT_FIELDS:
-        needed = base.pop(f"{field}_sha256", None)
-        if needed is not None and field not in overrides:
-            raise InvalidRequest(f"The picture in from_image was made with {field}: send {field} too.", field=field)
+        base.pop(f"{field}_sha256", None)
     try:
         merged = parsed(GenerateRequest, {**base, "first_image": made.image_index, **overrides})
     except InvalidRequest as error:
@@ -209,6 +236,36 @@ def again(request: GenerateRequest) -> tuple[GenerateRequest, MadeFrom | None]:
             f"The request in from_image is not valid in this version: {error.detail}", field="from_image"
         ) from error
     return merged, None if request.model is not None else made
+
+
+def _check_pictures_are_sent(
+    made: Mapping[str, Any], lists: Mapping[str, list[dict[str, Any]]], sent: Mapping[str, Any]
+) -> None:
+    """Refuse to draw again what was made from pictures that are not sent; `lists` are the entries that held some."""
+    for field in INPUT_FIELDS:
+        if f"{field}_sha256" in made and field not in sent:
+            raise InvalidRequest(f"The picture in from_image was made with {field}: send {field} too.", field=field)
+    for field, entries in lists.items():
+        if entries and field not in sent:
+            names = ", ".join(entry.get("model", f"scale {entry.get('scale')}") for entry in entries)
+            raise InvalidRequest(
+                f"The picture in from_image was made with {field} ({names}): send {field} too, with their pictures.",
+                field=field,
+            )
+
+
+def _completed(
+    made: Sequence[Mapping[str, Any]], sent: Sequence[Mapping[str, Any]], *, same_files: bool
+) -> list[dict[str, Any]]:
+    """The entries sent, each with what it leaves out from the picture's own in the same place and of the same model."""
+    left = {"image", "image_sha256", *(() if same_files else ("digest",))}
+
+    def kept(told: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        is_same = told.get("model") == entry.get("model")
+        return {name: value for name, value in told.items() if is_same and name not in left}
+
+    alongside = [*made[: len(sent)], *itertools.repeat({}, len(sent) - len(made))]
+    return [{**kept(told, entry), **entry} for told, entry in zip(alongside, sent, strict=True)]
 
 
 def encoded_picture(content: bytes) -> str:

@@ -66,11 +66,14 @@ def place_of(model: type[BaseModel], location: Location) -> Place:
         return Place("body")
     names: list[str] = []
     while True:
-        names.append(str(location[len(names)]))
-        field = _fields_of(model).get(names[-1])
+        names.append(name := str(location[len(names)]))
+        field = _fields_of(model).get(name)
         inner = None if field is None else _model_in(field.annotation)
+        rest = location[len(names) :]
+        if inner is not None and rest and isinstance(rest[0], int):  # one of an array of models
+            names.append(str(rest[0]))
         if inner is None or len(names) == len(location):
-            return Place(".".join(names), _within(field, location[len(names) :]), model, names[-1])
+            return Place(".".join(names), _within(field, location[len(names) :]), model, name)
         model = inner
 
 
@@ -131,7 +134,7 @@ def _within(field: FieldInfo | None, location: Location) -> str:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, directly or as one member of a union; `None` for containers such as arrays."""
+    """The model that a field holds, directly, as one member of a union or in each entry of a list; else `None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(

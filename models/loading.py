@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from models.configs import Keys, check_keys, defaults
 from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu_layers
+from models.lanes import is_of_the_device
 from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
 from models.weights import offload, quantize
@@ -52,9 +53,9 @@ def device_named(name: str) -> torch.device:
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise InvalidDevice(f"there is no device '{name}' here; {reason}")
         torch.zeros(1, device=device).item()
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a type that torch was built without
+        if is_of_the_device(error):
+            raise
         text = str(error).partition("\n")[0]
         raise InvalidDevice(f"device '{name}' can't be used; {reason} ({text[:200]})") from error
     return device
@@ -69,9 +70,9 @@ def opening(pack: Pack) -> Iterator[None]:
     """
     try:
         yield
-    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
     except Exception as error:
+        if isinstance(error, InvalidPack) or is_of_the_device(error):
+            raise
         reason = " ".join(str(error).split())
         raise InvalidPack(
             f"pack '{pack.name}' in {pack.folder} can't be served; check its JSON files: "
@@ -110,14 +111,16 @@ def load_component(
     return loaded
 
 
-def check_declared(network: type[nn.Module], pack: Pack, component: str, also: Collection[str] = ()) -> None:
+def check_declared(
+    network: type[nn.Module], pack: Pack, component: str, also: Collection[str] = (), *, may_be_null: bool = False
+) -> None:
     """Check that a pack's component is what `model_index.json` says it is.
 
     Raises:
-        InvalidPack: it is null or of another class.
+        InvalidPack: it is of another class, or null, unless it may be: where a folder was put beside the others later.
     """
     declared = pack.declared_class(component)
-    if component in pack.index and declared is None:
+    if component in pack.index and declared is None and not may_be_null:
         raise InvalidPack(f"{pack.folder / 'model_index.json'}: {component} is null; served: {network.__name__}")
     if declared not in (None, network.__name__, *also):
         raise InvalidPack(
@@ -134,8 +137,12 @@ def load_network(
     *,
     keys: Keys,
     also: Collection[str] = (),
+    aside: bool = False,
 ) -> Network:
     """Load a network onto `device`, for inference, with frozen parameters; one to be offloaded stays on the CPU.
+
+    `aside` is for loading while other threads compute: the weights are read as float32 and converted then, because
+    diffusers and transformers read other formats under a default dtype, which is one for all threads.
 
     Raises:
         InvalidPack: naming the folder: it can't be read, holds another class or other keys, or not exactly the
@@ -151,7 +158,10 @@ def load_network(
             stacklevel=2,
         )
     _check_config(network, folder, keys, also)
-    loaded = _read(network, folder, precision)
+    loaded = _read(network, folder, FLOAT32 if aside else precision)
+    dtype = getattr(torch, precision.dtype)
+    if aside or (isinstance(loaded, ModelMixin) and loaded.dtype != dtype):  # files of Stable Diffusion 3 in float32
+        loaded = loaded.to(dtype)
     if precision.int8:
         quantize(loaded)  # before it is moved: the device need not have room for it as it was
     memory_format = torch.channels_last if precision.channels_last else torch.contiguous_format
@@ -196,9 +206,9 @@ def _read(network: type[Network], folder: Path, precision: Precision) -> Any:
             ignore_mismatched_sizes=True,  # they are in the report, by name
             **({"low_cpu_mem_usage": False} if issubclass(network, ModelMixin) else {}),  # True needs accelerate
         )
-    except (InvalidPack, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
+        if isinstance(error, InvalidPack) or is_of_the_device(error):
+            raise
         reason = " ".join(str(error).split())
         raise InvalidPack(
             f"{folder} can't be loaded as {network.__name__}; save it again, or download it again: {reason[:300]}"

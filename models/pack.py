@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ PACKS_FOLDER = Path(__file__).parent / "packs"
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/(?P<name>[\w.-]+))@(?P<revision>[0-9a-f]{40})")
 """A repository of the model hub at one commit. Branches are not accepted: they move, and the pictures would change."""
 A_FILE = "a file, and folders are served: make one of it with `cynosure import FILE.safetensors OUT`"
+REFERENCES = "components.json"
+"""File of a folder that takes components from another pack: `pack`, that pack's folder (from this one) or its name, and
+`sha256`, the digests of the components by name."""
+_NOT_DRAWN_WITH = frozenset({"training", "judge"})
 LATENT_PATCH = 2  # side of the patch of latents that forms one token in Flux
 _SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}  # those of diffusers' schedulers
 _PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
@@ -39,6 +43,7 @@ class Pack:
         name: its name in requests.
         folder: holds `model_index.json` and one sub-folder per component.
         index: the parsed `model_index.json`.
+        taken: components of another pack that this one uses: their folders and digests, by name.
         scheduler_config: the scheduler's configuration: noise schedule, prediction type and sampling, and as
             `_class_name` and `_pipeline` the classes that the index names for scheduler and pipeline.
     """
@@ -47,6 +52,7 @@ class Pack:
     folder: Path
     index: dict[str, Any]
     scheduler_config: dict[str, Any]
+    taken: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -93,6 +99,11 @@ class Pack:
         return any(self.has(name) for name in ("vae", "text_encoder", "classifier_text_encoder"))
 
     @property
+    def has_ip_adapter(self) -> bool:
+        """Whether it has a folder `ip_adapter`, by which Stable Diffusion can be prompted with pictures."""
+        return self.family == "UNet2DConditionModel" and self.component("ip_adapter").is_dir()
+
+    @property
     def num_train_timesteps(self) -> int:
         return int(self.scheduler_config["num_train_timesteps"])
 
@@ -108,18 +119,74 @@ class Pack:
         return int(self.defaults.get("latent_size", 128))
 
     def component(self, name: str) -> Path:
-        return self.folder / name
+        """The folder, or the file, of a component."""
+        return self.taken[name][0] if name in self.taken else self.folder / name
 
     def digest(self) -> str:
-        """SHA-256 over the names and contents of all files that the pictures depend on."""
+        """SHA-256 over the names and contents of all files that the pictures depend on.
+
+        Raises:
+            InvalidPack: a component of another pack is not what it was.
+        """
         digest = hashlib.sha256()
+        for name, (place, was) in sorted(self.taken.items()):
+            if name in _NOT_DRAWN_WITH:
+                continue
+            if component_digest(place) != was:
+                raise InvalidPack(
+                    f"{place} is not what it was when {self.folder / REFERENCES} was written: its digest is not "
+                    f"{was[:12]}…; put back what it was, or train '{self.name}' again"
+                )
+            digest.update(f"{name}\0{was}".encode())
         for path in sorted(self.folder.rglob("*")):
-            is_unused = path.relative_to(self.folder).parts[0] in {"training", "judge"}  # not used when drawing
+            is_unused = path.relative_to(self.folder).parts[0] in {*_NOT_DRAWN_WITH, REFERENCES}
             if path.is_file() and path.suffix in {".json", ".safetensors"} and not is_unused:
                 digest.update(str(path.relative_to(self.folder)).encode() + b"\0")
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+
+
+def component_digest(place: Path) -> str:
+    """SHA-256 over the names and contents of a component's files.
+
+    Raises:
+        InvalidPack: it is not there.
+    """
+    digest = hashlib.sha256()
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    if not files:
+        raise InvalidPack(f"{place} is not there, and another pack uses it")
+    for path in files:
+        digest.update(path.relative_to(place.parent).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _taken(folder: Path) -> dict[str, tuple[Path, str]]:
+    """The components that a folder takes from another pack.
+
+    Raises:
+        InvalidPack: its file of references is not valid, or the other pack is not there.
+    """
+    file = folder / REFERENCES
+    if not file.is_file():
+        return {}
+    content = read_object(file)
+    source, digests = content.get("pack"), content.get("sha256")
+    if not isinstance(source, str) or not isinstance(digests, dict) or not all(_is_name(name) for name in digests):
+        raise InvalidPack(f'{file} must hold "pack", a folder or name, and "sha256", digests by component')
+    beside = folder / source
+    place = beside if beside.is_dir() else _found(source)[1]
+    if not place.is_dir():
+        raise InvalidPack(f"{file}: its pack '{source}' is not there; put it back, or correct its place")
+    further = _taken(place)
+    return {name: (further[name][0] if name in further else place / name, str(digests[name])) for name in digests}
+
+
+def _is_name(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..")
 
 
 def downloaded(
@@ -225,10 +292,13 @@ def _read(name_or_folder: str, name: str, folder: Path) -> Pack:
             f"'{name_or_folder}' is neither a bundled pack ({', '.join(known) or 'none'}) "
             "nor a folder with a model_index.json, nor owner/name@COMMIT on the hub (40 hex digits)"
         )
-    scheduler = folder / "scheduler" / "scheduler_config.json"
+    taken = _taken(folder)
+    scheduler = (taken["scheduler"][0] if "scheduler" in taken else folder / "scheduler") / "scheduler_config.json"
     if not scheduler.is_file():
         raise InvalidPack(f"{folder} has no scheduler/scheduler_config.json")
-    pack = Pack(name=name, folder=folder, index=read_object(folder / "model_index.json"), scheduler_config={})
+    pack = Pack(
+        name=name, folder=folder, index=read_object(folder / "model_index.json"), scheduler_config={}, taken=taken
+    )
     pack = replace(pack, scheduler_config=_scheduler_config(pack, read_object(scheduler)))
     if not isinstance(pack.defaults, dict):
         raise InvalidPack(f"{folder / 'model_index.json'}: cynosure must be a JSON object, with the pack's defaults")

@@ -170,6 +170,68 @@ class SizeConditioning:
         return (*self.negative_original_size, *self.negative_crops_coords_top_left, *self.negative_target_size)
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA that a picture is drawn with.
+
+    Attributes:
+        name: in the engine's folder of LoRAs.
+        scale: what its product is multiplied by; 0 is without it.
+        digest: SHA-256 of its file; another is refused.
+    """
+
+    name: str
+    scale: float = 1.0
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A picture that a ControlNet (Zhang et al. 2023) steers by.
+
+    Attributes:
+        model: name in the engine's folder of ControlNets.
+        image: the picture, RGB of any size.
+        scale: what the network's residuals are multiplied by.
+        start, end: the evaluations that it steers, as fractions of all: those that lie between them as a whole.
+        preprocess: a name of `models.adapters.controls.PREPROCESSORS`, or `None` for the picture as it is.
+        digest: SHA-256 of the ControlNet's files; others are refused.
+    """
+
+    model: str
+    image: Pixels
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: str | None = None
+    digest: str | None = None
+
+    def steers(self, position: int, evaluations: int) -> bool:
+        """Whether it steers the evaluation at `position` of so many, counted as in diffusers' pipelines."""
+        return position / evaluations >= self.start and (position + 1) / evaluations <= self.end
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrompt:
+    """A picture that is a part of the prompt, by the pack's IP-Adapter (Ye et al. 2023).
+
+    Attributes:
+        image: the picture, RGB of any size.
+        scale: what the attentions find in it is multiplied by; 0 is without it.
+    """
+
+    image: Pixels
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepCache:
+    """Deep blocks run in every `every`-th evaluation from the first on, and in all after the part `until` of them."""
+
+    every: int
+    until: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpec:
     """One picture to draw.
@@ -183,11 +245,15 @@ class SampleSpec:
         long_prompt: what is done with prompts that are too long; `None` is the first of the pack's `PromptOptions`.
         weighted: whether prompts hold weights, as `models.networks.weights` describes them.
         clip_skip: the layer of CLIP that prompts are read from, counted from the one that the family uses, which is 1.
+        loras: the LoRAs that change its networks; those of several add up.
+        controls: the pictures that ControlNets steer it by; those of several add up.
+        image_prompts: pictures that the denoiser looks at beside the prompt; those of several add up.
         sampler: a name of `models.samplers.SAMPLERS`.
         steps: sampling steps, 1..num_train_timesteps.
         eta: DDIM's share of fresh noise, 0..1.
         spacing, sigmas: how the steps are spaced, for samplers with these options; `None` is the sampler's default.
         respacing: ADM's timestep string, such as "250", "10,15,20" or "ddim25"; for ddpm and ddim, instead of `steps`.
+        cache: when deep blocks run; `None` is always.
         profile: a name of `models.profiles.PROFILES`.
         seed, image_index: together they determine all of the picture's noise.
         clip: clip D to [-1, 1] at every step.
@@ -211,6 +277,9 @@ class SampleSpec:
     long_prompt: LongPrompt | None = None
     weighted: bool = False
     clip_skip: int = 1
+    loras: tuple[Lora, ...] = ()
+    controls: tuple[Control, ...] = ()
+    image_prompts: tuple[ImagePrompt, ...] = ()
     guidance: Guidance = Guidance()
     sampler: str = "ddim"
     steps: int = 50
@@ -218,6 +287,7 @@ class SampleSpec:
     spacing: str | None = None
     sigmas: str | None = None
     respacing: str | None = None
+    cache: StepCache | None = None
     profile: str = "cynosure"
     seed: int = 0
     image_index: int = 0

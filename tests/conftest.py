@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,7 +32,7 @@ from cynosure.contract import (
     ResolvedRequest,
     Sizes,
 )
-from cynosure.programs import program
+from cynosure.programs import importing, program
 from cynosure.resolving import resolve
 from harness.processes import START_S, clean_environment, free_port, is_ready, wait_until
 from jobs.accounts.api_keys import KeyRing
@@ -42,7 +42,6 @@ from jobs.queue.gateway import JobStore
 from jobs.queue.record import ANONYMOUS, Claim, Submission, new_job_id
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
-from tests.small_pack import write_small_pack
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,13 +57,25 @@ def pytest_configure() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    with importing():
+        return (yield)
+
+
 LONG = (
     "test_quality",
     "test_survival",
+    "test_own_data",
+    "test_loras",
     "test_instruction_sets",
     "test_short",
     "test_same_bytes",
+    "test_roster",
+    "test_own_families",
+    "test_controls",
     "test_training",
+    "test_training_loras",
     "test_store_security",
     "test_out_of_the_box",
     "test_outlook",
@@ -147,6 +158,8 @@ def certify(folder: Path, *names: str) -> Path:
 @pytest.fixture(scope="session")
 def small_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a pack called `fashion` whose networks are small and random."""
+    from tests.small_pack import write_small_pack  # imports torch: not where tests are only handed out to processes
+
     return write_small_pack(tmp_path_factory.mktemp("packs") / "fashion")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from cynosure.programs import importing
 from jobs import traces
 from jobs.pictures.opening import check_pictures
 from jobs.settings import MetricsSettings, StoreSettings
@@ -19,6 +21,11 @@ from workers.settings import ReviewSettings, WorkerSettings
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 Quantize = Literal["int8"]
+
+
+Controls = Annotated[
+    Path | None, typer.Option(help="folder of ControlNets that requests may name", show_default="CYNOSURE_CONTROLS")
+]
 
 
 @command.command()
@@ -54,17 +61,16 @@ def main(
     supervised: Annotated[
         bool, typer.Option("--supervised", help="end with exit code 75, to be restarted, unless told to drain")
     ] = False,
+    loras: Annotated[
+        Path | None, typer.Option(help="folder of LoRAs that requests may name", show_default="CYNOSURE_LORAS")
+    ] = None,
+    controls: Controls = None,
     check: Annotated[bool, typer.Option("--check", help="only check the settings and find the packs")] = False,
 ) -> None:
     """Run one worker in the foreground. SIGTERM drains it; jobs unfinished after the grace period are handed back."""
-    chosen = {
-        "models": models,
-        "device": device,
-        "precision": precision,
-        "quantize": quantize,
-        "offload": offload,
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
+    chosen = {"models": models, "device": device, "precision": precision, "quantize": quantize}
+    others = {"offload": offload, "loras": loras, "controls": controls}
+    given = {name: value for name, value in (chosen | others).items() if value is not None}
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves, Ctrl-C ends it without a traceback
     with refusing("cynosure worker", InvalidSettings, InvalidPack, InvalidReview):
         log_to(sys.stderr)
@@ -78,7 +84,8 @@ def main(
     warn_of_unknown_variables(WorkerSettings, ReviewSettings, MetricsSettings, StoreSettings)
     if check:
         return
-    from workers.serving import serve  # imports torch, which takes seconds: whatever is wrong was refused before
+    with importing():
+        from workers.serving import serve  # imports torch, which takes seconds: whatever is wrong was refused before
 
     serve(settings, store_settings, metrics, review, packs, reviewing, is_supervised=supervised)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from cynosure.contract import JobError, ModelCard
+from cynosure.contract import JobError, LoraOnCard, ModelCard
 from cynosure.errors import InvalidRequest, StorageUnavailable
 from cynosure.resolving import cells_of
 from jobs import traces
@@ -19,6 +19,7 @@ from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
 from jobs.queue.record import Claim, Finished, Outcome, Verdict
 from jobs.queue.worker import Kept, WorkerStore
+from models.adapters import AdapterBase
 from models.engine import (
     DeadlineExceeded,
     Engine,
@@ -91,6 +92,7 @@ class EngineHost:
         self._encoder = ThreadPoolExecutor(1, "previews")
         self._retrying = Retrying(timeout_s=job_timeout_s)
         self.cards: dict[str, ModelCard] = {name: self._card_of(loaded) for name, loaded in engine.packs.items()}
+        self._loras: Mapping[str, tuple[LoraOnCard, ...]] = {}
         self.claims = Claims(store, doorbell, tuple(self.cards), worker_name=worker_name, slots=slots)
         self.leases = LeaseKeeper(store, interval_s=heartbeat_s, on_beat=self.claims.keep_emptying)
 
@@ -107,11 +109,21 @@ class EngineHost:
                     "reproducible": packs[name].calibration.is_reproducible,
                     "measured": packs[name].is_measured,
                     "memory": with_pictures(card.memory, packs[name].calibration, packs[name].denoiser),
+                    "loras": self._loras.get(name, ()),
                 }
             )
             for name, card in list(self.cards.items())
             if name in packs
         ]
+
+    def adapter_bases(self) -> dict[str, AdapterBase]:
+        """What LoRAs can change of each model that takes them."""
+        bases = {name: loaded.denoiser.adapter_base for name, loaded in dict(self._engine.packs).items()}
+        return {name: base for name, base in bases.items() if base is not None}
+
+    def show_loras(self, loras: Mapping[str, tuple[LoraOnCard, ...]]) -> None:
+        """Have the cards of models show these LoRAs."""
+        self._loras = loras
 
     def add(self, pack: Pack) -> None:
         """Load a pack and take its jobs, while other jobs are drawn.

@@ -31,6 +31,7 @@ from models.pack import InvalidPack, Pack
 from models.reviewing.folder import InvalidReview, ReviewFolder
 from models.reviewing.reviewer import Reviewer
 from workers.admitted import open_admitted
+from workers.background import BackgroundThread
 from workers.celery_app import SilentWorker, build_celery
 from workers.drawing.calibrations import SharedCalibrations
 from workers.drawing.planner import Planner
@@ -40,6 +41,7 @@ from workers.retrying import Retrying
 from workers.settings import ReviewSettings, WorkerSettings
 from workers.upkeep.cancellations import Cancellations
 from workers.upkeep.drain import Drain, Ending
+from workers.upkeep.loras import LoraWatch
 from workers.upkeep.metrics import EngineMetrics
 from workers.upkeep.metrics_port import MetricsPort
 from workers.upkeep.presence import Presence
@@ -62,6 +64,8 @@ def _engine(settings: WorkerSettings, packs: Sequence[Pack], fleet: FleetRegistr
         quantize=settings.quantize,
         offloaded=settings.offload,
         compiled=settings.compile,
+        loras=settings.loras,
+        controls=settings.controls,
         measure_at_once=False,
         calibrations=SharedCalibrations(fleet),
         on_death=lambda error: ending.for_restart(),
@@ -95,6 +99,15 @@ def _host(
         job_timeout_s=settings.job_timeout_s,
         reviews=reviews,
     )
+
+
+def _watching_loras(settings: WorkerSettings, host: EngineHost, registration: Registration) -> Sequence[LoraWatch]:
+    """What tells of the LoRAs, if there is a folder of them; it has looked once, for the first cards."""
+    if settings.loras is None:
+        return ()
+    watch = LoraWatch(settings.loras, host.adapter_bases, show=host.show_loras, publish=registration.publish)
+    watch.look()
+    return (watch,)
 
 
 def _celery(app: Celery, name: str, concurrency: int) -> SilentWorker:
@@ -170,7 +183,7 @@ def _serve(
     celery = _celery(build_celery(store_settings, host), name, settings.concurrency)
     registration = Registration(fleet, host.claims, name, host.published)
     presence = Presence(fleet, host, engine, settings, worker_name=name, on_drain=ending.for_good)
-    helpers = (
+    helpers: tuple[BackgroundThread, ...] = (
         registration,
         presence,
         Reaper(store, doorbell, models, interval_s=settings.reap_every_s, grace_after_outage_s=store_settings.lease_s),
@@ -187,6 +200,7 @@ def _serve(
             listen=celery.listen,
             publish=registration.publish,
         ),
+        *_watching_loras(settings, host, registration),
     )
     drain = Drain(host, ending, grace_s=settings.drain_s, on_begin=lambda: fleet.withdraw(name))
     for one in (presence, registration):

@@ -125,7 +125,20 @@ class WorkerSettings(BaseSettings):
         description="Whether POST /admin/models may download from the hub.",
     )
 
-    @field_validator("models_root")
+    loras: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("CYNOSURE_LORAS", "loras"),
+        description="Folder of LoRAs that requests may name; files may come and go while it is served.",
+    )
+
+    controls: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("CYNOSURE_CONTROLS", "controls"),
+        description="Folder of ControlNets that requests may name, each a folder as diffusers saves it; read when a "
+        "worker starts.",
+    )
+
+    @field_validator("models_root", "loras", "controls")
     @classmethod
     def _is_folder(cls, root: Path | None) -> Path | None:
         if root is not None and not root.is_dir():

@@ -50,6 +50,7 @@ class Child:
         module: the program.
         arguments: its arguments.
         environment: its whole environment.
+        name: what it is called in the log; by default as the program.
         cpus: those that it may run on; by default all.
         may_end: whether it stays away after it has exited with code 0.
     """
@@ -59,10 +60,11 @@ class Child:
         module: str,
         *arguments: str,
         environment: dict[str, str],
+        name: str | None = None,
         cpus: Collection[int] | None = None,
         may_end: bool = False,
     ) -> None:
-        self.name = module
+        self.name = name or module
         self.command = program(module, *arguments)
         self.environment = environment
         self._cpus = cpus

@@ -55,6 +55,15 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a gateway
 log = logging.getLogger("up")
 
 
+Gateways = Annotated[
+    int, typer.Option(min=1, help="number of gateways, which share the port; each uses one core at most")
+]
+InsecureNoAuth = Annotated[bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")]
+Controls = Annotated[
+    Path | None, typer.Option(help="folder of ControlNets that requests may name", show_default="CYNOSURE_CONTROLS")
+]
+
+
 def _socket_folder(data: Path) -> Path:
     return data if len(str(data / "valkey.sock")) <= MAX_SOCKET_PATH else Path(tempfile.mkdtemp(prefix="cynosure-"))
 
@@ -194,6 +203,7 @@ def main(
         str | None, typer.Option(help="address to listen on", show_default="CYNOSURE_GATEWAY_HOST, or 127.0.0.1")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    gateways: Gateways = 1,
     data: Annotated[Path, typer.Option(help="folder for the data of the embedded store")] = Path("data"),
     devices: Annotated[
         str | None,
@@ -218,9 +228,11 @@ def main(
     offload: Annotated[
         bool, typer.Option("--offload", help="on CUDA, keep weights in the host's memory until their layer runs")
     ] = False,
-    insecure_no_auth: Annotated[
-        bool, typer.Option("--insecure-no-auth", help="require no API key, whatever the address")
-    ] = False,
+    loras: Annotated[
+        Path | None, typer.Option(help="folder of LoRAs that requests may name", show_default="CYNOSURE_LORAS")
+    ] = None,
+    controls: Controls = None,
+    insecure_no_auth: InsecureNoAuth = False,
     with_parent: Annotated[
         bool, typer.Option("--with-parent", help="stop when the process that started this one ends")
     ] = False,
@@ -228,7 +240,7 @@ def main(
     """Run the store, the workers and the gateway on this machine; Ctrl-C stops them all."""
     if with_parent:
         end_with_parent()
-    auth = ["--insecure-no-auth"] if insecure_no_auth else []
+    chosen = ["--share-port"] * (gateways > 1) + ["--insecure-no-auth"] * insecure_no_auth
     with refusing("cynosure up", InvalidSettings, CannotListen):
         log_to(sys.stdout)
         warn_of_unknown_variables(*SETTINGS)
@@ -239,18 +251,23 @@ def main(
                 signal.signal(number, _on_signal)
         _run(
             data.resolve(),
-            gateway=["app", "--host", address, "--port", str(port), *auth],
-            worker=["workers", *_options(models, quantize, offload)],
+            gateway=["app", "--host", address, "--port", str(port), *chosen],
+            gateways=gateways,
+            worker=["workers", *_options(models, quantize, offload, loras, controls)],
             places=places,
             url=f"http://{host_and_port(WILDCARDS.get(address, address), port)}",
         )
 
 
-def _options(models: str | None, quantize: str | None, offload: bool) -> list[str]:
+def _options(
+    models: str | None, quantize: str | None, offload: bool, loras: Path | None, controls: Path | None
+) -> list[str]:
     """Those of every worker."""
     options = ["--models", models] if models is not None else []
     options += ["--quantize", quantize] if quantize is not None else []
-    return options + (["--offload"] if offload else [])
+    options += ["--offload"] if offload else []
+    options += ["--loras", str(loras.resolve())] if loras is not None else []
+    return options + (["--controls", str(controls.resolve())] if controls is not None else [])
 
 
 def _checked_host(host: str | None, port: int) -> str:
@@ -269,12 +286,14 @@ def _checked_host(host: str | None, port: int) -> str:
 
 
 def _with_metrics_port(environment: dict[str, str], number: int) -> dict[str, str]:
-    """The environment of the gateway (number 0) or a worker: the setting names the gateway's port."""
+    """The environment of a gateway or, after these, a worker: the setting names the first one's port."""
     port = read_settings(MetricsSettings).port
     return environment if port is None else {**environment, "CYNOSURE_METRICS_PORT": str(port + number)}
 
 
-def _run(data: Path, *, gateway: list[str], worker: list[str], places: Sequence[Place], url: str) -> None:
+def _run(
+    data: Path, *, gateway: list[str], gateways: int, worker: list[str], places: Sequence[Place], url: str
+) -> None:
     """Run the programs, each a module and its arguments, until a signal stops them; a worker at each place."""
     environment = {name: value for name, value in os.environ.items() if name not in unknown_variables(*SETTINGS)}
     stores: list[Child] = []
@@ -283,23 +302,34 @@ def _run(data: Path, *, gateway: list[str], worker: list[str], places: Sequence[
     try:
         if code := run(*worker, "--check", environment=environment):
             sys.exit(code)
-        log.info("starting the job store, the gateway and %s", _count(len(places), "worker"))
-        if "REDIS_URL" not in environment:
+        is_embedded = "REDIS_URL" not in environment
+        first = "the job store, " if is_embedded else ""
+        told = "the gateway" if gateways == 1 else _count(gateways, "gateway")
+        log.info("starting %s%s and %s", first, told, _count(len(places), "worker"))
+        if is_embedded:
             store, socket = _embedded_store(data, environment)
             stores, folders = [store], [socket.parent]
             _wait_for_store(environment["REDIS_URL"], store, data)
-        log.info("the job store is up; loading the models")
-        others = [Child(*gateway, environment=_with_metrics_port(environment, 0))]
+            log.info("the job store is up; loading the models")
+        others = [
+            Child(
+                *gateway,
+                environment=_with_metrics_port(environment, number),
+                name=f"gateway {number + 1}" if gateways > 1 else None,
+            )
+            for number in range(gateways)
+        ]
         others += [
             Child(
                 *worker,
                 "--supervised",
                 *place.arguments,
-                environment=_with_metrics_port({**environment, **place.variables}, number),
+                environment=_with_metrics_port({**environment, **place.variables}, gateways + number),
+                name=f"worker {number + 1}" if len(places) > 1 else "the worker",
                 cpus=place.cpus,
                 may_end=True,
             )
-            for number, place in enumerate(places, start=1)
+            for number, place in enumerate(places)
         ]
         _supervise([*stores, *others], url)
     except _Stop as cause:

@@ -58,7 +58,7 @@ def public_address(settings: GatewaySettings) -> Address | None:
     return Address(f"{url.scheme}://{url.netloc}", url.path.rstrip("/"), is_told=True)
 
 
-def _address(request: Request) -> Address:
+async def _address(request: Request) -> Address:
     return address_of(request.scope)
 
 

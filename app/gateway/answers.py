@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Header, Request, Response
-from fastapi.responses import JSONResponse
 
 from app.gateway.addresses import Address
 from app.gateway.door.links import signed
 from app.gateway.formats import in_format
-from app.gateway.shaping import image_paths, job_of
+from app.gateway.shaping import image_paths, job_json
 from app.gateway.state import State
 from cynosure.contract import JobStatus, OutputFormat
 from cynosure.errors import JobCancelled, JobFailed, JobUnfinished, ShuttingDown
 from jobs.accounts.api_keys import Caller
+from jobs.queue.gateway import Accepted
+from jobs.queue.pace import Seen
 from jobs.queue.record import ANONYMOUS, JobRecord
 
+JSON = "application/json"
 POLL_S = 1.0  # for clients that follow a job: a fallback in case the subscription misses an event
 WAIT_POLL_S = 5.0  # the same for clients that wait for a job's end, of which there may be thousands
 DEFAULT_IMAGE_WAIT_S = 60.0
@@ -44,16 +46,18 @@ def held_for(state: State, prefer: str | None, default_s: float | None = None) -
     return None if wait_s is None else min(wait_s, state["settings"].max_wait_s)
 
 
-async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> JobRecord:
-    """Wait until the job has ended or the time is up, and return its record."""
+async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> Seen:
+    """Wait until the job has ended or the time is up, and look at it."""
+    if not seconds:
+        return await state["store"].look(job_id, caller.sees)
     until = time.monotonic() + seconds
     async with state["store"].news.of(job_id) as event:
         while True:
             event.clear()
-            record = await state["store"].jobs.get(job_id, caller.sees)
+            seen = await state["store"].look(job_id, caller.sees)
             left = until - time.monotonic()
-            if record.status.is_final or left <= 0 or state["store"].news.is_closing:
-                return record
+            if seen.record.status.is_final or left <= 0 or state["store"].news.is_closing:
+                return seen
             try:
                 await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
             except TimeoutError:
@@ -91,22 +95,25 @@ async def answer(
     state: State,
     caller: Caller,
     address: Address,
-    job_id: str,
+    accepted: Accepted,
     prefer: str | None,
     *,
     as_picture: OutputFormat | None = None,
 ) -> Response:
     """Answer 202 with the job, or 200 with its result if the client asked to wait and the job is done."""
     held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
-    record = await wait_for(state, caller, job_id, held_s or 0.0)
+    if held_s or accepted.seen is None:
+        seen = await wait_for(state, caller, accepted.id, held_s or 0.0)
+    else:
+        seen = await state["store"].foreseen(accepted.seen)
+    record = seen.record
     if as_picture and record.status.is_final:
         return await _picture(state, caller, record, as_picture, address.root)
-    job = job_of(record, await state["store"].outlook(record), address.root)
-    headers = {"Location": f"{address.root}/jobs/{job_id}", "Vary": "Accept"}
+    headers = {"Location": f"{address.root}/jobs/{record.id}", "Vary": "Accept"}
     if held_s is not None:
         headers["Preference-Applied"] = f"wait={held_s:g}"
     done = record.status.is_final and held_s is not None
-    return JSONResponse(job.model_dump(mode="json"), 200 if done else 202, headers=headers)
+    return Response(job_json(seen, address.root), 200 if done else 202, headers, JSON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +158,7 @@ class HeldJob:
             JobUnfinished: it took too long, and the client can come back for it.
             ShuttingDown: the gateway stops first.
         """
-        record = await wait_for(self.state, self.caller, self.job_id, MAX_HELD_S)
+        record = (await wait_for(self.state, self.caller, self.job_id, MAX_HELD_S)).record
         if not record.status.is_final:
             self.refuse_if_closing()
             self.refuse_if_keyed()

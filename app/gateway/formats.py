@@ -26,12 +26,11 @@ def best(accept: str | None, offers: Sequence[str]) -> str:
     Raises:
         NotAcceptable: the header accepts none of them.
     """
+    if accept is None or accept == "*/*":
+        return offers[0]
     # Without parameters such as charset: none of the offers has any.
     ranges = MIMEAccept(
-        [
-            (kind.partition(";")[0].strip(), quality)
-            for kind, quality in parse_accept_header(accept or "*/*", MIMEAccept)
-        ]
+        [(kind.partition(";")[0].strip(), quality) for kind, quality in parse_accept_header(accept, MIMEAccept)]
     )
     chosen = max(offers, key=lambda offer: (ranges.quality(offer), -ranges.find(offer)))
     if not ranges.quality(chosen):

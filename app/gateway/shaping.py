@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import overload
+from typing import Any, overload
 
 from cynosure.contract import ImageInfo, Job, JobAttempt, JobLinks
 from cynosure.resolving import cells_of, detached
-from jobs.queue.pace import Outlook
+from jobs.queue.pace import Outlook, Seen
 from jobs.queue.record import JobRecord
 
 
@@ -26,6 +26,8 @@ def moment(milliseconds: int | None) -> datetime | None:
 
 def image_paths(record: JobRecord) -> tuple[str, ...]:
     """The paths of the finished pictures, in the format that the request asks for."""
+    if not record.image_hashes:
+        return ()
     kind, count = record.request.output_format, len(record.image_hashes)
     return tuple(f"/jobs/{record.id}/images/{index}.{kind}" for index in range(count))
 
@@ -37,11 +39,24 @@ def sheet_path(record: JobRecord) -> str | None:
 
 def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
     """The job as clients see it; `root` precedes the path of every link."""
+    request = detached(record.request)[0]  # records of earlier versions hold their pictures
+    return Job(request=request, **_without_request(record, outlook, root))
+
+
+def job_json(seen: Seen, root: str) -> bytes:
+    """The same as JSON. The request is not read into its model, which would take longer than all the rest."""
+    job = Job.model_construct(**_without_request(seen.record, seen.outlook, root))
+    rest = job.model_dump_json(exclude={"request"})
+    return f'{rest[:-1]},"request":{seen.record.shown_request}}}'.encode()
+
+
+def _without_request(record: JobRecord, outlook: Outlook, root: str) -> dict[str, Any]:
+    """All fields of the job but its request."""
     done = bool(record.image_hashes)
     flagged = record.flagged or ((),) * len(record.image_hashes)
     urls = tuple(root + path for path in image_paths(record))
     sheet = sheet_path(record)
-    return Job(
+    return dict(
         id=record.id,
         status=record.status,
         created_at=moment(record.created_ms),
@@ -64,7 +79,6 @@ def job_of(record: JobRecord, outlook: Outlook, root: str) -> Job:
             )
             for attempt in record.attempts
         ),
-        request=detached(record.request)[0],  # records of earlier versions hold their pictures
         images=tuple(
             ImageInfo(
                 index=index,

@@ -10,7 +10,6 @@ from app.gateway.metrics.meters import GatewayMetrics
 from app.gateway.outbound import Outbound
 from app.gateway.settings import GatewaySettings
 from jobs.gateway import Store
-from jobs.queue.doorbell import Doorbell
 
 
 class State(TypedDict):
@@ -18,12 +17,11 @@ class State(TypedDict):
 
     settings: GatewaySettings
     store: Store
-    doorbell: Doorbell
     outbound: Outbound
     metrics: GatewayMetrics
 
 
-def _state(request: Request) -> State:
+async def _state(request: Request) -> State:
     return cast(State, request.scope["state"])
 
 

@@ -14,7 +14,7 @@ class NoticeHangUps:
     """Yields to the event loop after each part of a streamed answer.
 
     Otherwise a burst of parts is written to a connection that broke at the first of them, because the loop had no
-    chance to notice: asyncio warns of every such write, and the stream is cancelled only after all of them.
+    chance to notice: the stream is cancelled only after all of them. Nor is a client noticed that reads too slowly.
     """
 
     def __init__(self, app: ASGIApp) -> None:

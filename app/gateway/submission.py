@@ -1,9 +1,8 @@
-"""Turning a client's request into an accepted job: decide, accept, ring the doorbell."""
+"""Turning a client's request into an accepted job: decide, accept."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,9 +31,8 @@ from jobs import traces
 from jobs.accounts.allowance import UNLIMITED
 from jobs.accounts.api_keys import Caller
 from jobs.logs import kept
+from jobs.queue.gateway import Accepted
 from jobs.queue.record import Origin, Submission, new_job_id
-
-log = logging.getLogger(__name__)
 
 SEED_BITS = 53  # what every JSON reader keeps: JavaScript's numbers have no more
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
@@ -96,7 +94,7 @@ async def decide(state: State, request: GenerateRequest, card: ModelCard | None 
     cards = await served(state)
     request = with_real_names(request, cards, state["settings"].model_aliases)
     if card is None:
-        is_prompted = request.prompt is not None
+        is_prompted = request.prompt is not None or bool(request.image_prompts)
         card = choose(cards, model=request.model, prompted=is_prompted, labels=labels_in(request))
     if made is not None:
         check_made_here(made, card, cards.get(request.guide_model or ""))
@@ -170,8 +168,8 @@ async def cache_key(state: State, request: ResolvedRequest, shown: Mapping[str, 
     return result_key(shown, card.drawn_by, guide.drawn_by) if guide else None
 
 
-async def accept(state: State, caller: Caller, submission: Submission, route: JobRoute) -> str:
-    """Accept a submission for `caller`, charge its quota, ring the doorbell, and return the job's id.
+async def accept(state: State, caller: Caller, submission: Submission, route: JobRoute) -> Accepted:
+    """Accept a submission for `caller`, and charge its quota.
 
     `route` is where it came from.
 
@@ -198,10 +196,4 @@ async def accept(state: State, caller: Caller, submission: Submission, route: Jo
             traces.describe({"cynosure.job": accepted.id})
         bill.stands = accepted.waits  # a replay or a cache hit costs nothing
     state["metrics"].job_accepted(request.model, route, accepted, may_be_cached=cached_as is not None)
-    if accepted.waits:
-        try:
-            await run_in_threadpool(state["doorbell"].ring, request.model, accepted.id)
-        except Exception:
-            # The job is on record, and the reaper will notify a worker. An error here would make the client send twice.
-            log.exception("notifying the workers failed; the reaper will do it", extra={"job": accepted.id})
-    return accepted.id
+    return accepted

@@ -11,8 +11,12 @@ from cynosure.cli import completion
 from cynosure.cli.shared import (
     ApiKey,
     AsJson,
+    Controls,
+    ImagePrompts,
     Url,
+    controls_of,
     encoded,
+    image_prompts_of,
     merged,
     refusing,
     save_beside,
@@ -34,6 +38,8 @@ def again(
     mask_image: Annotated[
         Path | None, typer.Option(help="the mask it was made with, if any", exists=True, dir_okay=False)
     ] = None,
+    controls: Controls = None,
+    image_prompts: ImagePrompts = None,
     more: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="override a field"),
@@ -50,6 +56,8 @@ def again(
         "from_image": encoded(picture),
         "init_image": encoded(init_image),
         "mask_image": encoded(mask_image),
+        "controls": controls_of(controls),
+        "image_prompts": image_prompts_of(image_prompts),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
         request = parsed(GenerateRequest, merged(fields, more))

@@ -13,14 +13,22 @@ from cynosure.cli.shared import (
     AsJson,
     Assignments,
     ClipSkip,
+    Controls,
+    ImagePrompts,
     LongPrompts,
+    Loras,
     Model,
     Sampler,
     Size,
+    StepCaches,
     Steps,
     Syntax,
     Url,
+    cache_of,
+    controls_of,
     encoded,
+    image_prompts_of,
+    loras_of,
     merged,
     refusing,
     save_beside,
@@ -32,22 +40,25 @@ from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import GenerateRequest, GuidanceMode, Job
 from cynosure.refusals import parsed
 
+Label = Annotated[
+    str | None,
+    typer.Option(
+        "--label",
+        "--style",
+        autocompletion=completion.labels,
+        help="class, by name or index; with a prompt, the style",
+    ),
+]
+
 
 def generate(
-    label: Annotated[
-        str | None,
-        typer.Option(
-            "--label",
-            "--style",
-            autocompletion=completion.labels,
-            help="class, by name or index; with a prompt, the style",
-        ),
-    ] = None,
+    label: Label = None,
     guidance: Annotated[GuidanceMode | None, typer.Option(help="source of the guidance")] = None,
     scale: Annotated[float | None, typer.Option(help="guidance scale")] = None,
     classifier_scale: Annotated[float | None, typer.Option(help="classifier scale, in mode combined")] = None,
     sampler: Sampler = None,
     steps: Steps = None,
+    cache: StepCaches = None,
     size: Size = None,
     seed: Annotated[int | None, typer.Option(help="number that decides the noise", show_default="random")] = None,
     count: Annotated[int | None, typer.Option("-n", "--count", help="number of pictures", show_default="1")] = None,
@@ -57,6 +68,9 @@ def generate(
     long_prompt: LongPrompts = None,
     prompt_syntax: Syntax = None,
     clip_skip: ClipSkip = None,
+    loras: Loras = None,
+    controls: Controls = None,
+    image_prompts: ImagePrompts = None,
     init_image: Annotated[Path | None, typer.Option(help="picture to start from", exists=True, dir_okay=False)] = None,
     strength: Annotated[float | None, typer.Option(help="how far to depart from init_image, 0 to 1")] = None,
     mask_image: Annotated[
@@ -76,6 +90,7 @@ def generate(
         "classifier_scale": classifier_scale,
         "sampler": sampler,
         "steps": steps,
+        "cache": cache_of(cache),
         "seed": seed,
         "num_images": count,
         **sides(size),
@@ -85,13 +100,15 @@ def generate(
         "long_prompt": long_prompt,
         "prompt_syntax": prompt_syntax,
         "clip_skip": clip_skip,
+        "loras": loras_of(loras),
+        "controls": controls_of(controls),
+        "image_prompts": image_prompts_of(image_prompts),
         "init_image": encoded(init_image),
         "strength": strength,
         "mask_image": encoded(mask_image),
     }
     with refusing(as_json), Client(url, api_key=api_key) as client:
-        request = parsed(GenerateRequest, merged(fields, more))
-        save_all(client, client.submit(request), out, as_json)
+        save_all(client, client.submit(parsed(GenerateRequest, merged(fields, more))), out, as_json)
 
 
 def save_all(client: Client, job: Job, out: Path, as_json: bool) -> None:

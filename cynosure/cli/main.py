@@ -14,7 +14,7 @@ from cynosure.cli.fleet.top import top
 from cynosure.cli.fleet.workers import workers
 from cynosure.cli.generate import generate
 from cynosure.cli.jobs import cancel, jobs
-from cynosure.cli.models import models
+from cynosure.cli.models import loras, models
 from cynosure.cli.plan import plan
 from cynosure.cli.services import SERVICES, Commands, announced
 from cynosure.cli.shared import EXIT_CODES
@@ -53,6 +53,7 @@ app.command()(plan)
 app.command()(jobs)
 app.command()(cancel)
 app.add_typer(models, name="models")
+app.command()(loras)
 app.add_typer(workers, name="workers")
 app.command()(top)
 app.command()(demo)

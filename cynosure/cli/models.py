@@ -1,4 +1,4 @@
-"""`cynosure models`, and `add`, `remove` and `status` of it."""
+"""`cynosure models`, and `add`, `remove` and `status` of it; `cynosure loras`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_list, show_table
 from cynosure.client import DEFAULT_URL, Client
-from cynosure.contract import LeavingJobs, ModelLoad, Sizes
+from cynosure.contract import LeavingJobs, LoraInfo, ModelCard, ModelLoad, Sizes
 
 models = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -28,28 +28,22 @@ def show(
     """List the server's models; load and unload them."""
     if ctx.invoked_subcommand is not None:
         return
-    with refusing(as_json), Client(url, api_key=api_key) as client:
-        cards = client.models()
-    if as_json:
-        show_json(cards)
-        return
-    show_table(
-        ("model", "size", "memory", "served", "prompts", "default", "guidance", "labels", "samplers"),
-        (
-            (
-                card.name,
-                _size(card.sizes),
-                _bytes(card.memory.total_bytes),
-                "yes" if card.served else "no: jobs wait",
-                "yes" if card.takes_prompt else "no",
-                f"{card.defaults.sampler}, {card.defaults.steps} steps",
-                f"{len(card.guidance_modes)} modes",
-                _shown(card.labels, with_labels),
-                _shown(card.samplers, with_samplers),
-            )
-            for card in cards
-        ),
-    )
+
+    def row(card: ModelCard) -> Sequence[str]:
+        return (
+            card.name,
+            _size(card.sizes),
+            _bytes(card.memory.total_bytes),
+            "yes" if card.served else "no: jobs wait",
+            "yes" if card.takes_prompt else "no",
+            f"{card.defaults.sampler}, {card.defaults.steps} steps",
+            f"{len(card.guidance_modes)} modes",
+            _shown(card.labels, with_labels),
+            _shown(card.samplers, with_samplers),
+        )
+
+    columns = ("model", "size", "memory", "served", "prompts", "default", "guidance", "labels", "samplers")
+    show_list(Client.models, columns, row, url=url, api_key=api_key, as_json=as_json)
 
 
 def _bytes(count: int) -> str:
@@ -64,6 +58,24 @@ def _size(sizes: Sizes) -> str:
 
 def _shown(names: Sequence[str], are_listed: bool) -> str:
     return ", ".join(names) if are_listed else str(len(names))
+
+
+def loras(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the LoRAs that requests may name, and why those with a fault can't be used."""
+    columns = ("lora", "rank", "family", "models", "trigger words", "digest", "fault")
+    show_list(Client.loras, columns, _row_of, url=url, api_key=api_key, as_json=as_json)
+
+
+def _row_of(lora: LoraInfo) -> Sequence[str]:
+    return (
+        lora.name,
+        str(lora.rank),
+        lora.family or "",
+        ", ".join(lora.models),
+        ", ".join(lora.trigger_words),
+        lora.digest[:12],
+        lora.fault or "",
+    )
 
 
 @models.command()

@@ -28,11 +28,14 @@ def plan(
     if as_json:
         show_json(estimate)
         return
-    rows = ", ".join(f"{count} through the {name.replace('_', ' ')}" for name, count in estimate.rows if count)
+    networks = ("denoiser", "guide_model", "classifier")
+    counts = {name: count for name in networks if (count := getattr(estimate.rows, name))}
+    rows = ", ".join(f"{count} through the {name.replace('_', ' ')}" for name, count in counts.items())
+    reusing = f" ({estimate.rows.reusing} of them without deep blocks)" if estimate.rows.reusing else ""
     cost = "" if estimate.flop is None else f", {estimate.flop / 1e9:.1f} GFLOP"
     time = "" if estimate.seconds is None else f", about {estimate.seconds:.2f} s on an idle worker"
     typer.echo(f"{len(estimate.timesteps)} evaluations, {estimate.guided_evaluations} of them guided")
-    typer.echo(f"rows: {rows}{cost}{time}")
+    typer.echo(f"rows: {rows}{reusing}{cost}{time}")
     for read in estimate.tokens:
         chunks = f" in {read.chunks} chunks" if read.chunks > 1 else ""
         cut = f"; cut off: '{read.cut}'" if read.cut else ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -20,7 +21,8 @@ SERVICES = {
     "serve": ("app", "app.__main__:main", "Run the gateway only."),
     "keys": ("app.commands.keys", "app.commands.keys:command", "Create, list, rotate and revoke API keys."),
     "worker": ("workers", "workers.__main__:main", "Run one worker."),
-    "train": ("models.training", "models.command_line:train", "Train a bundled model pack."),
+    "train": ("models.training", "models.command_line:TRAIN", "Train a model pack, or a classifier for one."),
+    "train lora": ("models.training.lora", "models.command_line:train_lora", "Train a LoRA on a folder of pictures."),
     "import": (
         "models.importing.single_files",
         "models.command_line:import_file",
@@ -43,7 +45,11 @@ SERVICES = {
         "Measure the quality of a model pack's pictures.",
     ),
 }
-"""By command: the program (`python -m`), where its options are declared, and what it does."""
+"""By command: the program (`python -m`), where its options are declared, and what it does. A mapping declares the
+options of commands of its own."""
+
+OWN_PACKAGES = {"models.training": ("accelerate",), "models.evaluation": ("accelerate", "matplotlib")}
+"""Packages of the extra `train` that a program needs."""
 
 
 class Commands(TyperGroup):
@@ -51,6 +57,8 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
+        if (longer := " ".join(args[:2])) in SERVICES and " " in longer:
+            return longer, _loaded(longer, tuple(rest[1:])), rest[1:]
         return name, _loaded(name, tuple(rest)) if name in SERVICES else command, rest
 
 
@@ -70,15 +78,31 @@ def _loaded(name: str, arguments: tuple[str, ...]) -> Any:
     try:
         declaration = getattr(import_module(place), attribute)
     except ModuleNotFoundError as error:
-        typer.echo(f"cynosure {name}: needs {error.name}, which is not installed. Try `make install`.", err=True)
-        raise typer.Exit(1) from None
+        raise _lacking(name, str(error.name)) from None
+    for package in OWN_PACKAGES.get(module, ()):
+        if find_spec(package) is None:
+            raise _lacking(name, package)
     if isinstance(declaration, typer.Typer):  # has commands of its own
         return get_command(declaration)
+    command = typer.Typer(add_completion=False, no_args_is_help=isinstance(declaration, Mapping))
+    if isinstance(declaration, Mapping):
+        for own_name, options in declaration.items():
+            command.command(own_name)(_becoming(options, module, arguments))
+    else:
+        command.command()(_becoming(declaration, module, arguments))
+    return get_command(command)
+
+
+def _lacking(name: str, package: str) -> typer.Exit:
+    typer.echo(f"cynosure {name}: needs {package}, which is not installed. Try `make install`.", err=True)
+    return typer.Exit(1)
+
+
+def _becoming(declaration: Callable[..., None], module: str, arguments: tuple[str, ...]) -> Callable[..., None]:
+    """A command with the declared options that becomes the program."""
 
     @wraps(declaration)
     def become(**_: Any) -> None:
         os.execv(sys.executable, program(module, *arguments))
 
-    command = typer.Typer(add_completion=False)
-    command.command()(become)
-    return get_command(command)
+    return become

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -26,6 +26,7 @@ from cynosure.contract import Job, LongPrompt, Preview, Progress, PromptSyntax
 from cynosure.errors import CynosureError, JobCancelled, JobFailed, NoWorker, StoreUnavailable, Unreachable
 from cynosure.metadata import encoded_picture
 
+Item = TypeVar("Item")
 REFUSED, NO_SERVER, FAILED, CANCELLED = 1, 3, 4, 5
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused (the message says what to change), 2 wrong usage, 3 no server, worker or store "
@@ -92,11 +93,44 @@ Syntax = Annotated[
 ClipSkip = Annotated[
     int | None, typer.Option(help="layer of CLIP, counted from its last as in A1111", show_default="1")
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME[:SCALE]", help="LoRA of GET /loras to draw with; may be given up to 4 times"),
+]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NAME:PICTURE[,FIELD=VALUE…]",
+        help="ControlNet of the model's card with the picture to steer by, and scale, start, end or preprocess, as in "
+        "canny:photo.png,scale=0.8,preprocess=canny; may be given up to 3 times",
+    ),
+]
+ImagePrompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image-prompt",
+        metavar="PICTURE[:SCALE]",
+        help="picture to prompt with, for models with an IP-Adapter; may be given up to 4 times",
+    ),
+]
+StepCaches = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="EVERY[:UNTIL]",
+        help="step caching: run deep blocks only at every such evaluation, up to a part of all, as in 3:0.8",
+        show_default="off",
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", autocompletion=completion.assignments, help="set any other field"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, and errors as JSON too")]
+
+
+_CONTROL_FIELD = re.compile(r",(?P<text>(scale|start|end|preprocess)=[^,=]*)$")
 
 
 @contextmanager
@@ -156,6 +190,24 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console.print(table, width=max(console.width, needed), crop=False)  # ids are copied: wrap lines, never cells
 
 
+def show_list(
+    fetch: Callable[[Client], Sequence[Item]],
+    columns: Sequence[str],
+    row: Callable[[Item], Sequence[str]],
+    *,
+    url: str,
+    api_key: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch what the server lists and print it, as JSON or as a table of one row each."""
+    with refusing(as_json), Client(url, api_key=api_key) as client:
+        found = fetch(client)
+    if as_json:
+        show_json(found)
+    else:
+        show_table(columns, map(row, found))
+
+
 def progress_bar() -> Bar:
     """The bar that a command shows on standard error while it waits for a job."""
     return Bar(
@@ -207,6 +259,58 @@ def save_beside(path: Path, content: bytes) -> Path:
 def encoded(path: Path | None) -> str | None:
     """A file in base64, as requests take pictures."""
     return None if path is None else encoded_picture(path.read_bytes())
+
+
+def loras_of(texts: Iterable[str] | None) -> list[dict[str, Any]] | None:
+    """LoRAs as requests name them, from texts of the form `NAME` or `NAME:SCALE`."""
+    found: list[dict[str, Any]] = []
+    for text in texts or ():
+        name, colon, scale = text.rpartition(":")
+        try:
+            found.append({"name": name, "scale": float(scale)} if colon else {"name": text})
+        except ValueError:
+            reason = f"'{text}' is not NAME or NAME:SCALE, such as ink:0.8"
+            raise typer.BadParameter(reason, param_hint="--lora") from None
+    return found or None
+
+
+def controls_of(texts: Iterable[str] | None) -> list[dict[str, Any]] | None:
+    """Controls as requests name them, from texts such as `canny:photo.png,scale=0.8`."""
+    found: list[dict[str, Any]] = []
+    for text in texts or ():
+        rest, fields = text, dict[str, Any]()
+        while option := _CONTROL_FIELD.search(rest):  # a picture's name may hold commas, too
+            rest, fields = rest[: option.start()], assignments([option["text"]]) | fields
+        name, colon, picture = rest.partition(":")
+        if not (name and colon and Path(picture).is_file()):
+            reason = f"'{text}' is not NAME:PICTURE, such as canny:photo.png, with a picture that is there"
+            raise typer.BadParameter(reason, param_hint="--control")
+        found.append({"model": name, "image": encoded(Path(picture)), **fields})
+    return found or None
+
+
+def image_prompts_of(texts: Iterable[str] | None) -> list[dict[str, Any]] | None:
+    """Image prompts as requests have them, from texts of the form `PICTURE` or `PICTURE:SCALE`."""
+    found: list[dict[str, Any]] = []
+    for text in texts or ():
+        picture, colon, scale = (text, "", "") if Path(text).is_file() else text.rpartition(":")
+        try:
+            found.append({"image": encoded(Path(picture)), **({"scale": float(scale)} if colon else {})})
+        except (ValueError, OSError):
+            reason = f"'{text}' is not PICTURE or PICTURE:SCALE, such as photo.png:0.6, with a picture that is there"
+            raise typer.BadParameter(reason, param_hint="--image-prompt") from None
+    return found or None
+
+
+def cache_of(text: str | None) -> dict[str, Any] | None:
+    """A step cache as requests have it, from a text of the form `EVERY` or `EVERY:UNTIL`."""
+    if text is None:
+        return None
+    every, colon, until = text.partition(":")
+    try:
+        return {"every": int(every), **({"until": float(until)} if colon else {})}
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not EVERY or EVERY:UNTIL, such as 3:0.8", param_hint="--cache") from None
 
 
 def merged(options: Mapping[str, Any], texts: Iterable[str] | None) -> dict[str, Any]:

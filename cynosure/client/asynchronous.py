@@ -26,6 +26,7 @@ from cynosure.contract import (
     JobList,
     JobStatus,
     LeavingJobs,
+    LoraInfo,
     ModelCard,
     ModelLoad,
     OutputFormat,
@@ -82,6 +83,10 @@ class AsyncClient:
     async def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return await self._do(calls.models())
+
+    async def loras(self) -> tuple[LoraInfo, ...]:
+        """The LoRAs of the server, with the models that can use each."""
+        return await self._do(calls.loras())
 
     async def status(self) -> ServiceStatus:
         """Workers, queues and pace."""

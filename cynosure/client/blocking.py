@@ -26,6 +26,7 @@ from cynosure.contract import (
     JobList,
     JobStatus,
     LeavingJobs,
+    LoraInfo,
     ModelCard,
     ModelLoad,
     OutputFormat,
@@ -89,6 +90,10 @@ class Client:
     def models(self) -> tuple[ModelCard, ...]:
         """The models of the server."""
         return self._do(calls.models())
+
+    def loras(self) -> tuple[LoraInfo, ...]:
+        """The LoRAs of the server, with the models that can use each."""
+        return self._do(calls.loras())
 
     def status(self) -> ServiceStatus:
         """Workers, queues and pace."""

@@ -22,6 +22,8 @@ from cynosure.contract import (
     JobStatus,
     LeavingJobs,
     LoadState,
+    LoraInfo,
+    LoraList,
     ModelCard,
     ModelList,
     ModelLoad,
@@ -98,6 +100,11 @@ def _batch(response: httpx.Response) -> Batch:
 def models() -> Call[tuple[ModelCard, ...]]:
     """The models of the server."""
     return Call("GET", "/models", lambda response: ModelList.model_validate_json(response.content).models)
+
+
+def loras() -> Call[tuple[LoraInfo, ...]]:
+    """The LoRAs of the server."""
+    return Call("GET", "/loras", lambda response: LoraList.model_validate_json(response.content).loras)
 
 
 def status() -> Call[ServiceStatus]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cynosure.contract.conditions import ControlOnCard, IpAdapterOnCard, LoraOnCard
 from cynosure.contract.sizes import Sizes
 from cynosure.contract.terms import MAX_IMAGES, ClassifierBase, GuidanceMode, LongPrompt, PromptSyntax
 
@@ -41,8 +42,8 @@ class ModelMemory(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     weights: dict[str, ComponentMemory] = Field(
-        description="By part: denoiser, text encoders, autoencoder, classifier. Models with the same text encoder or "
-        "autoencoder share it."
+        description="By part: denoiser, text encoders, autoencoder, image prompts, classifier. Models with the same "
+        "text encoder or autoencoder share it."
     )
     batch_bytes: int | None = Field(
         None, description="What the largest batches need beside the weights; null until it is measured."
@@ -52,7 +53,12 @@ class ModelMemory(BaseModel):
         description="What pictures of the largest size need beside the weights, one at a time on each lane: estimated "
         "from the model's own size by the pixels; null until that is measured.",
     )
-    total_bytes: int = Field(description="The weights, and the larger of the other two.")
+    kept_row_bytes: int | None = Field(
+        None,
+        description="What each row of a picture with `cache` holds between its evaluations, beside all that; null "
+        "until it is measured. With classifier-free guidance a picture has two rows.",
+    )
+    total_bytes: int = Field(description="The weights, and the larger of batch_bytes and largest_picture_bytes.")
 
 
 class Review(BaseModel):
@@ -112,6 +118,16 @@ class ModelCard(BaseModel):
         (), description="Values of `prompt_syntax`, the default first; if empty, prompts are plain."
     )
     max_clip_skip: int = Field(0, description="Greatest `clip_skip`; 0 if the model takes none.")
+    takes_loras: bool = Field(False, description="Whether requests may name `loras`.")
+    loras: tuple[LoraOnCard, ...] = Field((), description="The LoRAs that the workers have, also those with a fault.")
+    takes_controls: bool = Field(False, description="Whether requests may have `controls`.")
+    controls: tuple[ControlOnCard, ...] = Field(
+        (), description="The ControlNets that the workers have, also those with a fault."
+    )
+    ip_adapter: IpAdapterOnCard | None = Field(
+        None, description="The IP-Adapter by which requests may have `image_prompts`; null if they may not."
+    )
+    takes_cache: bool = Field(False, description="Whether requests may have `cache`: its network has deep blocks.")
     takes_init_image: bool = Field(True, description="Whether pictures can start from `init_image`.")
     needs_init_image: bool = Field(False, description="Whether `init_image` is required: the model enlarges pictures.")
     spacings: dict[str, tuple[str, ...]] = Field({}, description="Timestep spacings, by sampler.")

@@ -13,6 +13,9 @@ class NetworkCalls(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     denoiser: int
+    reusing: int = Field(
+        0, description="Of denoiser and guide_model together, those in which deep blocks don't run (`cache`)."
+    )
     guide_model: int = 0
     classifier: int = Field(0, description="Each row is one forward and one backward pass.")
 

@@ -9,26 +9,33 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     HttpUrl,
     StrictInt,
-    StrictStr,
     model_validator,
 )
 
+from cynosure.contract.conditions import (
+    MAX_CONTROLS,
+    MAX_IMAGE_PROMPTS,
+    MAX_LORAS,
+    Base64Image,
+    ClassifierCondition,
+    Control,
+    ImagePrompt,
+    Lora,
+    StepCache,
+)
 from cynosure.contract.names import Spelled
-from cynosure.contract.numbers import Integer, Real
+from cynosure.contract.numbers import Fraction, Integer, Interval, Label, Real, Scale
 from cynosure.contract.sizes import Side
 from cynosure.contract.terms import (
-    MAX_BASE64_IMAGE_LENGTH,
     MAX_FIRST_IMAGE,
     MAX_IMAGES,
     MAX_PROMPT_LENGTH,
-    MAX_SCALE,
     MAX_SEED,
     MAX_STEPS,
     MAX_SWEEP_CELLS,
@@ -41,36 +48,6 @@ from cynosure.contract.terms import (
     Priority,
     PromptSyntax,
 )
-
-
-def _ordered_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError("its start must not be greater than its end")
-    return interval
-
-
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Real]
-Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False), Real]
-Bound = Annotated[float, Field(ge=0, allow_inf_nan=False), Real]
-Interval = Annotated[tuple[Bound, Bound], AfterValidator(_ordered_interval)]
-Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
-Base64Image = Annotated[str, Field(max_length=MAX_BASE64_IMAGE_LENGTH)]
-
-
-class ClassifierCondition(Spelled):
-    """A condition for the classifier, if one label is not enough; at most 8 terms, which are summed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    labels: dict[Annotated[str, Field(max_length=200)], Scale] = Field(
-        {}, description="Weights of labels, by name or index: the sum of weight times log p(label)."
-    )
-    any_of: tuple[Label, ...] = Field((), description="Any one of these: log of the sum of their probabilities.")
-    none_of: tuple[Label, ...] = Field(
-        (),
-        validation_alias=AliasChoices("not", "none_of"),
-        description="None of these: log of the sum of all others' probabilities.",
-    )
 
 
 class GenerateRequest(Spelled):
@@ -132,6 +109,22 @@ class GenerateRequest(Spelled):
         description="Layer of CLIP that prompts are read from, counted back from the one that the model uses, which "
         "is 1, as in A1111; in diffusers it is one less.",
     )
+    loras: tuple[Lora, ...] = Field(
+        (), max_length=MAX_LORAS, exclude_if=lambda loras: not loras, description="LoRAs to draw with; they add up."
+    )
+    controls: tuple[Control, ...] = Field(
+        (),
+        max_length=MAX_CONTROLS,
+        exclude_if=lambda controls: not controls,
+        description="Pictures that ControlNets steer by; they add up.",
+    )
+    image_prompts: tuple[ImagePrompt, ...] = Field(
+        (),
+        max_length=MAX_IMAGE_PROMPTS,
+        exclude_if=lambda prompts: not prompts,
+        description="Pictures that are a part of the prompt, for models with an IP-Adapter; they add up. Without "
+        "`prompt`, that is empty.",
+    )
     guidance_mode: GuidanceMode | None = Field(
         None, description="Source of the guidance. Default: the model's with a label or prompt, otherwise none."
     )
@@ -189,6 +182,12 @@ class GenerateRequest(Spelled):
         pattern=r"^(fast27|ddim[0-9]{1,4}|[0-9]{1,4}(,[0-9]{1,4})*)$",
         examples=["250", "10,15,20", "ddim25", "fast27"],
         description="ADM's timestep string for ddpm and ddim, instead of steps: `250`, `10,15,20`, `ddim25`, `fast27`.",
+    )
+    cache: StepCache | None = Field(
+        None,
+        exclude_if=lambda cache: cache is None,
+        description="Step caching: draw faster and a little differently, for models with `takes_cache`. It has nothing "
+        "to do with `use_cache`, which is about finished pictures.",
     )
     eta: Fraction = Field(0.0, description="Share of fresh noise in each DDIM step: 0 is deterministic, 1 ancestral.")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), Integer] | None = Field(

@@ -18,6 +18,8 @@ MAX_SIDE = 1_000_000
 MAX_CONDITION_TERMS = 8
 MAX_BATCH_LINES = 10_000
 INPUT_FIELDS = ("init_image", "mask_image")
+INPUT_LISTS = ("controls", "image_prompts")
+"""Fields that are lists whose entries each have an `image`."""
 """Fields that hold pictures to draw from."""
 SIZE_CONDITIONING = (
     "original_size",

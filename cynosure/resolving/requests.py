@@ -18,7 +18,10 @@ from cynosure.contract import (
 )
 from cynosure.errors import InvalidRequest, UnknownSampler, UnsupportedField
 from cynosure.hints import listed
+from cynosure.resolving.controls import resolved_controls
+from cynosure.resolving.image_prompts import check_image_prompts
 from cynosure.resolving.labels import label_index
+from cynosure.resolving.loras import resolved_loras, without_marks
 from cynosure.resolving.respacing import respaced_steps
 from cynosure.resolving.sizes import drawn_size
 
@@ -40,6 +43,8 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
         InvalidRequest: names the field and says what would be right.
     """
     _refuse_what_the_model_lacks(request, card)
+    if request.image_prompts and request.prompt is None:
+        request = request.model_copy(update={"prompt": ""})
     label = None if request.class_label is None else label_index(request.class_label, card)
     has_condition = label is not None or request.prompt is not None
     mode = request.guidance_mode or (card.defaults.guidance_mode if has_condition else GuidanceMode.NONE)
@@ -49,15 +54,7 @@ def resolve(request: GenerateRequest, card: ModelCard, *, seed: int) -> Resolved
     guidance_scale, classifier_scale = _scales(request, mode, card)
     profile = request.profile or card.defaults.profile
     sampler = request.sampler or card.default_sampler(profile)
-    if sampler not in card.samplers:
-        raise UnknownSampler(sampler, card.samplers)
-    if request.eta > 0 and sampler not in card.eta_samplers:
-        raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; these do: {_list(card.eta_samplers)}.")
-    if request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS and sampler not in card.cfg_plus_plus_samplers:
-        raise UnsupportedField(
-            "guidance_rule",
-            f"Sampler '{sampler}' does not support cfg++; these do: {_list(card.cfg_plus_plus_samplers)}.",
-        )
+    _check_sampler(request, sampler, card)
     steps = _steps(request, sampler, card)
     _check_presence_of_pictures(request, card, steps)
     clip = card.clips(profile, sampler) if request.clip is None else request.clip
@@ -99,10 +96,28 @@ def _refuse_what_the_model_lacks(request: GenerateRequest, card: ModelCard) -> N
                 raise UnsupportedField(
                     field, f"'{card.name}' takes no prompts. Give class_label, one of: {listed(card.labels)}."
                 )
+    check_image_prompts(request.image_prompts, card)
+    if request.cache is not None:
+        if not card.takes_cache:
+            raise UnsupportedField("cache", f"'{card.name}' can't draw with cache here; leave it out.")
+        if request.controls:
+            raise InvalidRequest("cache can't be combined with controls: leave one of them out.", field="cache")
     if request.profile is not None and request.profile not in card.profiles:
         raise UnsupportedField("profile", f"No profile '{request.profile}'; known: {_list(card.profiles)}.")
     if request.num_images > card.max_images:
         raise InvalidRequest(f"At most {card.max_images} pictures per job.", field="num_images")
+
+
+def _check_sampler(request: GenerateRequest, sampler: str, card: ModelCard) -> None:
+    if sampler not in card.samplers:
+        raise UnknownSampler(sampler, card.samplers)
+    if request.eta > 0 and sampler not in card.eta_samplers:
+        raise UnsupportedField("eta", f"Sampler '{sampler}' takes no eta; these do: {_list(card.eta_samplers)}.")
+    if request.guidance_rule is GuidanceRule.CFG_PLUS_PLUS and sampler not in card.cfg_plus_plus_samplers:
+        raise UnsupportedField(
+            "guidance_rule",
+            f"Sampler '{sampler}' does not support cfg++; these do: {_list(card.cfg_plus_plus_samplers)}.",
+        )
 
 
 def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
@@ -133,7 +148,7 @@ def _steps(request: GenerateRequest, sampler: str, card: ModelCard) -> int:
 
 
 def _reading(request: GenerateRequest, card: ModelCard) -> dict[str, Any]:
-    """How prompts are read; `None` for what the model leaves no choice of."""
+    """What is read, and how; `None` for what the model leaves no choice of."""
     for field, known in (("long_prompt", card.long_prompts), ("prompt_syntax", card.prompt_syntaxes)):
         value = getattr(request, field)
         if value is not None and value not in known:
@@ -142,7 +157,11 @@ def _reading(request: GenerateRequest, card: ModelCard) -> dict[str, Any]:
     if (request.clip_skip or 0) > card.max_clip_skip:
         takes = f"takes a clip_skip of 1 to {card.max_clip_skip}" if card.max_clip_skip else "takes no clip_skip"
         raise UnsupportedField("clip_skip", f"'{card.name}' {takes}.")
+    read = without_marks(request)
     return {
+        "prompt": read.prompt,
+        "loras": resolved_loras(read.loras, card, in_list=len(request.loras)),
+        "controls": resolved_controls(request.controls, card),
         "long_prompt": request.long_prompt or next(iter(card.long_prompts), None),
         "prompt_syntax": request.prompt_syntax or next(iter(card.prompt_syntaxes), None),
         "clip_skip": request.clip_skip or (1 if card.max_clip_skip else None),

@@ -65,12 +65,14 @@ def resolve_sweep(grid: SweepRequest, card: ModelCard, *, seed: int) -> Resolved
         resolve(request.model_copy(update=dict(zip(swept, values, strict=True))), card, seed=seed)
         for values in itertools.product(*swept.values())
     ]
+    if any(cell.loras != cells[0].loras for cell in cells):
+        raise InvalidRequest("The prompts name different LoRAs; pictures of a sweep have the same.", field="prompts")
     labels = tuple(dict.fromkeys(cell.class_label for cell in cells if cell.class_label is not None))
     if len(labels) < len(grid.class_labels):
         raise InvalidRequest("class_labels contains a class twice, by name and by index.", field="class_labels")
     sweep = SweepAxes(
         class_labels=labels if grid.class_labels else (),
-        prompts=grid.prompts,
+        prompts=tuple(dict.fromkeys(cell.prompt or "" for cell in cells)) if grid.prompts else (),
         guidance_scales=grid.guidance_scales,
         seeds=grid.seeds,
     )

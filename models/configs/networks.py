@@ -62,6 +62,45 @@ XL_UNET: Keys = {
 }
 """The same, called with a pooled text vector and sizes as well."""
 
+CONTROLNET: Keys = {
+    **METADATA,
+    **honoured("in_channels flip_sin_to_cos freq_shift down_block_types mid_block_type block_out_channels"),
+    **honoured(
+        "layers_per_block only_cross_attention downsample_padding mid_block_scale_factor act_fn norm_num_groups"
+    ),
+    **honoured("norm_eps cross_attention_dim transformer_layers_per_block attention_head_dim num_attention_heads"),
+    **honoured("use_linear_projection upcast_attention resnet_time_scale_shift conditioning_embedding_out_channels"),
+    **honoured("controlnet_conditioning_channel_order addition_time_embed_dim projection_class_embeddings_input_dim"),
+    "conditioning_channels": (3,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "addition_embed_type_num_heads": UNUSED,  # of "text"
+    "global_pool_conditions": (False,),  # reference pictures, which steer only conditional rows
+}
+"""`ControlNetModel` beside a UNet of Stable Diffusion 1, 2 or XL."""
+
+SD3_CONTROLNET: Keys = {
+    **METADATA,
+    **honoured("sample_size patch_size in_channels num_layers attention_head_dim num_attention_heads"),
+    **honoured("joint_attention_dim caption_projection_dim pooled_projection_dim pos_embed_max_size"),
+    **honoured("dual_attention_layers qk_norm pos_embed_type use_pos_embed force_zeros_for_pooled_projection"),
+    "out_channels": UNUSED,
+    "extra_conditioning_channels": (0,),  # those for inpainting take the mask as well
+}
+"""`SD3ControlNetModel`."""
+
+FLUX_CONTROLNET: Keys = {
+    **METADATA,
+    **honoured("in_channels num_layers num_single_layers attention_head_dim num_attention_heads joint_attention_dim"),
+    **honoured("pooled_projection_dim guidance_embeds axes_dims_rope patch_size conditioning_embedding_channels"),
+    "out_channels": UNUSED,  # of the transformer that it was made from
+    "num_mode": (None,),  # union: one network for several kinds of pictures, of which a request names one
+}
+"""`FluxControlNetModel`."""
+
 PROMPTED_UNET: Keys = {
     **_UNET_2D_CONDITION,
     "sample_size": int,

@@ -16,13 +16,13 @@ _PIXELS: Keys = {**_ANY, **honoured("unet"), "pixel_unshuffle": int}
 _STABLE_DIFFUSION: Keys = {
     **_ANY,
     **honoured("unet vae text_encoder tokenizer"),
-    **unused("safety_checker feature_extractor requires_safety_checker"),  # none is run
-    **unused("image_encoder"),  # of IP-Adapters
+    **unused("safety_checker requires_safety_checker"),  # none is run
+    **honoured("feature_extractor image_encoder"),  # of IP-Adapters
 }
 _XL: Keys = {
     **_ANY,
     **honoured("unet vae text_encoder tokenizer text_encoder_2 tokenizer_2 force_zeros_for_empty_prompt"),
-    **unused("feature_extractor image_encoder"),
+    **honoured("feature_extractor image_encoder"),
     "requires_aesthetics_score": (False, None),  # the refiner
     "add_watermarker": (False, None),
 }

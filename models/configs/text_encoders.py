@@ -1,4 +1,4 @@
-"""The keys of transformers' text encoders, called with token ids for their states and pooled vectors.
+"""The keys of transformers' encoders: of texts, called with token ids, and of pictures; for states and pooled vectors.
 
 transformers sets every key of the file as an attribute of the configuration, known or not.
 """
@@ -27,6 +27,17 @@ CLIP_TEXT: Keys = {
     "eos_token_id": int,  # where the pooled vector is taken
     "use_attention_mask": (False, None),
 }
+
+CLIP_VISION: Keys = {
+    **_ANY_ENCODER,
+    **honoured("hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads"),
+    **honoured("patch_size hidden_act layer_norm_eps"),
+    **unused("attention_dropout dropout"),
+    "model_type": ("clip_vision_model",),
+    "image_size": int,
+    "num_channels": (3,),
+}
+"""`CLIPVisionModelWithProjection` beside an IP-Adapter."""
 
 T5_ENCODER: Keys = {
     **_ANY_ENCODER,

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 import torch
 
+from models.adapters import rows_in_batch
+from models.caching import make_reusable
 from models.configs import check_index
 from models.denoisers.base import BatchedEncoder, Conditioning, Denoiser, Sizes, latent_shape_of
 from models.loading import with_float32_mode
 from models.pack import InvalidPack, Pack
+from models.passes.graphs import Graphs, may_be_recorded
 from models.precision import FLOAT32, Precision
 
 FAMILIES: Mapping[str, str] = {
@@ -36,8 +39,13 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     if pack.family not in FAMILIES:
         raise InvalidPack(f"pack '{pack.name}' has a {pack.family}; served: {', '.join(FAMILIES)}")
     check_index(pack)
-    denoiser: Denoiser = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
+    loaded = pkgutil.resolve_name(FAMILIES[pack.family])(pack, device, precision)
+    loaded.has_deep_blocks = not precision.compiled and make_reusable(loaded.network)
+    denoiser: Denoiser = loaded
     with_float32_mode(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
+    if may_be_recorded(device, precision, denoiser.num_parameters):
+        graphs = Graphs(denoiser.forward, loaded.network, is_plain=lambda: not rows_in_batch())
+        denoiser.forward = graphs  # type: ignore[method-assign]
     return denoiser
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.adapters import AdapterBase, Adapters, ImagePrompts
 from models.configs import every_key
 from models.denoisers.base import BatchedEncoder, Conditioning, Sizes
 from models.loading import load_component
@@ -29,6 +30,10 @@ class AdmDenoiser:
     default_scale = 3.0
     encoders: Sequence[BatchedEncoder] = ()
     has_autoencoder = False
+    adapter_base: AdapterBase | None = None
+    adapters: Adapters | None = None
+    image_prompts: ImagePrompts | None = None
+    has_deep_blocks = False
 
     def __init__(self, pack: Pack, device: torch.device, precision: Precision) -> None:
         self.network = load_component(AdmUNet, pack, "unet", device, precision, keys=every_key(AdmUNet))

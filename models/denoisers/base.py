@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.adapters import AdapterBase, Adapters, ImagePrompts
 from models.batching import Batching
 from models.networks.tokens import Readings
 from models.spec import PromptOptions, SampleSpec
@@ -129,6 +130,10 @@ class Denoiser(Protocol):
         prompt_options: what a spec may choose about the reading of its prompts.
         default_scale: classifier-free scale of diffusers' pipeline for the family, for packs that declare none.
         has_autoencoder: whether a network decodes its latents.
+        adapter_base: what LoRAs can change; `None` if they can't.
+        adapters: the LoRAs that are loaded, if there are any to load.
+        image_prompts: the pack's IP-Adapter, if it has one.
+        has_deep_blocks: whether its network's deep blocks can be left out (`models.caching`).
     """
 
     latent_shape: tuple[int, int, int]
@@ -147,6 +152,10 @@ class Denoiser(Protocol):
     prompt_options: PromptOptions
     default_scale: float
     has_autoencoder: bool
+    adapter_base: AdapterBase | None
+    adapters: Adapters | None
+    image_prompts: ImagePrompts | None
+    has_deep_blocks: bool
 
     @property
     def encoders(self) -> Sequence[BatchedEncoder]:

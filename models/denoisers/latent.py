@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from models.adapters import AdapterBase, Adapters, ImagePrompts
 from models.configs import Keys
 from models.configs.networks import AUTOENCODER
 from models.denoisers.base import BatchedEncoder, Sizes
@@ -110,6 +111,10 @@ class LatentPictures:
     takes_size_conditioning = False
     encoders: Sequence[BatchedEncoder] = ()
     has_autoencoder = True
+    adapter_base: AdapterBase | None = None
+    adapters: Adapters | None = None
+    image_prompts: ImagePrompts | None = None
+    has_deep_blocks = False
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.adapters import AdapterBase, Adapters, ImagePrompts
 from models.denoisers.base import BatchedEncoder, Sizes
 from models.networks.tokens import Readings
 from models.spec import PromptOptions, SampleSpec
@@ -27,6 +28,10 @@ class FoldedPixels:
     patch = 1
     encoders: Sequence[BatchedEncoder] = ()
     has_autoencoder = False
+    adapter_base: AdapterBase | None = None
+    adapters: Adapters | None = None
+    image_prompts: ImagePrompts | None = None
+    has_deep_blocks = False
 
     def __init__(self, channels: int, side: int, pixel_unshuffle: int) -> None:
         self.pixel_unshuffle = pixel_unshuffle

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import Tensor
 
+from models.adapters import AdapterBase
 from models.configs.networks import PROMPTED_UNET
 from models.denoisers.base import Conditioning
 from models.denoisers.pixels import FoldedPixels
@@ -28,10 +30,9 @@ def told(text: Tensor, styles: Tensor) -> Tensor:
 
 
 class PromptedPixelDenoiser(FoldedPixels):
-    """Prompt and style are added to the timestep embedding; the label is the style."""
+    """Prompt and style are added to the timestep embedding; the label is the style, if the pack has any."""
 
     takes_prompt = True
-    has_classes = True
     has_null = True
     sees_mask = False
     low_res_size: int | None = None
@@ -44,7 +45,12 @@ class PromptedPixelDenoiser(FoldedPixels):
         self.prediction_type = str(pack.scheduler_config["prediction_type"])
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.num_styles = len(pack.labels)
+        self.has_classes = self.num_styles > 0
         self.encoder = pack_encoder(pack)
+        if not precision.compiled:
+            self.adapter_base = AdapterBase(
+                family="Prompted pixels", loader=StableDiffusionLoraLoaderMixin, networks={"unet": self.network}
+            )
 
     def conditioning(self, spec: SampleSpec) -> tuple[Conditioning, Conditioning]:
         return self._conditioning(spec.prompt, spec.class_index), self._conditioning(spec.negative_prompt, None)
@@ -55,7 +61,7 @@ class PromptedPixelDenoiser(FoldedPixels):
     def _conditioning(self, prompt: str | None, style: int | None) -> Conditioning:
         text = self.encoder(prompt) if prompt and prompt.strip() else torch.zeros(self.encoder.size)
         styles = torch.zeros(self.num_styles)
-        if style is not None:
+        if style is not None and self.has_classes:
             styles[style] = 1.0
         return {"told": told(text[None], styles[None])[0]}
 

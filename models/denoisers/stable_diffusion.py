@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from models.adapters import AdapterBase, ImagePrompts, UNetControls, controls_in_batch, residuals
 from models.configs.networks import AUTOENCODER, STABLE_DIFFUSION_UNET, XL_AUTOENCODER, XL_UNET
 from models.configs.text_encoders import CLIP_TEXT
 from models.denoisers.base import Conditioning, Sizes
 from models.denoisers.latent import SDXL_SHAPES, LatentPictures, distilled_guidance
-from models.denoisers.text import Encodings, TextEncoder, Wording, weighed
+from models.denoisers.text import AdaptedReading, Encodings, TextEncoder, Wording, weighed
 from models.loading import load_component
 from models.networks.chunks import Chunk
 from models.networks.tokens import Readings, readings_on
@@ -29,6 +31,7 @@ from models.spec import LongPrompt, PromptOptions, SampleSpec
 from models.weights import turn
 
 LCM_GUIDANCE = 8.5  # of the pipeline of latent consistency models
+SECOND_WIDTH = 1024  # of the states that the UNet of Stable Diffusion 2 reads
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5))  # that Stable Diffusion 1 and 2 are commonly used with
 
 
@@ -44,7 +47,18 @@ def _embedded_scale(guidance: float, width: int, device: torch.device) -> Tensor
     return get_timestep_embedding(scale, width, flip_sin_to_cos=False, downscale_freq_shift=1)
 
 
-class StableDiffusionDenoiser(LatentPictures):
+def _inputs(
+    network: UNet2DConditionModel, is_xl: bool, x: Tensor, timesteps: Tensor, conditioning: Conditioning
+) -> dict[str, Tensor]:
+    """What the UNet is called with, but for what it is told of inpainting and of a guidance scale."""
+    added: dict[str, Tensor] = {}
+    if is_xl:
+        added = {"text_embeds": conditioning["pooled"].to(network.dtype), "time_ids": conditioning["times"]}
+    states = conditioning["states"].to(network.dtype)
+    return {"sample": x.to(network.dtype), "timestep": timesteps, "encoder_hidden_states": states, **added}
+
+
+class StableDiffusionDenoiser(AdaptedReading, LatentPictures):
     """Prompts are encoded as the states of one CLIP text encoder, or of two for XL; no prompt is encoded as "".
 
     A prompt of more tokens than CLIP reads at once is encoded in chunks, whose states are joined; XL's pooled vector is
@@ -97,8 +111,27 @@ class StableDiffusionDenoiser(LatentPictures):
         self.prompt_options = PromptOptions(
             long_prompts=tuple(LongPrompt), takes_weights=True, most_clip_skip=layers - self.is_xl
         )
+        inputs = functools.partial(_inputs, self.network, self.is_xl)
+        self._controls = UNetControls(self._family, self.network, inputs, self.autoencoder.factor)
+        if not precision.compiled:
+            self.adapter_base = self._adapter_base()
+            if pack.has_ip_adapter:
+                self.image_prompts = ImagePrompts(pack, self.network, device, precision)
         self._encoded = Encodings(self._encode)
         self._all_masked = functools.lru_cache(maxsize=16)(self._blank)
+
+    @property
+    def _family(self) -> str:
+        is_second = self.network.config.cross_attention_dim == SECOND_WIDTH
+        return "Stable Diffusion XL" if self.is_xl else f"Stable Diffusion {1 + is_second}"
+
+    def _adapter_base(self) -> AdapterBase:
+        return AdapterBase(
+            family=self._family,
+            loader=StableDiffusionXLLoraLoaderMixin if self.is_xl else StableDiffusionLoraLoaderMixin,
+            networks={"unet": self.network, **{encoder.name: encoder.network for encoder in self.encoders}},
+            controls=self._controls,
+        )
 
     def encode_prompts(self, specs: Sequence[SampleSpec]) -> None:
         self._encoded.add([wording for spec in specs for wording in self._wordings(spec)])
@@ -119,8 +152,9 @@ class StableDiffusionDenoiser(LatentPictures):
 
     def _wordings(self, spec: SampleSpec) -> tuple[Wording, Wording]:
         """The prompt and the negative prompt."""
-        negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative)
-        return Wording.of(spec, "prompt"), negative
+        loras = self.loras_read(spec)
+        negative = Wording.of(spec, "negative_prompt", skips=PROFILES[spec.profile].skips_negative, loras=loras)
+        return Wording.of(spec, "prompt", loras=loras), negative
 
     def readings(self, spec: SampleSpec) -> Readings:
         chunked = spec.long_prompt is not LongPrompt.TRUNCATE
@@ -161,10 +195,14 @@ class StableDiffusionDenoiser(LatentPictures):
     @torch.inference_mode()
     def _encode(self, wordings: Sequence[Wording]) -> list[Conditioning]:
         prompts = [self._chunks(wording) for wording in wordings]
+        extras = [self.extras_of(wording.loras) for wording in wordings]
         hidden: list[list[Tensor]] = [[] for _ in wordings]  # of each encoder, (tokens,width)
         pooled: list[Tensor] = []
         for number, encoder in enumerate(self.encoders):
-            outputs = encoder.read([chunk.ids for chunks in prompts for chunk in chunks[number]])
+            outputs = encoder.read(
+                [chunk.ids for chunks in prompts for chunk in chunks[number]],
+                [extra for extra, chunks in zip(extras, prompts, strict=True) for _ in chunks[number]],
+            )
             for wording, chunks, states in zip(wordings, prompts, hidden, strict=True):
                 read = list(itertools.islice(outputs, len(chunks[number])))
                 layers = [self._layer(encoder, output, wording.clip_skip)[0] for output in read]
@@ -199,15 +237,16 @@ class StableDiffusionDenoiser(LatentPictures):
 
     @torch.inference_mode()
     def forward(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        dtype = self.network.dtype
-        added = None
-        if self.is_xl:
-            added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": conditioning["times"]}
-        states = conditioning["states"].to(dtype)
+        dtype, inputs = self.network.dtype, self._controls.inputs(x, timesteps, conditioning)
+        added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
         if self.sees_mask:
             x = torch.cat([x, conditioning["mask"], conditioning["masked_latent"]], dim=1)
-        scale = None if self.scale is None else self.scale.to(dtype).expand(len(x), -1)
         output = self.network(
-            x.to(dtype), timesteps, encoder_hidden_states=states, timestep_cond=scale, added_cond_kwargs=added
+            x.to(dtype),
+            timesteps,
+            encoder_hidden_states=inputs["encoder_hidden_states"],
+            timestep_cond=None if self.scale is None else self.scale.to(dtype).expand(len(x), -1),
+            added_cond_kwargs=added or None,
+            **residuals(self._controls, controls_in_batch(), inputs),
         )
         return output.sample.float()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from models.adapters import Adapters, RowExtras, given
 from models.batching import Alone, Batching, batch_calls
 from models.configs import Keys
 from models.denoisers.base import Conditioning
@@ -21,7 +22,7 @@ from models.networks.tokens import Reading, parts_of, reading_of
 from models.networks.weights import Part
 from models.pack import Pack
 from models.precision import Precision
-from models.spec import InvalidSpec, LongPrompt, SampleSpec
+from models.spec import InvalidSpec, LongPrompt, Lora, SampleSpec
 from models.weights import turn
 
 Key = TypeVar("Key", bound=Hashable)
@@ -75,22 +76,27 @@ class TextEncoder:
         """Number of different tokens."""
         return int(self.network.config.vocab_size)
 
-    def __call__(self, prompts: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Run the network on prompts, padded or truncated; yields what `read` does."""
+    def __call__(self, prompts: Sequence[str], extras: Sequence[RowExtras | None] = ()) -> Iterator[dict[str, Any]]:
+        """Run the network on prompts, padded or truncated; arguments and results are those of `read`."""
         tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.max_length, truncation=True)
-        return self.read(tokens.input_ids)
+        return self.read(tokens.input_ids, extras)
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
         """Split a prompt into chunks of `max_length` tokens."""
         return chunks_of(self.tokenizer, parts, self.max_length)
 
-    def read(self, rows: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+    def read(self, rows: Sequence[Sequence[int]], extras: Sequence[RowExtras | None] = ()) -> Iterator[dict[str, Any]]:
         """Run the network on rows of `max_length` tokens, in batches; yields each row's outputs by name.
+
+        `extras` are what the rows have for themselves, if any has something.
 
         Outputs are views of the batch's, of the row alone; those of layers are tuples. Copy what is to be kept.
         """
+        start = 0
         for count, call in batch_calls(self.output, torch.tensor(rows), self.batching):
-            output = call()
+            with given(extras[start : start + count]):
+                output = call()
+            start += count
             for row in range(count):
                 own = slice(row, row + 1)
                 yield {
@@ -139,6 +145,20 @@ class Encodings(Generic[Key]):
             self._kept.popitem(last=False)
 
 
+class AdaptedReading:
+    """What text families share about LoRAs, which may change how prompts are read."""
+
+    adapters: Adapters | None
+
+    def loras_read(self, spec: SampleSpec) -> tuple[Lora, ...]:
+        """The spec's LoRAs if one of them changes a text encoder, else none."""
+        return self.adapters.reading(spec.loras) if self.adapters is not None else ()
+
+    def extras_of(self, loras: Sequence[Lora]) -> RowExtras | None:
+        """What rows with these LoRAs have for themselves."""
+        return self.adapters.of(loras) if self.adapters is not None else None
+
+
 @dataclass(frozen=True)
 class Wording:
     """A prompt as CLIP is to read it.
@@ -147,26 +167,28 @@ class Wording:
         parts: its texts with their weights.
         chunked: whether it is read in chunks, and not cut off after the first.
         clip_skip: the layer that it is read from, counted from the one that the family uses, which is 1.
+        loras: those that change how it is read.
     """
 
     parts: tuple[Part, ...]
     chunked: bool = True
     clip_skip: int = 1
+    loras: tuple[Lora, ...] = ()
 
     @classmethod
-    def of(cls, spec: SampleSpec, field: str, *, skips: bool = True) -> Wording:
+    def of(cls, spec: SampleSpec, field: str, *, skips: bool = True, loras: tuple[Lora, ...] = ()) -> Wording:
         """A spec's prompt; `skips` says whether its `clip_skip` counts for this one.
 
         Raises:
             InvalidPrompt: as for `parts_of`.
         """
         chunked = spec.long_prompt is not LongPrompt.TRUNCATE
-        return cls(parts_of(spec, field), chunked, spec.clip_skip if skips else 1)
+        return cls(parts_of(spec, field), chunked, spec.clip_skip if skips else 1, loras)
 
     @property
     def empty(self) -> Wording:
         """No prompt, read from the same layer."""
-        return Wording((("", 1.0),), self.chunked, self.clip_skip)
+        return replace(self, parts=(("", 1.0),))
 
 
 def weighed(states: Tensor, chunk: Chunk) -> Tensor:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
+from models.adapters import AdapterFolders
 from models.calibration import (
     Calibration,
     Calibrations,
@@ -21,7 +23,7 @@ from models.calibration import (
     load_networks,
 )
 from models.calibration.networks import free_memory, only_float32
-from models.engine.errors import EngineDied, PackInUse, failure_of, ran_out_of_memory
+from models.engine.errors import EngineDied, PackInUse, failure_of
 from models.engine.loaded import LoadedPack
 from models.engine.loop import Loop
 from models.engine.measurement import Measurement
@@ -30,7 +32,7 @@ from models.engine.preparing import Asked, PreparingThread
 from models.engine.preparing.labels import with_class_index
 from models.engine.runner import Runner
 from models.engine.sample import Course, Handle, Image, Inputs, Sample
-from models.lanes import CORES, set_thread_count
+from models.lanes import CORES, ran_out_of_memory, set_thread_count
 from models.loading import device_named, opening
 from models.pack import InvalidPack, Pack, open_packs
 from models.spec import InvalidSpec, LongPrompt, SampleSpec
@@ -68,6 +70,8 @@ class Engine:
         quantize: "int8" for int8 weights, as for `load_networks`.
         offloaded: whether weights stay in the host's memory, as for `load_networks`.
         compiled: whether `torch.compile` makes their kernels.
+        loras: folder of LoRAs that specs may name; files may come and go while it is served.
+        controls: folder of ControlNets that specs may name, each as diffusers saves it.
         cores: threads that compute at once; by default all that the environment allows.
         measure_at_once: start measuring immediately; otherwise measuring starts when `measure` is called.
         calibrations: store of earlier measurements; by default the user's cache folder. The engine measures whatever is
@@ -95,6 +99,8 @@ class Engine:
         quantize: str | None = None,
         offloaded: bool = False,
         compiled: bool = False,
+        loras: Path | None = None,
+        controls: Path | None = None,
         cores: int = CORES,
         measure_at_once: bool = True,
         calibrations: Calibrations | None = None,
@@ -115,6 +121,7 @@ class Engine:
             offloaded=offloaded,
             compiled=compiled,
         )
+        self._adapters = AdapterFolders.at(loras=loras, controls=controls)
         self._calibrate = calibrate
         self._measurement = Measurement(calibrations if calibrations is not None else FileCalibrations())
         self._loop = Loop(self._measurement, cores=cores, on_death=on_death)
@@ -232,8 +239,9 @@ class Engine:
         for sample in samples:
             by_pack.setdefault(sample.course.spec.pack, []).append(sample)
         self._loop.enqueue(by_pack)
-        for course in {sample.shape: sample.course for sample in samples}.values():
-            self._want_measured(course)
+        if self._calibrate is None:
+            for sample in samples:
+                self._measurement.want(self.packs[sample.course.spec.pack], sample.course)
         return [Handle(sample.promise) for sample in samples]
 
     def check(self, specs: Sequence[SampleSpec]) -> None:
@@ -279,19 +287,16 @@ class Engine:
         prepared = zip(asked, self._prepared(asked), strict=True)
         return [preparation.course(spec, inputs) for (preparation, spec), inputs in prepared]
 
-    def _want_measured(self, course: Course) -> None:
-        loaded = self.packs[course.spec.pack]
-        if self._calibrate is None and course.shape != loaded.denoiser.latent_shape:
-            self._measurement.want(loaded, course.spec.size(loaded.denoiser.picture_size), course.shape)
-
     def _prepared(self, asked: Sequence[Asked]) -> list[Inputs]:
         try:
             return self._preparing.prepare(asked)
-        except torch.AcceleratorError as error:
-            self._loop.end(fault=error)
-            raise EngineDied(f"the device is lost: {error}") from error
         except RuntimeError as error:
-            raise (failure_of(error) if ran_out_of_memory(error) else error) from None
+            if ran_out_of_memory(error):
+                raise failure_of(error) from None
+            if isinstance(error, torch.AcceleratorError):
+                self._loop.end(fault=error)
+                raise EngineDied(f"the device is lost: {error}") from error
+            raise
 
     def _run(self, packs: Sequence[Pack], measure_at_once: bool, ready: Future[None]) -> None:
         # The lanes occupy the cores: extra OpenMP threads for this thread would only compete with them.
@@ -322,7 +327,9 @@ class Engine:
         pack, is_fixed = networks.pack, self._calibrate is not None
         calibration = self._calibrate(pack, networks.by_rule) if self._calibrate is not None else networks.by_rule
         with opening(pack):
-            loaded = LoadedPack.load(networks, calibration, self._runners, self._loop.lock, is_measured=is_fixed)
+            loaded = LoadedPack.load(
+                networks, calibration, self._runners, self._loop.lock, is_measured=is_fixed, adapters=self._adapters
+            )
         self._runners[pack.name] = loaded.runner
         if not is_fixed:
             self._measurement.add(loaded, key, known)

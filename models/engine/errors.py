@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.lanes import drop_traceback
+from models.lanes import drop_traceback, ran_out_of_memory
 
 
 class SampleFailed(RuntimeError):
@@ -31,22 +31,16 @@ class PackInUse(RuntimeError):
     """The pack can't be unloaded: pictures of it, or that it guides, are unfinished."""
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether the device had no memory; on CPUs torch has no class of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
-
-
 def failure_of(error: Exception) -> SampleFailed:
     """Convert `error`, raised for a sample, to the error that its handle raises.
 
     Raises:
         AcceleratorError: the device is lost, and every later call on it would fail the same way.
     """
+    if ran_out_of_memory(error):
+        drop_traceback(error)
+        return OutOfMemory(f"out of memory: {error}")
     if isinstance(error, torch.AcceleratorError):
         raise error
     drop_traceback(error)
-    if ran_out_of_memory(error):
-        return OutOfMemory(f"out of memory: {error}")
     return SampleFailed(f"{type(error).__name__}: {error}")

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from threading import Condition
 from typing import Any
 
-import torch
-
+from models.adapters import AdapterFolders
 from models.calibration import Calibration, Networks
 from models.denoisers import Denoiser
 from models.engine.errors import SampleFailed
@@ -16,6 +15,7 @@ from models.engine.observing import Tally
 from models.engine.runner import Runner, Shape
 from models.engine.sample import Sample, share_prefixes
 from models.engine.schedule import Schedule
+from models.lanes import ran_out_of_memory
 from models.pack import InvalidPack, Pack
 from models.samplers import FLOW_PREDICTION, NotLinear, check_schedule
 from models.samplers.levels import alpha_bars
@@ -56,8 +56,11 @@ class LoadedPack:
         lock: Condition,
         *,
         is_measured: bool,
+        adapters: AdapterFolders,
     ) -> LoadedPack:
-        """Make networks ready to run; `siblings` are the runners of all packs of the engine.
+        """Make networks ready to run.
+
+        `siblings` are the runners of all packs of the engine, `adapters` is where LoRAs and ControlNets are.
 
         Raises:
             InvalidPack: the pack's noise schedule is not served, or the device has no memory for the smallest batch.
@@ -73,10 +76,13 @@ class LoadedPack:
             networks.pack.scheduler_config,
             device=networks.device,
             siblings=siblings,
+            adapters=adapters,
         )
         try:
             runner.warm_up()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             rows = calibration.denoiser.sizes[0]
             raise InvalidPack(
                 f"'{networks.pack.name}': {networks.device} has no memory for a batch of {rows} rows"

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.adapters import AdapterFolders
 from models.batching import batch_calls
+from models.caching import Kept
 from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
@@ -24,7 +26,9 @@ from models.lanes import CallRunner, Lanes, first_call
 from models.noise import draw_noise
 from models.profiles import to_uint8
 from models.samplers import advance
-from models.samplers.table import NUM_COLUMNS
+from models.samplers.table import CARRY, DATA, LATENT, NOISE
+from models.samplers.update import State, successor
+from models.spec import Row
 
 Shape = tuple[int, int, int]
 CUDA_WARM_UPS = 3  # graphs are recorded at the second call
@@ -33,7 +37,8 @@ CUDA_WARM_UPS = 3  # graphs are recorded at the second call
 class Runner:
     """Networks of one pack on one device.
 
-    `siblings` are the runners of all packs on the device, for guidance by a second pack.
+    `siblings` are the runners of all packs on the device, for guidance by a second pack; `adapters` is where LoRAs and
+    ControlNets are.
     """
 
     def __init__(
@@ -45,8 +50,17 @@ class Runner:
         *,
         device: torch.device,
         siblings: Mapping[str, Runner],
+        adapters: AdapterFolders,
     ) -> None:
-        self.preparation = Preparation(denoiser, steering, scheduler_config, device=device, siblings=siblings)
+        self.preparation = Preparation(
+            denoiser,
+            steering,
+            scheduler_config,
+            device=device,
+            precision=calibration.denoiser.precision,
+            siblings=siblings,
+            adapters=adapters,
+        )
         self.denoiser = denoiser
         self.steering = steering
         self.calibration = calibration
@@ -100,13 +114,12 @@ class Runner:
         """Give the sample its first latent."""
         course = sample.course
         noise = self._noise(course, 0).to(self.device)
-        state = torch.zeros(NUM_COLUMNS, *course.shape, device=self.device)
         if course.start is None or course.inputs.init is None:
-            state[0] = noise * course.table.initial_scale
+            latent = noise * course.table.initial_scale
         else:
             kept, added = course.start
-            state[0] = kept * course.inputs.init + added * noise
-        sample.state = state
+            latent = kept * course.inputs.init + added * noise
+        sample.state = {LATENT: latent}
 
     def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: CallRunner) -> list[Image]:
         """Decode the latents (R,C,H,W) of samples to pictures (height,width,channels)."""
@@ -134,29 +147,37 @@ class Runner:
             The guided data predictions (R,C,H,W), and for each sample whether its latent is still finite.
         """
         evaluation = gather(samples, self.device)
-        output, gradient, score = self._evaluated(evaluation, lanes)
+        output, gradient, score, kept = self._evaluated(evaluation, lanes)
         noise = self._step_noise(evaluation)  # drawn on the CPU while a GPU evaluates
         predictions = self._predictions(evaluation, output, gradient)
         guided = combine(predictions)
-        states = self._advanced(evaluation, predictions, guided, noise)
-        are_finite = torch.isfinite(states[:, 0]).flatten(1).all(1).tolist()
+        states, latents = self._advanced(evaluation, predictions, guided, noise)
+        are_finite = torch.isfinite(latents).flatten(1).all(1).tolist()
         name = "" if self.steering is None else self.steering.score_name
         telemetry = effects(predictions, guided, evaluation.coefficients["timestep"], score, name)
-        own = [state.clone() for state in states]  # a view would keep the whole batch alive while the sample pauses
-        for sample, state, entry in zip(samples, own, telemetry, strict=True):
-            sample.advance(state, entry)
+        for sample, state, entry, found in zip(samples, states, telemetry, kept, strict=True):
+            sample.advance(state, entry, found)
         return guided.data, are_finite
 
-    def _evaluated(self, evaluation: Evaluation, lanes: CallRunner) -> tuple[Tensor, Tensor, Tensor]:
-        """Run all networks: denoiser outputs by row, classifier gradients and scores by steered sample."""
-        groups, work = evaluation.alike, list[Work]()
-        for (guide, shape), numbers in groups.items():
+    def _evaluated(
+        self, evaluation: Evaluation, lanes: CallRunner
+    ) -> tuple[Tensor, Tensor, Tensor, list[dict[Row, Kept]]]:
+        """Run all networks.
+
+        Returns:
+            Denoiser outputs by row, classifier gradients and scores by steered sample, and what is kept by sample.
+        """
+        groups, keeping, work = evaluation.alike, evaluation.keeping, list[Work]()
+        for (guide, shape, reuses), numbers in groups.items():
             runner = self if guide is None else self.siblings[guide]
             rows = [evaluation.rows[number] for number in numbers]
+            samples, extras = [row.sample for row in rows], [row.extras for row in rows]
+            reused = [row.reused for row in rows if row.reused is not None]
+            keeps = not reuses and not keeping.isdisjoint(samples)
             calibration = runner.calibration_for(evaluation.shape).denoiser
-            network, calibration = runner.evaluator(calibration, evaluation.shape, shape)
+            network, calibration = runner.evaluator(calibration, evaluation.shape, shape, reuses=reuses, keeps=keeps)
             conditioning, count = [row.conditioning for row in rows], partial(runner.tally.evaluated, "denoiser")
-            work.append(work_of(network, calibration, evaluation, [row.sample for row in rows], conditioning, count))
+            work.append(work_of(network, calibration, evaluation, samples, conditioning, count, extras, reused))
         if steered := evaluation.steered:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
@@ -168,20 +189,21 @@ class Runner:
         done = evaluated(work, lanes, limit=self.limit(evaluation.shape))
         x = evaluation.x
         gradient, score = done.pop() if steered else (x[:0], x[:0, 0, 0, 0])
+        kept = evaluation.kept([found for _, *found in done])
         if len(done) == 1:
-            return done[0][0], gradient, score
-        width = max(output.shape[1] for [output] in done)
+            return done[0][0], gradient, score, kept
+        width = max(output.shape[1] for output, *_ in done)
         merged = x.new_zeros(len(evaluation.rows), width, *x.shape[2:])
-        for numbers, [output] in zip(groups.values(), done, strict=True):
+        for numbers, (output, *_) in zip(groups.values(), done, strict=True):
             merged[numbers, : output.shape[1]] = output
-        return merged, gradient, score
+        return merged, gradient, score, kept
 
     def _predictions(self, evaluation: Evaluation, output: Tensor, gradient: Tensor) -> Predictions:
         """Convert the networks' outputs to data predictions."""
-        x, rows, coefficients = evaluation.x, [row.sample for row in evaluation.rows], evaluation.coefficients
+        x, coefficients = evaluation.x, evaluation.coefficients
         p, q = evaluation.spread("data_from_latent"), evaluation.spread("data_from_output")
         channels = x.shape[1]
-        data = p * x[rows] + q * output[:, :channels]
+        data = p * x[evaluation.sample_of_row] + q * output[:, :channels]
         courses = [sample.course for sample in evaluation.samples]
         return Predictions(
             specs=[course.spec for course in courses],
@@ -203,7 +225,7 @@ class Runner:
         variances: dict[int, Tensor] = {}
         for number, sample in enumerate(samples):
             table = sample.course.table
-            if table.log_variance is None or sample.state is None:
+            if table.log_variance is None:
                 continue
             least, greatest = (float(value) for value in table.log_variance[sample.position])
             if self.denoiser.learns_variance:
@@ -211,32 +233,39 @@ class Runner:
                 variances[number] = (share * greatest + (1 - share) * least).exp()
             else:  # ADM's FIXED_LARGE
                 fixed = least if sample.position == len(table) - 1 else greatest
-                variances[number] = torch.full_like(sample.state[0], fixed).exp()
+                variances[number] = torch.full_like(sample.latent, fixed).exp()
         return variances
 
     def _noise(self, course: Course, draw: int) -> Tensor:
         """(C,H,W), on the CPU."""
         return draw_noise(course.spec.seed, course.spec.image_index, draw, course.shape)
 
-    def _step_noise(self, evaluation: Evaluation) -> Tensor:
+    def _step_noise(self, evaluation: Evaluation) -> Tensor | None:
         """Noise that the samplers add in the step, (R,C,H,W) of unit variance; zeros for those that add none."""
+        if not evaluation.adds_noise:
+            return None
         noise = torch.zeros(len(evaluation.samples), *evaluation.shape)
-        for row, sample in enumerate(evaluation.samples):
-            if sample.course.table.adds_noise[sample.position]:
-                noise[row] = self._noise(sample.course, sample.position + 1)
+        for row in evaluation.adds_noise:
+            sample = evaluation.samples[row]
+            noise[row] = self._noise(sample.course, sample.position + 1)
         return noise.to(self.device)
 
-    def _advanced(self, evaluation: Evaluation, predictions: Predictions, guided: Guided, noise: Tensor) -> Tensor:
-        """The states after the evaluation, (R, NUM_COLUMNS, C, H, W)."""
-        noise = noise.clone()
-        for row, variance in predictions.variances.items():
-            noise[row] *= variance.sqrt()
+    def _advanced(
+        self, evaluation: Evaluation, predictions: Predictions, guided: Guided, noise: Tensor | None
+    ) -> tuple[list[State], Tensor]:
+        """The samples' states after the evaluation, and their latents (R,C,H,W)."""
+        if noise is not None:
+            for row, variance in predictions.variances.items():
+                noise[row] *= variance.sqrt()
         moved = advance(evaluation.state, guided.data, noise, evaluation.weights)
-        moved[:, 0] += guided.shift
+        latents = moved[LATENT] if guided.shift is None else moved[LATENT] + guided.shift
         if not self.denoiser.sees_mask:
             for row, sample in enumerate(evaluation.samples):
-                self._keep_unmasked(sample, moved[row, 0])
-        return moved
+                self._keep_unmasked(sample, latents[row])
+        fresh = {DATA: guided.data, NOISE: noise, CARRY: moved.get(CARRY)}
+        return [
+            _state_after(sample, latents[row], fresh, row) for row, sample in enumerate(evaluation.samples)
+        ], latents
 
     def _keep_unmasked(self, sample: Sample, latent: Tensor) -> None:
         """Outside the mask, replace the latent by the initial picture at the current noise level."""
@@ -245,3 +274,17 @@ class Runner:
             kept, added = sample.course.table.level(sample.position + 1)
             noise = self._noise(sample.course, 0).to(self.device)
             latent.copy_(inputs.mask * latent + (1 - inputs.mask) * (kept * inputs.init + added * noise))
+
+
+def _state_after(sample: Sample, latent: Tensor, fresh: Mapping[int, Tensor | None], row: int) -> State:
+    """A sample's next state: what it keeps, and of a batch's fresh columns (R,C,H,W) copies of its row.
+
+    Views would keep the whole batch alive while the sample pauses.
+    """
+    kept = sample.course.table.kept
+    own = {
+        column: batch[row].clone()
+        for column, batch in fresh.items()
+        if batch is not None and (column + 1 in kept if column != CARRY else column in kept)
+    }
+    return successor({**sample.state, **own}, latent.clone(), own.get(CARRY), kept)

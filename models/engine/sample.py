@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.adapters import RowExtras
+from models.caching import Kept
 from models.denoisers import Conditioning
 from models.networks.tokens import Readings
 from models.profiles import Profile
 from models.samplers import CoefficientTable
-from models.spec import Guidance, SampleSpec
+from models.samplers.table import LATENT
+from models.samplers.update import State
+from models.spec import Guidance, Row, SampleSpec
 
 Image = NDArray[np.uint8]
 """A finished picture: (H, W, C)."""
@@ -33,6 +37,7 @@ class Inputs:
         condition: the classifier's target.
         init: latent (C,H,W) to start from.
         mask: (C or 1,H,W), 1 where `init` is redrawn.
+        extras: what the conditional rows of its own denoiser have besides their conditioning.
         readings: how the denoiser's text encoders read the prompts.
         remarks: what of the prompts the networks do not read.
     """
@@ -42,6 +47,7 @@ class Inputs:
     condition: Conditioning | None = None
     init: Tensor | None = None
     mask: Tensor | None = None
+    extras: RowExtras | None = None
     readings: Readings = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -81,6 +87,11 @@ class Course:
         At least the last evaluation is always left to each sample.
         """
         return min(self.guided.start, len(self) - 1)
+
+    def reuses(self, position: int) -> bool:
+        """Whether the evaluation at `position` reuses what deep blocks found before, for the rows that have it."""
+        cache = self.spec.cache
+        return cache is not None and position % cache.every != 0 and position < round(cache.until * len(self))
 
     @property
     def prefix(self) -> SampleSpec:
@@ -174,7 +185,8 @@ class Sample:
         promise: the part of it that its submitter sees.
         deadline: on the engine's clock, in seconds, or `None`.
         on_preview: called every `preview_every` evaluations.
-        state: (NUM_COLUMNS, C, H, W), the latents and predictions its sampler needs; `None` before its first tick.
+        state: the latents and predictions that its sampler needs, (C,H,W) each; empty before its first tick.
+        kept: what deep blocks found for its rows, if its next evaluation reuses that.
         forks: samples that equal this one up to `fork_position`, and continue from its state there.
     """
 
@@ -182,7 +194,8 @@ class Sample:
     promise: Promise
     deadline: float | None = None
     on_preview: Preview | None = None
-    state: Tensor | None = None
+    state: State = field(default_factory=dict)
+    kept: Mapping[Row, Kept] = field(default_factory=dict)
     forks: list[Sample] = field(default_factory=list)
 
     @classmethod
@@ -226,6 +239,12 @@ class Sample:
         return len(self.course.spec.guidance.rows(active=self.is_guided_now))
 
     @property
+    def extras_now(self) -> RowExtras | None:
+        """What the conditional rows of its own denoiser have for themselves in its next evaluation."""
+        extras = self.course.inputs.extras
+        return None if extras is None else extras.during(self.position, len(self.course))
+
+    @property
     def wants_classifier_now(self) -> bool:
         return self.course.spec.guidance.wants_classifier(active=self.is_guided_now)
 
@@ -252,9 +271,16 @@ class Sample:
         every = self.course.spec.preview_every
         return self.on_preview is not None and every > 0 and self.position % every == 0
 
-    def advance(self, state: Tensor, telemetry: dict[str, float] | None = None) -> None:
-        """Store the state after one more evaluation, and that evaluation's telemetry."""
-        self.state = state
+    @property
+    def latent(self) -> Tensor:
+        """(C,H,W), from its first tick on."""
+        return self.state[LATENT]
+
+    def advance(
+        self, state: State, telemetry: dict[str, float] | None = None, kept: Mapping[Row, Kept] | None = None
+    ) -> None:
+        """Store the state after one more evaluation, that evaluation's telemetry, and what is kept for the next."""
+        self.state, self.kept = state, kept or {}
         if telemetry is not None:
             self.promise.telemetry.append(telemetry)
         self.promise.evaluated_at.append(time.monotonic())
@@ -269,7 +295,7 @@ class Sample:
         """Remove and return the forks, moved to this sample's current state."""
         forks = self.take_forks()
         for fork in forks:
-            fork.state = self.state
+            fork.state, fork.kept = self.state, self.kept
             fork.promise.evaluations_done = self.promise.evaluations_done
             fork.promise.evaluated_at = list(self.promise.evaluated_at)
             fork.promise.telemetry = list(self.promise.telemetry)

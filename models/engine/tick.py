@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.engine.errors import SampleFailed, failure_of, ran_out_of_memory
+from models.engine.errors import SampleFailed, failure_of
 from models.engine.loaded import LoadedPack
 from models.engine.sample import Image, Sample
-from models.lanes import CallRunner, Result, drop_traceback
+from models.lanes import CallRunner, Result, drop_traceback, ran_out_of_memory
 
 
 class _Turn:
@@ -73,7 +73,7 @@ class Tick(_Turn):
 
     def _begin(self) -> None:
         for sample in self.samples:
-            if sample.state is None:
+            if not sample.state:
                 with self._failing_alone(sample):
                     self._runner.start(sample)
 
@@ -128,5 +128,5 @@ class Decoding(_Turn):
                 sample.finish(picture)
 
     def _decoded(self, lanes: CallRunner, samples: Sequence[Sample]) -> list[Image]:
-        latents = torch.stack([sample.state[0] for sample in samples if sample.state is not None])
+        latents = torch.stack([sample.latent for sample in samples])
         return self._runner.pictures(samples, latents, lanes)

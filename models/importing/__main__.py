@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -31,4 +32,5 @@ def _main(
 
 
 if __name__ == "__main__":
+    gc.freeze()  # libraries stay to the end, and searching them for garbage takes seconds
     command(prog_name="cynosure import-adm")

@@ -26,6 +26,8 @@ ROLES = {
     "text_encoder": "text encoders",
     "text_encoder_2": "text encoders",
     "text_encoder_3": "text encoders",
+    "image_encoder": "image prompts",
+    "ip_adapter": "image prompts",
     "classifier": "classifier",
     "classifier_text_encoder": "classifier",
 }
@@ -111,11 +113,16 @@ def _components(
     found = []
     for component, role in ROLES.items():
         folder = pack.component(component)
-        if not pack.has(component):
+        takes_images = pack.has_ip_adapter and not denoiser.compiled
+        if not (takes_images if role == "image prompts" else pack.has(component)):
             continue
         precision = classifier if role == "classifier" else denoiser
         if component == "vae":
             precision = autoencoder_precision(pack, precision)
+        elif component == "image_encoder":
+            precision = precision.of_autoencoder
+        elif component == "ip_adapter":
+            precision = replace(precision, int8=False, offloaded=False)
         elif "text_encoder" in component:
             precision = precision.of_encoders
         if missing_on is None or not is_in_use(folder, missing_on, precision):
@@ -152,7 +159,8 @@ def autoencoder_precision(pack: Pack, precision: Precision) -> Precision:
 def _shapes(folder: Path) -> dict[str, list[int]]:
     """The shapes of a component's parameters by name."""
     try:
-        return {name: shape for path in weight_files(folder) for name, shape in _shapes_in(path)}
+        files = sorted(folder.glob("*.safetensors")) if folder.name == "ip_adapter" else weight_files(folder)
+        return {name: shape for path in files for name, shape in _shapes_in(path)}
     except (InvalidPack, SafetensorError, OSError):  # refused by name when it is loaded
         return {}
 

@@ -24,16 +24,25 @@ _loaded: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionar
 
 
 def load_shared(
-    network: type[Network], pack: Pack, component: str, device: torch.device, precision: Precision, *, keys: Keys
+    network: type[Network],
+    pack: Pack,
+    component: str,
+    device: torch.device,
+    precision: Precision,
+    *,
+    keys: Keys,
+    may_be_null: bool = False,
 ) -> Network:
     """Load a component as `load_component` does, or return it if a pack in use has one of the same content.
+
+    `may_be_null` is as for `check_declared`.
 
     Its float32 products on CUDA do not use TF32. It must not be changed, and its calls must hold its `turn`.
 
     Raises:
         InvalidPack: as for `load_component`.
     """
-    check_declared(network, pack, component)
+    check_declared(network, pack, component, may_be_null=may_be_null)
     folder = pack.component(component)
     with _LOADING:
         key = (network, _content(folder), str(device), precision)

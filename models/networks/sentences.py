@@ -132,7 +132,7 @@ def pack_encoder(pack: Pack) -> SentenceEncoder:
     Raises:
         InvalidPack: the pack names no encoder or has no captions; or as for `encoder_folder`.
     """
-    package, captions = pack.index.get("text_encoder_package"), pack.folder / CAPTIONS_FILE
+    package, captions = pack.index.get("text_encoder_package"), pack.component(CAPTIONS_FILE)
     if not package or not captions.is_file():
         raise InvalidPack(f"'{pack.name}' takes prompts: it needs a text_encoder_package and {CAPTIONS_FILE}")
     return _encoder(tuple(package.items()), captions)

@@ -30,7 +30,10 @@ _FACTOR = {"(": BRACKET, "[": 1 / BRACKET}
 _OPENING = {")": "(", "]": "["}
 _MARK = re.compile(r"\\(?P<literal>[()\[\]\\]?)|(?P<sign>[()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)")
 _NOT_SERVED = (
-    (re.compile(r"<\w+:[^<>]*>"), "adapters are not served yet"),
+    (
+        re.compile(r"<\w+:[^<>]*>"),
+        "LoRAs are named in loras, or in prompt by <lora:NAME:SCALE>; other adapters are not served",
+    ),
     (re.compile(r"(?<!\\)\[[^\[\]]*:\s*[\d.]+\s*\]"), "words that change during the steps are not served"),
     (re.compile(r"(?<!\\)\[[^\[\]]*\|[^\[\]]*\]"), "words that alternate are not served"),
     (re.compile(r"\b(?:BREAK|AND)\b"), "it is a command of A1111's and not served; in small letters it is a word"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from functools import wraps
 
@@ -39,4 +40,5 @@ def _main(markdown: bool) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # libraries stay to the end, and searching them for garbage takes seconds
     command(prog_name="cynosure selftest")

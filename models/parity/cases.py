@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.adapters import AdapterBase, AdapterFolders, Adapters, ImagePrompts
 from models.calibration.probes import stacked
 from models.calibration.result import fixed_calibration
 from models.classifiers import ClassSteering, conditions, log_probability_gradient
@@ -141,6 +142,10 @@ class _StandIn:
     default_scale = 1.0
     encoders = ()
     has_autoencoder = False
+    adapter_base: AdapterBase | None = None
+    adapters: Adapters | None = None
+    image_prompts: ImagePrompts | None = None
+    has_deep_blocks = False
 
     def __init__(self, *, learns_variance: bool) -> None:
         self.learns_variance = learns_variance
@@ -175,6 +180,7 @@ def trajectory(*, learns_variance: bool, schedule: str = "linear", **spec_fields
         SCHEDULES[schedule],
         device=torch.device("cpu"),
         siblings={},
+        adapters=AdapterFolders(),
     )
     samples = []
     for row, label in enumerate(LABELS):
@@ -185,7 +191,7 @@ def trajectory(*, learns_variance: bool, schedule: str = "linear", **spec_fields
     while not samples[0].is_done:
         runner.tick(samples, runner.lanes)
     runner.lanes.close()
-    return torch.stack([sample.state[0] for sample in samples if sample.state is not None])
+    return torch.stack([sample.latent for sample in samples])
 
 
 def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **spec_fields: Any) -> Callable[[], float]:

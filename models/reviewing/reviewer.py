@@ -13,6 +13,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from models.engine import OutOfMemory
+from models.lanes import ran_out_of_memory
 from models.reviewing.folder import InvalidReview, ReviewFolder
 
 _THREADS = 1
@@ -56,7 +57,9 @@ class Reviewer:
         """
         try:
             scores = self._thread.submit(self._scores, picture).result()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             raise OutOfMemory(f"no memory to review a picture: {error}") from error
         found = {label: scores[label] for label, least in self._thresholds.items() if scores[label] >= least}
         return dict(sorted(found.items(), key=lambda one: -one[1]))

@@ -10,14 +10,17 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-import torch
+from cynosure.programs import importing
 
-from models.calibration import BatchSize, NetworkCalibration, load_networks, measuring
-from models.calibration.machine import instruction_sets
-from models.calibration.measure import finished
-from models.calibration.probes import Network, Probes, only
-from models.lanes import Lanes
-from models.pack import open_pack
+with importing():
+    import torch
+
+    from models.calibration import BatchSize, NetworkCalibration, load_networks, measuring
+    from models.calibration.machine import instruction_sets
+    from models.calibration.measure import finished
+    from models.calibration.probes import Network, Probes, only
+    from models.lanes import Lanes
+    from models.pack import open_pack
 
 CPU = torch.device("cpu")
 TIMES = NetworkCalibration(  # known, so that no time goes by with measuring them

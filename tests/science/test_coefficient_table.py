@@ -86,14 +86,14 @@ def replay(
     **option: str,
 ) -> Tensor:
     table = compile_table(name, config, steps=steps, eta=eta, which=Steps.FOLDER, **option)
-    state = torch.zeros(1, NUM_COLUMNS, *SHAPE[1:], dtype=torch.float64)
-    state[:, 0] = first * table.initial_scale
+    state = {LATENT: first * table.initial_scale}
     for i in range(len(table)):
-        x = state[:, 0]
+        x = state[LATENT]
         output = output_at(table.input_scale[i] * x, float(table.timestep[i]))
         data = table.data_from_latent[i] * x + table.data_from_output[i] * output
-        state = advance(state, data, noises[i], torch.from_numpy(table.weights[i])[None])
-    return state[:, 0]
+        moved = advance(state, data, noises[i], torch.from_numpy(table.weights[i])[None])
+        state = {column: moved[column] for column in (LATENT, *table.kept) if column in moved}
+    return state[LATENT]
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -160,13 +160,12 @@ def test_the_table_replays_schedulers_with_noise_levels_of_their_own(
         scale_model_input(expected, timestep)
         expected = scheduler.step(output_for(name, scheduler, i, expected), timestep, expected).prev_sample
     table = compile_table(name, config, steps=steps, **option)
-    state = torch.zeros(1, NUM_COLUMNS, *SHAPE[1:], dtype=torch.float64)
-    state[:, 0] = first * table.initial_scale
+    state = {LATENT: first * table.initial_scale}
     for i in range(len(table)):
         weights = torch.from_numpy(table.weights[i])[None]
-        state = advance(state, data_at(state[:, 0]), torch.zeros(SHAPE, dtype=torch.float64), weights)
+        state = advance(state, data_at(state[LATENT]), torch.zeros(SHAPE, dtype=torch.float64), weights)
     # diffusers casts latents to float32 in each step of edm_euler and flow_euler, and computes ipndm's levels so
-    assert float((state[:, 0] - expected).abs().max()) <= 2e-6 * max(1.0, float(expected.abs().max()))
+    assert float((state[LATENT] - expected).abs().max()) <= 2e-6 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", OWN_PATH)
@@ -366,18 +365,17 @@ def test_every_sampler_of_a_straight_path_ends_where_a_known_picture_lies(name: 
     generator = torch.Generator().manual_seed(0)
     picture, first = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
     table = compile_table(name, STRAIGHT, steps=steps, prediction_type=FLOW_PREDICTION)
-    state = torch.zeros(1, NUM_COLUMNS, *SHAPE[1:], dtype=torch.float64)
-    state[:, 0] = first * table.initial_scale
+    state = {LATENT: first * table.initial_scale}
     for i in range(len(table)):
-        alpha, sigma, seen = table.alpha[i], table.sigma[i], table.input_scale[i] * state[:, 0]
+        alpha, sigma, seen = table.alpha[i], table.sigma[i], table.input_scale[i] * state[LATENT]
         assert alpha + sigma == pytest.approx(1, abs=2e-6)
         assert table.timestep[i] == pytest.approx(1000 * sigma)
         output = (seen - alpha * picture) / sigma - picture  # the noise that is left, less the picture
-        data = table.data_from_latent[i] * state[:, 0] + table.data_from_output[i] * output
+        data = table.data_from_latent[i] * state[LATENT] + table.data_from_output[i] * output
         assert torch.allclose(data, picture, atol=1e-4)
         noise = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
         state = advance(state, data, noise, torch.from_numpy(table.weights[i])[None])
-    assert torch.allclose(state[:, 0], picture, atol=1e-2)
+    assert torch.allclose(state[LATENT], picture, atol=1e-2)
 
 
 def test_samplers_of_a_schedule_of_betas_refuse_a_pack_without_one() -> None:
@@ -449,3 +447,11 @@ def test_what_a_scheduler_can_not_do_is_refused_and_is_no_other_error(
     options = {key: value for key, value in how.items() if key != "pack"}
     with pytest.raises(NotLinear, match=name):
         compile_table(name, pack, steps=steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("ddim", ()), ("dpmpp_2m", (DATA + 1,)), ("unipc", (CARRY, DATA + 1, DATA + 2))],
+)
+def test_a_sample_keeps_the_columns_that_its_sampler_comes_back_to(name: str, kept: tuple[int, ...]) -> None:
+    assert compile_table(name, BETAS, steps=8).kept == kept

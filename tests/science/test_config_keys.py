@@ -8,28 +8,40 @@ from typing import Any
 import pytest
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DiTTransformer2DModel,
+    FluxControlNetModel,
     FluxTransformer2DModel,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
 )
-from transformers import BertModel, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import (
+    BertModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    T5EncoderModel,
+)
 
 from models.configs import Keys, check_index, check_keys, defaults
 from models.configs.networks import (
     AUTOENCODER,
+    CONTROLNET,
     DIT,
     FLOW_AUTOENCODER,
+    FLUX_CONTROLNET,
     FLUX_TRANSFORMER,
     PROMPTED_UNET,
+    SD3_CONTROLNET,
     SD3_TRANSFORMER,
     STABLE_DIFFUSION_UNET,
     UNET_2D,
     XL_AUTOENCODER,
     XL_UNET,
 )
-from models.configs.text_encoders import BERT, CLIP_TEXT, T5_ENCODER
+from models.configs.text_encoders import BERT, CLIP_TEXT, CLIP_VISION, T5_ENCODER
 from models.pack import InvalidPack, Pack
 from tests.science import published
 
@@ -41,11 +53,15 @@ LISTS: dict[str, tuple[type, Keys]] = {
     "DiT": (DiTTransformer2DModel, DIT),
     "3": (SD3Transformer2DModel, SD3_TRANSFORMER),
     "Flux": (FluxTransformer2DModel, FLUX_TRANSFORMER),
+    "ControlNet": (ControlNetModel, CONTROLNET),
+    "ControlNet of 3": (SD3ControlNetModel, SD3_CONTROLNET),
+    "ControlNet of Flux": (FluxControlNetModel, FLUX_CONTROLNET),
     "autoencoder": (AutoencoderKL, AUTOENCODER),
     "autoencoder of XL": (AutoencoderKL, XL_AUTOENCODER),
     "autoencoder of 3 and Flux": (AutoencoderKL, FLOW_AUTOENCODER),
     "CLIP": (CLIPTextModel, CLIP_TEXT),
     "CLIP with projection": (CLIPTextModelWithProjection, CLIP_TEXT),
+    "CLIP of pictures": (CLIPVisionModelWithProjection, CLIP_VISION),
     "T5": (T5EncoderModel, T5_ENCODER),
     "MiniLM": (BertModel, BERT),
 }
@@ -63,6 +79,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "autoencoder of 3 and Flux": [published.AUTOENCODER_3, published.AUTOENCODER_FLUX],
     "CLIP": [published.CLIP_L, published.CLIP_H],
     "CLIP with projection": [published.CLIP_L, published.CLIP_BIG_G],
+    "CLIP of pictures": [published.CLIP_VISION_H],
     "T5": [published.T5_XXL],
 }  # fmt: skip
 

@@ -59,9 +59,12 @@ from harness.processes import wait_until
 from models.calibration import FileCalibrations
 from models.calibration.result import Calibration, fixed_calibration
 from models.classifiers import NoiseAwareClassifier, load_steering
+from models.configs.networks import SD3_TRANSFORMER
 from models.engine import Engine
+from models.loading import load_network
 from models.noise import draw_noise
 from models.pack import InvalidPack, Pack, open_pack
+from models.precision import Precision
 from models.spec import Guidance, InvalidSpec, Pixels, SampleSpec, SizeConditioning
 from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of
@@ -406,6 +409,13 @@ def test_stable_diffusion_3_draws_what_diffusers_draws(t5: bool, tmp_path: Path)
     if t5:
         elsewhere = drawn(pack, sampler="flow_euler", prompt="a red dog", guidance=asked["guidance"])
         assert (elsewhere != pictures[0]).any()
+
+
+def test_a_network_saved_in_float32_has_the_format_that_is_asked_for(tmp_path: Path) -> None:
+    stable_diffusion_3(t5=False).transformer.save_pretrained(tmp_path)
+    precision = Precision(dtype="bfloat16")
+    network = load_network(SD3Transformer2DModel, tmp_path, torch.device("cpu"), precision, keys=SD3_TRANSFORMER)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from models import guidance
 from models.noise import draw_noise
 from models.samplers import advance, compile_table
-from models.samplers.table import NUM_COLUMNS
+from models.samplers.table import LATENT
 
 MEANS, DEVIATION, SHARES = torch.tensor([-1.0, 0.6]), 0.25, torch.tensor([0.3, 0.7])
 COUNT = 20_000
@@ -38,10 +38,9 @@ def log_posterior(x: Tensor, alpha: float, sigma: float) -> Tensor:
 
 def sample(sampler: str, *, free_scale: float | None, classifier_scale: float, conditional: bool) -> np.ndarray:
     table = compile_table(sampler, CONFIG, steps=200)
-    state = torch.zeros(1, NUM_COLUMNS, 1, 1, COUNT)
-    state[:, 0] = draw_noise(3, 0, 0, (1, 1, COUNT)) * table.initial_scale
+    state = {LATENT: draw_noise(3, 0, 0, (1, 1, COUNT))[None] * table.initial_scale}
     for i in range(len(table)):
-        x = state[:, 0]
+        x = state[LATENT]
         seen = (table.input_scale[i] * x).flatten()
         alpha, sigma = float(table.alpha[i]), float(table.sigma[i])
         each = component_predictions(seen, alpha, sigma)
@@ -64,7 +63,7 @@ def sample(sampler: str, *, free_scale: float | None, classifier_scale: float, c
             )
         noise = draw_noise(3, 0, i + 1, (1, 1, COUNT))[None]
         state = advance(state, data, noise, torch.from_numpy(table.weights[i]).float()[None])
-    return state[0, 0].flatten().numpy()
+    return state[LATENT].flatten().numpy()
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])

@@ -29,6 +29,7 @@ from models.spec import Guidance, InvalidSpec, SampleSpec
 from models.training.__main__ import command as train_command
 from models.training.captions import Captions, captions_of, held_out_pairs, held_out_prompts
 from models.training.data import MissingData, mirrored
+from models.training.diffusion import Schedule
 from models.training.emoji import STYLES, Concept, draw_pictures, other_concepts
 from models.training.emoji_recipe import EMOJI, ENCODER, UNET
 from models.training.judge import worn
@@ -36,6 +37,7 @@ from models.training.loop import LoopConfig, train
 from models.training.prompted import PromptedImages, PromptedTask, StyleTask, start_from_denoiser
 
 CPU = torch.device("cpu")
+SCHEDULE = Schedule.of_scheduler(EMOJI.scheduler())
 SMALL = {**UNET, "block_out_channels": (32, 32, 32), "attention_head_dim": 8}
 SMALL_CLASSIFIER = {
     **EMOJI.classifier,
@@ -85,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -
     train(task, pictures, CONFIG, made, name="diffusion")
     classifier = small_classifier()
     start_from_denoiser(classifier, task.network)
-    steering = StyleTask(network=classifier, scheduler=EMOJI.scheduler(), pixel_unshuffle=2, captions=captions)
+    steering = StyleTask(network=classifier, schedule=SCHEDULE, pixel_unshuffle=2, captions=captions)
     train(steering, pictures, CONFIG, made, name="classifier")
     (made / "model_index.json").write_text(json.dumps(EMOJI.model_index(with_classifier=True)))
     return made
@@ -335,7 +337,7 @@ def test_each_recipe_takes_the_folder_that_it_has_a_use_for(
     with pytest.raises(SystemExit) as refusal:
         train_command([pack, option, "folder"])
     assert refusal.value.code == 2
-    assert f"'{pack}' downloads" in capsys.readouterr().err
+    assert f"No such option: {option}" in capsys.readouterr().err
 
 
 def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: SentenceEncoder) -> None:
@@ -352,9 +354,7 @@ def test_a_classifier_learns_from_pictures_that_were_moved_against_it(encoder: S
     network = small_classifier()
 
     def loss(radius: float) -> float:
-        task = StyleTask(
-            network=network, scheduler=EMOJI.scheduler(), pixel_unshuffle=2, captions=captions, attack_radius=radius
-        )
+        task = StyleTask(network=network, schedule=SCHEDULE, pixel_unshuffle=2, captions=captions, attack_radius=radius)
         return task.loss(pictures, torch.Generator().manual_seed(1)).item()
 
     assert loss(3.0) > loss(0.0) + 1e-3

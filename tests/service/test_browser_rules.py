@@ -51,7 +51,7 @@ def test_an_answer_to_a_fault_of_our_own_forbids_as_much(open_gateway: Open, mon
     async def failing(*arguments: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(JobStore, "get", failing)
+    monkeypatch.setattr(JobStore, "look", failing)
     answer = gateway.get("/jobs/unknown", headers=named)
     assert answer.status_code == 500
     assert {**answer.headers, "content-length": ""} == {**wanted, "content-length": ""}

@@ -48,10 +48,9 @@ def state_of(card: ModelCard, **store: object) -> State:
     async def cards() -> dict[str, ModelCard]:
         return {card.name: card}
 
-    bell = SimpleNamespace(ring=lambda model, job_id: None)
     plans = Inquiries(redis.asyncio.Redis(), StoreSettings())  # never asked: every step of the card is certain
     held = SimpleNamespace(fleet=SimpleNamespace(cards=cards), plans=plans, **store)
-    return cast(State, {"store": held, "doorbell": bell, "settings": GatewaySettings(), "metrics": GatewayMetrics()})
+    return cast(State, {"store": held, "settings": GatewaySettings(), "metrics": GatewayMetrics()})
 
 
 @pytest.fixture

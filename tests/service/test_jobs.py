@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 
 import pytest
+import redis
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from app.gateway.webhooks.signing import encoded_secret
 from cynosure import Client, JobStatus, SweepRequest
+from cynosure.contract import Job
 from cynosure.errors import InvalidRequest, JobExpired, JobUnfinished
+from cynosure.metadata import encoded_picture
 from jobs.queue.worker import WorkerStore
 from tests.conftest import bearer
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = _png()
 
 
 def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: Callable[..., TestClient]) -> None:
@@ -33,6 +48,25 @@ def test_jobs_are_listed_newest_first_page_by_page_and_by_status(open_gateway: C
     misspelt = gateway.get("/jobs", params={"state": "cancelled"})
     assert (misspelt.status_code, misspelt.json()["field"]) == (422, "state")
     assert "Did you mean 'status'" in misspelt.json()["detail"]
+
+
+def test_a_poll_shows_the_whole_request_though_the_record_has_no_empty_fields(
+    open_gateway: Callable[..., TestClient], worker_store: WorkerStore, raw: redis.Redis
+) -> None:
+    gateway = open_gateway()
+    asked = {"class_label": 1, "num_images": 2, "guidance_interval": [0.2, 1]}
+    made = gateway.post("/generate", json=asked).json()
+    polled, record = gateway.get(f"/jobs/{made['id']}").json(), worker_store._keys.job(made["id"])
+    assert polled == made
+    assert polled["request"] == Job.model_validate(polled).request.model_dump(mode="json")
+    assert b"null" not in raw.hget(record, "request")
+    # A record of an earlier version: with its picture, and without what is newer.
+    older = {**polled["request"], "init_image": encoded_picture(PNG), "strength": 0.5}
+    raw.hset(record, "request", json.dumps(older))
+    raw.hdel(record, "model")
+    shown = gateway.get(f"/jobs/{made['id']}").json()
+    assert (shown["request"]["init_image"], shown["queue_position"]) == (None, 0)
+    assert shown["request"]["inputs"]["init_image"]["size"] == len(PNG)
 
 
 def test_a_listing_tells_each_jobs_place(open_gateway: Callable[..., TestClient]) -> None:

@@ -6,8 +6,10 @@ import gzip
 import io
 import itertools
 import json
+import socket
 import zlib
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -30,6 +32,28 @@ def _picture() -> bytes:
 
 
 PICTURE = _picture()
+
+
+def answered(url: str, request: bytes) -> bytes:
+    """The first bytes that a server answers."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as client:
+        client.sendall(request)
+        return client.recv(4096)
+
+
+@pytest.mark.parametrize("endless", [b"X: %s", b"X: 1\r\n\r\n0\r\nTrailer: %s"], ids=["a header", "a trailer"])
+def test_a_head_that_does_not_end_is_refused(server_url: str, endless: bytes) -> None:
+    head = b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
+    assert answered(server_url, head + endless % (b"a" * 300_000)).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_with_an_offer_to_upgrade_is_read(server_url: str) -> None:
+    """Java's client offers HTTP/2 so with its first request, whatever that is."""
+    body = b'{"class_label": 1, "steps": 2}'
+    head = b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    assert answered(server_url, head % len(body) + offer + body).startswith(b"HTTP/1.1 202")
 
 
 def in_pieces(body: bytes) -> Iterator[bytes]:

@@ -184,7 +184,7 @@ def test_an_unexpected_error_has_the_id_in_its_answer_and_in_the_log(
     open_gateway: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = open_gateway(auth="off")
-    monkeypatch.setattr(JobStore, "get", None)
+    monkeypatch.setattr(JobStore, "look", None)
     caplog.handler.setFormatter(JsonLines())
     answer = gateway.get("/jobs/none", headers={"X-Request-Id": "mine"})
     [error] = [line for line in map(json.loads, caplog.text.splitlines()) if line["level"] == "ERROR"]

@@ -42,7 +42,9 @@ def warnings_of_a_dropped_stream(caplog: pytest.LogCaptureFixture, *, noticing: 
         return StreamingResponse(burst())
 
     app: ASGIApp = Starlette(routes=[Route("/", parts)])
-    config = uvicorn.Config(NoticeHangUps(app) if noticing else app, port=free_port(), log_level="warning")
+    config = uvicorn.Config(
+        NoticeHangUps(app) if noticing else app, port=free_port(), log_level="warning", loop="asyncio"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with caplog.at_level(logging.WARNING, "asyncio"):

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +304,7 @@ async def test_a_worker_keeps_what_it_has_drawn_until_the_storage_is_back(
         assert (await store.get(kept, ANONYMOUS)).status is JobStatus.RUNNING
         await store.cancel(cancelled, ANONYMOUS)
         worker.leases._turn()  # the heartbeat, which hears of it
+        assert len(wait(running, timeout=60, return_when=FIRST_COMPLETED).done) == 1, "it waits for no storage"
         proxy.weather.closed = False
         for one in running:
             one.result(timeout=60)

@@ -18,8 +18,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from cynosure import Client, __version__
-from cynosure.contract import ModelCard
+from cynosure.contract import ControlOnCard, GenerateRequest, IpAdapterOnCard, ModelCard
 from cynosure.errors import JobExpired
+from cynosure.metadata import encoded_picture, png_bytes
+from cynosure.resolving import resolve
 from harness.processes import wait_until
 from jobs.settings import StoreSettings
 from tests.chromium import Visit, chromium
@@ -27,7 +29,7 @@ from tests.conftest import serving
 from tests.service.test_openapi import Gateway
 
 VIEWS = ("draw", "compare", "explain", "jobs", "server")
-MOST_BYTES = 100_000  # of the first paint
+MOST_BYTES = 100_000  # of the first paint, on a server that has drawn nothing yet
 SHIFT = """new Promise((resolve) => {
   const sum = (list) => resolve(list.getEntries().reduce((total, one) => total + one.value, 0));
   new PerformanceObserver(sum).observe({ type: "layout-shift", buffered: true });
@@ -77,7 +79,10 @@ def test_the_first_page_is_light_quiet_and_strict(visit: Visit) -> None:
     assert "unsafe" not in policy
     expect(visit.page.get_by_role("button", name="Draw")).to_be_visible()
     visit.page.wait_for_load_state("networkidle")
-    sizes = {request.url: request.sizes()["responseBodySize"] for request in visit.requests}
+    its_own = [
+        request for request in visit.requests if "/jobs" not in request.url
+    ]  # other tests' pictures are shown too
+    sizes = {request.url: request.sizes()["responseBodySize"] for request in its_own}
     assert sum(sizes.values()) <= MOST_BYTES, sizes
     assert visit.page.evaluate(SHIFT) < 0.02
 
@@ -101,6 +106,8 @@ def test_what_is_on_screen_draws_the_same_picture_elsewhere(visit: Visit, tmp_pa
     page.get_by_role("radio", name="Combined").check()
     page.get_by_label("Scale", exact=True).fill("2.5")
     page.get_by_role("slider", name="Guide from").fill("0.2")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Deep blocks run").select_option("every 3, until 80 %")
     page.get_by_role("button", name="Draw").click()
     expect(page.get_by_role("button", name="Copy link")).to_be_visible()
     picture = page.get_by_alt_text("sneaker, picture 1 of 1")
@@ -110,6 +117,7 @@ def test_what_is_on_screen_draws_the_same_picture_elsewhere(visit: Visit, tmp_pa
     for name in ("curl", "Python", "Command line"):
         page.get_by_role("tab", name=name).click()
         snippets[name] = page.get_by_role("tabpanel").inner_text()
+    assert "--cache 3:0.8" in snippets["Command line"]
     visit.keep("draw")
 
     subprocess.run(["bash", "-c", snippets["curl"]], cwd=tmp_path, check=True)
@@ -325,6 +333,69 @@ def test_a_model_that_no_worker_holds_is_shown_as_one_whose_jobs_wait(
         expect(page.get_by_role("alert").filter(visible=True)).to_have_count(0)
         page.get_by_role("button", name="Draw").click()
         expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        visit.close()
+    finally:
+        gateway.stop()
+
+
+def test_a_control_has_a_picture_and_what_can_not_be_used_says_why(
+    browser: Browser, store_settings: StoreSettings, card: ModelCard
+) -> None:
+    nets = (ControlOnCard(name="edges", digest="e" * 64), ControlOnCard(name="depth", fault="it is for Flux"))
+    adapter = IpAdapterOnCard(kind="plus", digest="a" * 64)
+    card = card.model_copy(update={"takes_controls": True, "controls": nets, "ip_adapter": adapter})
+    with ThreadPoolExecutor(1) as pool:
+        gateway = pool.submit(Gateway, store_settings, card).result()
+    gateway.start()
+    try:
+        visit = Visit(browser, gateway.url)
+        page = visit.page
+        page.goto(gateway.url)
+        page.get_by_role("textbox", name="API key").fill(gateway.token)
+        page.get_by_role("button", name="Use").click()
+        add = page.get_by_role("button", name="Add a control")
+        add.click()
+        line = page.get_by_role("group", name="Control 1")
+        file = line.locator("input[type=file]")
+        expect(file).to_be_focused()
+        expect(line.locator("[data-field=image] .error")).to_contain_text(
+            "give the picture that 'edges' is to steer by"
+        )
+        expect(line.get_by_role("option", name="depth")).to_be_disabled()
+        page.get_by_text("1 that fashion can't use").click()
+        expect(page.get_by_text("it is for Flux")).to_be_visible()
+        file.set_input_files({"name": "photo.png", "mimeType": "image/png", "buffer": png(200)})
+        line.get_by_label("Use the picture").select_option("canny")
+        line.get_by_role("slider", name="Steer until").fill("0.6")
+        line.get_by_label("Scale", exact=True).fill("0.8")
+        expect(line.get_by_role("img")).to_be_visible()
+        page.get_by_role("button", name="Add a picture to the prompt").click()
+        prompt = page.get_by_role("group", name="Image prompt 1").locator("input[type=file]")
+        prompt.set_input_files({"name": "style.png", "mimeType": "image/png", "buffer": png(9)})
+        page.get_by_role("tab", name="Command line").click()
+        expect(page.get_by_role("tabpanel")).to_contain_text(
+            "--control edges:edges.png,preprocess=canny,end=0.6,scale=0.8"
+        )
+        expect(page.get_by_role("tabpanel")).to_contain_text("--image-prompt image-prompts.png:0.6")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        with Client(gateway.url, api_key=gateway.token) as client:
+            [job] = client.jobs(limit=1).jobs
+        assert [(one.model, one.scale, one.end) for one in job.request.controls] == [("edges", 0.8, 0.6)]
+        assert job.request.inputs["controls.0.image"].size == len(png(200))
+        assert [one.scale for one in job.request.image_prompts] == [0.6]
+        visit.keep("control")
+        page.get_by_role("button", name="Cancel").click()
+        line.get_by_role("button", name="Remove").click()
+        expect(add).to_be_focused()
+
+        given = {"class_label": 1, "controls": [{"model": "edges", "image": encoded_picture(png(9)), "scale": 2}]}
+        request = resolve(GenerateRequest.model_validate(given), card, seed=5)
+        own = png_bytes(Image.new("L", (28, 28)), request, 0, card)
+        files = page.locator("[data-field=init_image] input[type=file]")
+        files.set_input_files({"name": "own.png", "mimeType": "image/png", "buffer": own})
+        expect(page.locator(".remark")).to_contain_text("give again that of the control edges")
+        expect(line.get_by_label("Scale", exact=True)).to_have_value("2")
         visit.close()
     finally:
         gateway.stop()

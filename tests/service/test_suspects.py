@@ -31,6 +31,7 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     suspect = await accept(store, request_)
     lose(worker_store, raw, store_settings.key_prefix, times=3)
     others = [await accept(store, request_) for _ in range(3)]
+    rung = doorbell.pending_bells(MODEL)
     claims = Claims(worker_store, doorbell, [MODEL], worker_name="w1", slots=8)
     other_claims = Claims(worker_store, doorbell, [MODEL], worker_name="w2", slots=8)
     alone = claims.take(MODEL)
@@ -47,7 +48,7 @@ async def test_a_job_that_was_lost_three_times_runs_alone(
     after = claims.take()
     assert after is not None
     assert after.job_id == others[1]
-    assert doorbell.pending_bells(MODEL) == 2, "the bells that it could not answer are rung again"
+    assert doorbell.pending_bells(MODEL) == rung + 2, "the bells that it could not answer are rung again"
 
 
 @pytest.mark.parametrize("away", [OperationalError("the broker is away"), redis.ConnectionError("the store is away")])
@@ -114,6 +115,7 @@ async def test_one_worker_empties_itself_for_as_long_as_it_takes_and_no_longer(
     suspect = await accept(store, request_)
     lose(worker_store, raw, prefix, times=2)
     innocent = [await accept(store, request_) for _ in range(3)]
+    rung = doorbell.pending_bells(MODEL)
     raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)
     first, second = (
         Claims(worker_store, doorbell, ["other", MODEL], worker_name=name, slots=8) for name in ("w1", "w2")
@@ -131,10 +133,10 @@ async def test_one_worker_empties_itself_for_as_long_as_it_takes_and_no_longer(
     assert raw.pttl(quarantine) <= 1000, "the other one has nothing to keep"
     raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)
     assert not first.has_room
-    assert doorbell.pending_bells(MODEL) == 0
+    assert doorbell.pending_bells(MODEL) == rung
     first.keep_emptying()
     assert first.has_room
-    assert doorbell.pending_bells(MODEL) == 1, "the bell that it could not answer is rung again"
+    assert doorbell.pending_bells(MODEL) == rung + 1, "the bell that it could not answer is rung again"
     raw.zadd(f"{prefix}:suspects:{MODEL}", {suspect: 1})
     assert first.take(MODEL) is None
     raw.zrem(f"{prefix}:suspects:{MODEL}", suspect)

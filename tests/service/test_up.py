@@ -153,6 +153,8 @@ def test_it_starts_at_ipv6_beside_an_app_and_a_proxy_and_speaks_with_one_voice(
         str(small_pack),
         "--data",
         str(tmp_path),
+        "--gateways",
+        "2",
     )
     command = [str(Path(sys.executable).with_name("cynosure")), "up", *options]
     with subprocess.Popen(
@@ -175,6 +177,7 @@ def test_it_starts_at_ipv6_beside_an_app_and_a_proxy_and_speaks_with_one_voice(
     text = "".join(lines)
     assert re.search(r"^\S+ \S+ up INFO SIGTERM: stopping$", text, re.MULTILINE), text
     assert re.search(r"^\S+ \S+ workers\.\S+ INFO SIGTERM: stopping", text, re.MULTILINE), text
+    assert text.count(f"the gateway listens on {url.removeprefix('http://')}\n") == 2
     assert "--noproxy" in text, "the ready-made command draws a picture here, too"
     strange = [
         line for line in lines if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \S+ [A-Z]+ |  curl ", line)

@@ -47,7 +47,7 @@ def test_weights_are_read_as_a1111_reads_them(prompt: str, parts: list[tuple[str
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ("a <lora:style:0.8> cat", "'<lora:style:0.8>': adapters are not served yet"),
+        ("a <lora:style:0.8> cat", "'<lora:style:0.8>': LoRAs are named in loras"),
         ("[a cat:a dog:0.5]", "'[a cat:a dog:0.5]': words that change during the steps"),
         ("a [cat|dog]", "'[cat|dog]': words that alternate"),
         ("a cat BREAK a dog", "'BREAK': it is a command"),

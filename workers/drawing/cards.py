@@ -8,7 +8,9 @@ from typing import Any
 from cynosure.contract import (
     ClassifierBase,
     ComponentMemory,
+    ControlOnCard,
     GuidanceMode,
+    IpAdapterOnCard,
     LongPrompt,
     ModelCard,
     ModelDefaults,
@@ -16,6 +18,7 @@ from cynosure.contract import (
     PromptSyntax,
     Sizes,
 )
+from models.adapters import Controls, ImagePrompts
 from models.calibration import Calibration
 from models.denoisers import Denoiser
 from models.engine import LoadedPack
@@ -95,6 +98,10 @@ def _card(loaded: LoadedPack) -> ModelCard:
         must_clip=pack.has_classifier and loaded.last_alpha_bar < MUST_CLIP_BELOW,
         takes_prompt=denoiser.takes_prompt,
         **_prompt_options(denoiser.prompt_options),
+        takes_loras=denoiser.adapters is not None,
+        **_controls(loaded.runner.preparation.controls),
+        ip_adapter=_ip_adapter(denoiser.image_prompts),
+        takes_cache=denoiser.has_deep_blocks,
         needs_init_image=denoiser.low_res_size is not None,
         sizes=_sizes(denoiser),
         takes_size_conditioning=denoiser.takes_size_conditioning,
@@ -139,6 +146,7 @@ def with_pictures(memory: ModelMemory, calibration: Calibration, denoiser: Denoi
         update={
             "batch_bytes": batch or None,
             "largest_picture_bytes": largest or None,
+            "kept_row_bytes": calibration.denoiser.kept_bytes or None,
             "total_bytes": weights + max(batch, largest),
         }
     )
@@ -162,6 +170,20 @@ def _default_sampler(pack: Pack, samplers: Sequence[str]) -> str:
     if own in DISTILLED_STEPS and own in samplers:
         return own
     return "ddim" if "ddim" in samplers else "flow_euler"
+
+
+def _controls(controls: Controls | None) -> dict[str, Any]:
+    """The ControlNets that a request may name."""
+    if controls is None:
+        return {}
+    listed = tuple(
+        ControlOnCard(name=one.name, digest=one.digest, family=one.family, fault=one.fault) for one in controls.listed
+    )
+    return {"takes_controls": True, "controls": listed}
+
+
+def _ip_adapter(prompts: ImagePrompts | None) -> IpAdapterOnCard | None:
+    return None if prompts is None else IpAdapterOnCard(kind=prompts.kind, digest=prompts.digest)
 
 
 def _prompt_options(options: PromptOptions) -> dict[str, Any]:

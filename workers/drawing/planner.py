@@ -57,7 +57,10 @@ def plan_of(request: ResolvedRequest, card: ModelCard, outline: Outline) -> Plan
         sigmas=outline.sigmas,
         guided_evaluations=len(outline.guided) if request.guidance_mode is not GuidanceMode.NONE else 0,
         rows=NetworkCalls(
-            denoiser=outline.denoiser_rows, guide_model=outline.guide_rows, classifier=outline.classifier_rows
+            denoiser=outline.denoiser_rows,
+            reusing=outline.reusing_rows,
+            guide_model=outline.guide_rows,
+            classifier=outline.classifier_rows,
         ),
         flop=outline.flop,
         seconds=outline.seconds,

@@ -19,7 +19,19 @@ from cynosure.contract import (
 )
 from cynosure.pictures import on_black, on_white, opened
 from cynosure.resolving import cells_of
-from models.spec import Guidance, IntervalUnit, LongPrompt, Pixels, SampleSpec, SizeConditioning, Term
+from models.spec import (
+    Control,
+    Guidance,
+    ImagePrompt,
+    IntervalUnit,
+    LongPrompt,
+    Lora,
+    Pixels,
+    SampleSpec,
+    SizeConditioning,
+    StepCache,
+    Term,
+)
 
 DEFAULT_STRENGTH = 0.8  # diffusers' default
 _BLANK = Pixels.of(np.zeros((1, 1, 3), np.uint8))
@@ -90,12 +102,39 @@ def course_specs_of(request: ResolvedRequest, card: ModelCard) -> list[SampleSpe
     return [replace(spec, init_image=blank) for spec in by_prompt.values()]
 
 
+def controls_of(request: ResolvedRequest) -> tuple[Control, ...]:
+    """The request's controls; those of a detached one are left out."""
+    return tuple(
+        Control(
+            model=each.model,
+            image=image,
+            scale=each.scale,
+            start=each.start,
+            end=each.end,
+            preprocess=each.preprocess,
+            digest=each.digest,
+        )
+        for number, each in enumerate(request.controls)
+        if (image := pixels_of(each.image, f"controls.{number}.image")) is not None
+    )
+
+
+def image_prompts_of(request: ResolvedRequest) -> tuple[ImagePrompt, ...]:
+    """The request's image prompts; those of a detached one are left out."""
+    return tuple(
+        ImagePrompt(image, each.scale)
+        for number, each in enumerate(request.image_prompts)
+        if (image := pixels_of(each.image, f"image_prompts.{number}.image")) is not None
+    )
+
+
 def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[SampleSpec]:
-    """One spec per picture.
+    """One spec per picture; controls and image prompts of a detached request are left out.
 
     Raises:
         InvalidRequest: a picture of the request can't be decoded.
     """
+    controls, prompts = controls_of(request), image_prompts_of(request)
     start, mask = pixels_of(request.init_image, "init_image"), pixels_of(request.mask_image, "mask_image")
     return [
         SampleSpec(
@@ -106,6 +145,9 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             long_prompt=LongPrompt(cell.long_prompt) if cell.long_prompt else None,
             weighted=cell.prompt_syntax is PromptSyntax.WEIGHTED,
             clip_skip=cell.clip_skip or 1,
+            loras=tuple(Lora(lora.name, lora.scale, lora.digest) for lora in cell.loras),
+            controls=controls,
+            image_prompts=prompts,
             height=cell.height,
             width=cell.width,
             size_conditioning=size_conditioning_of(cell),
@@ -116,6 +158,7 @@ def specs_of(job_id: str, request: ResolvedRequest, card: ModelCard) -> list[Sam
             spacing=cell.timestep_spacing,
             sigmas=cell.sigma_schedule,
             respacing=cell.timestep_respacing,
+            cache=None if cell.cache is None else StepCache(cell.cache.every, cell.cache.until),
             profile=cell.profile,
             seed=cell.seed,
             image_index=index,

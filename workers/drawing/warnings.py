@@ -21,6 +21,12 @@ _A1111 = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|<(?:lora|lyco|hypernet):[^<>]*>|\[
 def warnings_of(request: ResolvedRequest, card: ModelCard, course: Outline | Handle) -> tuple[str, ...]:
     """What is to be said of one picture's request and of the course that it takes."""
     said = [*_of_guidance(request, card, course.guided), *_of_prompts(request, card), *course.remarks]
+    said += [
+        f"controls: '{control.model}' steers nothing: none of the {course.evaluations} evaluations lies as a whole "
+        f"between its start, {control.start:g}, and its end, {control.end:g}."
+        for control in request.controls
+        if not control.steers(course.evaluations)
+    ]
     if 2 * course.evaluations < request.steps:
         said.append(f"strength leaves {course.evaluations} evaluations of {request.steps} steps.")
     return tuple(dict.fromkeys(said))
@@ -56,7 +62,7 @@ def _of_guidance(request: ResolvedRequest, card: ModelCard, guided: range) -> li
 
 def _of_prompts(request: ResolvedRequest, card: ModelCard) -> list[str]:
     warnings = []
-    if request.prompt is not None and not request.prompt.strip():
+    if request.prompt is not None and not request.prompt.strip() and not request.image_prompts:
         warnings.append("prompt is empty: the picture is drawn as if there were none.")
     if request.prompt_syntax is PromptSyntax.WEIGHTED:
         return warnings

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs.queue.doorbell import Doorbell
+from jobs.queue.doorbell import MOST_BELLS, Doorbell
 from jobs.queue.worker import WorkerStore
 from workers.background import BackgroundThread
 
@@ -77,7 +77,8 @@ class Reaper(BackgroundThread):
                 if outcome == "queued" and model is not None:
                     self._doorbell.ring(model, job_id)
         for model in tuple(self._models):
-            missing = self._store.due(model, waiting_s=BELL_GRACE_S) - self._doorbell.pending_bells(model)
+            due = self._store.due(model, waiting_s=BELL_GRACE_S)
+            missing = min(due, MOST_BELLS) - self._doorbell.pending_bells(model)
             for _ in range(min(missing, MAX_RINGS)):
                 self._doorbell.ring(model)
 

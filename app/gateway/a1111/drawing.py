@@ -43,7 +43,7 @@ async def drawn(params: TextToImage, request: Request, state: State, caller: Cal
         ours, ignored = await run_in_threadpool(request_of, params, card)
         is_seeded = ours.seed is not None
         submission = await submission_of(state, _resolved(ours, params.count, card), card, is_seeded=is_seeded)
-        job_id = await accept(state, caller, submission, "a1111")
+        job_id = (await accept(state, caller, submission, "a1111")).id
     held, sessions = HeldJob(state=state, caller=caller, job_id=job_id), state["store"].sessions
     try:
         await sessions.begin(caller.owner, job_id)

@@ -17,7 +17,6 @@ _ANSWERS: Mapping[str, Any] = {
     "face-restorers": [],
     "hypernetworks": [],
     "latent-upscale-modes": [],
-    "loras": [],
     "memory": {"ram": {}, "cuda": {}},
     "prompt-styles": [],
     "realesrgan-models": [],
@@ -41,10 +40,7 @@ for _name, _content in _ANSWERS.items():
     router.add_api_route(
         f"/{_name}", _answering(_content), methods=["GET"], summary=f"List {_name} (A1111's format)", name=_name
     )
-router.add_api_route(
-    "/refresh-checkpoints",
-    _answering({}),
-    methods=["POST"],
-    summary="Nothing to do (A1111's format)",
-    name="refresh-checkpoints",
-)
+for _name in ("refresh-checkpoints", "refresh-loras"):
+    router.add_api_route(
+        f"/{_name}", _answering({}), methods=["POST"], summary="Nothing to do (A1111's format)", name=_name
+    )

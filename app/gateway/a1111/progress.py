@@ -9,35 +9,36 @@ from app.gateway.state import State
 from cynosure.contract import JobStatus, Preview
 from cynosure.errors import JobExpired, JobNotFound
 from jobs.accounts.api_keys import Caller
+from jobs.queue.pace import Seen
 from jobs.queue.record import JobRecord
 
 _MOST_CALLS = 100  # that are looked at
 
 
-async def latest(state: State, caller: Caller) -> JobRecord | None:
+async def latest(state: State, caller: Caller) -> Seen | None:
     """The job of the caller's latest call that is not answered yet.
 
     Callers without an API key are one caller, as all callers are in A1111.
     """
     for job_id in (await state["store"].sessions.calls(caller.owner))[:_MOST_CALLS]:
         try:
-            record = await state["store"].jobs.get(job_id, caller.owner)
+            seen = await state["store"].look(job_id, caller.owner)
         except (JobExpired, JobNotFound):
             continue
-        if not record.status.is_final:
-            return record
+        if not seen.record.status.is_final:
+            return seen
     return None
 
 
-async def progress_of(state: State, record: JobRecord | None, *, with_preview: bool) -> dict[str, Any]:
+async def progress_of(state: State, seen: Seen | None, *, with_preview: bool) -> dict[str, Any]:
     """The body of GET progress."""
-    if record is None:
+    if seen is None:
         return {"progress": 0.0, "eta_relative": 0.0, "state": _state(None), "current_image": None, "textinfo": None}
-    outlook = await state["store"].outlook(record)
+    record = seen.record
     is_queued = record.status is JobStatus.QUEUED
     return {
         "progress": record.progress,
-        "eta_relative": round(outlook.eta_seconds or 0.0, 2),
+        "eta_relative": round(seen.outlook.eta_seconds or 0.0, 2),
         "state": _state(record),
         "current_image": await _preview(state, record) if with_preview else None,
         "textinfo": "Waiting..." if is_queued else None,

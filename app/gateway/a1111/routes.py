@@ -67,9 +67,9 @@ async def _cancel_latest(state: StateDep, caller: Submitter) -> dict[str, Any]:
 
     All pictures of a call are drawn at once, so skip and interrupt are the same.
     """
-    record = await latest(state, caller)
-    if record is not None:
-        await state["store"].jobs.cancel(record.id, caller.owner)
+    seen = await latest(state, caller)
+    if seen is not None:
+        await state["store"].jobs.cancel(seen.record.id, caller.owner)
     return {}
 
 
@@ -121,6 +121,22 @@ async def get_samplers(state: StateDep, caller: Reader) -> list[dict[str, Any]]:
 async def get_schedulers(caller: Reader) -> list[dict[str, Any]]:
     """The schedulers of A1111 that there are here; not every sampler takes all of them."""
     return schedulers()
+
+
+@router.get("/loras", summary="List LoRAs (A1111's format)")
+async def get_loras(state: StateDep, caller: Reader) -> list[dict[str, Any]]:
+    """The LoRAs that a model can use; `path` is the name, since no files are shown."""
+    cards = (await state["store"].fleet.cards()).values()
+    usable = {lora.name: lora for card in cards for lora in card.loras if lora.fault is None}
+    return [
+        {
+            "name": lora.name,
+            "alias": lora.name,
+            "path": lora.name,
+            "metadata": {"sshs_model_hash": lora.digest, "trigger_words": lora.trigger_words},
+        }
+        for lora in usable.values()
+    ]
 
 
 @router.get("/sd-models", summary="List models (A1111's format)")

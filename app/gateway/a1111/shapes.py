@@ -31,7 +31,7 @@ from cynosure.hints import shown
 from cynosure.metadata import encoded_picture
 from cynosure.pictures import on_black, opened
 from cynosure.refusals import parsed
-from cynosure.resolving import label_in_prompt
+from cynosure.resolving import label_in_prompt, marked
 
 MAX_IGNORED = 100
 PREVIEW_EVERY = 10
@@ -233,7 +233,9 @@ def request_of(params: TextToImage, card: ModelCard) -> tuple[GenerateRequest, l
     else:
         fields |= sides
     if card.takes_prompt:
-        fields |= {"prompt": params.prompt, "negative_prompt": params.negative_prompt or None, **_reading(card)}
+        prompt, loras = marked(params.prompt)
+        fields |= {"prompt": prompt, "negative_prompt": params.negative_prompt or None, **_reading(card)}
+        fields["loras"] = [lora.model_dump() for lora in loras]
     elif not is_empty:
         fields["class_label"] = label_in_prompt(params.prompt, card)
     if params.cfg_scale is not None and (card.takes_prompt or not is_empty):

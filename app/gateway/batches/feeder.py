@@ -95,7 +95,7 @@ class Feeder:
             idempotency_key=f"batch\n{batch_id}\n{index}",  # no client can send this key: headers have no line breaks
             fingerprint=line.digest,
         )
-        job_id = await accept(self._state, caller, submission, "batches")
+        job_id = (await accept(self._state, caller, submission, "batches")).id
         is_wanted = await self._state["store"].batches.fed(batch_id, index, job_id)
         if not is_wanted:
             await self._state["store"].jobs.cancel(job_id, EVERYONE)

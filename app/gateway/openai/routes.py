@@ -106,7 +106,7 @@ async def _draw(
         submission = await decide(state, request_of(params, card), card)
     if params.stream and params.partials:
         submission = submission.previewed(submission.request.steps // (params.partials + 1))
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, params), "openai")
+    job_id = (await accept(state, caller, await keyed(submission, idempotency_key, params), "openai")).id
     drawing = Drawing(
         state=state,
         caller=caller,

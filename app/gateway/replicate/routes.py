@@ -149,9 +149,9 @@ async def _create(
     with as_theirs(sent):
         submission = await decide(state, request_of(sent, card), card)
     submission = submission.told_as("prediction")
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, sent), "replicate")
+    job_id = (await accept(state, caller, await keyed(submission, idempotency_key, sent), "replicate")).id
     held_s = held_for(state, prefer, WAIT_S if prefer is not None and prefer.strip() == "wait" else None)
-    made = await prediction(state, await wait_for(state, caller, job_id, held_s or 0.0), address)
+    made = await prediction(state, (await wait_for(state, caller, job_id, held_s or 0.0)).record, address)
     if held_s is not None and made.completed_at is None:
         made = made.model_copy(update={"status": STARTING})  # clients that waited take any other status for the end
     headers = {"Location": f"{address.root}/v1/predictions/{job_id}"}

@@ -66,5 +66,5 @@ async def generate(
     """
     as_picture = _picture_format(accepted_types, request)
     submission = await decide(state, request)
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, request), "generate")
-    return await answer(state, caller, address, job_id, prefer, as_picture=as_picture)
+    accepted = await accept(state, caller, await keyed(submission, idempotency_key, request), "generate")
+    return await answer(state, caller, address, accepted, prefer, as_picture=as_picture)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
 from app.gateway.addresses import AddressDep
-from app.gateway.answers import Prefer, answer, held_for, wait_for
+from app.gateway.answers import JSON, Prefer, answer, held_for, wait_for
 from app.gateway.door.auth import Reader, Submitter
 from app.gateway.json_bodies import JSONRoute
-from app.gateway.shaping import job_of, summary_of
-from app.gateway.state import StateDep
+from app.gateway.shaping import job_json, job_of, summary_of
+from app.gateway.state import State, StateDep
 from app.gateway.submission import IdempotencyKey, accept, card_of, draw_seed, keyed, submission_of
 from cynosure.contract import Job, JobList, JobStatus, Problem, VaryRequest
-from cynosure.errors import JobUnfinished
+from cynosure.errors import JobExpired, JobNotFound, JobUnfinished
 from cynosure.resolving import attached, varied
+from jobs.accounts.api_keys import Caller
 from jobs.queue.pace import Outlook
+from jobs.queue.record import JobRecord
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JSONRoute)
 _EXPIRES: dict[int | str, dict[str, Any]] = {410: {"model": Problem}}
@@ -37,16 +40,25 @@ async def list_jobs(
     A page may be shorter than `limit` if jobs of the status are rare; the last page has a null `next_cursor`.
     """
     page = await state["store"].listing.page(caller.owner, status=status, cursor=cursor, limit=limit)
-    outlooks = await state["store"].outlooks(page.records)
+    outlooks = await asyncio.gather(*(_outlook(state, caller, record) for record in page.records))
     shown = (summary_of(record, outlook, address.root) for record, outlook in zip(page.records, outlooks, strict=True))
     return JobList(jobs=tuple(shown), next_cursor=page.next_cursor)
 
 
-@router.get("/{job_id}", summary="Get a job", responses=_EXPIRES)
-async def get_job(job_id: str, state: StateDep, caller: Reader, address: AddressDep, prefer: Prefer = None) -> Job:
+async def _outlook(state: State, caller: Caller, record: JobRecord) -> Outlook:
+    if record.status.is_final:
+        return Outlook()
+    try:
+        return (await state["store"].look(record.id, caller.owner)).outlook
+    except (JobExpired, JobNotFound):  # it has just been erased
+        return Outlook()
+
+
+@router.get("/{job_id}", response_model=Job, summary="Get a job", responses=_EXPIRES)
+async def get_job(job_id: str, state: StateDep, caller: Reader, address: AddressDep, prefer: Prefer = None) -> Response:
     """The job as it is now, or with `Prefer: wait=SECONDS` as soon as it is done or the time is up."""
-    record = await wait_for(state, caller, job_id, held_for(state, prefer) or 0.0)
-    return job_of(record, await state["store"].outlook(record), address.root)
+    seen = await wait_for(state, caller, job_id, held_for(state, prefer) or 0.0)
+    return Response(job_json(seen, address.root), media_type=JSON)
 
 
 @router.delete("/{job_id}", summary="Cancel or erase a job", responses=_EXPIRES)
@@ -89,8 +101,8 @@ async def retry_job(
     card = await card_of(state, record.request.model)
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, request, card, is_seeded=False)
-    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, record.request), "jobs")
-    return await answer(state, caller, address, new_job_id, prefer)
+    accepted = await accept(state, caller, await keyed(submission, idempotency_key, record.request), "jobs")
+    return await answer(state, caller, address, accepted, prefer)
 
 
 @router.post("/{job_id}/vary", status_code=202, response_model=Job, summary="Vary a job", responses=_MAKES)
@@ -108,5 +120,5 @@ async def vary_job(
     card = await card_of(state, record.request.model)
     request = attached(record.request, await state["store"].jobs.inputs(record))
     submission = await submission_of(state, varied(request, changes, draw_seed), card, is_seeded=False)
-    new_job_id = await accept(state, caller, await keyed(submission, idempotency_key, changes, of_job=job_id), "jobs")
-    return await answer(state, caller, address, new_job_id, prefer)
+    accepted = await accept(state, caller, await keyed(submission, idempotency_key, changes, of_job=job_id), "jobs")
+    return await answer(state, caller, address, accepted, prefer)

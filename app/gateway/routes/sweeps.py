@@ -44,5 +44,5 @@ async def sweep(
         card = choose(cards, model=shared.model, prompted=prompted, labels=labels)
         request = resolve_sweep(grid.model_copy(update={"request": shared}), card, seed=draw_seed())
         submission = await submission_of(state, request, card, is_seeded=is_seeded)
-    job_id = await accept(state, caller, await keyed(submission, idempotency_key, grid), "sweeps")
-    return await answer(state, caller, address, job_id, prefer)
+    accepted = await accept(state, caller, await keyed(submission, idempotency_key, grid), "sweeps")
+    return await answer(state, caller, address, accepted, prefer)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_table
+from cynosure.cli.shared import ApiKey, AsJson, Url, refusing, show_json, show_list
 from cynosure.client import DEFAULT_URL, Client
 from cynosure.contract import WorkerStatus
 
@@ -23,25 +24,19 @@ def show(ctx: typer.Context, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_
     """List the live workers; drain one. Takes a key with the scope admin."""
     if ctx.invoked_subcommand is not None:
         return
-    with refusing(as_json), Client(url, api_key=api_key) as client:
-        found = client.workers()
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ("worker", "state", "device", "models", "load", "version", "since"),
-        (
-            (
-                worker.name,
-                worker.state,
-                worker.device,
-                ", ".join(worker.models),
-                load_of(worker),
-                worker.version,
-                worker.since.isoformat(timespec="seconds"),
-            )
-            for worker in found
-        ),
+    columns = ("worker", "state", "device", "models", "load", "version", "since")
+    show_list(Client.workers, columns, _row_of, url=url, api_key=api_key, as_json=as_json)
+
+
+def _row_of(worker: WorkerStatus) -> Sequence[str]:
+    return (
+        worker.name,
+        worker.state,
+        worker.device,
+        ", ".join(worker.models),
+        load_of(worker),
+        worker.version,
+        worker.since.isoformat(timespec="seconds"),
     )
 
 

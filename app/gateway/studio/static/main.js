@@ -1,5 +1,6 @@
 // The frame: which view is shown, the API key, the theme, and the banner of a server that is away.
 
+import { withPictures } from "./lib/adapters.js";
 import { apiKey, api, connection } from "./lib/api.js";
 import { h, say } from "./lib/dom.js";
 import { poll } from "./lib/follow.js";
@@ -44,7 +45,7 @@ async function open() {
   if (name.startsWith("request=")) {
     try {
       const asked = fromLink(location.hash);
-      studio.take(asked);
+      studio.take(withPictures(asked, studio.request)); // of those that another view drew with
       const { model } = studio.request;
       if (asked.model && model && asked.model !== model) tell(`No model here is called '${asked.model}'; the form has ${model}.`);
     } catch {

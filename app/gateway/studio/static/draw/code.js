@@ -36,8 +36,9 @@ export function codeTabs(request) {
   function update() {
     const asked = request();
     code.textContent = KINDS[chosen][1](asked);
-    files.hidden = !asked.init_image;
-    files.textContent = `photo.png is your picture${asked.mask_image ? "; save the mask beside it" : ""}.`;
+    const pictures = snippets.filesIn(asked).filter((file) => file !== "mask.png");
+    files.hidden = !pictures.length;
+    files.textContent = `${pictures.join(", ")}: your ${pictures.length > 1 ? "pictures" : "picture"}${asked.mask_image ? "; save the mask beside it" : ""}.`;
   }
   choose(chosen);
   return { element: h("section", { class: "code" }, h("div", { class: "code-head" }, list, copyButton(() => code.textContent)), panel, files), update };

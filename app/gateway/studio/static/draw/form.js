@@ -1,10 +1,13 @@
 // The form of a request: what the model's card says that the model takes, and nothing else.
 
+import { LISTS } from "../lib/adapters.js";
 import { h } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
-import { interval } from "../lib/interval.js";
-import { defaultScale, fieldName, MODE_NAMES, modeOf } from "../lib/requests.js";
+import { defaultScale, inShort, MODE_NAMES, modeOf, pathOf } from "../lib/requests.js";
 import { newSeed, studio } from "../lib/state.js";
+import { controlSection } from "../lists/controls.js";
+import { loraSection } from "../lists/loras.js";
+import { imagePromptSection } from "../lists/prompts.js";
 import { subjectFields } from "../views/subject.js";
 import { startFields } from "./start.js";
 
@@ -43,11 +46,14 @@ export function requestForm({ changed, remade, taken }) {
 
   const element = h("form", { class: "form", novalidate: true, "aria-label": "Request" },
     h("section", {}, subjectFields({ set, add, remade })),
+    imagePromptSection({ card, set, add }),
+    loraSection({ card, set, add }),
     h("section", {}, h("h2", {}, "Guidance"), guidance(card, set, add)),
     h("section", {}, h("h2", {}, "Sampling"), sampling(card, set, add)),
     more(card, set, add),
+    controlSection({ card, set, add }),
     h("section", { class: "start" }, startFields({ card, set, add, taken })),
-    others(() => (changed(), remade("others"))),
+    others(made, () => (changed(), remade("others"))),
   );
 
   function update() {
@@ -75,14 +81,18 @@ export function requestForm({ changed, remade, taken }) {
     refuse(faults) {
       for (const one of made.values()) one.refuse(null);
       return faults.filter(({ field, detail }) => {
-        const one = made.get(fieldName(field));
+        const [name, ...rest] = pathOf(field);
+        const one = made.get(name);
         if (!one || one.element.hidden) return true;
-        one.refuse(detail);
+        one.refuse(detail, rest);
         one.element.closest("details")?.setAttribute("open", "");
         return false;
       });
     },
-    focus: (name) => made.get(fieldName(name))?.focus(),
+    focus(field) {
+      const [name, ...rest] = pathOf(field);
+      made.get(name)?.focus(rest);
+    },
     showSeed: () => made.get("seed").show(studio.seed),
   };
 }
@@ -96,6 +106,7 @@ function shown(name, request, card, mode) {
   if (name === "classifier_base") return request.classifier_base ?? card.classifier_bases[0];
   if (name === "sampler") return request.sampler ?? card.defaults.sampler;
   if (name === "eta") return request.eta ?? 0;
+  if (name === "cache") return request.cache ? JSON.stringify(request.cache) : "";
   if (name === "size") return `${request.width ?? card.sizes.default[0]}×${request.height ?? card.sizes.default[1]}`;
   if (name === "class_label" && typeof request.class_label === "number") return card.labels[request.class_label];
   return request[name];
@@ -116,7 +127,7 @@ function guidance(card, set, add) {
   if (usualOfClassifier !== null) {
     parts.push(add(fields.scale({ name: "classifier_scale", label: "Classifier scale", changed: set("classifier_scale"), usual: usualOfClassifier, hint: "0 is no guidance by the classifier." })));
   }
-  parts.push(add(interval({
+  parts.push(add(fields.interval({
     name: "guidance_interval", label: "Guide during",
     changed: (value) => set("guidance_interval")(value[0] === 0 && value[1] === 1 ? undefined : value),
   })));
@@ -195,6 +206,16 @@ function sampling(card, set, add) {
   ];
 }
 
+const CACHES = [2, 3, 5].map((every) => ({ every, until: 0.8 }));
+
+/** Step caches to choose from, that of the request among them. */
+function caches() {
+  const own = JSON.stringify(studio.request.cache);
+  const all = !own || CACHES.some((one) => JSON.stringify(one) === own) ? CACHES : [...CACHES, studio.request.cache];
+  const named = ({ every, until }) => `every ${every}, until ${Math.round(100 * (until ?? 1))} %`;
+  return [["", "always"], ...all.map((one) => [JSON.stringify(one), named(one)])];
+}
+
 /** What is seldom changed, folded away. */
 function more(card, set, add) {
   const parts = [];
@@ -204,17 +225,20 @@ function more(card, set, add) {
   if (card.classifier_bases.length > 1) {
     parts.push(add(fields.choice({ name: "classifier_base", label: "The classifier steers the prediction that is", options: card.classifier_bases.map((one) => [one, one]), changed: set("classifier_base") })));
   }
+  if (card.takes_cache) {
+    parts.push(add(fields.select({ name: "cache", label: "Deep blocks run", options: caches(), hint: "Seldom is faster, and a little different.", changed: (value) => set("cache")(value ? JSON.parse(value) : undefined) })));
+  }
   return parts.length ? h("details", { class: "more" }, h("summary", {}, "More"), h("div", { class: "more-fields" }, parts)) : null;
 }
 
 const SHOWN_ELSEWHERE = ["init_image", "mask_image", "strength", "width", "height"];
 
 /** Fields of a deep link or a picture that have no control here: each can be taken out. */
-function others(changed) {
-  const known = ["model", "prompt", "negative_prompt", "class_label", "guidance_mode", "guidance_scale", "classifier_scale", "classifier_base", "guidance_interval", "steps", "sampler", "seed", "num_images", "eta", ...SHOWN_ELSEWHERE];
+function others(made, changed) {
+  const known = ["model", "prompt", "negative_prompt", "class_label", "guidance_mode", "guidance_scale", "classifier_scale", "classifier_base", "guidance_interval", "steps", "sampler", "seed", "num_images", "eta", ...(made.has("cache") ? ["cache"] : []), ...SHOWN_ELSEWHERE, ...LISTS.filter((name) => made.has(name))];
   const extra = Object.keys(studio.request).filter((name) => !known.includes(name));
   if (!extra.length) return null;
   return h("section", {}, h("h2", {}, "Also set"), h("ul", { class: "extras" }, extra.map((name) => h("li", {},
-    h("code", {}, `${name} = ${JSON.stringify(studio.request[name])}`),
+    h("code", {}, `${name} = ${inShort(studio.request[name])}`),
     h("button", { type: "button", class: "quiet", "aria-label": `Leave ${name} out`, onclick: () => (delete studio.request[name], changed()) }, "×")))));
 }

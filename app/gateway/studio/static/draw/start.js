@@ -1,12 +1,12 @@
 // From a picture: one to start from, a mask over it, or the request that is inside one.
 
+import { lackingPictures, LISTS } from "../lib/adapters.js";
 import { api, Refused } from "../lib/api.js";
 import { h, say } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
-import { shortened } from "../lib/requests.js";
+import { fieldName, shortened } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
-
-const PICTURES = ["image/png", "image/jpeg", "image/webp"];
+import { base64Of, faultOf, madeFrom, PICTURES } from "./files.js";
 
 /** The part of the form: `set(name)` gives what is told of a value, `taken(file)` what is told of a file. */
 export function startFields({ card, set, add, taken }) {
@@ -49,10 +49,9 @@ export function startFields({ card, set, add, taken }) {
 
 /** What a dropped file is: `batch`, `request` (it is in the form now) or `start` (it is the picture to start from). */
 export async function takeFile(file) {
-  if (!PICTURES.includes(file.type)) {
-    if (file.type.startsWith("image/")) throw new Error(`${file.name} is no PNG, JPEG or WebP picture.`);
-    return "batch";
-  }
+  const fault = faultOf(file);
+  if (fault && file.type.startsWith("image/")) throw new Error(fault);
+  if (fault) return "batch";
   const encoded = await base64Of(file);
   try {
     const { request } = await api.plan({ from_image: encoded });
@@ -61,18 +60,20 @@ export async function takeFile(file) {
     return "request";
   } catch (error) {
     if (!(error instanceof Refused) || error.status >= 500 || error.status === 401) throw error;
+    if (LISTS.includes(fieldName(error.field))) return takeWithoutFiles(file, error);
   }
   studio.take({ ...studio.request, init_image: encoded, mask_image: undefined });
   say("The drawing starts from the picture.");
   return "start";
 }
 
-async function base64Of(file) {
-  const url = await new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
-  return url.slice(url.indexOf(",") + 1);
+/** Take the request of a picture that can't be drawn as it was: its LoRAs are others now, or it steered by pictures. */
+async function takeWithoutFiles(file, refused) {
+  const made = await madeFrom(file);
+  if (!made) throw refused;
+  const { init_image_sha256: start, mask_image_sha256: mask, strength: _, ...drawn } = made.request;
+  const request = { ...shortened(drawn, studio.card(drawn.model)), first_image: made.image_index || undefined };
+  const lacking = [...lackingPictures(request), start && "the start", mask && "the mask"].filter(Boolean);
+  studio.take(request, lacking.length ? `A file holds no pictures that it was made from: give again ${lacking.map((one) => `that of ${one}`).join(", ")}.` : refused.message);
+  return "request";
 }

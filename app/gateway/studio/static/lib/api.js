@@ -74,6 +74,7 @@ const post = (path, body, headers = {}, signal) =>
 
 export const api = {
   models: async () => (await json("models")).models,
+  loras: async () => (await json("loras")).loras,
   status: () => json("status"),
   root: () => json("", { headers: { Accept: "application/json" } }),
   plan: (request, signal) => json("plan", { method: "POST", body: request, signal }),

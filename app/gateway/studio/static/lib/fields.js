@@ -50,8 +50,9 @@ export function choice({ name, label, options, changed, chips = false, hint }) {
   };
 }
 
+/** One of a list of `[value, text]`; one with a third entry can't be chosen, and that says why. */
 export function select({ name, label, options, changed, hint }) {
-  const control = h("select", { onchange: () => changed(control.value) }, options.map(([value, text]) => h("option", { value }, text)));
+  const control = h("select", { onchange: () => changed(control.value) }, options.map(([value, text, fault]) => h("option", { value, disabled: Boolean(fault), title: fault }, text)));
   return { ...field({ name, label, control, hint }), show: (value) => (control.value = value) };
 }
 
@@ -71,21 +72,24 @@ export function number({ name, label, changed, min, max, step = 1, placeholder, 
   return { ...field({ name, label, control, hint, aside }), show: (value) => (control.value = value ?? ""), suggest: (value) => (control.placeholder = value) };
 }
 
-const CURVE = 2; // fine at small scales, where they matter most
-
-/** A guidance scale: a slider that is finer at small scales, and a number that takes any. */
-export function scale({ name, label, changed, usual, hint }) {
-  const most = Math.max(20, usual);
-  const place = (value) => 1000 * Math.sign(value) * (Math.min(Math.abs(value), most) / most) ** (1 / CURVE);
-  const rounded = (value) => (value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
-  const slider = h("input", { type: "range", min: 0, max: 1000, step: 1, class: "slider", "aria-label": `${label}, slider` });
-  const input = h("input", { type: "number", min: -100, max: 100, step: "any", class: "figure" });
-  const paint = () => slider.style.setProperty("--filled", `${slider.value / 10}%`);
+/**
+ * A slider, and a number from `least` to `most`, which may be beyond the slider's ends: `place(number)` is where that is
+ * on the slider, and `value(place)` the number there.
+ */
+function slidable({ name, label, spoken, changed, usual, hint, ends, least, most, place, value }) {
+  const slider = h("input", { type: "range", ...ends, class: "slider", "aria-label": `${spoken ?? label}, slider` });
+  const input = h("input", { type: "number", min: least, max: most, step: "any", class: "figure", "aria-label": spoken });
+  const share = (at) => (100 * (at - ends.min)) / (ends.max - ends.min);
+  function paint() {
+    const [low, high] = [share(Math.max(0, ends.min)), share(slider.value)].sort((a, b) => a - b);
+    slider.style.setProperty("--low", `${low}%`);
+    slider.style.setProperty("--filled", `${high}%`);
+  }
   const made = field({ name, label, control: h("div", { class: "slider-row" }, slider), hint, aside: input });
   input.id = newId(name);
   made.element.querySelector("label").htmlFor = input.id;
   slider.addEventListener("input", () => {
-    input.value = rounded(most * (slider.value / 1000) ** CURVE);
+    input.value = value(slider.value);
     paint();
     changed(read(input));
   });
@@ -96,14 +100,30 @@ export function scale({ name, label, changed, usual, hint }) {
   });
   return {
     ...made,
-    show(value) {
-      input.value = value ?? usual;
-      slider.value = place(value ?? usual);
+    show(number) {
+      input.value = number ?? usual;
+      slider.value = place(number ?? usual);
       paint();
     },
     focus: () => input.focus(),
   };
 }
+
+const CURVE = 2; // fine at small scales, where they matter most
+
+/** A guidance scale: a slider that is finer at small scales, and a number that takes any. */
+export function scale(given) {
+  const most = Math.max(20, given.usual);
+  const rounded = (value) => (value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
+  return slidable({
+    ...given, ends: { min: 0, max: 1000, step: 1 }, least: -100, most: 100,
+    place: (value) => 1000 * Math.sign(value) * (Math.min(Math.abs(value), most) / most) ** (1 / CURVE),
+    value: (at) => rounded(most * (at / 1000) ** CURVE),
+  });
+}
+
+/** A factor: a slider from `min` to `max`, and a number from `least` to `most`. */
+export const factor = ({ min, max, ...given }) => slidable({ ...given, ends: { min, max, step: 0.05 }, place: Number, value: Number });
 
 /** A fraction with a slider, from `min` to 1. */
 export function fraction({ name, label, changed, hint, min = 0 }) {
@@ -116,4 +136,44 @@ export function fraction({ name, label, changed, hint, min = 0 }) {
   };
   slider.addEventListener("input", () => (show(slider.value), changed(Number(slider.value))));
   return { ...field({ name, label, control: slider, hint, aside: output }), show };
+}
+
+/** The part of the trajectory from noise to the picture between two handles. */
+export function interval({ name, label, changed, from: first = "Guide from", to: last = "Guide until" }) {
+  const handle = (text) => h("input", { type: "range", min: 0, max: 1, step: 0.01, id: newId(name), "aria-label": text });
+  const from = handle(first);
+  const to = handle(last);
+  const output = h("output", { class: "figure" });
+  const track = h("div", { class: "trajectory" }, h("div", { class: "trajectory-track" }, h("div", { class: "trajectory-part" })), from, to);
+  const ends = h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, "noise"), h("span", {}, "picture"));
+  const made = field({ name, label, control: h("div", {}, track, ends), group: true, aside: output });
+
+  function paint() {
+    const [low, high] = [Number(from.value), Number(to.value)];
+    track.style.setProperty("--from", `${low * 100}%`);
+    track.style.setProperty("--to", `${high * 100}%`);
+    output.textContent = low === 0 && high === 1 ? "all steps" : `${low.toFixed(2)} – ${high.toFixed(2)}`;
+    // Where the handles meet, the one that can still move lies above.
+    from.style.zIndex = low > 0.5 ? 3 : 2;
+    to.style.zIndex = low > 0.5 ? 2 : 3;
+  }
+  from.addEventListener("input", () => {
+    if (Number(from.value) > Number(to.value)) from.value = to.value;
+    paint();
+    changed([Number(from.value), Number(to.value)]);
+  });
+  to.addEventListener("input", () => {
+    if (Number(to.value) < Number(from.value)) to.value = from.value;
+    paint();
+    changed([Number(from.value), Number(to.value)]);
+  });
+  return {
+    ...made,
+    show(value) {
+      const [low, high] = value ?? [0, 1];
+      from.value = low;
+      to.value = high;
+      paint();
+    },
+  };
 }

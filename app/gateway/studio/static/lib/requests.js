@@ -1,5 +1,7 @@
 // Requests: what is in one, how it is written into an address and read from one.
 
+import { asWritten, withoutPictures } from "./adapters.js";
+
 /** What fields have if a request leaves them out, besides what a model's card says. */
 const PLAIN = {
   guidance_rule: "standard", guidance_interval: [0, 1], guidance_interval_unit: "fraction", guidance_rescale: 0,
@@ -12,8 +14,14 @@ const DELIVERY = ["use_cache", "preview_every", "priority", "webhook_url", "tele
 /** The guidance modes by the names that people know. */
 export const MODE_NAMES = { none: "None", classifier_free: "Classifier-free", classifier: "Classifier", combined: "Combined" };
 
-/** The field's first name: refusals name a field as it was written. */
-export const fieldName = (name) => OTHER_NAMES[name?.replace(/^request\./, "")] ?? name?.replace(/^request\./, "");
+/** The way to a field, which refusals name as it was written: `request.loras[1].scale` is loras, 1, scale. */
+export function pathOf(field) {
+  const [name, ...rest] = (field ?? "").replace(/^request\./, "").replaceAll(/\[(\w+)\]/g, ".$1").split(".");
+  return [OTHER_NAMES[name] ?? name, ...rest];
+}
+
+/** The field's first name. */
+export const fieldName = (field) => pathOf(field)[0];
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -34,7 +42,7 @@ export const defaultScale = (mode, card) => (mode === "classifier" ? card.defaul
 
 /** A resolved request as a person would write it: without what is the default anyway. */
 export function shortened(resolved, card) {
-  const request = tidy(resolved);
+  const request = asWritten(tidy(resolved));
   if (!card) return request;
   const mode = request.guidance_mode;
   const usual = {
@@ -64,6 +72,11 @@ export const shownLabel = (label) => label.split(", ")[0];
 /** A file's name, without its ending, from what is drawn. */
 export const fileStem = (subject) => subject.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "").slice(0, 40) || "picture";
 
+const PICTURES = ["image", "init_image", "mask_image"];
+
+/** A value of a request as JSON for people, without its pictures. */
+export const inShort = (value) => JSON.stringify(value, (name, one) => (PICTURES.includes(name) ? "…" : one));
+
 /** What a request draws, in a few words. */
 export function subjectOf(request, card) {
   const label = typeof request.class_label === "number" ? card?.labels[request.class_label] : request.class_label;
@@ -74,7 +87,7 @@ export function subjectOf(request, card) {
 /** The part of an address behind `#` that opens a request in the studio; pictures are too long for it. */
 export function linkTo(request) {
   const { init_image: _, mask_image: __, strength: ___, ...rest } = request;
-  const text = JSON.stringify(_ === undefined ? request : rest);
+  const text = JSON.stringify(withoutPictures(_ === undefined ? request : rest));
   const bytes = new TextEncoder().encode(text);
   const base64 = btoa(Array.from(bytes, (one) => String.fromCharCode(one)).join(""));
   return `#request=${base64.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;

@@ -1,6 +1,7 @@
 // What the views share: the models' cards, and the request that is on screen.
 
 import { api } from "./api.js";
+import { takenAlong } from "./adapters.js";
 import { tidy } from "./requests.js";
 
 const events = new EventTarget();
@@ -14,6 +15,8 @@ export const studio = {
   seed: newSeed(),
   /** Whether the seed stays for the next picture. */
   isPinned: false,
+  /** A line about the request that the next form shows. */
+  note: null,
   /** Whether a picture of this seed was drawn: if it is not pinned, the next gets another. */
   wasDrawn: false,
 
@@ -28,8 +31,16 @@ export const studio = {
   whole() {
     return { ...tidy(this.request), seed: this.seed };
   },
+  /** Go over to another model, with what it can use of the present one's LoRAs and controls. */
+  changeModel(name) {
+    const card = this.card(name);
+    const { kept, note } = takenAlong(this.request, card);
+    this.request = { ...firstRequest(card), ...kept };
+    this.note = note;
+  },
   /** Replace the request. */
-  take(request) {
+  take(request, note = null) {
+    this.note = note;
     const asked = { model: undefined, ...tidy(request) };
     const card = this.card(asked.model) ?? chosenFor(asked, this.cards);
     this.request = card ? { ...asked, model: card.name } : asked;

@@ -3,7 +3,7 @@
 import { h, say } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { pictureBox } from "../lib/picture.js";
-import { defaultScale, linkTo, MODE_NAMES } from "../lib/requests.js";
+import { defaultScale, inShort, linkTo, MODE_NAMES } from "../lib/requests.js";
 import { studio } from "../lib/state.js";
 import { fill, sharedBy } from "../lib/sweep.js";
 import { dial } from "./dial.js";
@@ -47,7 +47,7 @@ export async function mount(root, signal) {
     show(rows[0].requests()[0]);
   }
   function show(request) {
-    shown.firstChild.textContent = JSON.stringify(request);
+    shown.firstChild.textContent = inShort(request);
   }
 
   function makeRow(mode, card, kept) {

@@ -149,9 +149,10 @@ export async function mount(root, signal) {
   addEventListener("dragleave", (event) => event.relatedTarget ?? root.classList.remove("dropping"), { signal });
   addEventListener("drop", (event) => {
     if (!carriesFile(event)) return;
+    const isTaken = event.defaultPrevented; // by a line of the form
     event.preventDefault();
     root.classList.remove("dropping");
-    taken(event.dataTransfer.files[0]);
+    if (!isTaken) taken(event.dataTransfer.files[0]);
   }, { signal });
   addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !drawing && !document.querySelector("dialog[open]")) form.element.requestSubmit();

@@ -1,5 +1,6 @@
 // Server: workers, queues, pace, and what each model can do.
 
+import { usable } from "../lib/adapters.js";
 import { api, SERVER } from "../lib/api.js";
 import { figure, h } from "../lib/dom.js";
 import { poll } from "../lib/follow.js";
@@ -74,5 +75,8 @@ function abilities(card) {
     Defaults: `${defaults.guidance_mode.replace("_", "-")} at ${defaults.guidance_scale}, ${defaults.sampler}, ${defaults.steps} steps`,
     Parameters: `${figure(card.num_parameters / 1e6)} million, ${card.precision}; ${figure(card.memory.total_bytes / 2 ** 20)} MiB in a worker`,
     Licence: card.license ?? "not stated",
-  }).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    LoRAs: usable(card.loras).map((one) => one.name).join(", "),
+    Controls: usable(card.controls).map((one) => one.name).join(", "),
+    "Image prompts": card.ip_adapter ? `IP-Adapter, ${card.ip_adapter.kind}` : "",
+  }).filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

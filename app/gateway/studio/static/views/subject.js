@@ -1,9 +1,10 @@
 // What is drawn: the model, and the label or prompt that it takes.
 
-import { h } from "../lib/dom.js";
+import { carried } from "../lib/adapters.js";
+import { h, say } from "../lib/dom.js";
 import * as fields from "../lib/fields.js";
 import { fieldName, shownLabel } from "../lib/requests.js";
-import { firstRequest, newSeed, studio } from "../lib/state.js";
+import { newSeed, studio } from "../lib/state.js";
 
 const MOST_CHIPS = 12;
 
@@ -15,10 +16,15 @@ export function subjectFields({ set, add, remade }) {
     parts.push(add(fields[studio.cards.length > 3 ? "select" : "choice"]({
       name: "model", label: "Model", options: studio.cards.map((one) => [one.name, one.name, one.title]),
       changed(name) {
-        studio.request = firstRequest(studio.card(name));
+        studio.changeModel(name);
         remade("model");
       },
     })));
+  }
+  if (studio.note) {
+    parts.push(h("p", { class: "remark" }, studio.note));
+    say(studio.note);
+    studio.note = null; // once
   }
   if (card.takes_prompt) {
     parts.push(add(fields.text({ name: "prompt", label: "Prompt", rows: 2, placeholder: "a happy cat", changed: set("prompt") })));
@@ -58,11 +64,13 @@ export function subjectBar({ changed, action, run, defaultSteps }) {
       seed.show(studio.seed);
       changed();
     });
+    const lists = carried(studio.request);
     bar.replaceChildren(
       h("div", { class: "subject-fields" }, subjectFields({ set, add, remade: (what) => (build(what), changed()) })),
       h("div", { class: "subject-numbers" }, add(seed),
         add(fields.number({ name: "steps", label: "Steps", min: 1, max: studio.card().max_steps, placeholder: String(steps), changed: (value) => (steps = value ?? defaultSteps(studio.card())) })),
         button),
+      h("p", { class: "hint carried", hidden: !lists }, lists),
       general,
     );
     made.get("model")?.show(studio.card().name);
