@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from functools import cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -203,8 +202,9 @@ class PrepackedConv2d(nn.Module):
 
     def convolved(self, x: Tensor) -> Tensor:
         """Convolve maps (B,C,H,W), without a gradient."""
-        convolve = _in_graphs() if torch.jit.is_tracing() else _convolve  # type: ignore[attr-defined,no-untyped-call]
-        result: Tensor = convolve(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
+        )
         return result
 
     def input_gradient(self, gradient: Tensor, size: Size) -> Tensor:
@@ -245,24 +245,6 @@ class PrepackedConv2d(nn.Module):
                     self.weight, self.padding, self.stride, self.dilation, self.groups, [PACKED_FOR, *shape[1:]]
                 )
                 self.weight = nn.Parameter(packed, requires_grad=False)
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor],  # noqa: UP045  # the compiler of graphs knows no other name
-    padding: list[int],
-    stride: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, "none", [], "")
-
-
-@cache
-def _in_graphs() -> Any:
-    """`_convolve` for graphs, which can't record its empty list."""
-    return torch.jit.script(_convolve)
 
 
 class _Convolution(torch.autograd.Function):

@@ -19,6 +19,7 @@ from models.classifiers.classes import (
 )
 from models.loading import with_float32_mode
 from models.pack import Pack
+from models.passes.graphs import Graphs, may_be_recorded
 from models.precision import FLOAT32, Precision
 
 
@@ -27,6 +28,8 @@ def load_steering(pack: Pack, device: torch.device, precision: Precision = FLOAT
     steering = _steering(pack, device, precision)
     if steering is not None:
         with_float32_mode(steering, device, gradient=precision)
+        if may_be_recorded(device, precision, steering.num_parameters):
+            steering.gradient = Graphs(steering.gradient)  # type: ignore[method-assign,assignment]
     return steering
 
 

@@ -16,10 +16,12 @@ class Steering(Protocol):
     Attributes:
         takes_prompt: whether the condition is the spec's prompt; otherwise it is its label or terms.
         score_name: meaning of the score: "probability" or "similarity".
+        num_parameters: of the network.
     """
 
     takes_prompt: bool
     score_name: str
+    num_parameters: int
 
     def condition(self, spec: SampleSpec) -> Mapping[str, Tensor]:
         """One row's condition, as tensors whose sizes are the same for all requests. Not called on threads that tick.

@@ -48,6 +48,7 @@ class PromptSteering:
         self.network = load_component(
             NoiseAwareClassifier, pack, "classifier", device, precision, keys=every_key(NoiseAwareClassifier)
         )
+        self.num_parameters = self.network.num_parameters()
         self.text = load_shared(
             CLIPTextModelWithProjection,
             pack,

@@ -44,7 +44,7 @@ def load_denoiser(pack: Pack, device: torch.device, precision: Precision = FLOAT
     denoiser: Denoiser = loaded
     with_float32_mode(denoiser, device, forward=precision, decode=FLOAT32, encode=FLOAT32)
     if may_be_recorded(device, precision, denoiser.num_parameters):
-        graphs = Graphs(denoiser.forward, loaded.network, is_plain=lambda: not rows_in_batch())
+        graphs = Graphs(denoiser.forward, is_plain=lambda: not rows_in_batch())
         denoiser.forward = graphs  # type: ignore[method-assign]
     return denoiser
 

@@ -1,4 +1,4 @@
-"""Recorded passes have the bits of the passes themselves, in every family, and what can't be recorded runs as it is."""
+"""Recorded passes and gradients have the bits of the originals in every family; others run as they are."""
 
 from __future__ import annotations
 
@@ -12,17 +12,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from harness.processes import wait_until
 from models.adapters import RowExtras, given
 from models.caching import keeping, reusing
 from models.calibration.probes import Batch, Probes
+from models.classifiers import ClassSteering, load_steering
+from models.cpu_layers import with_cpu_layers
 from models.denoisers import Denoiser, load_denoiser
 from models.flop import flop_of
+from models.networks import AdmClassifier
 from models.pack import open_pack
+from models.parity import stand_ins
 from models.passes import graphs
 from models.passes.graphs import Graphs
-from tests.science.test_families import flux, saved, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from tests.science.test_families import (
+    flux,
+    saved,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+    with_towers,
+)
 
 CPU = torch.device("cpu")
 
@@ -79,6 +91,46 @@ def test_a_graph_has_the_bits_of_the_pass_that_it_was_recorded_of(build: Any, tm
             assert torch.equal(output, watched.plainly(*batch))
 
 
+@pytest.mark.parametrize("build", ["fashion", "emoji", with_towers], ids=["class", "class given a prompt", "prompt"])
+def test_a_graph_has_the_bits_of_the_gradient_that_it_was_recorded_of(build: Any, tmp_path: Path) -> None:
+    steering = load_steering(open_pack(build if isinstance(build, str) else str(build(tmp_path))), CPU)
+    assert steering is not None
+    network: nn.Module = steering.network  # type: ignore[attr-defined]
+    runs = list[None]()
+    network.register_forward_hook(lambda *_: runs.append(None))
+    config = network.config
+    for size in (1, 3):
+        rows = [steering.examples()[row % 3] for row in range(size)]
+        condition = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        for call in range(5):
+            x = torch.randn(size, config.in_channels, config.sample_size, config.sample_size)
+            timesteps = torch.rand(size) * 900
+            before = len(runs)
+            found = steering.gradient(x, timesteps, condition)
+            assert call < 2 or len(runs) == before, "none of them was run by Python"
+            for mine, expected in zip(found, type(steering).gradient(steering, x, timesteps, condition), strict=True):
+                assert torch.equal(mine, expected)
+
+
+def test_adm_classifiers_have_graphs_too() -> None:
+    """Their attention is of one-dimensional convolutions, whose gradients come by other operators."""
+    torch.manual_seed(0)
+    steering = ClassSteering(
+        with_cpu_layers(stand_ins.filled(AdmClassifier(**stand_ins.classifier_config())).requires_grad_(False))
+    )
+    gradient = Graphs(steering.gradient)
+    for _ in range(3):
+        x, timesteps = torch.randn(2, 3, 32, 32), torch.rand(2) * 900
+        condition = {
+            name: torch.stack([rows[name] for rows in steering.examples()[:2]]) for name in ("weights", "members")
+        }
+        for mine, expected in zip(
+            gradient(x, timesteps, condition), steering.gradient(x, timesteps, condition), strict=True
+        ):
+            assert torch.equal(mine, expected)
+    assert all(graph is not None for graph in gradient._graphs.values())
+
+
 def test_deep_blocks_are_kept_and_left_out_in_graphs_too(fashion: Watched) -> None:
     def kept_and_reused(forward: Callable[..., Tensor], batch: Batch, later: Batch) -> list[Tensor]:
         with keeping() as kept:
@@ -116,7 +168,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_a_graph_can_not_hold_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     network = Branching()
-    recorded = Graphs(network.forward, network, is_plain=lambda: True)
+    recorded = Graphs(network.forward)
     x = torch.zeros(1, 1)
     for timestep in (900.0, 900.0, 100.0, 900.0):
         assert recorded(x, torch.tensor([timestep]), {}).item() == (timestep > 500)
@@ -141,13 +193,13 @@ def test_nothing_is_recorded_while_the_first_pass_is_under_way() -> None:
 
     class Slow(nn.Module):
         def forward(self, x: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
-            runs.append(torch.jit.is_tracing())
+            runs.append(_get_current_dispatch_mode() is not None)
             entered.set()
             assert go_on.wait(60)
             return x + timesteps
 
     network = Slow()
-    passes = Graphs(network.forward, network, is_plain=lambda: True)
+    passes = Graphs(network.forward)
     inputs = torch.zeros(1, 1), torch.ones(1), dict[str, Tensor]()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(passes, *inputs)
