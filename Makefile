@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 JOBS ?= 2
-# Tests start a hundred programs: their modules are compiled once, wherever the environment says that none is kept.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests start a hundred programs: their modules are compiled once, wherever the environment says that none is kept. And
+# they run side by side: threads of one that spun while they wait would keep the other's from the cores.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHANGED = $(shell git diff --name-only --diff-filter=d HEAD -- '*.py')
 
 .PHONY: help install run demo test test-full quick bench chaos soak check audit openapi settings format clean

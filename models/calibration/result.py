@@ -14,6 +14,7 @@ from models.pack import Pack
 from models.precision import FLOAT32, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time per row, to keep ticks short
+LEAST = 1.3  # rows of a smaller batch than the smallest within 30 % of it would waste the device's time
 HOST_MS = 1.0  # of a batch, about what a tick takes besides its networks (`python -m benchmarks.anatomy`)
 DEPENDS = "on the neighbours"
 
@@ -73,8 +74,12 @@ class NetworkCalibration:
     @property
     def knee(self) -> int:
         """Rows of the batch at the knee: larger ones lengthen every tick and gain next to nothing."""
-        row_ms = {size.rows: size.row_ms + HOST_MS / size.rows for size in self._usable}
-        return min(rows for rows, ms in row_ms.items() if ms <= KNEE * min(row_ms.values()))
+        return self._smallest_within(KNEE)
+
+    @property
+    def least(self) -> int:
+        """Rows of the smallest batch that still uses the device well."""
+        return self._smallest_within(LEAST)
 
     def padded(self, rows: int) -> int:
         """The usable size in which a batch of `rows` finishes soonest; not always the smallest that holds it.
@@ -126,6 +131,11 @@ class NetworkCalibration:
         if not self.is_bitwise:
             return self.measured
         return tuple(size for size in self.measured if size.bits == self._reference_bits)
+
+    def _smallest_within(self, ratio: float) -> int:
+        """Rows of the smallest batch whose time per row is within this ratio of the best."""
+        row_ms = {size.rows: size.row_ms + HOST_MS / size.rows for size in self._usable}
+        return min(rows for rows, ms in row_ms.items() if ms <= ratio * min(row_ms.values()))
 
     def _holding(self, rows: int) -> BatchSize:
         enough = [size for size in self._usable if size.rows >= rows] or self._usable[-1:]

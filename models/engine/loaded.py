@@ -167,7 +167,7 @@ class LoadedPack:
             runner.max_batch = network.sizes[-1]
             for encoder in self.denoiser.encoders:
                 encoder.batching = calibration.of(encoder.name)
-            schedule.row_budget, schedule.lanes = network.knee, lanes
+            schedule.row_budget, schedule.least_rows, schedule.lanes = network.knee, network.least, lanes
             schedule.classifier_cost = classifier_cost
             schedule.few_rows = max(FEW_ROWS * lanes, network.sizes[0])
             if calibration.is_measured:

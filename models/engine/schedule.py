@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 PROMOTE_S = 60.0  # each such period of waiting raises a job by one priority level
-SHORT_SHARE = 0.05  # of every tick, reserved for the jobs with the least work left
+SHORT_SHARE = 0.02  # of every tick, reserved for the jobs with the least work left
+OTHERS = 1 / 3  # of a lane's share, for other jobs than the first: shorter ticks make the slowest answers sooner
 
 
 class Waiting(Protocol):
@@ -98,6 +99,7 @@ class Schedule(Generic[Sample]):
     Attributes:
         row_budget: denoiser rows that one tick may hold; classifier rows and rows of other shapes are counted by their
             time.
+        least_rows: denoiser rows up to which a tick takes other jobs in any case: fewer would waste the device's time.
         classifier_cost: denoiser rows that take as long as one classifier row.
         lanes: ticks that run in parallel, each with an even share of the rows.
         few_rows: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
@@ -105,6 +107,7 @@ class Schedule(Generic[Sample]):
     """
 
     row_budget: int
+    least_rows: float = math.inf
     classifier_cost: float = 0.0
     lanes: int = 1
     few_rows: int = 1
@@ -152,6 +155,8 @@ class Schedule(Generic[Sample]):
         is_one_shape = len({sample.shape for sample in unfinished}) == 1
         together = not self._moving and is_one_shape and rows <= self.few_rows and total <= self.row_budget
         share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
+        is_shared = len(self._jobs) > self.lanes and not together
+        of_others = min(share, max(self.least_rows, math.ceil(OTHERS * total / self.lanes))) if is_shared else share
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
 
@@ -162,7 +167,7 @@ class Schedule(Generic[Sample]):
         def by_lateness(job: _Job[Sample]) -> tuple[float, float]:
             return -job.level(now), -job.evaluations_in_all(now, self.tick_s)
 
-        self._short_rows = min(self._short_rows + SHORT_SHARE * share, max([self.row_budget, *costs]))
+        self._short_rows = min(self._short_rows + SHORT_SHARE * of_others, max([self.row_budget, *costs]))
         latest = next(self._at_rest(by_lateness), None)
         shortest = next(self._at_rest(_by_shortness), None)
         if latest is None or shortest is None:
@@ -171,14 +176,15 @@ class Schedule(Generic[Sample]):
         shape = shortest.shape if is_short else latest.shape
         for sample in self._at_rest(_by_shortness, shape):
             cost = self._cost(sample)
-            if not is_short or used >= share or cost > self._short_rows:
+            if not is_short or used >= of_others or cost > self._short_rows:
                 break
             if fits(cost):
                 self._short_rows -= cost
                 chosen[sample], used = None, used + cost
         of_the_short = used
         for sample in self._at_rest(by_lateness, shape):
-            if used >= share:
+            is_first = (sample.priority, sample.group) == (latest.priority, latest.group)
+            if used >= (share if is_first else of_others):
                 break
             cost = self._cost(sample)
             if sample not in chosen and fits(cost):

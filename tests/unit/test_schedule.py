@@ -173,6 +173,24 @@ def test_no_sample_is_in_two_ticks_and_the_lanes_have_even_shares() -> None:
     assert set(schedule.take(now=0.1)) == set(first)
 
 
+def test_a_tick_takes_its_first_job_whole_and_of_the_others_few_while_jobs_wait() -> None:
+    schedule = Schedule(row_budget=12, lanes=2, least_rows=3)
+    for group, count, evaluations in (("long", 4, 100), ("short", 1, 10), ("shorter", 7, 5)):
+        for _ in range(count):
+            schedule.enqueue(sample(group, evaluations=evaluations), now=0.0)
+    first, second = schedule.take(now=0.0), schedule.take(now=0.0)
+    assert [one.group for one in first] == ["long"] * 4
+    assert [one.group for one in second] == ["short", "shorter", "shorter"]
+
+
+def test_ticks_are_not_shortened_for_others_if_every_job_has_a_lane() -> None:
+    schedule = Schedule(row_budget=12, lanes=2, least_rows=3)
+    for group, count in (("long", 2), ("short", 10)):
+        for _ in range(count):
+            schedule.enqueue(sample(group, evaluations=100 if group == "long" else 5), now=0.0)
+    assert [len(schedule.take(now=0.0)) for _ in range(2)] == [6, 6]
+
+
 def test_lanes_leave_no_sample_behind() -> None:
     schedule = Schedule(row_budget=8, classifier_cost=0.47, lanes=2)
     for _ in range(5):

@@ -1,0 +1,1 @@
+"""What orders of ticks do to answers, by simulation: the mixed stream, measured costs of batches, no network."""

@@ -1,0 +1,101 @@
+"""What a tick costs: times of batches as they were measured, and straight lines between them."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.calibration import Calibration
+from models.calibration.result import HOST_MS, KNEE, LEAST
+
+MOST_ROWS = 48
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Milliseconds of a network's batches, with a batch on every lane: (rows, ms), ascending."""
+
+    points: Sequence[tuple[int, float]]
+
+    def __call__(self, rows: int) -> float:
+        if not rows:
+            return 0.0
+        sizes = [size for size, _ in self.points]
+        above = bisect_left(sizes, rows)
+        if above == len(sizes):
+            return self.points[-1][1] * rows / sizes[-1]
+        size, ms = self.points[above]
+        if size == rows or not above:
+            return ms
+        smaller, less = self.points[above - 1]
+        return less + (ms - less) * (rows - smaller) / (size - smaller)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Of one pack on one machine.
+
+    Attributes:
+        denoiser, classifier: of their batches.
+        tick_ms: of a tick of Cynosure's besides its networks.
+        step_ms: of a peer's step besides its networks.
+        request_ms: from the request to its first evaluation, and from the last to the pictures.
+        lanes: batches that run at once, each on a core.
+    """
+
+    denoiser: Curve
+    classifier: Curve
+    tick_ms: float = 1.2
+    step_ms: float = 1.0
+    request_ms: float = 8.0
+    lanes: int = 2
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Costs:
+        """As measured on this machine.
+
+        Raises:
+            ValueError: the pack has no classifier.
+        """
+        if calibration.classifier is None:
+            raise ValueError("the mixed stream needs a pack with a classifier")
+        lanes = calibration.layout.lanes
+        denoiser, classifier = (
+            Curve([(size.rows, lanes * size.rows * size.row_ms) for size in network.measured])
+            for network in (calibration.denoiser, calibration.classifier)
+        )
+        return cls(denoiser=denoiser, classifier=classifier, lanes=lanes)
+
+    @property
+    def knee(self) -> int:
+        """Rows of a tick, as `NetworkCalibration.knee`."""
+        return self._smallest_within(KNEE)
+
+    @property
+    def least(self) -> int:
+        """As `NetworkCalibration.least`."""
+        return self._smallest_within(LEAST)
+
+    def tick_s(self, rows: int, classifier_rows: int, *, alone: bool) -> float:
+        """Seconds of a tick; `alone` over all lanes, else in one."""
+        denoiser, classifier = self.denoiser(rows), self.classifier(classifier_rows)
+        if alone and rows > 1:
+            halves = self.denoiser(math.ceil(rows / self.lanes))
+            denoiser, classifier = max(halves, classifier), max(0.0, classifier - halves)
+        elif alone:
+            denoiser, classifier = max(denoiser, classifier), 0.0
+        return (denoiser + classifier + self.tick_ms) / 1000
+
+    def _smallest_within(self, ratio: float) -> int:
+        per_row: Callable[[int], float] = lambda rows: (self.denoiser(rows) + HOST_MS) / rows  # noqa: E731
+        best = min(map(per_row, range(1, MOST_ROWS + 1)))
+        return next(rows for rows in range(1, MOST_ROWS + 1) if per_row(rows) <= ratio * best)
+
+
+CLASS_A = Costs(
+    denoiser=Curve([(1, 4.0), (2, 6.5), (8, 19.0), (16, 35.3), (24, 51.6), (48, 103.0)]),
+    classifier=Curve([(1, 3.0), (2, 4.6), (8, 13.0), (16, 24.0), (48, 70.0)]),
+)
+"""`fashion` in bfloat16 on class A of docs/performance.md (`python -m benchmarks.layers --bfloat16`)."""
