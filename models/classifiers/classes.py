@@ -203,7 +203,7 @@ class ClassSteering:
 
     def __init__(self, network: NoiseAwareClassifier | AdmClassifier) -> None:
         self.network = network
-        self.num_parameters = network.num_parameters()
+        self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property
     def _num_classes(self) -> int:

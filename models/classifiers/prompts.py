@@ -48,7 +48,7 @@ class PromptSteering:
         self.network = load_component(
             NoiseAwareClassifier, pack, "classifier", device, precision, keys=every_key(NoiseAwareClassifier)
         )
-        self.num_parameters = self.network.num_parameters()
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.text = load_shared(
             CLIPTextModelWithProjection,
             pack,

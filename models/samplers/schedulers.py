@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
+import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -80,9 +83,17 @@ def build_scheduler(
             raise NotLinear(f"sampler '{name}' has no sigmas '{sigmas}'")
         config |= {key: sigmas == schedule for schedule, key in SIGMA_SCHEDULES.items()}
     config = {key: value for key, value in config.items() if key in accepted}
-    if which is Steps.FOLDER:
-        return scheduler_class.from_config(dict(folder_config(pack_config)), **config)
-    return scheduler_class(**config)
+    folder = json.dumps(dict(folder_config(pack_config))) if which is Steps.FOLDER else None
+    return copy.deepcopy(_built(kind.scheduler, json.dumps(config), folder))
+
+
+@functools.lru_cache(maxsize=64)
+def _built(scheduler: str, config: str, folder: str | None) -> Any:
+    """Kept, because some take a second: KDPM2's first takes the steps of training, a thousand of them."""
+    scheduler_class = getattr(diffusers, scheduler)
+    if folder is None:
+        return scheduler_class(**json.loads(config))
+    return scheduler_class.from_config(json.loads(folder), **json.loads(config))
 
 
 def _on_the_packs_schedule(

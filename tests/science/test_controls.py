@@ -42,6 +42,7 @@ from models.engine import Engine
 from models.noise import draw_noise
 from models.spec import Control, Guidance, Lora, Pixels, SampleSpec
 from tests.science.control_nets import control_net, write_control_nets
+from tests.science.formats import IF_MULTIPLIED
 from tests.science.lora_files import ATTENTION, diffusers_file, pairs_for
 from tests.science.test_families import (
     SCALE,
@@ -322,7 +323,7 @@ def test_pictures_of_flux_that_start_from_pictures_are_steered_as_in_diffusers(
     ("build", "precision", "calibrate"),
     [
         (stable_diffusion, "float32", None),
-        (stable_diffusion, "bfloat16", None),
+        pytest.param(stable_diffusion, "bfloat16", None, marks=IF_MULTIPLIED),
         (partial(deep_stable_diffusion_3, t5=False), "float32", fixed_calibration),  # to measure them takes a minute
         (deep_flux, "bfloat16", fixed_calibration),
     ],

@@ -27,6 +27,7 @@ from models.pack import InvalidPack, open_pack
 from models.precision import FLOAT32
 from models.spec import Control, Guidance, ImagePrompt, Lora, Pixels, SampleSpec, StepCache
 from tests.science.control_nets import write_control_nets
+from tests.science.formats import IF_MULTIPLIED
 from tests.science.ip_adapters import SIDE, Kind, write_ip_adapter
 from tests.science.lora_files import ATTENTION, diffusers_file, pairs_for
 from tests.science.test_families import (
@@ -139,7 +140,7 @@ def test_pictures_that_start_from_pictures_are_prompted_beside_loras_and_control
     assert not differ_by_more_than_rounding(inpainted, expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=IF_MULTIPLIED)])
 def test_rows_have_the_same_bytes_alone_and_among_rows_with_other_pictures(precision: str, tmp_path: Path) -> None:
     base, pack = saved(stable_diffusion, tmp_path)
     write_ip_adapter(pack, base.unet, "plus")
