@@ -76,7 +76,10 @@ def test_jobs_wait_while_there_is_no_worker_and_are_drawn_by_the_next(
             ended = second.get(f"/jobs/{job['id']}", headers={**admin, "Prefer": "wait=60"})
             assert ended.json()["status"] == "succeeded"
             wait_until(lambda: queued(second, admin) == {"fashion": 0}, what="none waits")
-            assert second.get("/models/fashion", headers=admin).json()["served"]
+            wait_until(
+                lambda: second.get("/models/fashion", headers=admin).json()["served"],
+                what="its card is looked up again",
+            )
     finally:
         worker.stop()
 
