@@ -81,12 +81,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     add_pack_options(parser)
     arguments = parser.parse_args()
-    pack = benchmark_pack(arguments.pack)
+    pack, clients = benchmark_pack(arguments.pack), arguments.clients
     bound = OfflineBound(pack, arguments.device)
     bound.measure()
     with Engine([str(pack.folder)], device=str(arguments.device)) as engine:
         engine.wait_until_measured()
-        result = load(engine, pack, mixed_stream(pack, seed=32), clients=arguments.clients, seconds=arguments.seconds)
+        result = load(engine, pack, mixed_stream(pack, seed=clients), clients=clients, seconds=arguments.seconds)
     bound.measure()
     of_bound = bound.seconds(result.parts) / arguments.seconds
     of_peak = bound.share_of_peak(result.parts, arguments.seconds)

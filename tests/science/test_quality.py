@@ -17,7 +17,7 @@ from models.spec import Guidance, Lora, SampleSpec
 
 FASHION, EMOJI = open_pack("fashion"), open_pack("emoji")
 REFERENCE = Reference.of(EMOJI)
-QUESTIONS = {part: asked[:24] for part, asked in questions(REFERENCE, count=24).items()}
+QUESTIONS = {part: asked[:40] for part, asked in questions(REFERENCE, count=40).items()}
 LABELS = [index % len(FASHION.labels) for index in range(100)]
 FREE = Guidance(free_scale=EMOJI.defaults["guidance_scale"])
 PRESSED = replace(FREE, classifier_scale=EMOJI.defaults["classifier_scale"])
@@ -32,7 +32,7 @@ PROMPTS = {
     "names, style by the classifier": ("names", Setting(guidance=PRESSED, told=False)),
     "names, style and classifier": ("names", Setting(guidance=PRESSED)),
 }
-STEPS = 10  # with the 25 that the packs declare, the shares below are hardly others
+STEPS = 12  # of prompts: with the pack's 25, the shares below are hardly others
 INK = {"without ink": (), "with ink": (Lora("ink"),), "with half of ink": (Lora("ink", 0.5),)}
 
 
@@ -41,7 +41,7 @@ def drawn() -> dict[str, Tensor]:
     """All pictures (N,C,H,W) that are judged here, by what they were drawn with; drawn together."""
     specs = {
         name: [
-            SampleSpec(pack="fashion", label=label, guidance=guidance, steps=STEPS, image_index=index)
+            SampleSpec(pack="fashion", label=label, guidance=guidance, steps=25, image_index=index)
             for index, label in enumerate(LABELS)
         ]
         for name, guidance in CLASSES.items()
