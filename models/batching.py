@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -36,6 +36,29 @@ class Alone:
 
     def padded(self, rows: int) -> int:
         return rows
+
+
+def picked(rows: Tensor, numbers: Sequence[int]) -> Tensor:
+    """The rows of these ascending numbers, (len(numbers),…); `rows` itself if they are all."""
+    return rows if len(numbers) == len(rows) else rows.index_select(0, index(tuple(numbers), rows.device))
+
+
+def replaced(rows: Tensor, numbers: Sequence[int], by: Tensor) -> Tensor:
+    """`rows` with others, (len(numbers),…), in place of those of these ascending numbers; neither is written to."""
+    return by if len(numbers) == len(rows) else rows.index_copy(0, index(tuple(numbers), rows.device), by)
+
+
+# Batch after batch is often of the same samples.
+@lru_cache(maxsize=256)
+def index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of rows as a tensor that is only read."""
+    return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number for each row as a tensor that is only read."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def batch_calls(

@@ -17,6 +17,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from models.batching import constant, picked, replaced
 from models.profiles import Profile
 from models.spec import SampleSpec
 
@@ -28,7 +29,8 @@ class Predictions:
     Attributes:
         specs, profiles: R of each: how the samples are guided.
         data: (R,C,H,W), the data prediction of each sample's first row: the conditional one if there is one.
-        from_latent: (R,C,H,W), the part of it that is a multiple of the latent; the rest, of the network's output.
+        x: (R,C,H,W), the latents.
+        data_from_latent: (R,), what they are multiplied by in `data`; the rest of it is of the network's output.
         pairs: indices of the P samples that have a second, unconditional row.
         unconditional: (P,C,H,W), the data predictions of those rows.
         steered: indices of the Q samples that the classifier steers.
@@ -41,7 +43,8 @@ class Predictions:
     specs: Sequence[SampleSpec]
     profiles: Sequence[Profile]
     data: Tensor
-    from_latent: Tensor
+    x: Tensor
+    data_from_latent: Tensor
     pairs: Sequence[int]
     unconditional: Tensor
     steered: Sequence[int]
@@ -59,30 +62,26 @@ class Guided:
     Attributes:
         data: (R,C,H,W), the D that the sampler uses.
         shift: (R,C,H,W), added to the next latent; `None` if nothing is.
-        unguided: (R,C,H,W), D without guidance: for pairs, the unconditional one.
         unlimited: D before each limit was applied.
     """
 
     data: Tensor
     shift: Tensor | None
-    unguided: Tensor
     unlimited: tuple[Tensor, ...]
 
 
 def combine(predictions: Predictions) -> Guided:
     """Guide every sample according to its spec."""
-    free, unguided = _classifier_free_rows(predictions)
+    free = _classifier_free_rows(predictions)
     limited = _limited(predictions, free, [profile.clips_before for profile in predictions.profiles])
     steered, at_mean = _steered(predictions, limited)
     data = _limited(predictions, steered, [profile.clips_after for profile in predictions.profiles])
     plus_plus, kept_noise = (
-        _plus_plus_shift(predictions, limited, unguided),
+        _plus_plus_shift(predictions, limited),
         _kept_noise_shift(predictions, steered, data),
     )
     shifts = [shift for shift in (at_mean, plus_plus, kept_noise) if shift is not None]
-    return Guided(
-        data=data, shift=reduce(torch.add, shifts) if shifts else None, unguided=unguided, unlimited=(free, steered)
-    )
+    return Guided(data=data, shift=reduce(torch.add, shifts) if shifts else None, unlimited=(free, steered))
 
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
@@ -112,9 +111,10 @@ def classifier_term(gradient: Tensor, alpha: Tensor, sigma: Tensor, scale: Tenso
     return _per_row(sigma**2 / alpha * scale) * gradient
 
 
-def limit_rows(data: Tensor, clip: Tensor, quantiles: Sequence[float | None]) -> Tensor:
+def limit_rows(data: Tensor, clip: Sequence[bool], quantiles: Sequence[float | None]) -> Tensor:
     """Limit each row: by dynamic thresholding if it has a quantile, else by clipping if `clip` is set."""
-    limited_rows = torch.where(_per_row(clip), data.clamp(-1, 1), data)
+    clipped = [row for row, is_clipped in enumerate(clip) if is_clipped]
+    limited_rows = replaced(data, clipped, picked(data, clipped).clamp(-1, 1))
     for row, quantile in enumerate(quantiles):
         if quantile is not None:
             limited_rows[row] = thresholded(data[row], quantile)
@@ -125,31 +125,37 @@ def _per_row(values: Tensor) -> Tensor:
     return values[:, None, None, None]  # (R,1,1,1)
 
 
-def _classifier_free_rows(predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """Apply classifier-free guidance and rescale; returns the guided and the unguided D, both (R,C,H,W)."""
-    pairs = list(predictions.pairs)
+def _classifier_free_rows(predictions: Predictions) -> Tensor:
+    """D (R,C,H,W) with classifier-free guidance and rescale."""
+    pairs = predictions.pairs
     if not pairs:
-        return predictions.data, predictions.data
-    data, unguided = predictions.data.clone(), predictions.data.clone()
+        return predictions.data
     guidance = [predictions.specs[row].guidance for row in pairs]
-    scale = torch.tensor([each.free_scale for each in guidance], device=data.device)
-    unguided[pairs] = predictions.unconditional
-    data[pairs] = classifier_free(predictions.data[pairs], predictions.unconditional, scale)
-    for row, each in zip(pairs, guidance, strict=True):
+    scale = constant(tuple(each.free_scale or 0.0 for each in guidance), predictions.data.device)
+    conditional = picked(predictions.data, pairs)
+    guided = classifier_free(conditional, predictions.unconditional, scale)
+    for number, (row, each) in enumerate(zip(pairs, guidance, strict=True)):
         if each.rescale:
-            kept = predictions.from_latent[row] if predictions.profiles[row].rescales_output else 0.0
-            data[row] = kept + rescaled(data[row] - kept, predictions.data[row] - kept, each.rescale)
-    return data, unguided
+            kept: Tensor | float = 0.0
+            if predictions.profiles[row].rescales_output:
+                kept = predictions.data_from_latent[row] * predictions.x[row]
+            guided[number] = kept + rescaled(guided[number] - kept, conditional[number] - kept, each.rescale)
+    return replaced(predictions.data, pairs, guided)
 
 
-def _plus_plus_shift(predictions: Predictions, data: Tensor, unguided: Tensor) -> Tensor | None:
+def _unguided(predictions: Predictions) -> Tensor:
+    """D (R,C,H,W) without guidance: of pairs, the unconditional one."""
+    return replaced(predictions.data, predictions.pairs, predictions.unconditional)
+
+
+def _plus_plus_shift(predictions: Predictions, data: Tensor) -> Tensor | None:
     """The term that CFG++ adds to the next latents, (R,C,H,W), if any sample uses it: Chung et al. 2024.
 
     A step estimates the noise from x − a·D. CFG++ uses the unguided D_u there, which adds a share of D − D_u to the
     next latent.
     """
     plus_plus = [row for row in predictions.pairs if predictions.specs[row].guidance.plus_plus]
-    return _kept_difference(predictions, plus_plus, data, unguided)
+    return _kept_difference(predictions, plus_plus, data, _unguided(predictions)) if plus_plus else None
 
 
 def _kept_noise_shift(predictions: Predictions, unlimited: Tensor, data: Tensor) -> Tensor | None:
@@ -171,18 +177,26 @@ def _kept_difference(predictions: Predictions, rows: Sequence[int], data: Tensor
 
 def _steered(predictions: Predictions, data: Tensor) -> tuple[Tensor, Tensor | None]:
     """Add the classifier's term to D, or, for ancestral steps by ADM's rule, the next latent; returns D and shift."""
-    steered = list(predictions.steered)
+    steered, gradient = predictions.steered, predictions.gradient
     if not steered:
         return data, None
-    data, shift = data.clone(), torch.zeros_like(data)
-    scale = torch.tensor([predictions.specs[row].guidance.classifier_scale for row in steered], device=data.device)
-    term = classifier_term(predictions.gradient, predictions.alpha[steered], predictions.sigma[steered], scale)
-    for number, row in enumerate(steered):
-        if predictions.profiles[row].classifier_at_mean and row in predictions.variances:
-            shift[row] += predictions.variances[row] * scale[number] * predictions.gradient[number]
-        else:
-            data[row] += term[number]
-    return data, shift
+    scales = (predictions.specs[row].guidance.classifier_scale for row in steered)
+    scale = constant(tuple(scales), data.device)
+    at_mean = {
+        row: number
+        for number, row in enumerate(steered)
+        if row in predictions.variances and predictions.profiles[row].classifier_at_mean
+    }
+    rows = [row for row in steered if row not in at_mean]
+    term = classifier_term(gradient, picked(predictions.alpha, steered), picked(predictions.sigma, steered), scale)
+    own = [number for number, row in enumerate(steered) if row not in at_mean]
+    with_term = replaced(data, rows, picked(data, rows) + picked(term, own))
+    if not at_mean:
+        return with_term, None
+    shift = torch.zeros_like(data)
+    for row, number in at_mean.items():
+        shift[row] = predictions.variances[row] * scale[number] * gradient[number]
+    return with_term, shift
 
 
 def _limited(predictions: Predictions, data: Tensor, is_limited: Sequence[bool]) -> Tensor:
@@ -190,9 +204,9 @@ def _limited(predictions: Predictions, data: Tensor, is_limited: Sequence[bool])
     if not any(is_limited):
         return data
     rows = list(zip(predictions.specs, is_limited, strict=True))
-    clip = torch.tensor([spec.clip and limited for spec, limited in rows])
+    clip = [spec.clip and limited for spec, limited in rows]
     quantiles = [spec.dynamic_threshold if limited else None for spec, limited in rows]
-    return limit_rows(data, clip.to(data.device), quantiles)
+    return limit_rows(data, clip, quantiles)
 
 
 def effects(
@@ -211,7 +225,7 @@ def effects(
         return [None] * len(predictions.specs)
     beyond = torch.stack([data.abs() for data in guided.unlimited]).amax(0)
     clipped = (beyond > 1).float().flatten(1).mean(1).tolist()
-    difference = (predictions.data - guided.unguided).flatten(1).norm(dim=1).tolist()
+    difference = (predictions.data - _unguided(predictions)).flatten(1).norm(dim=1).tolist()
     gradient_norm = predictions.gradient.flatten(1).norm(dim=1).tolist()
     scores, times = score.tolist(), timesteps.tolist()
     telemetry: list[dict[str, float] | None] = []

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -39,5 +40,12 @@ def draw_noise(seed: int, image_index: int, draw: int, shape: tuple[int, ...]) -
         draw: 0 is the initial noise; evaluation i adds draw i + 1.
         shape: (C, H, W).
     """
+    noise = np.empty(shape, np.float32)
+    draw_into(noise, seed, image_index, draw)
+    return torch.from_numpy(noise)
+
+
+def draw_into(noise: NDArray[np.float32], seed: int, image_index: int, draw: int) -> None:
+    """Overwrite a contiguous array by what `draw_noise` returns for its shape."""
     _philox.begin((seed, image_index), draw)
-    return torch.from_numpy(_philox.generator.standard_normal(shape, dtype=np.float32))
+    _philox.generator.standard_normal(dtype=np.float32, out=noise)

@@ -66,7 +66,7 @@ class NetworkCalibration:
         bits = self._reference_bits
         return bits != DEPENDS and (self.reference == 1 or bool(bits))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Usable batch sizes in rows, ascending: every batch is padded to one of them."""
         return tuple(size.rows for size in self._usable)
@@ -124,7 +124,7 @@ class NetworkCalibration:
     def _reference_bits(self) -> str | None:
         return next((size.bits for size in self.measured if size.rows == self.reference), None)
 
-    @property
+    @cached_property
     def _usable(self) -> tuple[BatchSize, ...]:
         if not self.measured:
             return (BatchSize(rows=self.reference, row_ms=1.0, bits=""),)

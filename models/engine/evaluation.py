@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor
 
 from models.adapters import RowExtras, given
+from models.batching import picked
 from models.caching import Kept, keeping, reusing
 from models.calibration.packing import packed
 from models.calibration.probes import Network, Shape, only, shape_of, stacked
 from models.calibration.result import NetworkCalibration
 from models.denoisers import Conditioning, Denoiser
-from models.engine.sample import Sample
+from models.engine.sample import ConditionedRow, Sample
 from models.lanes import CallRunner, first_call
-from models.samplers.table import COEFFICIENTS, DATA, LATENT, NOISE
+from models.samplers import CoefficientTable
+from models.samplers.states import States
+from models.samplers.table import COEFFICIENTS, DATA, LATENT, NOISE, NUM_COLUMNS
 from models.samplers.update import State
 from models.spec import Pixels, Row, SampleSpec
 
@@ -29,19 +33,15 @@ class DenoiserRow(NamedTuple):
 
     Attributes:
         sample: index of its sample in the batch.
-        conditioning: its conditioning.
-        guide: the guide pack whose denoiser evaluates it, or `None` for the samples' own pack.
-        kind: of its conditioning.
+        asked: what it is conditioned on.
         extras: what it has for itself, besides the conditioning that the rows of a batch all have.
         reused: what its deep blocks found at an earlier evaluation and don't run for now; `None` if they run.
     """
 
     sample: int
-    conditioning: Conditioning
-    guide: str | None
-    kind: Row
-    extras: RowExtras | None = None
-    reused: Kept | None = None
+    asked: ConditionedRow
+    extras: RowExtras | None
+    reused: Kept | None
 
 
 class Alike(NamedTuple):
@@ -60,17 +60,17 @@ class Alike(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The next evaluation of R samples, gathered once: the tensors have a row for each sample.
+    """The next evaluation of R samples, gathered once.
 
     Attributes:
         samples: R samples of one pack, whose latents have one shape.
         state: those of the samplers' columns that have weights, (R,C,H,W) each, before the evaluation.
         weights: (R, 2, NUM_COLUMNS), of the samplers; (R, 1, NUM_COLUMNS) if none has a latent to carry.
         adds_noise: indices of the samples that add noise, or keep it for the next evaluation.
-        coefficients: (R,) each, by the names in `COEFFICIENTS`.
-        rows: the denoisers' rows; those of one sample are adjacent, a conditional one first.
-        first: index of each sample's first row, R of them.
-        pairs: indices of the samples that have two rows.
+        rows: the denoisers' rows: one of each sample, the conditional one if there is one, then those of `pairs`.
+        pairs: indices of the samples that have a second, unconditional row.
+        inputs: (rows,C,H,W), the latents of the rows' samples.
+        coefficients: (rows,) each, by the names in `COEFFICIENTS`.
         steered: indices of the samples that the classifier steers.
     """
 
@@ -78,10 +78,10 @@ class Evaluation:
     state: State
     weights: Tensor
     adds_noise: Sequence[int]
-    coefficients: dict[str, Tensor]
     rows: Sequence[DenoiserRow]
-    first: Sequence[int]
     pairs: Sequence[int]
+    inputs: Tensor
+    coefficients: Mapping[str, Tensor]
     steered: Sequence[int]
 
     @property
@@ -95,16 +95,11 @@ class Evaluation:
         return self.state[LATENT]
 
     @cached_property
-    def sample_of_row(self) -> Tensor:
-        """Index of each row's sample, (rows,)."""
-        return torch.tensor([row.sample for row in self.rows], device=self.x.device)
-
-    @cached_property
     def alike(self) -> dict[Alike, list[int]]:
         """Indices of the rows that can be evaluated together."""
         groups: dict[Alike, list[int]] = {}
         for number, row in enumerate(self.rows):
-            alike = Alike(row.guide, shape_of(row.conditioning), row.reused is not None)
+            alike = Alike(row.asked.guide, row.asked.shape, row.reused is not None)
             groups.setdefault(alike, []).append(number)
         return groups
 
@@ -125,58 +120,63 @@ class Evaluation:
                 row = self.rows[number]
                 if row.sample in self.keeping:
                     own = tuple(tensor[place].clone() for tensor in tensors)  # a view would keep the batch alive
-                    kept[row.sample][row.kind] = own if row.reused is None else row.reused
+                    kept[row.sample][row.asked.kind] = own if row.reused is None else row.reused
         return kept
-
-    def spread(self, coefficient: str) -> Tensor:
-        """A coefficient for each denoiser row, (rows,1,1,1)."""
-        return self.coefficients[coefficient][self.sample_of_row][:, None, None, None]
 
 
 def gather(samples: Sequence[Sample], device: torch.device) -> Evaluation:
     """Collect the inputs of the next evaluation of `samples`, all of which have started."""
-    places = [(sample.course.table, sample.position) for sample in samples]
-    numbers = np.stack([table.numbers[position] for table, position in places])
-    weights = numbers[:, len(COEFFICIENTS) :].reshape(len(places), 2, -1)
-    is_weighted = (weights != 0).any(axis=0)
-    carries = bool(is_weighted[1].any())
-    columns = set(np.flatnonzero(is_weighted.any(axis=0)).tolist())
-    on_device = torch.from_numpy(numbers).to(device)
-    rows: list[DenoiserRow] = []
-    first: list[int] = []
-    pairs: list[int] = []
+    first: list[DenoiserRow] = []
+    second: list[DenoiserRow] = []
+    places: list[tuple[CoefficientTable, int]] = []
+    adds_noise: list[int] = []
+    steered: list[int] = []
     for number, sample in enumerate(samples):
-        guidance, inputs, own = sample.course.spec.guidance, sample.course.inputs, sample.extras_now
-        wanted = guidance.rows(active=sample.is_guided_now)
-        first.append(len(rows))
-        for row in wanted:
-            if row is Row.CONDITIONAL:
-                rows.append(DenoiserRow(number, inputs.conditional, None, row, own, sample.kept.get(row)))
-            else:
-                guide = guidance.guide_pack
-                extras = own.unconditional if own is not None and guide is None else None
-                rows.append(DenoiserRow(number, inputs.unconditional, guide, row, extras, sample.kept.get(row)))
-        if len(wanted) == 2:
-            pairs.append(number)
+        course, position, kept = sample.course, sample.position, sample.kept
+        places.append((course.table, position))
+        extras = None if course.inputs.extras is None else sample.extras_now
+        asked, *others = course.asked(position)
+        first.append(DenoiserRow(number, asked, _of_row(extras, asked), kept.get(asked.kind)))
+        for row in others:
+            second.append(DenoiserRow(number, row, _of_row(extras, row), kept.get(row.kind)))
+        if course.table.adds_noise[position]:
+            adds_noise.append(number)
+        if course.steers(position):
+            steered.append(number)
+    rows, pairs, count = first + second, [row.sample for row in second], len(samples)
+    # By column, so that each is contiguous.
+    of_rows = places + [places[number] for number in pairs]
+    numbers = torch.from_numpy(np.stack([table.numbers[position] for table, position in of_rows], axis=1)).to(device)
+    weights = numbers[len(COEFFICIENTS) :, :count].view(2, -1, count).permute(2, 0, 1)
+    used = reduce(or_, (table.used[position] for table, position in places))
+    columns = {column for column in range(NUM_COLUMNS) if used >> column & 1}
+    columns.update(*(table.passed_on for table, _ in places))
+    states, own = states_of(samples)
+    inputs = states.read([LATENT], own + [own[number] for number in pairs])[LATENT]
     return Evaluation(
         samples=samples,
-        state={column: _column(samples, column) for column in (columns | {LATENT}) - {DATA, NOISE}},
-        weights=on_device[:, len(COEFFICIENTS) :].view(len(samples), 2, -1)[:, : 2 if carries else 1],
-        adds_noise=[number for number, (table, position) in enumerate(places) if table.adds_noise[position]],
-        coefficients=dict(zip(COEFFICIENTS, on_device.T, strict=False)),
+        state={LATENT: inputs[:count], **states.read(columns - {LATENT, DATA, NOISE}, own)},
+        weights=weights if used >> NUM_COLUMNS else weights[:, :1],
+        adds_noise=adds_noise,
         rows=rows,
-        first=first,
         pairs=pairs,
-        steered=[number for number, sample in enumerate(samples) if sample.wants_classifier_now],
+        inputs=inputs,
+        coefficients=dict(zip(COEFFICIENTS, numbers[: len(COEFFICIENTS)].unbind(), strict=True)),
+        steered=steered,
     )
 
 
-def _column(samples: Sequence[Sample], column: int) -> Tensor:
-    """One column of the samples' states, (R,C,H,W): zeros where a sample has no such column, and no weight for it."""
-    if column == LATENT:
-        return torch.stack([sample.latent for sample in samples])
-    without = torch.zeros_like(samples[0].latent)
-    return torch.stack([sample.state.get(column, without) for sample in samples])
+def states_of(samples: Sequence[Sample]) -> tuple[States, list[int]]:
+    """Where the states of samples are that have started, and whose latents have one shape: all together, in rows."""
+    places = [sample.place for sample in samples if sample.place is not None]
+    return places[0].states, [place.row for place in places]
+
+
+def _of_row(extras: RowExtras | None, row: ConditionedRow) -> RowExtras | None:
+    """What a row has for itself, of what its sample has: a guide's has nothing."""
+    if extras is None or row.kind is Row.CONDITIONAL:
+        return extras
+    return extras.unconditional if row.guide is None else None
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,19 @@ class Work:
 
     def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Yield calls that evaluate the rows in `batches`, each padded to a size whose rows agree bitwise."""
+        if len(batches) == 1 and self.calibration.padded(batches[0]) == batches[0]:
+            yield self._whole
+            return
         start = 0
         for count in batches:
             yield partial(self._padded, start, count)
             start += count
+
+    def _whole(self) -> tuple[Tensor, ...]:
+        with given(self.extras), reusing(self.reused, len(self.x)):
+            outputs = self.network(self.x, self.timesteps, self.conditioning)
+        self.count(len(self.x), 0)
+        return outputs
 
     def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
         own, padding = slice(start, start + count), self.calibration.padded(count) - count
@@ -279,24 +288,31 @@ def work_of(
     network: Network,
     calibration: NetworkCalibration,
     evaluation: Evaluation,
-    samples: Sequence[int],
+    rows: Sequence[int],
     conditioning: Sequence[Conditioning],
     count: Callable[[int, int], None],
     extras: Sequence[RowExtras | None] = (),
     reused: Sequence[Kept] = (),
 ) -> Work:
-    """Build the work for the samples at the given indices, which may repeat, each with what its row has.
+    """Build the work for the evaluation's rows of the given ascending indices, each with what it has.
 
     `count` is called with the rows and the padding of every batch.
     """
-    scale, timesteps = evaluation.coefficients["input_scale"], evaluation.coefficients["timestep"]
-    x = evaluation.x[samples] * scale[samples][:, None, None, None]
-    return Work(network, calibration, x, timesteps[samples], stacked(conditioning, x.device), extras, reused, count)
+    x = picked(evaluation.inputs, rows)
+    scale, timesteps = (picked(evaluation.coefficients[name], rows) for name in ("input_scale", "timestep"))
+    x = x * scale.view(-1, 1, 1, 1)
+    return Work(network, calibration, x, timesteps, stacked(conditioning, x.device), extras, reused, count)
 
 
-def evaluated(work: Sequence[Work], lanes: CallRunner, *, limit: int) -> list[list[Tensor]]:
+def evaluated(work: Sequence[Work], lanes: CallRunner, *, limit: int) -> list[Sequence[Tensor]]:
     """Run all networks in batches of at most `limit` rows; returns each network's outputs, each (B, …)."""
     plan = packed([(part.calibration, len(part.x)) for part in work], lanes=lanes.count, limit=limit)
     calls = [call for part, batches in zip(work, plan, strict=True) for call in part.calls(batches)]
     outputs = iter(lanes.run(calls))
-    return [[torch.cat(parts) for parts in zip(*(next(outputs) for _ in batches), strict=True)] for batches in plan]
+    return [_joined([next(outputs) for _ in batches]) for batches in plan]
+
+
+def _joined(batches: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    if len(batches) == 1:
+        return batches[0]
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,17 +19,18 @@ from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, work_of
+from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, states_of, work_of
 from models.engine.observing import Tally
 from models.engine.preparing import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
 from models.guidance import Guided, Predictions, combine, effects
 from models.lanes import CallRunner, Lanes, first_call
-from models.noise import draw_noise
+from models.noise import draw_into, draw_noise
 from models.profiles import to_uint8
 from models.samplers import advance
-from models.samplers.table import CARRY, DATA, LATENT, NOISE
-from models.samplers.update import State, successor
+from models.samplers.states import States
+from models.samplers.table import LATENT
+from models.samplers.update import State
 from models.spec import Row
 
 Shape = tuple[int, int, int]
@@ -71,6 +74,7 @@ class Runner:
         self.measured_shapes: dict[Shape, Calibration] = {}
         self.evaluator = Evaluator(denoiser)
         self.tally = Tally()
+        self._states: dict[Shape, States] = {}
         self._decoded: set[tuple[int, ...]] = {denoiser.latent_shape}
 
     def warm_up(self) -> None:
@@ -119,7 +123,16 @@ class Runner:
         else:
             kept, added = course.start
             latent = kept * course.inputs.init + added * noise
-        sample.state = {LATENT: latent}
+        sample.place = self._states_for(sample.shape).new()
+        sample.place.states.write([sample.place.row], {LATENT: latent[None]})
+
+    def _states_for(self, shape: Shape) -> States:
+        return self._states.setdefault(shape, States(shape, self.device))
+
+    def latents(self, samples: Sequence[Sample]) -> Tensor:
+        """The latents (R,C,H,W) of samples of one shape that have started."""
+        states, rows = states_of(samples)
+        return states.read([LATENT], rows)[LATENT]
 
     def pictures(self, samples: Sequence[Sample], latents: Tensor, lanes: CallRunner) -> list[Image]:
         """Decode the latents (R,C,H,W) of samples to pictures (height,width,channels)."""
@@ -151,12 +164,15 @@ class Runner:
         noise = self._step_noise(evaluation)  # drawn on the CPU while a GPU evaluates
         predictions = self._predictions(evaluation, output, gradient)
         guided = combine(predictions)
-        states, latents = self._advanced(evaluation, predictions, guided, noise)
-        are_finite = torch.isfinite(latents).flatten(1).all(1).tolist()
+        state = self._advanced(evaluation, predictions, guided, noise)
+        # A sum is finite if all that it sums is, and one pass where a comparison of all numbers would be four.
+        are_finite = [math.isfinite(total) for total in state[LATENT].flatten(1).sum(1).tolist()]
         name = "" if self.steering is None else self.steering.score_name
         telemetry = effects(predictions, guided, evaluation.coefficients["timestep"], score, name)
-        for sample, state, entry, found in zip(samples, states, telemetry, kept, strict=True):
-            sample.advance(state, entry, found)
+        states, rows = states_of(samples)
+        states.write(rows, state)
+        for sample, entry, found in zip(samples, telemetry, kept, strict=True):
+            sample.advance(entry, found)
         return guided.data, are_finite
 
     def _evaluated(
@@ -171,13 +187,14 @@ class Runner:
         for (guide, shape, reuses), numbers in groups.items():
             runner = self if guide is None else self.siblings[guide]
             rows = [evaluation.rows[number] for number in numbers]
-            samples, extras = [row.sample for row in rows], [row.extras for row in rows]
+            extras = [row.extras for row in rows]
             reused = [row.reused for row in rows if row.reused is not None]
-            keeps = not reuses and not keeping.isdisjoint(samples)
+            keeps = bool(keeping) and not reuses and any(row.sample in keeping for row in rows)
             calibration = runner.calibration_for(evaluation.shape).denoiser
             network, calibration = runner.evaluator(calibration, evaluation.shape, shape, reuses=reuses, keeps=keeps)
-            conditioning, count = [row.conditioning for row in rows], partial(runner.tally.evaluated, "denoiser")
-            work.append(work_of(network, calibration, evaluation, samples, conditioning, count, extras, reused))
+            conditioning = [row.asked.conditioning for row in rows]
+            count = partial(runner.tally.evaluated, "denoiser")
+            work.append(work_of(network, calibration, evaluation, numbers, conditioning, count, extras, reused))
         if steered := evaluation.steered:
             if self.steering is None or self.calibration.classifier is None:
                 raise ValueError("this pack has no classifier")
@@ -188,7 +205,7 @@ class Runner:
             work.append(work_of(gradient_of, calibration, evaluation, steered, conditioning, count))
         done = evaluated(work, lanes, limit=self.limit(evaluation.shape))
         x = evaluation.x
-        gradient, score = done.pop() if steered else (x[:0], x[:0, 0, 0, 0])
+        gradient, score = done.pop() if steered else (x[:0], x.new_zeros(0))
         kept = evaluation.kept([found for _, *found in done])
         if len(done) == 1:
             return done[0][0], gradient, score, kept
@@ -200,24 +217,25 @@ class Runner:
 
     def _predictions(self, evaluation: Evaluation, output: Tensor, gradient: Tensor) -> Predictions:
         """Convert the networks' outputs to data predictions."""
-        x, coefficients = evaluation.x, evaluation.coefficients
-        p, q = evaluation.spread("data_from_latent"), evaluation.spread("data_from_output")
+        x, coefficients, count = evaluation.x, evaluation.coefficients, len(evaluation.samples)
+        p, q = (coefficients[name].view(-1, 1, 1, 1) for name in ("data_from_latent", "data_from_output"))
         channels = x.shape[1]
-        data = p * x[evaluation.sample_of_row] + q * output[:, :channels]
+        data = p * evaluation.inputs + q * output[:, :channels]
         courses = [sample.course for sample in evaluation.samples]
         return Predictions(
             specs=[course.spec for course in courses],
             profiles=[course.profile for course in courses],
-            data=data[evaluation.first],
-            from_latent=coefficients["data_from_latent"][:, None, None, None] * x,
+            data=data[:count],
+            x=x,
+            data_from_latent=coefficients["data_from_latent"][:count],
             pairs=evaluation.pairs,
-            unconditional=data[[evaluation.first[number] + 1 for number in evaluation.pairs]],
+            unconditional=data[count:],
             steered=evaluation.steered,
             gradient=gradient,
-            alpha=coefficients["alpha"],
-            sigma=coefficients["sigma"],
-            signal_kept=coefficients["signal_kept"],
-            variances=self._variances(evaluation.samples, output[evaluation.first, channels:]),
+            alpha=coefficients["alpha"][:count],
+            sigma=coefficients["sigma"][:count],
+            signal_kept=coefficients["signal_kept"][:count],
+            variances=self._variances(evaluation.samples, output[:, channels:]),
         )
 
     def _variances(self, samples: Sequence[Sample], learned: Tensor) -> dict[int, Tensor]:
@@ -233,7 +251,7 @@ class Runner:
                 variances[number] = (share * greatest + (1 - share) * least).exp()
             else:  # ADM's FIXED_LARGE
                 fixed = least if sample.position == len(table) - 1 else greatest
-                variances[number] = torch.full_like(sample.latent, fixed).exp()
+                variances[number] = torch.full(sample.shape, fixed, device=learned.device).exp()
         return variances
 
     def _noise(self, course: Course, draw: int) -> Tensor:
@@ -244,16 +262,17 @@ class Runner:
         """Noise that the samplers add in the step, (R,C,H,W) of unit variance; zeros for those that add none."""
         if not evaluation.adds_noise:
             return None
-        noise = torch.zeros(len(evaluation.samples), *evaluation.shape)
+        noise = np.zeros((len(evaluation.samples), *evaluation.shape), np.float32)
         for row in evaluation.adds_noise:
             sample = evaluation.samples[row]
-            noise[row] = self._noise(sample.course, sample.position + 1)
-        return noise.to(self.device)
+            spec = sample.course.spec
+            draw_into(noise[row], spec.seed, spec.image_index, sample.position + 1)
+        return torch.from_numpy(noise).to(self.device)
 
     def _advanced(
         self, evaluation: Evaluation, predictions: Predictions, guided: Guided, noise: Tensor | None
-    ) -> tuple[list[State], Tensor]:
-        """The samples' states after the evaluation, and their latents (R,C,H,W)."""
+    ) -> State:
+        """What the samples keep after the evaluation, (R,C,H,W) each, of all that any of them keeps."""
         if noise is not None:
             for row, variance in predictions.variances.items():
                 noise[row] *= variance.sqrt()
@@ -261,11 +280,12 @@ class Runner:
         latents = moved[LATENT] if guided.shift is None else moved[LATENT] + guided.shift
         if not self.denoiser.sees_mask:
             for row, sample in enumerate(evaluation.samples):
-                self._keep_unmasked(sample, latents[row])
-        fresh = {DATA: guided.data, NOISE: noise, CARRY: moved.get(CARRY)}
-        return [
-            _state_after(sample, latents[row], fresh, row) for row, sample in enumerate(evaluation.samples)
-        ], latents
+                if sample.course.inputs.mask is not None:
+                    self._keep_unmasked(sample, latents[row])
+        kept = set[int]().union(*(sample.course.table.kept for sample in evaluation.samples))
+        return {column: moved[column] if column in moved else torch.zeros_like(latents) for column in kept} | {
+            LATENT: latents
+        }
 
     def _keep_unmasked(self, sample: Sample, latent: Tensor) -> None:
         """Outside the mask, replace the latent by the initial picture at the current noise level."""
@@ -274,17 +294,3 @@ class Runner:
             kept, added = sample.course.table.level(sample.position + 1)
             noise = self._noise(sample.course, 0).to(self.device)
             latent.copy_(inputs.mask * latent + (1 - inputs.mask) * (kept * inputs.init + added * noise))
-
-
-def _state_after(sample: Sample, latent: Tensor, fresh: Mapping[int, Tensor | None], row: int) -> State:
-    """A sample's next state: what it keeps, and of a batch's fresh columns (R,C,H,W) copies of its row.
-
-    Views would keep the whole batch alive while the sample pauses.
-    """
-    kept = sample.course.table.kept
-    own = {
-        column: batch[row].clone()
-        for column, batch in fresh.items()
-        if batch is not None and (column + 1 in kept if column != CARRY else column in kept)
-    }
-    return successor({**sample.state, **own}, latent.clone(), own.get(CARRY), kept)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,12 @@ from torch import Tensor
 
 from models.adapters import RowExtras
 from models.caching import Kept
+from models.calibration.probes import Shape, shape_of
 from models.denoisers import Conditioning
 from models.networks.tokens import Readings
 from models.profiles import Profile
 from models.samplers import CoefficientTable
-from models.samplers.table import LATENT
-from models.samplers.update import State
+from models.samplers.states import Place
 from models.spec import Guidance, Row, SampleSpec
 
 Image = NDArray[np.uint8]
@@ -50,6 +52,22 @@ class Inputs:
     extras: RowExtras | None = None
     readings: Readings = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+
+class ConditionedRow(NamedTuple):
+    """What a sample asks of a denoiser in an evaluation, once for each of its rows.
+
+    Attributes:
+        kind: of the conditioning.
+        conditioning: what the denoiser gets.
+        shape: of that.
+        guide: the guide pack whose denoiser evaluates it, or `None` for the sample's own pack.
+    """
+
+    kind: Row
+    conditioning: Conditioning
+    shape: Shape
+    guide: str | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +105,28 @@ class Course:
         At least the last evaluation is always left to each sample.
         """
         return min(self.guided.start, len(self) - 1)
+
+    def asked(self, position: int) -> tuple[ConditionedRow, ...]:
+        """The denoiser rows of the evaluation at `position`, a conditional one first."""
+        return self._guided_rows if position in self.guided else self._unguided_rows
+
+    @cached_property
+    def _guided_rows(self) -> tuple[ConditionedRow, ...]:
+        return tuple(map(self._conditioned, self.spec.guidance.rows(active=True)))
+
+    @cached_property
+    def _unguided_rows(self) -> tuple[ConditionedRow, ...]:
+        return tuple(map(self._conditioned, self.spec.guidance.rows(active=False)))
+
+    def _conditioned(self, kind: Row) -> ConditionedRow:
+        is_conditional = kind is Row.CONDITIONAL
+        conditioning = self.inputs.conditional if is_conditional else self.inputs.unconditional
+        guide = None if is_conditional else self.spec.guidance.guide_pack
+        return ConditionedRow(kind, conditioning, shape_of(conditioning), guide)
+
+    def steers(self, position: int) -> bool:
+        """Whether the evaluation at `position` has a classifier row."""
+        return self.spec.guidance.wants_classifier(active=position in self.guided)
 
     def reuses(self, position: int) -> bool:
         """Whether the evaluation at `position` reuses what deep blocks found before, for the rows that have it."""
@@ -185,7 +225,8 @@ class Sample:
         promise: the part of it that its submitter sees.
         deadline: on the engine's clock, in seconds, or `None`.
         on_preview: called every `preview_every` evaluations.
-        state: the latents and predictions that its sampler needs, (C,H,W) each; empty before its first tick.
+        place: of its state, that is of the latents and predictions that its sampler needs; `None` before its first
+            tick.
         kept: what deep blocks found for its rows, if its next evaluation reuses that.
         forks: samples that equal this one up to `fork_position`, and continue from its state there.
     """
@@ -194,7 +235,7 @@ class Sample:
     promise: Promise
     deadline: float | None = None
     on_preview: Preview | None = None
-    state: State = field(default_factory=dict)
+    place: Place | None = None
     kept: Mapping[Row, Kept] = field(default_factory=dict)
     forks: list[Sample] = field(default_factory=list)
 
@@ -234,9 +275,14 @@ class Sample:
         return self.position in self.course.guided
 
     @property
+    def asked_now(self) -> tuple[ConditionedRow, ...]:
+        """The denoiser rows of its next evaluation, a conditional one first."""
+        return self.course.asked(self.position)
+
+    @property
     def rows_now(self) -> int:
-        """Denoiser rows of its next evaluation."""
-        return len(self.course.spec.guidance.rows(active=self.is_guided_now))
+        """Number of those rows."""
+        return len(self.asked_now)
 
     @property
     def extras_now(self) -> RowExtras | None:
@@ -246,7 +292,7 @@ class Sample:
 
     @property
     def wants_classifier_now(self) -> bool:
-        return self.course.spec.guidance.wants_classifier(active=self.is_guided_now)
+        return self.course.steers(self.position)
 
     @property
     def is_done(self) -> bool:
@@ -271,16 +317,9 @@ class Sample:
         every = self.course.spec.preview_every
         return self.on_preview is not None and every > 0 and self.position % every == 0
 
-    @property
-    def latent(self) -> Tensor:
-        """(C,H,W), from its first tick on."""
-        return self.state[LATENT]
-
-    def advance(
-        self, state: State, telemetry: dict[str, float] | None = None, kept: Mapping[Row, Kept] | None = None
-    ) -> None:
-        """Store the state after one more evaluation, that evaluation's telemetry, and what is kept for the next."""
-        self.state, self.kept = state, kept or {}
+    def advance(self, telemetry: dict[str, float] | None, kept: Mapping[Row, Kept]) -> None:
+        """Count an evaluation whose result is written, and note its telemetry and what is kept for the next."""
+        self.kept = kept
         if telemetry is not None:
             self.promise.telemetry.append(telemetry)
         self.promise.evaluated_at.append(time.monotonic())
@@ -295,7 +334,7 @@ class Sample:
         """Remove and return the forks, moved to this sample's current state."""
         forks = self.take_forks()
         for fork in forks:
-            fork.state, fork.kept = self.state, self.kept
+            fork.place, fork.kept = None if self.place is None else self.place.copied(), self.kept
             fork.promise.evaluations_done = self.promise.evaluations_done
             fork.promise.evaluated_at = list(self.promise.evaluated_at)
             fork.promise.telemetry = list(self.promise.telemetry)

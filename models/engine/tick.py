@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from models.engine.errors import SampleFailed, failure_of
@@ -73,7 +72,7 @@ class Tick(_Turn):
 
     def _begin(self) -> None:
         for sample in self.samples:
-            if not sample.state:
+            if sample.place is None:
                 with self._failing_alone(sample):
                     self._runner.start(sample)
 
@@ -128,5 +127,4 @@ class Decoding(_Turn):
                 sample.finish(picture)
 
     def _decoded(self, lanes: CallRunner, samples: Sequence[Sample]) -> list[Image]:
-        latents = torch.stack([sample.latent for sample in samples])
-        return self._runner.pictures(samples, latents, lanes)
+        return self._runner.pictures(samples, self._runner.latents(samples), lanes)

@@ -191,7 +191,7 @@ def trajectory(*, learns_variance: bool, schedule: str = "linear", **spec_fields
     while not samples[0].is_done:
         runner.tick(samples, runner.lanes)
     runner.lanes.close()
-    return torch.stack([sample.latent for sample in samples])
+    return runner.latents(samples)
 
 
 def _loop(key: str, *, learns_variance: bool = True, file: str = "loops", **spec_fields: Any) -> Callable[[], float]:

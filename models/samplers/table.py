@@ -73,6 +73,14 @@ class CoefficientTable:
         return np.concatenate([coefficients, self.weights.reshape(len(self), -1)], axis=1).astype(np.float32)
 
     @cached_property
+    def used(self) -> tuple[int, ...]:
+        """For each evaluation the columns that have a weight, as bits, and bit NUM_COLUMNS if it carries a latent."""
+        has_weight = (self.weights != 0).any(axis=1)
+        carries = (self.weights[:, 1] != 0).any(axis=1, keepdims=True)
+        bits = np.concatenate([has_weight, carries], axis=1) @ (1 << np.arange(NUM_COLUMNS + 1))
+        return tuple(bits.tolist())
+
+    @cached_property
     def kept(self) -> tuple[int, ...]:
         """Columns that a sample keeps from one evaluation to the next, beside its latent."""
         used = (self.weights != 0).any(axis=(0, 1))
@@ -82,15 +90,20 @@ class CoefficientTable:
         return tuple(kept)
 
     @cached_property
+    def passed_on(self) -> tuple[int, ...]:
+        """Columns that a sample has before an evaluation and keeps, a place further on, after it."""
+        return tuple(column - 1 for column in self.kept if column - 1 in self.kept and column != CARRY)
+
+    @cached_property
     def noise_ratio(self) -> NDArray[np.float64]:
         """(M,), σ/α of the network's input; ∞ where a schedule with zero terminal SNR begins."""
         with np.errstate(divide="ignore"):
             return self.sigma / self.alpha
 
     @cached_property
-    def adds_noise(self) -> NDArray[np.bool_]:
-        """(M,), whether an evaluation's noise is used in it or in the next."""
+    def adds_noise(self) -> tuple[bool, ...]:
+        """For each evaluation, whether an evaluation's noise is used in it or in the next."""
         uses = (self.weights != 0).any(axis=1)  # (M, NUM_COLUMNS)
         used: NDArray[np.bool_] = uses[:, NOISE]
         used[:-1] |= uses[1:, NOISE + 1]
-        return used
+        return tuple(used.tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -31,28 +31,14 @@ def advance(state: Mapping[int, Tensor], data: Tensor, noise: Tensor | None, wei
     """
     columns = {**state, DATA: data} if noise is None else {**state, DATA: data, NOISE: noise}
     latent, *carried = (_weighted(columns, row) for row in weights[..., None, None, None].unbind(1))
-    return successor(columns, latent, carried[0] if carried else None)
+    moved = {column: columns[column - 1] for column in _HISTORY if column - 1 in columns}
+    return {**moved, LATENT: latent} | ({CARRY: carried[0]} if carried else {})
 
 
 def _weighted(columns: Mapping[int, Tensor], weights: Tensor) -> Tensor:
     """The sum of the columns, in their order; weights (R,NUM_COLUMNS,1,1,1)."""
-    total = weights[:, LATENT] * columns[LATENT]
+    of_column = weights.unbind(1)
+    total = of_column[LATENT] * columns[LATENT]
     for column in sorted(columns.keys() - {LATENT}):
-        total = total + weights[:, column] * columns[column]
+        total = total + of_column[column] * columns[column]
     return total
-
-
-def successor(
-    columns: Mapping[int, Tensor], latent: Tensor, carried: Tensor | None, kept: Sequence[int] = (*_HISTORY, CARRY)
-) -> State:
-    """The state after an evaluation that had `columns`, its data and noise among them, of rows or of one sample.
-
-    Of columns other than the latent, only those that are `kept`.
-    """
-    state = {LATENT: latent}
-    if carried is not None and CARRY in kept:
-        state[CARRY] = carried
-    for column in kept:
-        if column in _HISTORY and column - 1 in columns:
-            state[column] = columns[column - 1]
-    return state

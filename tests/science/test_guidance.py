@@ -28,7 +28,8 @@ def test_combining_guides_each_row_by_itself_and_changes_nothing_that_it_is_give
             specs=[SampleSpec(pack="", label=0, guidance=one) for one in chosen],
             profiles=[PROFILES["cynosure"]] * len(chosen),
             data=data[at],
-            from_latent=data[at] / 3,
+            x=latents[at],
+            data_from_latent=level[at] / 3,
             pairs=pairs,
             unconditional=second[at[pairs]],
             steered=steered,
@@ -39,15 +40,15 @@ def test_combining_guides_each_row_by_itself_and_changes_nothing_that_it_is_give
             variances={},
         )
 
-    data, second, gradient = torch.randn(3, len(rows), 1, 4, 4, generator=generator)
+    data, latents, second, gradient = torch.randn(4, len(rows), 1, 4, 4, generator=generator)
     level = torch.rand(len(rows), generator=generator) / 2 + 0.25
-    given = [one.clone() for one in (data, second, gradient)]
+    given = [one.clone() for one in (data, latents, second, gradient)]
     together = combine(predictions(list(range(len(rows)))))
-    assert all(torch.equal(one, before) for one, before in zip((data, second, gradient), given, strict=True))
+    assert together.shift is not None
+    assert all(torch.equal(one, before) for one, before in zip((data, latents, second, gradient), given, strict=True))
     for number in range(len(rows)):
         alone = combine(predictions([number]))
         assert torch.equal(alone.data[0], together.data[number])
-        assert together.shift is not None
         own = torch.zeros_like(together.shift[0]) if alone.shift is None else alone.shift[0]
         assert torch.equal(own, together.shift[number])
     assert together.shift.flatten(1).any(1).tolist() == [False, False, False, True, False]
