@@ -9,11 +9,14 @@ exponential than the rest. So a row alone would differ in its last bits from the
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Size, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -57,7 +60,23 @@ def with_cpu_layers(network: nn.Module) -> nn.Module:
                 replaced[layer] = WholeVectorSiLU()
         if layer in replaced:
             network.set_submodule(path, replaced[layer])
+    _share_projections(network)
     return network
+
+
+def _share_projections(network: nn.Module) -> None:
+    """Have the residual blocks of a U-Net project the timestep's embedding, which all of them read, in one product."""
+    by_width: dict[int, list[ResnetBlock2D]] = {}
+    for block in network.modules():
+        if isinstance(block, ResnetBlock2D) and type(block.nonlinearity) is WholeVectorSiLU:
+            projection = block.time_emb_proj
+            if type(projection) is RowPaddedLinear and type(projection.weight) is nn.Parameter:  # and not quantized
+                by_width.setdefault(projection.in_features, []).append(block)
+    for blocks in by_width.values():
+        activation, joint = _SiLUOnce(), _JointProjection([block.time_emb_proj for block in blocks])
+        for number, block in enumerate(blocks):
+            block.nonlinearity = activation
+            block.time_emb_proj = _PartOfProjection(joint, number)
 
 
 def strided_as_in_a_batch(x: Tensor) -> Tensor:
@@ -115,6 +134,62 @@ class WholeVectorSiLU(nn.SiLU):
         flat = in_order.reshape(-1)
         padded = super().forward(functional.pad(flat, (0, -len(flat) % WHOLE)))[: len(flat)].view(in_order.shape)
         return padded.movedim(-1, 1) if in_order is not x else padded
+
+
+class _Latest(threading.local):
+    """What a layer was last given on this thread, and what it made of it."""
+
+    x: Tensor | None = None
+    y: Tensor
+
+
+class _SiLUOnce(WholeVectorSiLU):
+    """SiLU that several layers share: of an embedding (B,width) that each of them passes it, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest = _Latest()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.requires_grad:
+            return super().forward(x)
+        if self._latest.x is not x:
+            self._latest.x, self._latest.y = x, super().forward(x)
+        return self._latest.y
+
+
+class _JointProjection:
+    """Linear layers that read the same tensor, as one whose product is made when the first of them is called."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.starts = list(itertools.accumulate((layer.out_features for layer in layers), initial=0))
+        with torch.device("meta"):
+            self.whole = RowPaddedLinear(nn.Linear(layers[0].in_features, self.starts[-1]))
+        self.whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
+        self.whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+        self._latest = _Latest()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return self.whole.forward(x)
+        if self._latest.x is not x:
+            self._latest.x, self._latest.y = x, self.whole.forward(x)
+        return self._latest.y
+
+
+class _PartOfProjection(nn.Linear):
+    """One of the layers of a joint projection."""
+
+    def __init__(self, joint: _JointProjection, number: int) -> None:
+        nn.Module.__init__(self)
+        self._joint = joint
+        self._part = slice(*joint.starts[number : number + 2])
+        self.in_features, self.out_features = joint.whole.in_features, self._part.stop - self._part.start
+        self.weight = nn.Parameter(joint.whole.weight[self._part], requires_grad=False)
+        self.bias = nn.Parameter(joint.whole.bias[self._part], requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._joint(x)[..., self._part]
 
 
 class _GroupNorm(nn.GroupNorm):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from models.cpu_layers import (
@@ -166,3 +169,27 @@ def test_attention_is_counted() -> None:
     product = 2 * (2 * 3) * 16 * 16 * 8
     assert forward == 2 * product
     assert backward == 5 * product  # the weights once more, and four gradients
+
+
+def test_blocks_project_the_timestep_in_one_product_and_each_pass_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape: Any = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 8}
+    blocks: Any = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    plain: Any = frozen(UNet2DModel(in_channels=1, out_channels=1, **shape, **blocks))
+    ours: Any = swapped(plain)
+    widths = [block.time_emb_proj.out_features for block in plain.modules() if isinstance(block, ResnetBlock2D)]
+    forward, products = RowPaddedLinear.forward, list[int]()
+
+    def noted(layer: RowPaddedLinear, x: Tensor) -> Tensor:
+        products.append(layer.out_features)
+        return forward(layer, x)
+
+    monkeypatch.setattr(RowPaddedLinear, "forward", noted)
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in (10.0, 500.0, 10.0):
+        times = torch.full((5,), timestep)
+        products.clear()
+        found = ours(x, times).sample
+        assert products.count(sum(widths)) == 1
+        assert products.count(widths[0]) == 0
+        torch.testing.assert_close(found, plain(x, times).sample, **CLOSE)
+        assert torch.equal(ours(x[2:3], times[:1]).sample[0], found[2])
