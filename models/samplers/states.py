@@ -50,6 +50,11 @@ class States:
         self._rows = 0
         self._free: deque[int] = deque()  # rows come back from destructors, which must not wait for the lock
 
+    @property
+    def room(self) -> int:
+        """Samples that find a row without more memory, those that have one included."""
+        return self._rows
+
     def new(self) -> Place:
         """A sample's place, in which all columns are zero."""
         with self._lock:
@@ -89,8 +94,10 @@ class States:
         self._free.append(row)
 
     def _resize(self, rows: int) -> None:
-        for number, column in self._columns.items():
-            self._columns[number] = torch.cat([column, column.new_zeros(rows - self._rows, *self._shape)])
+        added = (rows - self._rows, *self._shape)
+        self._columns = {
+            number: torch.cat([column, column.new_zeros(added)]) for number, column in self._columns.items()
+        }
         self._free.extend(range(self._rows, rows))
         self._rows = rows
 
