@@ -135,7 +135,7 @@ class WorkerStore:
         pipe = self._client.pipeline(transaction=False)
         for job_id, beat in held.items():
             keys = [self._keys.job(job_id), self._keys.leases]
-            args = [job_id, beat.attempt, beat.evaluations_done, self._lease_ms, beat.evaluations]
+            args: list[str | int] = [job_id, beat.attempt, beat.evaluations_done, self._lease_ms, beat.evaluations]
             pipe.evalsha(*call_of(self._heartbeat, keys, args))
         for job_id, beat in held.items():
             if beat.happenings:
@@ -251,7 +251,7 @@ class WorkerStore:
     def _write_news(self, job_id: str, beat: Beat, pipe: Any) -> None:
         keys, ttl_s = [self._keys.job(job_id), self._keys.events(job_id)], self._settings.unfinished_ttl_s
         news = (part for happening in beat.happenings for part in (happening.name, happening.data))
-        args = [job_id, beat.attempt, beat.sequence, self._keys.moved, ttl_s, MAX_EVENTS, *news]
+        args: list[str | int] = [job_id, beat.attempt, beat.sequence, self._keys.moved, ttl_s, MAX_EVENTS, *news]
         pipe.evalsha(*call_of(self._tell, keys, args))
 
     def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished, kept: Kept) -> Ended | None:

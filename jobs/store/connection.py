@@ -158,7 +158,7 @@ class StoreClient:
             answer, confirmed = await pipe.execute(raise_on_error=False)
         if isinstance(answer, NoScriptError):  # the store was restarted, or is another one
             await self._client.script_load(script.script)
-            return await self._accepting(script, keys, args)
+            return await self._accepting(script, keys=keys, args=args)
         if isinstance(answer, redis.RedisError):
             raise answer
         if isinstance(confirmed, redis.ResponseError):

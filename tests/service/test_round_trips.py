@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,8 +22,9 @@ from cynosure.contract import ModelCard, ResolvedRequest
 from harness.processes import free_port, wait_until
 from jobs.fleet import Fleet, FleetRegistry
 from jobs.queue.doorbell import Doorbell, celery_settings, queue_of
+from jobs.queue.events import JobNews
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import Beat, Claim, Finished, Happening, Verdict
+from jobs.queue.record import ANONYMOUS, Beat, Claim, Finished, Happening, Submission, Verdict
 from jobs.queue.worker import WorkerStore
 from jobs.settings import StoreSettings
 from tests.conftest import accept, take
@@ -39,7 +41,7 @@ def _text(packed: Any) -> str:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[str]]]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """What this process sends to stores: each is a round trip, of coroutines or of threads."""
     found: dict[str, list[str]] = {"coroutines": [], "threads": []}
     of_coroutines = redis.asyncio.connection.AbstractConnection.send_packed_command
@@ -55,7 +57,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[str]]]:
 
     monkeypatch.setattr(redis.asyncio.connection.AbstractConnection, "send_packed_command", send_async)
     monkeypatch.setattr(redis.connection.AbstractConnection, "send_packed_command", send)
-    yield found
+    return found
 
 
 def test_a_gateway_goes_twice_to_the_store_for_a_picture(
@@ -157,6 +159,58 @@ async def test_cards_are_read_in_one_round_trip_while_the_workers_stay_the_same(
         registry.withdraw("w2")
         assert await read() == (["other"], 2)
         assert await read() == (["other"], 1)
+
+
+async def test_who_looked_before_it_waits_learns_of_an_end_in_between(
+    store: JobStore, worker_store: WorkerStore, store_settings: StoreSettings, request_: ResolvedRequest
+) -> None:
+    async with JobNews.listen(store_settings) as news:
+        async with news.of("another") as listens:
+            await asyncio.wait_for(listens.wait(), 10)
+        job_id, later = await accept(store, request_), await accept(store, request_)
+        async with news.of(job_id) as first:
+            worker_store.finish(take(worker_store), MADE)
+            await asyncio.wait_for(first.wait(), 10)
+        async with news.of(job_id) as late, news.of(later) as unfinished:
+            assert late.is_set()
+            assert not unfinished.is_set()
+
+
+def test_a_written_request_leaves_out_what_goes_without_saying(request_: ResolvedRequest) -> None:
+    written = json.loads(Submission.of(request_).encoded())
+    assert ResolvedRequest.model_validate(written) == request_
+    unsaid = {name: value for name, value in request_.model_dump(mode="json").items() if name not in written}
+    assert {name: value for name, value in unsaid.items() if value is not None} == {
+        "guidance_rule": "standard",
+        "guidance_interval": [0.0, 1.0],
+        "guidance_interval_unit": "fraction",
+        "guidance_rescale": 0.0,
+        "eta": 0.0,
+        "num_images": 1,
+        "first_image": 0,
+        "use_cache": True,
+        "preview_every": 0,
+        "priority": "normal",
+        "telemetry": False,
+        "output_format": "png",
+    }, "jobs that were queued before an upgrade mean these"
+
+
+async def test_a_record_of_an_earlier_version_is_claimed_and_its_owner_is_not_charged_for_it_any_longer(
+    store: JobStore,
+    worker_store: WorkerStore,
+    store_settings: StoreSettings,
+    request_: ResolvedRequest,
+    raw: redis.Redis,
+) -> None:
+    job_id = await accept(store, request_)
+    whole = request_.model_dump(mode="json")
+    raw.hset(f"{store_settings.key_prefix}:job:{job_id}", "request", json.dumps(whole))
+    counted = f"{store_settings.key_prefix}:waiting:{ANONYMOUS}"
+    raw.zadd(counted, {job_id: 1})
+    assert (await store.get(job_id, ANONYMOUS)).request == request_
+    assert take(worker_store).request == request_
+    assert not raw.exists(counted)
 
 
 async def test_a_waiting_job_takes_less_than_a_kilobyte(tmp_path: Path, request_: ResolvedRequest) -> None:
