@@ -127,6 +127,7 @@ class Fleet(StoreClient):
         super().__init__(client, settings)
         self._cards: dict[str, ModelCard] = {}
         self._workers = Workers(0, {})
+        self._names: list[str] = []
         self._read_at = float("-inf")
 
     async def card(self, name: str) -> ModelCard:
@@ -192,16 +193,7 @@ class Fleet(StoreClient):
         if time.monotonic() - self._read_at < _CACHE_S and self._cards:
             return self._cards
         async with answering():
-            members: list[Any] = list(await self._client.zrange(self._keys.workers, 0, -1))
-            names = [raw.decode() for raw in members]
-            payloads = await self._client.mget([self._keys.worker(name) for name in names]) if names else []
-            leaving: Any = await self._client.hkeys(self._keys.models_leaving)
-            known: Any = {}
-            if self._settings.accept_without_worker:
-                async with self._client.pipeline(transaction=False) as pipeline:
-                    pipeline.hgetall(self._keys.models_known)
-                    pipeline.expire(self._keys.models_known, _KNOWN_TTL_S)
-                    known, _ = await pipeline.execute()
+            payloads, leaving, known = await self._published()
         leave = {raw.decode() for raw in leaving}
         cards: dict[str, ModelCard] = {}
         places: dict[str, int] = {}
@@ -226,6 +218,26 @@ class Fleet(StoreClient):
         self._workers = Workers(len(rosters), {name: counts[name] for name in self._cards})
         self._read_at = time.monotonic()
         return self._cards
+
+    async def _published(self) -> tuple[list[bytes | None], list[bytes], dict[bytes, bytes]]:
+        """The live workers' cards, names of models that leave, and what is known of models without workers, if need be.
+
+        In one round trip, unless workers came or went since the last time.
+        """
+        async with self._client.pipeline(transaction=False) as pipe:
+            while True:
+                asked = self._names
+                pipe.zrange(self._keys.workers, 0, -1)
+                pipe.hkeys(self._keys.models_leaving)
+                for name in asked:
+                    pipe.get(self._keys.worker(name))
+                if self._settings.accept_without_worker:
+                    pipe.hgetall(self._keys.models_known)
+                    pipe.expire(self._keys.models_known, _KNOWN_TTL_S)
+                members, leaving, *rest = await pipe.execute()
+                self._names = sorted(raw.decode() for raw in members)
+                if asked == self._names:
+                    return rest[: len(asked)], leaving, rest[len(asked)] if len(rest) > len(asked) else {}
 
     async def known(self) -> list[str]:
         """Names of all models that a worker has held, those that left included.

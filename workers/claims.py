@@ -64,11 +64,12 @@ class Claims:
         """Take no more jobs, and pass bells on to others."""
         self._stopping.set()
 
-    def take(self, rung_for: str | None = None) -> Claim | None:
+    def take(self, rung_for: str | None = None, *, emptied: str | None = None) -> Claim | None:
         """Claim the next job; `None` if there is none, or this worker may not take it now.
 
         Args:
             rung_for: the model of the bell that is answered, if any; its jobs are tried first.
+            emptied: a model of which no job waited a moment ago. It isn't asked for: whatever came since has a bell.
 
         Raises:
             RedisError: the store is away; the bell is lost, and the reaper rings again.
@@ -76,7 +77,7 @@ class Claims:
         with self._lock:
             if rung_for is not None:
                 self._rung_at = time.monotonic()
-            claim = self._next(rung_for)
+            claim = self._next(rung_for, emptied)
         self._ring_again()
         return claim
 
@@ -119,14 +120,16 @@ class Claims:
         with self._lock:
             return any(model in (claim.request.model, claim.request.guide_model) for claim in self._claimed)
 
-    def _next(self, rung_for: str | None) -> Claim | None:
+    def _next(self, rung_for: str | None, emptied: str | None) -> Claim | None:
         is_full = self._most_held is not None and len(self._claimed) >= self._most_held
         if self._stopping.is_set() or is_full:
             self._leave_unanswered(rung_for)
             return None
         for model in self._in_turn(self._emptying_for or rung_for):
             has_suspects = self._most_held is not None
-            claim = self._store.claim(model, self._worker_name, held=len(self._claimed), suspects=has_suspects)
+            claim: Claim | NoClaim = NoClaim.NOTHING
+            if model != emptied:
+                claim = self._store.claim(model, self._worker_name, held=len(self._claimed), suspects=has_suspects)
             if claim is NoClaim.WAIT:
                 if self._emptying_for != model:
                     log.info("finishing the held jobs before any other: a suspect job of '%s' must run apart", model)

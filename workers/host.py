@@ -17,7 +17,7 @@ from cynosure.resolving import cells_of
 from jobs import traces
 from jobs.logs import about
 from jobs.queue.doorbell import Doorbell
-from jobs.queue.record import Claim, Finished, Outcome, Verdict
+from jobs.queue.record import Claim, Ended, Finished, Outcome, Verdict
 from jobs.queue.worker import Kept, WorkerStore
 from models.adapters import AdapterBase
 from models.engine import (
@@ -167,10 +167,11 @@ class EngineHost:
             while claim is not None:
                 try:
                     with _told(claim):
-                        self._work_on(claim)
+                        ended = self._work_on(claim)
                 finally:
                     self.claims.release(claim)
-                claim = self.claims.take()
+                is_last = ended is not None and ended.none_waits
+                claim = self.claims.take(emptied=claim.request.model if is_last else None)
         except (RedisError, OperationalError) as error:
             log.warning("the store is away: %s; the reaper will find any unfinished job", error)
 
@@ -189,13 +190,14 @@ class EngineHost:
         for job in self.leases.held():
             job.give_up(Verdict.OK)
 
-    def _work_on(self, claim: Claim) -> None:
+    def _work_on(self, claim: Claim) -> Ended | None:
+        """Draw the job; `None` if that did not end it with its pictures."""
         job = HeldJob(claim, self._encoder)
         self.leases.hold(job)
         if self._handing_back.is_set():
             job.give_up(Verdict.OK)
         try:
-            self._finish(job)
+            return self._finish(job)
         except SampleCancelled:
             if job.verdict is Verdict.OK:
                 self._give_back(claim, Outcome.HANDED_BACK)
@@ -226,17 +228,19 @@ class EngineHost:
             self._fail(claim, "internal", f"{type(error).__name__}: {error}")
         finally:
             self.leases.release(job)
+        return None
 
-    def _finish(self, job: HeldJob) -> None:
+    def _finish(self, job: HeldJob) -> Ended | None:
         claim = job.claim
         made = self._draw(job)
         if claim.request.preview_every or claim.request.telemetry:
             self._retrying.call(lambda: self.leases.report(job))
         with traces.span("finish"):
             kept = self._retrying.call(lambda: self._keep(job, made))
-            is_ours = self._retrying.call(lambda: self._store.finish(claim, made, kept))
-        if not is_ours:
+            ended = self._retrying.call(lambda: self._store.finish(claim, made, kept))
+        if ended is None:
             log.warning("attempt %d finished too late; its pictures are dropped", claim.attempt)
+        return ended
 
     def _keep(self, job: HeldJob, made: Finished) -> Kept:
         """Store the pictures, unless the job was cancelled or lost, which may be while their storage is away."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -46,22 +47,37 @@ def held_for(state: State, prefer: str | None, default_s: float | None = None) -
     return None if wait_s is None else min(wait_s, state["settings"].max_wait_s)
 
 
-async def wait_for(state: State, caller: Caller, job_id: str, seconds: float) -> Seen:
-    """Wait until the job has ended or the time is up, and look at it."""
-    if not seconds:
-        return await state["store"].look(job_id, caller.sees)
-    until = time.monotonic() + seconds
-    async with state["store"].news.of(job_id) as event:
-        while True:
-            event.clear()
-            seen = await state["store"].look(job_id, caller.sees)
+async def wait_for(
+    state: State,
+    caller: Caller,
+    job_id: str,
+    seconds: float,
+    *,
+    seen: Seen | None = None,
+    with_picture: bool = False,
+) -> Seen:
+    """Wait until the job has ended or the time is up, and look at it.
+
+    Args:
+        state: the gateway's state.
+        caller: who waits.
+        job_id: of the job.
+        seconds: to wait at most.
+        seen: the job as it was when it was accepted, a moment ago; if not given, it is looked at first.
+        with_picture: whether its first picture is wanted, too, once it has ended.
+    """
+    store, until = state["store"], time.monotonic() + seconds
+    async with store.news.of(job_id) as event:
+        while seen is None or not seen.record.status.is_final:
             left = until - time.monotonic()
-            if seen.record.status.is_final or left <= 0 or state["store"].news.is_closing:
-                return seen
-            try:
-                await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
-            except TimeoutError:
-                continue
+            if seen is not None:
+                if left <= 0 or store.news.is_closing:
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), min(left, WAIT_POLL_S))
+            event.clear()
+            seen = await store.jobs.look(job_id, caller.sees, with_picture=with_picture)
+    return await store.foreseen(seen)
 
 
 async def picture_urls(state: State, record: JobRecord, base: str) -> list[str]:
@@ -84,9 +100,11 @@ def refuse_unless_drawn(record: JobRecord) -> None:
         raise JobFailed(record.error.message, job_code=record.error.code)
 
 
-async def _picture(state: State, caller: Caller, record: JobRecord, to: OutputFormat, root: str) -> Response:
+async def _picture(state: State, caller: Caller, seen: Seen, to: OutputFormat, root: str) -> Response:
+    record, kept = seen.record, seen.picture
     refuse_unless_drawn(record)
-    picture = await in_format(await state["store"].jobs.image(record.id, 0, caller.sees), to)
+    png = await (kept.read() if kept is not None else state["store"].jobs.image(record.id, 0, caller.sees))
+    picture = await in_format(png, to)
     headers = {"Location": f"{root}/jobs/{record.id}", "X-Cynosure-Seed": str(record.request.seed), "Vary": "Accept"}
     return Response(picture, media_type=to.media_type, headers=headers)
 
@@ -102,13 +120,12 @@ async def answer(
 ) -> Response:
     """Answer 202 with the job, or 200 with its result if the client asked to wait and the job is done."""
     held_s = held_for(state, prefer, DEFAULT_IMAGE_WAIT_S if as_picture else None)
-    if held_s or accepted.seen is None:
-        seen = await wait_for(state, caller, accepted.id, held_s or 0.0)
-    else:
-        seen = await state["store"].foreseen(accepted.seen)
+    seen = await wait_for(
+        state, caller, accepted.id, held_s or 0.0, seen=accepted.seen, with_picture=as_picture is not None
+    )
     record = seen.record
     if as_picture and record.status.is_final:
-        return await _picture(state, caller, record, as_picture, address.root)
+        return await _picture(state, caller, seen, as_picture, address.root)
     headers = {"Location": f"{address.root}/jobs/{record.id}", "Vary": "Accept"}
     if held_s is not None:
         headers["Preference-Applied"] = f"wait={held_s:g}"

@@ -20,6 +20,8 @@ _POLL_S = 1.0
 _PING_AFTER_S = 5.0
 _LOOKS_PER_S = 250.0
 """Of all followers of jobs together: about a twentieth of a core."""
+_REMEMBERED = 1024
+"""Latest ends of jobs, for those who looked at their job a moment before they wait for it."""
 
 
 class JobNews:
@@ -33,6 +35,7 @@ class JobNews:
         self._keys = keys
         self._channels = (keys.finished, keys.moved)
         self._waiting: dict[tuple[str, str], set[asyncio.Event]] = {}
+        self._ended: dict[str, None] = {}  # oldest first
         self._followers = 0
         self.is_closing = False
 
@@ -67,9 +70,12 @@ class JobNews:
     async def of(self, job_id: str, *, every_event: bool = False) -> AsyncIterator[asyncio.Event]:
         """Yield an event that is set when the job finishes and, with `every_event`, at each of its events.
 
-        Enter before reading the job, so that nothing is missed.
+        It is set from the start if the job has ended a moment ago. For the other events, enter before reading the job,
+        so that nothing is missed.
         """
         event = asyncio.Event()
+        if job_id in self._ended:
+            event.set()
         channels = (self._keys.finished, self._keys.moved) if every_event else (self._keys.finished,)
         topics = [(channel, job_id) for channel in channels]
         for topic in topics:
@@ -107,9 +113,15 @@ class JobNews:
             if message["type"] == "subscribe" and message["data"] == len(self._channels):
                 self._wake_all()  # messages may have been missed before the subscription
             if message["type"] == "message":
-                topic = message["channel"].decode(), message["data"].decode()
-                for event in self._waiting.get(topic, ()):
-                    event.set()
+                self._tell(message["channel"].decode(), message["data"].decode())
+
+    def _tell(self, channel: str, job_id: str) -> None:
+        if channel == self._keys.finished:
+            self._ended[job_id] = None
+            if len(self._ended) > _REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+        for event in self._waiting.get((channel, job_id), ()):
+            event.set()
 
 
 class Endings:

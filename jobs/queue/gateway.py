@@ -96,7 +96,7 @@ class JobStore(JobReader):
             keys.known(job_id),
             keys.images(job_id),
             keys.inputs(job_id),
-            keys.waiting(owner),
+            keys.waits(owner),
             keys.owned(owner),
             keys.watched,
             keys.models_leaving,

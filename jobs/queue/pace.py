@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cynosure.contract import JobStatus
+from jobs.pictures.keeping import Picture
 from jobs.queue.record import JobRecord
 
 UNMEASURED_RETRY_S = 10
@@ -23,10 +24,11 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A job as it is at one moment."""
+    """A job as it is at one moment; with its first picture, not read yet, if that was asked for and is there."""
 
     record: JobRecord
     outlook: Outlook
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis.asyncio
@@ -45,17 +46,22 @@ class JobReader(StoreClient):
         """
         return (await self.look(job_id, viewer)).record
 
-    async def look(self, job_id: str, viewer: str) -> Seen:
+    async def look(self, job_id: str, viewer: str, *, with_picture: bool = False) -> Seen:
         """The record, and the job's place in the queue and time to completion, from its model's recent pace.
+
+        With its first picture, if that is asked for. One round trip.
 
         Raises:
             JobExpired, JobNotFound: as `get`.
         """
         async with answering():
-            found = await self._looking(job_id)
+            if with_picture:
+                found, kept = await asyncio.gather(self._looking(job_id), self._first_kept(job_id))
+            else:
+                found, kept = await self._looking(job_id), None
         if (seen := seen_in(job_id, found)) is not None:
             if may_see(viewer, seen.record.owner):
-                return seen
+                return seen if kept is None else replace(seen, picture=self.places.find(job_id, kept))
         elif found[0] is not None and may_see(viewer, found[0].decode()):
             raise JobExpired(f"Job '{job_id}' and its pictures are no longer kept.")
         raise JobNotFound(f"There is no job '{job_id}'.")
@@ -67,6 +73,10 @@ class JobReader(StoreClient):
             keys=[self._keys.job(job_id), self._keys.known(job_id)],
             args=[f"{self._keys.prefix}:", job_id, int(self._settings.priority_ageing_s * 1000)],
         )
+
+    async def _first_kept(self, job_id: str) -> Any:
+        """What is kept of picture 0, if it is there."""
+        return await self._trips.call("HGET", self._keys.images(job_id), "0")
 
     async def inputs(self, record: JobRecord) -> dict[str, str]:
         """The pictures that came with the job's request, base64 by field, as far as they are still kept."""
@@ -107,7 +117,7 @@ class JobReader(StoreClient):
 
     async def images(self, job_id: str, viewer: str) -> list[bytes]:
         """PNG bytes of all pictures of the job, in order; none if it has none, is not kept or is another owner's."""
-        kept = await self._read_pictures(job_id, viewer, lambda pipe: pipe.hgetall(self._keys.images(job_id)))
+        kept = await self._read_pictures(job_id, viewer, "HGETALL", self._keys.images(job_id))
         by_index = {int(name): one for name, one in (kept or {}).items() if name.isdigit()}  # the rest is the sheet
         pictures = [self.places.find(job_id, by_index[index]) for index in sorted(by_index)]
         try:
@@ -130,15 +140,15 @@ class JobReader(StoreClient):
 
     async def _picture(self, job_id: str, name: str, viewer: str) -> Picture | None:
         """The picture, or `None` if there is none that `viewer` may see."""
-        kept = await self._read_pictures(job_id, viewer, lambda pipe: pipe.hget(self._keys.images(job_id), name))
+        kept = await self._read_pictures(job_id, viewer, "HGET", self._keys.images(job_id), name)
         return None if kept is None else self.places.find(job_id, kept)
 
-    async def _read_pictures(self, job_id: str, viewer: str, read: Callable[[Any], object]) -> Any:
-        """The result of the command that `read` queues, or `None` if `viewer` may not see the job. One round trip."""
-        async with answering(), self._client.pipeline(transaction=False) as pipe:
-            pipe.hget(self._keys.job(job_id), "owner")
-            read(pipe)
-            owner, answer = await pipe.execute()
+    async def _read_pictures(self, job_id: str, viewer: str, *command: str) -> Any:
+        """The answer to the command, or `None` if `viewer` may not see the job. One round trip."""
+        async with answering():
+            owner, answer = await asyncio.gather(
+                self._trips.call("HGET", self._keys.job(job_id), "owner"), self._trips.call(*command)
+            )
         return answer if may_see(viewer, (owner or ANONYMOUS.encode()).decode()) else None
 
 

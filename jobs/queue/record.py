@@ -21,6 +21,7 @@ ANONYMOUS = "anonymous"
 """The owner of all jobs of a deployment that requires no API key."""
 EVERYONE = "*"
 """A viewer that may see the jobs of every owner. No owner has this name."""
+_COMPACT = JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class Verdict(StrEnum):
@@ -74,7 +75,7 @@ class Origin:
     traceparent: str = ""
 
     def encoded(self) -> str:
-        return json.dumps({name: value for name, value in asdict(self).items() if value})
+        return _COMPACT.encode({name: value for name, value in asdict(self).items() if value})
 
     @classmethod
     def decoded(cls, text: str) -> Origin:
@@ -84,13 +85,16 @@ class Origin:
 
 
 UNKNOWN = Origin()
-_COMPACT = JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-_FIELDS = {
-    name: field.default
-    for name, field in ResolvedRequest.model_fields.items()
-    if not field.is_required() and field.exclude_if is None
-}
-"""What is shown of a request for fields that are not written."""
+_FIELDS: Mapping[str, Any] = json.loads(
+    _COMPACT.encode(
+        {
+            name: field.default
+            for name, field in ResolvedRequest.model_fields.items()
+            if not field.is_required() and field.exclude_if is None
+        }
+    )
+)
+"""What the fields that are not written stand for, as JSON: of queued jobs too, so none of it may ever change."""
 _FLAGGED: TypeAdapter[tuple[tuple[Flag, ...], ...]] = TypeAdapter(tuple[tuple[Flag, ...], ...])
 
 
@@ -172,8 +176,10 @@ class Submission:
         return cls(request=request, shown=request.model_dump(mode="json"), inputs=inputs, **rest)
 
     def encoded(self) -> str:
-        """The request as the record has it: without its empty fields, which would be half of it."""
-        return _COMPACT.encode({name: value for name, value in self.shown.items() if value is not None})
+        """The request as the record has it: without what goes without saying, which would be most of it."""
+        return _COMPACT.encode(
+            {name: value for name, value in self.shown.items() if name not in _FIELDS or value != _FIELDS[name]}
+        )
 
     def told_as(self, webhook_format: str) -> Submission:
         """The same with another format of what its webhook is sent."""
@@ -207,6 +213,13 @@ class Claim:
     """When the worker asked for a job, on `time.monotonic`."""
     given_at: float = field(default=0.0, compare=False)
     """When it was given this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a job. `none_waits`: at that moment no other job of its model waited, so there was none to claim."""
+
+    none_waits: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from cynosure.contract import JobError, JobStatus, ResolvedRequest
 from cynosure.errors import InvalidRequest
@@ -20,11 +20,11 @@ from jobs.metrics import WorkerMetrics
 from jobs.pictures.opening import pictures_of
 from jobs.queue.ended import log_end, log_unreadable
 from jobs.queue.events import Endings
-from jobs.queue.record import Beat, Claim, Finished, NoClaim, Origin, Outcome, Verdict
+from jobs.queue.record import Beat, Claim, Ended, Finished, NoClaim, Origin, Outcome, Verdict
 from jobs.settings import StoreSettings
 from jobs.store.connection import TIMEOUT_S, connect
 from jobs.store.keyspace import Keys
-from jobs.store.scripts import MAX_ATTEMPTS_KEPT, MAX_EVENTS, known_ttl_s, queue_args, script
+from jobs.store.scripts import MAX_ATTEMPTS_KEPT, MAX_EVENTS, call_of, known_ttl_s, queue_args, script
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
@@ -134,18 +134,19 @@ class WorkerStore:
         """Renew the leases of these jobs, and write their news."""
         pipe = self._client.pipeline(transaction=False)
         for job_id, beat in held.items():
-            job = self._keys.job(job_id)
-            self._heartbeat(
-                keys=[job, self._keys.leases],
-                args=[job_id, beat.attempt, beat.evaluations_done, self._lease_ms, beat.evaluations],
-                client=pipe,
-            )
+            keys = [self._keys.job(job_id), self._keys.leases]
+            args: list[str | int] = [job_id, beat.attempt, beat.evaluations_done, self._lease_ms, beat.evaluations]
+            pipe.evalsha(*call_of(self._heartbeat, keys, args))
         for job_id, beat in held.items():
             if beat.happenings:
                 self._write_news(job_id, beat, pipe)
         sent_at = time.perf_counter()
         answers = pipe.execute(raise_on_error=False)
         self.metrics.store_answered("heartbeat", time.perf_counter() - sent_at)
+        if any(isinstance(answer, NoScriptError) for answer in answers):  # the store was restarted, or is another one
+            for missing in (self._heartbeat, self._tell):
+                self._client.script_load(missing.script)
+            return self.heartbeat(held)
         for answer in answers:
             # At the memory limit leases are still renewed, and the news is dropped.
             if isinstance(answer, Exception) and not isinstance(answer, OutOfMemoryError):
@@ -161,15 +162,15 @@ class WorkerStore:
         pngs = {str(index): png for index, png in enumerate(made.pictures)}
         return self._places.keep(claim.job_id, claim.attempt, pngs | ({"sheet": made.sheet} if made.sheet else {}))
 
-    def finish(self, claim: Claim, made: Finished, kept: Kept | None = None) -> bool:
-        """End the job with its pictures, which `keep` has stored, or this does; `False` if the claim is stale."""
-        is_ours = self._end(claim, JobStatus.SUCCEEDED, None, made, self.keep(claim, made) if kept is None else kept)
-        if not is_ours:
+    def finish(self, claim: Claim, made: Finished, kept: Kept | None = None) -> Ended | None:
+        """End the job with its pictures, which `keep` has stored, or this does; `None` if the claim is stale."""
+        ended = self._end(claim, JobStatus.SUCCEEDED, None, made, self.keep(claim, made) if kept is None else kept)
+        if ended is None:
             self._places.drop(claim.job_id, claim.attempt)
-        return is_ours
+        return ended
 
-    def fail(self, claim: Claim, error: JobError) -> bool:
-        """End the job with an error; `False` if the claim is stale."""
+    def fail(self, claim: Claim, error: JobError) -> Ended | None:
+        """End the job with an error; `None` if the claim is stale."""
         nothing = Finished(pictures=(), reproducible=False, digests=())
         return self._end(claim, JobStatus.FAILED, error, nothing, {})
 
@@ -248,23 +249,14 @@ class WorkerStore:
         return int(seconds * 1000 + microseconds // 1000)
 
     def _write_news(self, job_id: str, beat: Beat, pipe: Any) -> None:
-        self._tell(
-            keys=[self._keys.job(job_id), self._keys.events(job_id)],
-            args=[
-                job_id,
-                beat.attempt,
-                beat.sequence,
-                self._keys.moved,
-                self._settings.unfinished_ttl_s,
-                MAX_EVENTS,
-                *(part for happening in beat.happenings for part in (happening.name, happening.data)),
-            ],
-            client=pipe,
-        )
+        keys, ttl_s = [self._keys.job(job_id), self._keys.events(job_id)], self._settings.unfinished_ttl_s
+        news = (part for happening in beat.happenings for part in (happening.name, happening.data))
+        args: list[str | int] = [job_id, beat.attempt, beat.sequence, self._keys.moved, ttl_s, MAX_EVENTS, *news]
+        pipe.evalsha(*call_of(self._tell, keys, args))
 
-    def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished, kept: Kept) -> bool:
+    def _end(self, claim: Claim, status: JobStatus, error: JobError | None, made: Finished, kept: Kept) -> Ended | None:
         keys, settings, job_id = self._keys, self._settings, claim.job_id
-        answer, *ending = self._finish(
+        answer, *rest = self._finish(
             keys=[
                 *keys.places(claim.request.model),
                 keys.images(job_id),
@@ -292,16 +284,16 @@ class WorkerStore:
                 *(kept[str(index)] for index in range(len(made.pictures))),
             ],
         )
-        for fields in ending:
-            log_end(job_id, claim.request.model, fields)
         if answer != b"moved":
             self.metrics.attempt_ended(Verdict(answer.decode()))
-            return False
+            return None
+        ending, waiting = rest
+        log_end(job_id, claim.request.model, ending)
         self.metrics.attempt_ended(status)
         self.metrics.job_finished(claim.request.model, status, error.code if error else "")
         if status is JobStatus.SUCCEEDED:
             self.metrics.job_drawn(claim.request.model, pictures=len(made.pictures), taken_at=claim.given_at)
-        return True
+        return Ended(none_waits=waiting == 0)
 
     def _give_back(
         self, job_id: str, model: str, attempt: str, outcome: Outcome, why: JobError | None, delay_s: float

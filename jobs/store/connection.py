@@ -11,6 +11,7 @@ import redis
 import redis.asyncio
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError
 
 from cynosure.errors import StoreUnavailable
 from jobs.settings import StoreSettings
@@ -27,6 +28,7 @@ from jobs.store.masters import (
     SentinelPool,
     Sentinels,
 )
+from jobs.store.scripts import call_of
 from jobs.store.timing import AsyncTimedRedis, Observe, TimedRedis, unobserved
 from jobs.store.trips import SharedTrips
 
@@ -148,12 +150,15 @@ class StoreClient:
         if durability == "relaxed":
             return await self._trips.run(script, keys, args)
         async with self._client.pipeline(transaction=False) as pipe:
-            await script(keys=keys, args=args, client=pipe)
+            pipe.evalsha(*call_of(script, keys, args))
             if durability == "fsync":
                 pipe.waitaof(1, 0, CONFIRM_TIMEOUT_MS)
             else:
                 pipe.wait(1, CONFIRM_TIMEOUT_MS)
             answer, confirmed = await pipe.execute(raise_on_error=False)
+        if isinstance(answer, NoScriptError):  # the store was restarted, or is another one
+            await self._client.script_load(script.script)
+            return await self._accepting(script, keys=keys, args=args)
         if isinstance(answer, redis.RedisError):
             raise answer
         if isinstance(confirmed, redis.ResponseError):

@@ -45,7 +45,7 @@ class Keys:
     | `{p}:quarantine:MODEL` | string | name of the worker that empties itself for a suspect |
     | `{p}:pace:MODEL` | hash | throughput, and the virtual clock of each priority |
     | `{p}:recent:MODEL` | list | its last jobs that succeeded: when, waiting and running times in ms, pictures |
-    | `{p}:waiting:OWNER` | sorted set | the owner's queued ids |
+    | `{p}:waits:OWNER` | set | keys of the sets `…:waiting:OWNER` that hold the owner's queued ids |
     | `{p}:claim:TOKEN` | string | id that a call has claimed, kept for one lease: a repeated call gets the same job |
     | `{p}:leases` | sorted set | running ids by the expiry of their lease |
     | `{p}:idempotency:OWNER:KEY` | string | id and fingerprint of the job that the key made |
@@ -164,8 +164,8 @@ class Keys:
     def recent(self, model: str) -> str:
         return f"{self.prefix}:recent:{model}"
 
-    def waiting(self, owner: str) -> str:
-        return f"{self.prefix}:waiting:{owner}"
+    def waits(self, owner: str) -> str:
+        return f"{self.prefix}:waits:{owner}"
 
     def claim(self, token: str) -> str:
         return f"{self.prefix}:claim:{token}"

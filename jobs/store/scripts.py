@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from redis.commands.core import AsyncScript, Script
 
 from jobs.settings import StoreSettings
 from jobs.store.keyspace import Keys
@@ -40,6 +43,11 @@ def every_script() -> Mapping[str, str]:
     """The texts of all scripts by name."""
     names = sorted(path.stem for path in _FOLDER.rglob("*.lua") if not path.stem.startswith("_"))
     return {name: script(name) for name in names}
+
+
+def call_of(script: Script | AsyncScript, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
+    """The arguments of EVALSHA, for pipelines: by itself the library first asks the store whether it has the script."""
+    return script.sha, len(keys), *keys, *args
 
 
 def _text(name: str) -> str:

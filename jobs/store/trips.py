@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
+from jobs.store.scripts import call_of
 from jobs.store.timing import Observe, name_of, unobserved
 
 _MOST_CALLS = 256  # in one trip, so that none waits for thousands of others
@@ -48,7 +49,7 @@ class SharedTrips:
             RedisError: the store refused it, or is away.
         """
         started = time.perf_counter()
-        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        command = ("EVALSHA", *call_of(script, keys, args))
         try:
             return await self.call(*command)
         except NoScriptError:  # the store was restarted, or is another one

@@ -169,7 +169,7 @@ async def test_pictures_by_a_guide_depend_on_its_weights_too(
         LoadedPack, "calibration", property(lambda one: of_twin if one is twin else one.runner.calibration)
     )
     made: list[Finished] = []
-    monkeypatch.setattr(host._store, "finish", lambda claim, finished, kept: made.append(finished) or True)
+    monkeypatch.setattr(host._store, "finish", lambda claim, finished, kept: made.append(finished))
     for asked in ({}, {"guide_model": "twin", "guidance_scale": 2.0}):
         await accept(store, host, steps=2, guidance_mode="classifier_free", **asked)
         host.run("fashion")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import redis
 
@@ -117,6 +119,19 @@ async def test_a_low_job_that_has_waited_long_goes_before_a_fresh_high_one(
             for priority in (Priority.LOW, Priority.HIGH):
                 await accept(deployment, request_, priority=priority)
         assert take(WorkerStore(settings)).request.priority is first
+
+
+async def test_a_keys_waiting_jobs_count_whatever_their_priority_and_no_longer_once_they_have_left(
+    store_settings: StoreSettings, worker_store: WorkerStore, request_: ResolvedRequest
+) -> None:
+    async with JobStore.connect(store_settings.model_copy(update={"max_queued_per_key": 2})) as store:
+        cancelled = await accept(store, request_, "key", priority=Priority.LOW)
+        await accept(store, request_.model_copy(update={"model": "emoji"}), "key")
+        for leave in (lambda: store.cancel(cancelled, "key"), lambda: asyncio.to_thread(take, worker_store)):
+            with pytest.raises(QueueFull, match="2 of your jobs"):
+                await accept(store, request_, "key")
+            await leave()
+            await accept(store, request_, "key", priority=Priority.HIGH)
 
 
 async def test_a_key_may_not_fill_the_queue_for_others_and_is_told_when_to_come_again(

@@ -1,7 +1,7 @@
 -- Shared by the queue scripts; the store prepends it to each of them.
 -- KEYS  1-3 the model's queues by age, high priority first  4-6 the same by turn  7-9 each owner's next turn
 --       10 in back-off  11 suspects  12 pace
--- Further keys are derived: {p}job:ID from an id in a queue, {p}waiting:OWNER from its record, and 7-9 with the suffix
+-- Further keys are derived: {p}job:ID from an id in a queue, {p}waits:OWNER from its record, and 7-9 with the suffix
 -- :taken or :waiting:OWNER. All keys of a deployment live in one Redis.
 -- ARGV  1 prefix of every key  2 unfinished ttl s
 --
@@ -29,13 +29,20 @@ end
 -- The set of an owner's waiting jobs of this model and priority.
 local function waiting_here(level, owner) return KEYS[6 + level] .. ':waiting:' .. owner end
 
+-- The number of the model's waiting jobs.
+local function waiting_jobs()
+  local waiting = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
+  for level = 1, 3 do waiting = waiting + redis.call('ZCARD', KEYS[level]) end
+  return waiting
+end
+
 -- Put a waiting job where its record says: in back-off if it is due later, among the suspects if it has failed
 -- FEW_AFTER times, and otherwise at its turn.
 local function enter(id, due)
   local job = redis.call('HMGET', job_key(id), 'priority', 'created_us', 'turn', 'failures', 'owner')
   if not job[1] then return end
   local level = LEVEL[job[1]]
-  local waiting, here = prefix .. 'waiting:' .. job[5], waiting_here(level, job[5])
+  local waits, here = prefix .. 'waits:' .. job[5], waiting_here(level, job[5])
   if due then
     redis.call('ZADD', KEYS[10], due, id)
   elseif tonumber(job[4] or '0') >= FEW_AFTER then
@@ -45,9 +52,9 @@ local function enter(id, due)
     redis.call('ZADD', KEYS[level], job[2], id)
     redis.call('ZADD', KEYS[3 + level], job[3], id)
   end
-  redis.call('ZADD', waiting, job[2], id)
   redis.call('ZADD', here, job[2], id)
-  for _, key in ipairs({waiting, here, KEYS[level], KEYS[3 + level], KEYS[6 + level], KEYS[10], KEYS[11], KEYS[12]}) do
+  redis.call('SADD', waits, here)
+  for _, key in ipairs({waits, here, KEYS[level], KEYS[3 + level], KEYS[6 + level], KEYS[10], KEYS[11], KEYS[12]}) do
     redis.call('EXPIRE', key, unfinished_ttl)
   end
 end
@@ -62,7 +69,7 @@ local function leave(id)
   redis.call('ZREM', KEYS[11], id)
   local job = redis.call('HMGET', job_key(id), 'owner', 'priority')
   if job[1] then
-    redis.call('ZREM', prefix .. 'waiting:' .. job[1], id)
+    redis.call('ZREM', prefix .. 'waiting:' .. job[1], id)  -- where earlier versions count them
     redis.call('ZREM', waiting_here(LEVEL[job[2]], job[1]), id)
   end
 end

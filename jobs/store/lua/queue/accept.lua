@@ -1,5 +1,5 @@
 -- (nothing) → queued, or → succeeded if an earlier job of the owner has drawn the same
--- KEYS  13 job  14 known  15 images  16 inputs  17 the owner's waiting jobs  18 the owner's jobs
+-- KEYS  13 job  14 known  15 images  16 inputs  17 sets of the owner's waiting jobs  18 the owner's jobs
 --       19 jobs watched for webhooks  20 leaving models  21 bells  then, if ARGV 14 and 15 are 1, idempotency key
 --       and result
 -- ARGV  3 id  4 request  5 evaluations  6 fingerprint  7 max queued  8 max queued of one owner  9 known ttl s
@@ -81,11 +81,15 @@ for _, model in ipairs({ARGV[17], ARGV[18]}) do
   local jobs = redis.call('HGET', KEYS[20], model)
   if jobs and not (jobs == 'finish' and ARGV[16] == '1') then return {jobs == 'wait' and 'away' or 'leaving', model} end
 end
-local waiting = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
-for level = 1, 3 do waiting = waiting + redis.call('ZCARD', KEYS[level]) end
+local waiting = waiting_jobs()
 if waiting >= tonumber(ARGV[7]) then return {'full', tostring(waiting)} end
-redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', now_us - unfinished_ttl * 1000000)
-local own = redis.call('ZCARD', KEYS[17])
+local own = 0
+for _, here in ipairs(redis.call('SMEMBERS', KEYS[17])) do
+  redis.call('ZREMRANGEBYSCORE', here, '-inf', now_us - unfinished_ttl * 1000000)
+  local count = redis.call('ZCARD', here)
+  if count == 0 then redis.call('SREM', KEYS[17], here) end
+  own = own + count
+end
 if own >= tonumber(ARGV[8]) then return {'owner_full', tostring(own)} end
 redis.call('HSET', KEYS[13], 'status', 'queued', 'request', ARGV[4], 'created_ms', now, 'created_us', now_us,
   'attempt', 0, 'step', 0, 'steps', ARGV[5], 'owner', owner, 'origin', ARGV[19], 'priority', ARGV[12],

@@ -4,13 +4,15 @@
 -- ARGV  3 id  4 attempt  5 new status  6 error ('' if none)  7 image hashes  8 result ttl s  9 known ttl s
 --       10 reproducible  11 sheet ('' if none)  12 telemetry ('' if none)  13 warnings ('' if none)
 --       14 flagged ('' if none)  15… pictures; like the sheet, each is its bytes or 's3 ' and where they are
--- returns {'moved', ending} | {'stale'} | {'gone'}
+-- returns {'moved', ending, the model's waiting jobs} | {'stale'} | {'gone'}
 local id, key = ARGV[3], job_key(ARGV[3])
 local job = redis.call('HMGET', key, 'status', 'attempt', 'started_ms', 'steps', 'image_hashes', 'error',
   'created_ms')
 if not job[1] then return {'gone'} end
 -- A repeated call: the worker lost its connection before the answer.
-if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then return {'moved', ending(id)} end
+if job[1] == ARGV[5] and job[2] == ARGV[4] and job[5] == ARGV[7] and job[6] == ARGV[6] then
+  return {'moved', ending(id), waiting_jobs()}
+end
 if job[1] ~= 'running' or job[2] ~= ARGV[4] then return {'stale'} end
 redis.call('HSET', key, 'status', ARGV[5], 'error', ARGV[6], 'image_hashes', ARGV[7], 'finished_ms', now)
 if ARGV[5] == 'succeeded' then
@@ -28,7 +30,7 @@ redis.call('EXPIRE', KEYS[17], ARGV[8])
 redis.call('EXPIRE', KEYS[14], ARGV[9])
 redis.call('ZREM', KEYS[15], id)
 redis.call('PUBLISH', KEYS[18], id)
-if ARGV[5] ~= 'succeeded' then return {'moved', ending(id)} end
+if ARGV[5] ~= 'succeeded' then return {'moved', ending(id), waiting_jobs()} end
 -- The model's pace: jobs, pictures, evaluations and summed run times, over the time in which any job ran. Old work decays by a
 -- factor of e per minute of that time. Failed jobs do not count: the number of their evaluations is not known.
 local pace = redis.call('HMGET', KEYS[12], 'jobs', 'work', 'busy_ms', 'ran_ms', 'last_ms', 'pictures')
@@ -43,4 +45,4 @@ redis.call('EXPIRE', KEYS[12], unfinished_ttl)
 redis.call('LPUSH', KEYS[19], string.format('%.0f %.0f %.0f %d', now, math.max(0, job[3] - job[7]), ran, #ARGV - 14))
 redis.call('LTRIM', KEYS[19], 0, 255)  -- MAX_JOBS of recent.py
 redis.call('EXPIRE', KEYS[19], 3600)
-return {'moved', ending(id)}
+return {'moved', ending(id), waiting_jobs()}
