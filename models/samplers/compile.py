@@ -45,13 +45,14 @@ def _max_steps(name: str, pack_config_json: str) -> int:
     scheduler = build_scheduler(name, pack_config, prediction_type="epsilon")
     if SAMPLERS[name].path is not Path.PACK or pack_config["prediction_type"] == FLOW_PREDICTION:
         return total  # its noise levels are not the pack's timesteps
+    set_timesteps(name, scheduler, 1, pack_config)
+    if scheduler.timesteps.is_floating_point():
+        return total  # between the pack's timesteps
 
     def exceeds(steps: int) -> bool:
         """Whether a timestep repeats, or an offset of the pack's puts one past the last."""
         set_timesteps(name, scheduler, steps, pack_config)
         timesteps = scheduler.timesteps
-        if timesteps.is_floating_point():
-            return False
         by_design = isinstance(scheduler, diffusers.PNDMScheduler)  # its second step is taken twice
         return len(timesteps.unique()) + by_design < len(timesteps) or int(timesteps.max()) >= total
 

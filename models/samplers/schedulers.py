@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -83,17 +81,27 @@ def build_scheduler(
             raise NotLinear(f"sampler '{name}' has no sigmas '{sigmas}'")
         config |= {key: sigmas == schedule for schedule, key in SIGMA_SCHEDULES.items()}
     config = {key: value for key, value in config.items() if key in accepted}
-    folder = json.dumps(dict(folder_config(pack_config))) if which is Steps.FOLDER else None
-    return copy.deepcopy(_built(kind.scheduler, json.dumps(config), folder))
+    built_class = _class_of(kind.scheduler)
+    if which is Steps.FOLDER:
+        return built_class.from_config(dict(folder_config(pack_config)), **config)
+    return built_class(**config)
 
 
-@functools.lru_cache(maxsize=64)
-def _built(scheduler: str, config: str, folder: str | None) -> Any:
-    """Kept, because some take a second: KDPM2's first takes the steps of training, a thousand of them."""
-    scheduler_class = getattr(diffusers, scheduler)
-    if folder is None:
-        return scheduler_class(**json.loads(config))
-    return scheduler_class.from_config(json.loads(folder), **json.loads(config))
+@functools.cache
+def _class_of(scheduler: str) -> Any:
+    """The class of diffusers, whose constructor sets no more than one step if it sets any.
+
+    KDPM2 sets a step for each timestep of training there, which takes a second; `set_timesteps` replaces them.
+    """
+    original = getattr(diffusers, scheduler)
+    if "num_train_timesteps" not in inspect.signature(original.set_timesteps).parameters:
+        return original
+
+    def set_steps(self: Any, steps: int, device: Any = None, num_train_timesteps: int | None = None) -> None:
+        is_constructing = num_train_timesteps is not None  # nobody else says how many there are
+        original.set_timesteps(self, 1 if is_constructing else steps, device, num_train_timesteps)
+
+    return type(scheduler, (original,), {"set_timesteps": set_steps})
 
 
 def _on_the_packs_schedule(
@@ -134,12 +142,24 @@ def set_timesteps(
             # In float32 the ancestral samplers' σ_to² − σ_up² cancels to below zero between distant sigmas, and so do
             # PNDM's terms at the noisy end of a cosine schedule.
             setattr(scheduler, attribute, value.double())
+    if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
+        scheduler.get_lms_coefficient = functools.partial(_lms_coefficient, scheduler)
     if which is Steps.CONTINUOUS:
         scheduler.timesteps, scheduler.sigmas = map(torch.from_numpy, continuous_steps(pack_config, steps))
     if SAMPLERS[name].path is Path.ANGLE:
         least, greatest = (math.asin(math.sin(math.atan(ratio)) ** 0.5) for ratio in noise_range(pack_config))
         scheduler.betas = torch.from_numpy(np.append(np.sin(np.linspace(greatest, least, steps)) ** 2, 0.0))
         scheduler.alphas = (1 - scheduler.betas**2) ** 0.5
+
+
+def _lms_coefficient(scheduler: Any, order: int, step: int, current_order: int) -> float:
+    """The scheduler's own integral, over levels that are plain numbers: of tensors, 50 steps would take a second."""
+    sigmas = scheduler.sigmas
+    scheduler.sigmas = sigmas.tolist()
+    try:
+        return type(scheduler).get_lms_coefficient(scheduler, order, step, current_order)
+    finally:
+        scheduler.sigmas = sigmas
 
 
 def _flow_levels(steps: int, pack_config: Mapping[str, Any]) -> dict[str, Any]:
