@@ -1,19 +1,28 @@
-"""`python -m benchmarks.layers`: CPU layers and graphs against torch's layers, in both packs' denoisers and alone."""
+"""`python -m benchmarks.layers`: CPU layers and graphs against torch's layers, in both packs' denoisers and alone.
+
+With `--formats`, the denoisers in each number format instead; with `--compile`, a transformer compiled as a whole and
+block by block.
+"""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
 import torch
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import loading
+from models.calibration import rules
 from models.calibration.measure import in_turns
 from models.calibration.networks import keep_freed_memory
 from models.calibration.probes import example_conditionings, stacked
@@ -27,10 +36,10 @@ CPU = torch.device("cpu")
 EVALUATIONS = 5
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     call()
-    return (time.perf_counter() - started) * 1000
+    return (clock() - started) * 1000
 
 
 def print_row(what: str, calls: Mapping[str, Callable[[], object]]) -> None:
@@ -71,6 +80,60 @@ def denoiser_rows(precision: Precision) -> None:
                 if rows == 1:
                     counts = [f"{operators(call):>9}" for call in calls.values()]
                     print(f"{f'{name}, operators a row':<58} {' '.join(counts)}")
+
+
+def format_rows() -> None:
+    """Print a line for each pack, batch size and number format: a core's own ms a row, and how far off the output is.
+
+    That is the root mean square of the difference from float32's output, as a share of that output's.
+    """
+    formats = {
+        "float32": FLOAT32,
+        "bfloat16": Precision(dtype="bfloat16"),
+        "int8": replace(rules.precisions(CPU)[0], int8_products=True),
+    }
+    for name in ("fashion", "emoji"):
+        pack = open_pack(name)
+        denoisers: dict[str, Denoiser] = {each: load_denoiser(pack, CPU, formats[each]) for each in formats}
+        for rows in (1, 4, 16):
+            batch = batch_of(denoisers["float32"], pack, rows)
+            calls = {each: partial(denoiser.forward, *batch) for each, denoiser in denoisers.items()}
+            outputs = {each: [call(), call()][1] for each, call in calls.items()}  # the second call records
+            ms = in_turns({each: partial(milliseconds, call, time.thread_time) for each, call in calls.items()})
+            exact = outputs["float32"]
+            for each, output in outputs.items():
+                off = ((output - exact).square().mean() / exact.square().mean()).sqrt().item()
+                what = f"{name}, {rows} row{'s' * (rows > 1)}, {formats[each]}"
+                print(f"{what:<58} {ms[each] / rows:>9.2f} {off:>9.2%}", flush=True)
+
+
+def compile_rows() -> None:
+    """Print CPU seconds of the first call, then ms of a call, of DiTs of random weights that `torch.compile` compiles.
+
+    As `models.loading` does it, as a whole; and once for all blocks (diffusers' regional compilation).
+    """
+    inductor.force_disable_caches, inductor.compile_threads = True, 1
+    x, timesteps, labels = torch.randn(4, 4, 16, 16), torch.full((4,), 500), torch.arange(4)
+    for depth in (8, 28):
+        for how in ("whole", "by block"):
+            torch.compiler.reset()
+            network = DiTTransformer2DModel(
+                num_layers=depth, num_attention_heads=4, attention_head_dim=64, out_channels=4, sample_size=16,
+                num_embeds_ada_norm=10,
+            ).eval().requires_grad_(False)  # fmt: skip
+            network._repeated_blocks = ["BasicTransformerBlock"]
+            compiled = network.compile if how == "whole" else network.compile_repeated_blocks
+            compiled(dynamic=False, options={"freezing": True})
+            call = torch.inference_mode()(partial(network, x, timestep=timesteps, class_labels=labels))
+            first = milliseconds(call, cpu_seconds) / 1000
+            [ms] = in_turns({how: partial(milliseconds, call, time.thread_time)}).values()
+            print(f"{f'DiT of {depth} blocks, {how}':<58} {first:>9.1f} {ms:>9.2f}", flush=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of the C++ compilers that it ran."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def operators(call: Callable[[], object]) -> int:
@@ -125,14 +188,24 @@ def main() -> None:
     """Print milliseconds on threads of one core: with torch's layers, with ours, and with ours as a graph."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=main.__doc__)
     parser.add_argument("--bfloat16", action="store_true", help="use bfloat16, if the machine supports it")
-    precision = Precision(dtype="bfloat16") if parser.parse_args().bfloat16 else FLOAT32
+    parser.add_argument("--formats", action="store_true", help="only compare number formats, by a core's own time")
+    parser.add_argument("--compile", action="store_true", help="only compile, as a whole and block by block")
+    arguments = parser.parse_args()
+    precision = Precision(dtype="bfloat16") if arguments.bfloat16 else FLOAT32
     set_thread_count(1)
     keep_freed_memory()
+    if arguments.formats:
+        print(f"{'denoiser':<58} {'ms a row':>9} {'off':>9}")
+        return format_rows()
+    if arguments.compile:
+        print(f"{'network':<58} {'first, s':>9} {'ms':>9}")
+        return compile_rows()
     print(f"{'denoiser':<58} {'torch':>9} {'layers':>9} {'graphs':>9}")
     denoiser_rows(precision)
     print(f"\n{'layer':<58} {'torch':>9} {'ours':>9}")
     layer_rows(precision)
     profile(precision)
+    return None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ PresetName = Literal[
     "imagenet128-512",
     "lsun256",
 ]
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16", "int8"]
 EncoderPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["int8"]
 LoraLayers = Literal["attention", "all"]
@@ -313,6 +313,7 @@ def evaluate(
         str | None, typer.Option(metavar="EVERY[:UNTIL]", help="step caching, such as 3:0.8; none by default")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the pictures")] = 0,
+    precision: Annotated[Precision, typer.Option(help="number format of the networks; auto: by rule")] = "auto",
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="write each measure here, and go on from those in it"),

@@ -32,6 +32,17 @@ def _transposed_flop(x_shape: list[int], w_shape: list[int], *_: Any, out_shape:
     return conv_flop_count(x_shape, w_shape, out_shape, transposed=True)
 
 
+def _int8_flop(x_shape: list[int], scale: float, zero: int, w_shape: list[int], *_: Any, **__: Any) -> int:
+    """Of tokens (N,in) and packed weights (in,out)."""
+    return 2 * x_shape[0] * w_shape[0] * w_shape[1]
+
+
+def _int8_convolution_flop(
+    x_shape: list[int], scale: float, zero: int, w_shape: list[int], *_: Any, out_shape: list[int], **__: Any
+) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape)
+
+
 def _attention_flop(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
@@ -48,3 +59,5 @@ register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 if torch.backends.mkldnn.is_available():
     register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(_flop)
     register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(_transposed_flop)
+    register_flop_formula(torch.ops.onednn.qlinear_pointwise)(_int8_flop)
+    register_flop_formula(torch.ops.onednn.qconv2d_pointwise)(_int8_convolution_flop)

@@ -28,7 +28,7 @@ from models.cpu_layers import strided_as_in_a_batch, sums_in_one_order, with_cpu
 from models.lanes import is_of_the_device
 from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
-from models.weights import offload, quantize
+from models.weights import offload, quantize, with_int8_products
 
 Network = TypeVar("Network", bound=nn.Module)
 _Given = ParamSpec("_Given")
@@ -174,7 +174,7 @@ def load_network(
         options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
         loaded.compile(dynamic=False, options=options)
     elif device.type == "cpu":
-        with_cpu_layers(loaded)
+        with_cpu_layers(with_int8_products(loaded) if precision.int8_products else loaded)
     ready: Network = loaded
     return ready
 

@@ -16,6 +16,7 @@ class Precision:
         compiled: whether `torch.compile` makes kernels for each batch size, on CUDA with graphs.
         encoders: name of the torch dtype of the text encoders and the autoencoder that belong to the network.
         int8: whether the weights of linear layers are int8; so are those of the text encoders that belong to it.
+        int8_products: whether wide linear layers and convolutions multiply int8 by int8; all else is in `dtype`.
         offloaded: whether weights wait in the host's memory until their layer runs, also those of text encoders and
             autoencoder. It changes no bits, so it is no part of the text.
     """
@@ -26,6 +27,7 @@ class Precision:
     compiled: bool = False
     encoders: str = "float32"
     int8: bool = False
+    int8_products: bool = False
     offloaded: bool = False
 
     def __str__(self) -> str:
@@ -34,6 +36,7 @@ class Precision:
             "channels last": self.channels_last,
             "compiled": self.compiled,
             "int8 weights": self.int8,
+            "int8 products": self.int8_products,
             f"encoders {self.encoders}": self.encoders != "float32",
         }
         return ", ".join([self.dtype, *(name for name, is_on in extras.items() if is_on)])

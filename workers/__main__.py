@@ -19,7 +19,7 @@ from models.reviewing.folder import InvalidReview, open_review
 from workers.settings import ReviewSettings, WorkerSettings
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16", "int8"]
 Quantize = Literal["int8"]
 
 

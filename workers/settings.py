@@ -80,8 +80,10 @@ class WorkerSettings(BaseSettings):
         description="What the device is called where workers are listed, and in metrics; by default as torch calls it. "
         "`cynosure up` sets it.",
     )
-    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the networks; by default chosen for the device."
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="Number format of the networks; by default chosen for the device. `int8`, on CPUs: denoisers "
+        "multiply int8 by int8, and pictures differ.",
     )
     encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of text encoders and autoencoders; by default chosen for the device."

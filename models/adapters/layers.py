@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from models.adapters.rows import LowRank, rows_in_batch
 from models.cpu_layers import PrepackedConv2d, has_onednn
 from models.lanes import first_call
+from models.weights import Int8Conv2d
 
-CONVOLUTIONS = (nn.Conv2d, PrepackedConv2d)
+CONVOLUTIONS = (nn.Conv2d, PrepackedConv2d, Int8Conv2d)
 _called: set[tuple[object, ...]] = set()
 
 

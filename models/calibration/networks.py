@@ -22,6 +22,7 @@ from models.lanes import drop_traceback, ran_out_of_memory
 from models.memory import check_fits
 from models.pack import InvalidPack, Pack
 from models.precision import FLOAT32, Precision
+from models.weights import has_int8_products
 
 _Loaded = TypeVar("_Loaded")
 
@@ -32,8 +33,10 @@ PRECISIONS = {
     "tf32": Precision(tf32=True),
     "bfloat16": Precision(dtype="bfloat16"),
     "float16": Precision(dtype="float16"),
+    "int8": Precision(int8_products=True),
 }
-"""Number formats by their names on the command line; "auto" leaves the choice to the rules."""
+"""Number formats by their names on the command line; "auto" leaves the choice to the rules, as "int8" does for what is
+not int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,9 @@ def load_networks(
         pack: the pack to load.
         device: the device to load it to.
         precision: one of `PRECISIONS`; with "float16" the classifier uses float32, because its gradients would
-            underflow.
-        encoder_precision: number format of its text encoders and its autoencoder, one of `PRECISIONS` but "tf32".
+            underflow, and with "int8" the format of the rules.
+        encoder_precision: number format of its text encoders and its autoencoder, one of `PRECISIONS` but "tf32" and
+            "int8".
         quantize: "int8" for int8 weights of the linear layers of its denoiser and its text encoders.
         offloaded: whether the weights of its denoiser, text encoders and autoencoder stay in the host's memory, and
             each layer copies its own to the device when it runs.
@@ -132,6 +136,8 @@ def _check_choices(
 ) -> None:
     if precision == "tf32" and device.type != "cuda":
         raise InvalidPack(f"precision tf32 is for CUDA; {device} has float32 and bfloat16")
+    if precision == "int8":
+        _check_int8(device, quantize=quantize, compiled=compiled)
     if offloaded and device.type != "cuda":
         raise InvalidPack(f"--offload is for CUDA: the weights on {device} are in the host's memory already")
     for option, package in (("--quantize int8", quantize and "torchao"), ("--offload", offloaded and "accelerate")):
@@ -139,6 +145,17 @@ def _check_choices(
             raise InvalidPack(f"{option} is for networks that aren't compiled; leave out one of the two")
         if package and importlib.util.find_spec(package) is None:
             raise InvalidPack(f"{option} needs {package}, which is not installed: pip install 'cynosure[memory]'")
+
+
+def _check_int8(device: torch.device, *, quantize: str | None, compiled: bool) -> None:
+    if device.type != "cpu":
+        raise InvalidPack(f"precision int8 is for CPUs; {device} has float32 and bfloat16, and --quantize int8")
+    if not has_int8_products():
+        raise InvalidPack("precision int8 needs a build of torch with oneDNN's int8; use float32 or bfloat16")
+    if compiled:
+        raise InvalidPack("precision int8 is for networks that aren't compiled; leave out one of the two")
+    if quantize:
+        raise InvalidPack("precision int8 has weights as int8; leave out --quantize int8")
 
 
 def only_float32(device: torch.device, precision: str, encoder_precision: str) -> bool:
@@ -179,6 +196,8 @@ def _formats(
 ) -> list[Precision]:
     by_rule = rules.precisions(device, by_gradient=by_gradient)
     if chosen is not None:
+        if chosen.int8_products:
+            chosen = replace(by_rule[0], int8_products=not by_gradient)
         exact = by_gradient and chosen.dtype == "float16"
         by_rule = (replace(FLOAT32 if exact else chosen, channels_last=by_rule[0].channels_last),)
     return [

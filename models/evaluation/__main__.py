@@ -64,6 +64,7 @@ class Options:
     steps: int | None
     cache: str | None
     seed: int
+    precision: command_line.Precision
     json_file: Path | None
     plot: Path | None
     markdown: bool
@@ -87,14 +88,15 @@ def run(options: Options) -> None:
     pack = open_pack(options.pack)
     if prompts.has_reference(pack) and not options.wants_dial:
         if options.sheets:
-            return prompts.save_sheets(pack, options.sheets)
+            return prompts.save_sheets(pack, options.sheets, options.precision)
         cache = _chosen_cache(options.cache)
-        for line in prompts.measured(pack, count=options.count or 126, only=options.only, cache=cache):
+        count, precision = options.count or 126, options.precision
+        for line in prompts.measured(pack, count=count, only=options.only, cache=cache, precision=precision):
             print(line, flush=True)
         return None
     if options.sheets:
         raise typer.BadParameter(f"'{pack.name}' has no prompts of its own", param_hint="--sheets")
-    with Engine([pack], device=options.device) as engine:
+    with Engine([pack], device=options.device, precision=options.precision) as engine:
         _turn_the_dial(options, pack, engine)
     return None
 
@@ -135,7 +137,8 @@ def _turn_the_dial(options: Options, pack: Pack, engine: Engine) -> None:
 def _measured_with(options: Options) -> dict[str, str | None]:
     """What else the measures depend on, as it was given."""
     given = ("data", "reference", "judge", "features", "clip")
-    return {name: None if (value := getattr(options, name)) is None else str(value) for name in given}
+    chosen = {} if options.precision == "auto" else {"precision": options.precision}
+    return {name: None if (value := getattr(options, name)) is None else str(value) for name in given} | chosen
 
 
 def _chosen_modes(given: str, has: tuple[str, ...]) -> tuple[str, ...]:

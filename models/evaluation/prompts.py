@@ -162,10 +162,12 @@ def found(reference: Reference, pictures: Tensor, asked: Sequence[Question]) -> 
     return sum(name in question.right for name, question in zip(shown, asked, strict=True)) / len(asked)
 
 
-def measured(pack: Pack, *, count: int, only: str, cache: StepCache | None = None) -> Iterator[str]:
+def measured(
+    pack: Pack, *, count: int, only: str, cache: StepCache | None = None, precision: str = "auto"
+) -> Iterator[str]:
     """Yield a table's lines: a row for each setting whose name contains `only`, then distances to real pictures.
 
-    `cache` is that of all settings.
+    `cache` and `precision`, the number format as for `load_networks`, are those of all settings.
     """
     judge, reference = load_judge(pack), Reference.of(pack)
     by_kind = questions(reference, count=count)
@@ -175,7 +177,7 @@ def measured(pack: Pack, *, count: int, only: str, cache: StepCache | None = Non
     yield f"{'real pictures':<36} {reference.across_styles():>12.1%} {reference.style_recognised:>38.1%}"
     sizes = [len(kind) for kind in by_kind.values()]
     default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]), cache=cache)
-    with Engine([pack]) as engine:
+    with Engine([pack], precision=precision) as engine:
         by_default = draw(engine, pack, flat, default)
         for name, each in _settings(pack).items():
             if only not in name:
@@ -191,7 +193,7 @@ def measured(pack: Pack, *, count: int, only: str, cache: StepCache | None = Non
         yield _of_distances(kind, reference.nearest(pictures)[1])
 
 
-def save_sheets(pack: Pack, folder: Path) -> None:
+def save_sheets(pack: Pack, folder: Path, precision: str = "auto") -> None:
     """Draw 40 prompts: half sampled evenly from the known names, half from the words that training lacked.
 
     `NAME.png` shows them, and `NAME-nearest.png` shows each next to the nearest real picture.
@@ -204,7 +206,7 @@ def save_sheets(pack: Pack, folder: Path) -> None:
     asked = [*by_kind["names"], *other]
     default = Setting(guidance=Guidance(free_scale=pack.defaults["guidance_scale"]))
     folder.mkdir(parents=True, exist_ok=True)
-    with Engine([pack]) as engine:
+    with Engine([pack], precision=precision) as engine:
         pictures = draw(engine, pack, asked, default)
     captions = [f"{question.prompt} ({pack.labels[question.style]})" for question in asked]
     _sheet(pictures, captions).save(folder / f"{pack.name}.png")

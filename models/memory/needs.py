@@ -17,7 +17,7 @@ from models.loading import weight_files
 from models.memory.sharing import is_in_use
 from models.pack import InvalidPack, Pack, read_object
 from models.precision import FLOAT32, Precision
-from models.weights import LAYERS_AT_ONCE, int8_bytes, is_quantized
+from models.weights import LAYERS_AT_ONCE, int8_bytes, is_multiplied, is_quantized, multiplied_bytes
 
 ROLES = {
     "unet": "denoiser",
@@ -122,7 +122,7 @@ def _components(
         elif component == "image_encoder":
             precision = precision.of_autoencoder
         elif component == "ip_adapter":
-            precision = replace(precision, int8=False, offloaded=False)
+            precision = replace(precision, int8=False, int8_products=False, offloaded=False)
         elif "text_encoder" in component:
             precision = precision.of_encoders
         if missing_on is None or not is_in_use(folder, missing_on, precision):
@@ -134,8 +134,13 @@ def _component(role: str, shapes: Mapping[str, Sequence[int]], precision: Precis
     itemsize = getattr(torch, precision.dtype).itemsize
     layers: dict[str, int] = defaultdict(int)
     for name, shape in shapes.items():
-        as_int8 = precision.int8 and is_quantized(name, shape)
-        layers[name.rpartition(".")[0]] += int8_bytes(shape) if as_int8 else itemsize * prod(shape)
+        if precision.int8 and is_quantized(name, shape):
+            size = int8_bytes(shape)
+        elif precision.int8_products and is_multiplied(name, shape):
+            size = multiplied_bytes(shape)
+        else:
+            size = itemsize * prod(shape)
+        layers[name.rpartition(".")[0]] += size
     parameters = sum(map(prod, shapes.values()))
     return _Component(
         role=role,

@@ -21,6 +21,7 @@ with importing():
     from models.calibration.probes import Network, Probes, only
     from models.lanes import Lanes
     from models.pack import open_pack
+    from models.weights import products
 
 CPU = torch.device("cpu")
 TIMES = NetworkCalibration(  # known, so that no time goes by with measuring them
@@ -43,7 +44,8 @@ def holds(network: Network, found: NetworkCalibration, probes: Probes, lanes: La
 
 def main() -> None:
     pack, report = open_pack(sys.argv[1]), []
-    for precision in ("auto", "float32"):
+    products.NARROW = 8  # or no layer of a small pack would multiply int8
+    for precision in ("auto", "float32", "int8"):
         networks = load_networks(pack, CPU, precision=precision)
         assert networks.steering is not None
         of_denoiser, of_classifier = networks.probes()

@@ -117,6 +117,7 @@ def test_the_dial_is_printed_saved_and_plotted(
     assert "another measurement (steps 2, not 3): --force replaces it" in _refused(
         *again, "--steps", "3", "--json", str(saved)
     )
+    assert "another measurement" in _refused(*again, "--precision", "int8", "--json", str(saved))
     saved.write_text("{}")
     assert "is not a measurement" in _refused(*again, "--json", str(saved))
     command([*again, "--modes", "none", "--json", str(saved), "--force"], standalone_mode=False)

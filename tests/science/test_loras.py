@@ -22,6 +22,7 @@ from models.denoisers import load_denoiser
 from models.engine import Engine
 from models.pack import open_pack
 from models.spec import Guidance, Lora, SampleSpec, StepCache
+from models.weights import products
 from tests.science.lora_files import (
     ALPHA,
     ATTENTION,
@@ -244,11 +245,12 @@ def test_the_prompted_pixel_pack_predicts_what_diffusers_predicts(layout: Writer
     assert (changed[0] - plain[0]).abs().mean() > 0.05
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int8 weights"])
 def test_rows_have_the_same_bytes_alone_among_plain_rows_and_among_other_loras(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes, "CPU_SIZES", (1, 2, 4, 8, 16))  # there are 12 rows
+    monkeypatch.setattr(products, "NARROW", 4)
     pipeline, pack = saved(stable_diffusion, tmp_path)
 
     def parts(seed: int) -> dict[str, Pairs]:
@@ -273,7 +275,7 @@ def test_rows_have_the_same_bytes_alone_among_plain_rows_and_among_other_loras(
         )
         for number, loras in enumerate(used)
     ]
-    format_: dict[str, Any] = {"quantize": "int8"} if precision == "int8" else {"precision": precision}
+    format_: dict[str, Any] = {"quantize": "int8"} if precision == "int8 weights" else {"precision": precision}
     how: dict[str, Any] = {**format_, "loras": tmp_path / "loras"}
     with Engine([str(pack)], **how) as engine:
         assert engine.wait_until_measured(timeout=120)

@@ -59,7 +59,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_variable(name: str, monkeyp
             {},
             r"CONCURRENCY='0': .* greater than or equal to 1 \(Jobs held at once",
         ),
-        (WorkerSettings, {}, {"precision": "int8"}, r"^--precision='int8': .*'bfloat16'"),
+        (WorkerSettings, {}, {"precision": "int4"}, r"^--precision='int4': .*'bfloat16'"),
         (WorkerSettings, {"CYNOSURE_WORKER_MODELS": " , "}, {}, r"it names no pack"),
         (
             OutboundSettings,
