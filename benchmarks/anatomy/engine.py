@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from benchmarks.anatomy.stopwatch import Stopwatch
 from benchmarks.engine import specs_of
 from benchmarks.stream import mixed_stream, plain
-from models.engine import Engine, evaluation, runner
+from models.engine import Engine, runner
 from models.engine.tick import Decoding, Tick
+from models.engine.work import Work
 from models.lanes import CORES
 from models.pack import Pack
 
@@ -52,7 +53,8 @@ def watch(engine: Engine, pack: str) -> Stopwatch:
     for name, part in (("gather", "gather"), ("work_of", "gather"), ("combine", "guidance"), ("effects", "guidance")):
         watch.time(runner, name, part)
     watch.time(loaded.runner, "_predictions", "guidance")
-    watch.time(evaluation.Work, "_padded", "gather")
+    for name in ("_whole", "_padded"):
+        watch.time(Work, name, "gather")
     for kind in (Tick, Decoding):
         watch.time(kind, "run", "rest of the tick")
     watch.time(engine._loop, "_run", "loop")

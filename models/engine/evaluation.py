@@ -1,10 +1,10 @@
-"""One evaluation of a batch of samples: gather the inputs, run the networks."""
+"""The inputs of the next evaluation of some samples, gathered once for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from operator import or_
 from typing import Any, NamedTuple
 
@@ -12,20 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.adapters import RowExtras, given
-from models.batching import picked
-from models.caching import Kept, keeping, reusing
-from models.calibration.packing import packed
-from models.calibration.probes import Network, Shape, only, shape_of, stacked
-from models.calibration.result import NetworkCalibration
-from models.denoisers import Conditioning, Denoiser
+from models.adapters import RowExtras
+from models.caching import Kept
+from models.calibration.probes import Shape
+from models.denoisers import Conditioning
 from models.engine.sample import ConditionedRow, Sample
-from models.lanes import CallRunner, first_call
 from models.samplers import CoefficientTable
 from models.samplers.states import States
 from models.samplers.table import COEFFICIENTS, DATA, LATENT, NOISE, NUM_COLUMNS
 from models.samplers.update import State
-from models.spec import Pixels, Row, SampleSpec
+from models.spec import Row
 
 
 class DenoiserRow(NamedTuple):
@@ -96,12 +92,38 @@ class Evaluation:
 
     @cached_property
     def alike(self) -> dict[Alike, list[int]]:
-        """Indices of the rows that can be evaluated together."""
+        """Indices of the rows that can be evaluated together, without `repeats`."""
         groups: dict[Alike, list[int]] = {}
         for number, row in enumerate(self.rows):
+            if number in self.repeats:
+                continue
             alike = Alike(row.asked.guide, row.asked.shape, row.reused is not None)
             groups.setdefault(alike, []).append(number)
         return groups
+
+    @cached_property
+    def repeats(self) -> dict[int, int]:
+        """Rows that equal an earlier one, which is evaluated for both: its number, by theirs.
+
+        Pictures of one seed have one first latent. So the rows of their first evaluations differ only in what
+        conditions them, if in anything: those of a sweep over scales are the same, and so are unconditional ones.
+        """
+        repeats: dict[int, int] = {}
+        first: dict[tuple[Any, ...], list[int]] = {}
+        starting = {number for number, sample in enumerate(self.samples) if sample.is_at_its_noise}
+        for number, row in enumerate(self.rows) if starting else ():
+            if row.sample not in starting or row.extras is not None:
+                continue
+            course = self.samples[row.sample].course
+            table = course.table
+            start = (course.spec.seed, course.spec.image_index, table.initial_scale, *table.numbers[0, :2].tolist())
+            alike = first.setdefault((*start, row.asked.guide, row.asked.shape), [])
+            equal = (other for other in alike if are_equal(self.rows[other].asked.conditioning, row.asked.conditioning))
+            if (original := next(equal, None)) is None:
+                alike.append(number)
+            else:
+                repeats[number] = original
+        return repeats
 
     @cached_property
     def keeping(self) -> set[int]:
@@ -122,6 +144,11 @@ class Evaluation:
                     own = tuple(tensor[place].clone() for tensor in tensors)  # a view would keep the batch alive
                     kept[row.sample][row.asked.kind] = own if row.reused is None else row.reused
         return kept
+
+
+def are_equal(one: Conditioning, other: Conditioning) -> bool:
+    """Whether two rows' conditioning of the same shape is the same."""
+    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def gather(samples: Sequence[Sample], device: torch.device) -> Evaluation:
@@ -177,142 +204,3 @@ def _of_row(extras: RowExtras | None, row: ConditionedRow) -> RowExtras | None:
     if extras is None or row.kind is Row.CONDITIONAL:
         return extras
     return extras.unconditional if row.guide is None else None
-
-
-@dataclass(frozen=True)
-class Work:
-    """Rows that one network evaluates.
-
-    Attributes:
-        network: evaluates them.
-        calibration: of the network: which batch sizes it may use.
-        x: (B,C,H,W), the network's input.
-        timesteps: (B,).
-        conditioning: stacked along the first axis.
-        extras: what each row has for itself; empty if none has anything.
-        reused: what the deep blocks found of each row and don't run for now; empty if they run.
-        count: called with the rows and the padding of every batch.
-    """
-
-    network: Network
-    calibration: NetworkCalibration
-    x: Tensor
-    timesteps: Tensor
-    conditioning: Conditioning
-    extras: Sequence[RowExtras | None]
-    reused: Sequence[Kept]
-    count: Callable[[int, int], None]
-
-    def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Yield calls that evaluate the rows in `batches`, each padded to a size whose rows agree bitwise."""
-        if len(batches) == 1 and self.calibration.padded(batches[0]) == batches[0]:
-            yield self._whole
-            return
-        start = 0
-        for count in batches:
-            yield partial(self._padded, start, count)
-            start += count
-
-    def _whole(self) -> tuple[Tensor, ...]:
-        with given(self.extras), reusing(self.reused, len(self.x)):
-            outputs = self.network(self.x, self.timesteps, self.conditioning)
-        self.count(len(self.x), 0)
-        return outputs
-
-    def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
-        own, padding = slice(start, start + count), self.calibration.padded(count) - count
-
-        def part(tensor: Tensor) -> Tensor:
-            rows = tensor[own]
-            return torch.cat([rows, rows[:1].expand(padding, *rows.shape[1:])]) if padding else rows
-
-        conditioning = {name: part(tensor) for name, tensor in self.conditioning.items()}
-        with given(self.extras[own]), reusing(self.reused[own], count + padding):
-            outputs = self.network(part(self.x), part(self.timesteps), conditioning)
-        self.count(count, padding)
-        return tuple(output[:count] for output in outputs)
-
-
-class Evaluator:
-    """Says how a denoiser's rows are evaluated, by the shapes of their latents and of their conditioning.
-
-    The denoiser is measured with conditioning of one shape. Of others, such as that of longer prompts, it isn't known
-    which batches give the same bits, so each of these rows runs alone. The first row of all shapes also runs while no
-    other does, because kernels that are made on two threads at once may round differently.
-
-    Attributes:
-        example: conditioning of a row of the measured shape.
-        measured: that shape.
-    """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-        spec = SampleSpec(pack="", label=0, prompt="", init_image=Pixels.of(np.zeros((1, 1, 3), np.uint8)))
-        self.example = denoiser.conditioning(spec)[0]
-        self.measured = shape_of(self.example)
-        self._known: set[tuple[tuple[int, ...], Shape, bool]] = {(denoiser.latent_shape, self.measured, False)}
-
-    def __call__(
-        self, calibration: NetworkCalibration, latents: tuple[int, ...], shape: Shape, *, reuses: bool, keeps: bool
-    ) -> tuple[Network, NetworkCalibration]:
-        """The network for rows with such latents and conditioning of `shape`, and the batches that they may be in.
-
-        Args:
-            calibration: of the denoiser, for such latents.
-            latents: their shape.
-            shape: that of the conditioning.
-            reuses: whether deep blocks are left out. The layers that run were measured with them, on the same inputs.
-            keeps: whether what deep blocks find is put out as well, after the network's own output.
-        """
-        network, key = only(self._denoiser.forward), (latents, shape, reuses)
-        if keeps:
-            network = partial(_keeping, network)
-        if key not in self._known:
-            network = partial(self._first, network, key)
-        if shape != self.measured:
-            calibration = calibration.alone()
-        return network, calibration.reusing if reuses else calibration
-
-    def _first(self, network: Network, key: tuple[tuple[int, ...], Shape, bool], *batch: Any) -> tuple[Tensor, ...]:
-        with first_call(self._known, key):
-            return network(*batch)
-
-
-def _keeping(network: Network, *batch: Any) -> tuple[Tensor, ...]:
-    with keeping() as kept:
-        outputs = network(*batch)
-    return (*outputs, *kept)
-
-
-def work_of(
-    network: Network,
-    calibration: NetworkCalibration,
-    evaluation: Evaluation,
-    rows: Sequence[int],
-    conditioning: Sequence[Conditioning],
-    count: Callable[[int, int], None],
-    extras: Sequence[RowExtras | None] = (),
-    reused: Sequence[Kept] = (),
-) -> Work:
-    """Build the work for the evaluation's rows of the given ascending indices, each with what it has.
-
-    `count` is called with the rows and the padding of every batch.
-    """
-    x = picked(evaluation.inputs, rows)
-    scale, timesteps = (picked(evaluation.coefficients[name], rows) for name in ("input_scale", "timestep"))
-    x = x * scale.view(-1, 1, 1, 1)
-    return Work(network, calibration, x, timesteps, stacked(conditioning, x.device), extras, reused, count)
-
-
-def evaluated(work: Sequence[Work], lanes: CallRunner, *, limit: int) -> list[Sequence[Tensor]]:
-    """Run all networks in batches of at most `limit` rows; returns each network's outputs, each (B, …)."""
-    plan = packed([(part.calibration, len(part.x)) for part in work], lanes=lanes.count, limit=limit)
-    calls = [call for part, batches in zip(work, plan, strict=True) for call in part.calls(batches)]
-    outputs = iter(lanes.run(calls))
-    return [_joined([next(outputs) for _ in batches]) for batches in plan]
-
-
-def _joined(batches: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-    if len(batches) == 1:
-        return batches[0]
-    return [torch.cat(parts) for parts in zip(*batches, strict=True)]

@@ -19,10 +19,11 @@ from models.calibration.probes import Network, only, stacked
 from models.calibration.result import Calibration, NetworkCalibration
 from models.classifiers import Steering
 from models.denoisers import Conditioning, Denoiser
-from models.engine.evaluation import Evaluation, Evaluator, Work, evaluated, gather, states_of, work_of
+from models.engine.evaluation import Evaluation, gather, states_of
 from models.engine.observing import Tally
 from models.engine.preparing import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
+from models.engine.work import Evaluator, Work, evaluated, work_of
 from models.guidance import Guided, Predictions, combine, effects
 from models.lanes import CallRunner, Lanes, first_call
 from models.noise import draw_into, draw_noise
@@ -207,12 +208,15 @@ class Runner:
         x = evaluation.x
         gradient, score = done.pop() if steered else (x[:0], x.new_zeros(0))
         kept = evaluation.kept([found for _, *found in done])
-        if len(done) == 1:
+        repeats = evaluation.repeats
+        if len(done) == 1 and not repeats:
             return done[0][0], gradient, score, kept
         width = max(output.shape[1] for output, *_ in done)
         merged = x.new_zeros(len(evaluation.rows), width, *x.shape[2:])
         for numbers, (output, *_) in zip(groups.values(), done, strict=True):
             merged[numbers, : output.shape[1]] = output
+        if repeats:
+            merged[list(repeats)] = merged[list(repeats.values())]
         return merged, gradient, score, kept
 
     def _predictions(self, evaluation: Evaluation, output: Tensor, gradient: Tensor) -> Predictions:

@@ -35,7 +35,8 @@ from models.engine.preparing import Preparation
 from models.engine.runner import Runner
 from models.engine.sample import Inputs, Sample
 from models.engine.schedule import Schedule
-from models.lanes import CallRunner, Layout
+from models.engine.tick import Tick
+from models.lanes import CallRunner, InlineLane, Layout
 from models.loading import InvalidDevice
 from models.pack import Pack, open_pack
 from models.samplers import CoefficientTable, compile_table
@@ -580,3 +581,22 @@ def test_a_pack_that_was_removed_is_freed(small_pack: Path) -> None:
         engine.generate([SampleSpec(pack="other", label=1, seed=1, steps=2)])
         engine.remove("other")
         assert network() is None
+
+
+def test_rows_that_are_the_same_at_the_first_evaluation_are_evaluated_once(engine: Engine) -> None:
+    """A sweep over scales, and another label of the same seed, which shares the unconditional row."""
+    loaded = engine.packs["fashion"]
+    shared = SampleSpec(pack="fashion", label=3, steps=4, seed=9)
+    guided = [replace(shared, guidance=Guidance(free_scale=scale)) for scale in (2.0, 3.0, 5.0)]
+    other = replace(guided[0], label=4)
+    specs = [*guided, other, replace(other, seed=10)]
+    alone = [engine.generate([spec])[0] for spec in specs]
+    samples = [Sample.begin(course) for course in engine._courses(specs)]
+    evaluated = []
+    while not samples[0].is_done:
+        before = loaded.tally.rows["denoiser"].total
+        Tick(loaded, samples).run(InlineLane())
+        evaluated.append(loaded.tally.rows["denoiser"].total - before)
+    assert evaluated == [2 + 1 + 2, 10, 10, 10]
+    together = loaded.runner.pictures(samples, loaded.runner.latents(samples), InlineLane())
+    assert all(map(np.array_equal, together, alone))
