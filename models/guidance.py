@@ -30,13 +30,13 @@ class Predictions:
         specs, profiles: R of each: how the samples are guided.
         data: (R,C,H,W), the data prediction of each sample's first row: the conditional one if there is one.
         x: (R,C,H,W), the latents.
-        data_from_latent: (R,), what they are multiplied by in `data`; the rest of it is of the network's output.
+        data_from_latent: (R or more,), what they are multiplied by in `data`; the rest of that is the network's.
         pairs: indices of the P samples that have a second, unconditional row.
         unconditional: (P,C,H,W), the data predictions of those rows.
         steered: indices of the Q samples that the classifier steers.
         gradient: (Q,C,H,W), ∇ₓ log p(y | xₜ, t) at the network's input.
-        alpha, sigma: (R,), the network's input is alpha·x₀ + sigma·noise.
-        signal_kept: (R,), how much of this latent's x₀ the sampler carries into the next latent.
+        alpha, sigma: (R or more,), the network's input is alpha·x₀ + sigma·noise.
+        signal_kept: (R or more,), how much of this latent's x₀ the sampler carries into the next latent.
         variances: (C,H,W) of the step, by sample, if its sampler leaves the variance to the network or classifier.
     """
 

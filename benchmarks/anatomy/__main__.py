@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.anatomy.engine import WAITING, Anatomy, anatomies
-from benchmarks.anatomy.host import host_ms
+from benchmarks.anatomy.host import host_costs
 from benchmarks.anatomy.service import lone_client
 from benchmarks.packs import add_pack_options, benchmark_pack
 
@@ -39,16 +39,20 @@ def main() -> None:
     engine = anatomies(pack, pictures=arguments.pictures, house=arguments.house)
     for anatomy in engine:
         print("\n".join(lines_of(anatomy)))
-    host = host_ms(pack)
-    print("a tick besides its networks, ms of a thread's processor time")
-    for name, ms in host.items():
-        print(f"  {name:<34} {ms:>8.3f}")
+    host = host_costs(pack)
+    print("a tick besides its networks: ms of a thread's processor time, and torch's operators")
+    for name, cost in host.items():
+        print(f"  {name:<34} {cost.ms:>8.3f} {cost.operators:>6}")
     service = lone_client(pack, pictures=arguments.pictures)
     print("one client of the service")
     for name, value in service.items():
         print(f"  {name:<34} {value:>8.2f}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = {"engine": [asdict(anatomy) for anatomy in engine], "host": host, "service": service}
+    found = {
+        "engine": [asdict(anatomy) for anatomy in engine],
+        "host": {name: asdict(cost) for name, cost in host.items()},
+        "service": service,
+    }
     (arguments.out / "anatomy.json").write_text(json.dumps(found, indent=2))
 
 

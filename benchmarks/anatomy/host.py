@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.engine import specs_of
 from benchmarks.stream import mixed_stream, plain
@@ -24,8 +27,21 @@ STEPS, ROWS = 100, 24
 ROUNDS = 5
 
 
-def host_ms(pack: Pack) -> dict[str, float]:
-    """Milliseconds of a thread's processor time for a tick, the median of many, by what is in it."""
+@dataclass(frozen=True)
+class HostCost:
+    """What ticks take besides their networks.
+
+    Attributes:
+        ms: of a thread's processor time, the median of many ticks.
+        operators: of torch in one of them.
+    """
+
+    ms: float
+    operators: int
+
+
+def host_costs(pack: Pack) -> dict[str, HostCost]:
+    """The cost of a tick, by what is in it."""
     set_thread_count(1)
     with Engine([str(pack.folder)], calibrate=lambda _, by_rule: _batched(by_rule)) as engine:
         loaded = engine.packs[pack.name]
@@ -34,7 +50,7 @@ def host_ms(pack: Pack) -> dict[str, float]:
             loaded.runner.steering.gradient = lambda x, timesteps, conditioning: (x, timesteps)
         one, *others = specs_of(plain(pack, 0, steps=STEPS, count=ROWS), pack)
         contents = {"1 row": [one], f"{ROWS} rows, alike": [one, *others], f"{ROWS} rows, mixed": _mixed(pack)}
-        return {name: _tick_ms(engine, loaded, specs) for name, specs in contents.items()}
+        return {name: _cost(engine, loaded, specs) for name, specs in contents.items()}
 
 
 def _batched(by_rule: Calibration) -> Calibration:
@@ -65,12 +81,26 @@ def _mixed(pack: Pack) -> list[SampleSpec]:
     raise AssertionError("the stream has no end")
 
 
-def _tick_ms(engine: Engine, loaded: LoadedPack, specs: Sequence[SampleSpec]) -> float:
+def _cost(engine: Engine, loaded: LoadedPack, specs: Sequence[SampleSpec]) -> HostCost:
     taken = []
     for _ in range(ROUNDS):
         samples = [Sample.begin(course) for course in engine._courses(specs)]
-        while not samples[0].is_done:
+        for _ in range(STEPS - 1):
             started = time.thread_time()
             Tick(loaded, samples).run(InlineLane())
             taken.append(time.thread_time() - started)
-    return statistics.median(taken) * 1e3
+    with _Counted() as counted:
+        Tick(loaded, samples).run(InlineLane())
+    return HostCost(statistics.median(taken) * 1e3, counted.operators)
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the operators that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators += 1
+        return operator(*args, **(kwargs or {}))

@@ -223,26 +223,25 @@ class Runner:
         """Convert the networks' outputs to data predictions."""
         x, coefficients, count = evaluation.x, evaluation.coefficients, len(evaluation.samples)
         p, q = (coefficients[name].view(-1, 1, 1, 1) for name in ("data_from_latent", "data_from_output"))
-        channels = x.shape[1]
-        data = p * evaluation.inputs + q * output[:, :channels]
+        data = p * evaluation.inputs + q * output[:, : x.shape[1]]
         courses = [sample.course for sample in evaluation.samples]
         return Predictions(
             specs=[course.spec for course in courses],
             profiles=[course.profile for course in courses],
-            data=data[:count],
+            data=data[:count] if evaluation.pairs else data,
             x=x,
-            data_from_latent=coefficients["data_from_latent"][:count],
+            data_from_latent=coefficients["data_from_latent"],
             pairs=evaluation.pairs,
             unconditional=data[count:],
             steered=evaluation.steered,
             gradient=gradient,
-            alpha=coefficients["alpha"][:count],
-            sigma=coefficients["sigma"][:count],
-            signal_kept=coefficients["signal_kept"][:count],
-            variances=self._variances(evaluation.samples, output[:, channels:]),
+            alpha=coefficients["alpha"],
+            sigma=coefficients["sigma"],
+            signal_kept=coefficients["signal_kept"],
+            variances=self._variances(evaluation.samples, output),
         )
 
-    def _variances(self, samples: Sequence[Sample], learned: Tensor) -> dict[int, Tensor]:
+    def _variances(self, samples: Sequence[Sample], output: Tensor) -> dict[int, Tensor]:
         """Variance of the step (C,H,W) by sample, if its sampler leaves the variance to the network or classifier."""
         variances: dict[int, Tensor] = {}
         for number, sample in enumerate(samples):
@@ -251,11 +250,11 @@ class Runner:
                 continue
             least, greatest = (float(value) for value in table.log_variance[sample.position])
             if self.denoiser.learns_variance:
-                share = (learned[number] + 1) / 2
+                share = (output[number, sample.shape[0] :] + 1) / 2
                 variances[number] = (share * greatest + (1 - share) * least).exp()
             else:  # ADM's FIXED_LARGE
                 fixed = least if sample.position == len(table) - 1 else greatest
-                variances[number] = torch.full(sample.shape, fixed, device=learned.device).exp()
+                variances[number] = torch.full(sample.shape, fixed, device=output.device).exp()
         return variances
 
     def _noise(self, course: Course, draw: int) -> Tensor:
