@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from models.lanes import CallRunner, Lanes, first_call
 from models.noise import draw_into, draw_noise
 from models.profiles import to_uint8
 from models.samplers import advance
-from models.samplers.states import States
+from models.samplers.states import Place, States
 from models.samplers.table import LATENT
 from models.samplers.update import State
 from models.spec import Row
@@ -75,7 +77,8 @@ class Runner:
         self.measured_shapes: dict[Shape, Calibration] = {}
         self.evaluator = Evaluator(denoiser)
         self.tally = Tally()
-        self._states: dict[Shape, States] = {}
+        self._states: WeakValueDictionary[Shape, States] = WeakValueDictionary()
+        self._starting = Lock()  # samples of one shape have one `States`, whichever lane starts them
         self._decoded: set[tuple[int, ...]] = {denoiser.latent_shape}
 
     def warm_up(self) -> None:
@@ -124,11 +127,16 @@ class Runner:
         else:
             kept, added = course.start
             latent = kept * course.inputs.init + added * noise
-        sample.place = self._states_for(sample.shape).new()
-        sample.place.states.write([sample.place.row], {LATENT: latent[None]})
+        place = self._new_place(sample.shape)
+        place.states.write([place.row], {LATENT: latent[None]})
+        sample.place = place
 
-    def _states_for(self, shape: Shape) -> States:
-        return self._states.setdefault(shape, States(shape, self.device))
+    def _new_place(self, shape: Shape) -> Place:
+        with self._starting:
+            states = self._states.get(shape)
+            if states is None:
+                states = self._states[shape] = States(shape, self.device)
+            return states.new()
 
     def latents(self, samples: Sequence[Sample]) -> Tensor:
         """The latents (R,C,H,W) of samples of one shape that have started."""

@@ -34,8 +34,9 @@ class States:
     """States of samples whose latents have one shape: a tensor for each column, in which each sample has a row.
 
     A tick reads or writes a column of all its samples at once, where tensors of their own would be joined and copied
-    one by one. Columns that a sample has never written hold numbers that are finite. Thread-safe, as long as each row
-    is read and written by one thread at a time.
+    one by one. Columns that a sample has never written hold numbers that are finite. The memory grows with the samples
+    and goes with the last of them, as only their places hold this. Thread-safe, as long as each row is read and
+    written by one thread at a time.
 
     Args:
         shape: (C, H, W) of a latent.
@@ -50,19 +51,11 @@ class States:
         self._rows = 0
         self._free: deque[int] = deque()  # rows come back from destructors, which must not wait for the lock
 
-    @property
-    def room(self) -> int:
-        """Samples that find a row without more memory, those that have one included."""
-        return self._rows
-
     def new(self) -> Place:
         """A sample's place, in which all columns are zero."""
         with self._lock:
             if not self._free:
                 self._resize(max(FIRST_ROWS, 2 * self._rows))
-            elif len(self._free) == self._rows > FIRST_ROWS:
-                self._columns, self._rows, self._free = {}, 0, deque()
-                self._resize(FIRST_ROWS)
             row = self._free.popleft()
             for column in self._columns.values():
                 column[row].zero_()

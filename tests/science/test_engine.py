@@ -414,7 +414,6 @@ def test_an_evaluation_that_found_no_memory_is_made_again_from_where_it_was(
             raise no_memory
         return zeros(*size, **how)
 
-    monkeypatch.setattr(loaded.runner, "_states", {})
     monkeypatch.setattr(torch, "zeros", allocated)
     # The engine makes both smaller for good, and other tests have the same engine.
     monkeypatch.setattr(loaded.runner, "max_batch", loaded.runner.max_batch)
@@ -600,3 +599,7 @@ def test_rows_that_are_the_same_at_the_first_evaluation_are_evaluated_once(engin
     assert evaluated == [2 + 1 + 2, 10, 10, 10]
     together = loaded.runner.pictures(samples, loaded.runner.latents(samples), InlineLane())
     assert all(map(np.array_equal, together, alone))
+    assert samples[0].place is not None
+    states = weakref.ref(samples[0].place.states)
+    samples.clear()
+    assert states() is None, "nothing of them is left"
