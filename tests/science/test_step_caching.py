@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.caching import Kept, keeping, make_reusable, reusing
 from models.calibration.result import fixed_calibration
-from models.engine import Engine, evaluation
+from models.engine import Engine, work
 from models.engine.sample import Sample
 from models.networks import AdmUNet
 from models.noise import draw_noise
@@ -218,7 +218,7 @@ def test_rows_reuse_what_was_kept_at_the_last_evaluation_in_full(
         rows += len(kept)
         return reusing(kept, size)
 
-    monkeypatch.setattr(evaluation, "reusing", counting)
+    monkeypatch.setattr(work, "reusing", counting)
     monkeypatch.setattr(Sample, "advance", noting)
     guided = partial(Guidance, interval=(0.2, 0.9))
     spec = SampleSpec(pack="fashion", label=5, steps=9, seed=10, guidance=guided(free_scale=3.0), cache=CACHE)
