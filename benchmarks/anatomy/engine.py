@@ -53,8 +53,7 @@ def watch(engine: Engine, pack: str) -> Stopwatch:
     for name, part in (("gather", "gather"), ("work_of", "gather"), ("combine", "guidance"), ("effects", "guidance")):
         watch.time(runner, name, part)
     watch.time(loaded.runner, "_predictions", "guidance")
-    for name in ("_whole", "_padded"):
-        watch.time(Work, name, "gather")
+    watch.time(Work, "_padded", "gather")
     for kind in (Tick, Decoding):
         watch.time(kind, "run", "rest of the tick")
     watch.time(engine._loop, "_run", "loop")

@@ -48,8 +48,8 @@ def host_costs(pack: Pack) -> dict[str, HostCost]:
         loaded.denoiser.forward = lambda x, timesteps, conditioning: x
         if loaded.runner.steering is not None:
             loaded.runner.steering.gradient = lambda x, timesteps, conditioning: (x, timesteps)
-        one, *others = specs_of(plain(pack, 0, steps=STEPS, count=ROWS), pack)
-        contents = {"1 row": [one], f"{ROWS} rows, alike": [one, *others], f"{ROWS} rows, mixed": _mixed(pack)}
+        alike = specs_of(plain(pack, 0, steps=STEPS, count=ROWS), pack)
+        contents = {"1 row": alike[:1], f"{ROWS} rows, alike": alike, f"{ROWS} rows, mixed": _mixed(pack)}
         return {name: _cost(engine, loaded, specs) for name, specs in contents.items()}
 
 

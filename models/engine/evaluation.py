@@ -60,6 +60,8 @@ class Evaluation:
 
     Attributes:
         samples: R samples of one pack, whose latents have one shape.
+        states: where the samples' states are.
+        places: their rows there.
         state: those of the samplers' columns that have weights, (R,C,H,W) each, before the evaluation.
         weights: (R, 2, NUM_COLUMNS), of the samplers; (R, 1, NUM_COLUMNS) if none has a latent to carry.
         adds_noise: indices of the samples that add noise, or keep it for the next evaluation.
@@ -71,6 +73,8 @@ class Evaluation:
     """
 
     samples: Sequence[Sample]
+    states: States
+    places: Sequence[int]
     state: State
     weights: Tensor
     adds_noise: Sequence[int]
@@ -182,6 +186,8 @@ def gather(samples: Sequence[Sample], device: torch.device) -> Evaluation:
     inputs = states.read([LATENT], own + [own[number] for number in pairs])[LATENT]
     return Evaluation(
         samples=samples,
+        states=states,
+        places=own,
         state={LATENT: inputs[:count], **states.read(columns - {LATENT, DATA, NOISE}, own)},
         weights=weights if used >> NUM_COLUMNS else weights[:, :1],
         adds_noise=adds_noise,

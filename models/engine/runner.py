@@ -178,8 +178,7 @@ class Runner:
         are_finite = [math.isfinite(total) for total in state[LATENT].flatten(1).sum(1).tolist()]
         name = "" if self.steering is None else self.steering.score_name
         telemetry = effects(predictions, guided, evaluation.coefficients["timestep"], score, name)
-        states, rows = states_of(samples)
-        states.write(rows, state)
+        evaluation.states.write(evaluation.places, state)
         for sample, entry, found in zip(samples, telemetry, kept, strict=True):
             sample.advance(entry, found)
         return guided.data, are_finite

@@ -49,25 +49,16 @@ class Work:
 
     def calls(self, batches: Sequence[int]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Yield calls that evaluate the rows in `batches`, each padded to a size whose rows agree bitwise."""
-        if len(batches) == 1 and self.calibration.padded(batches[0]) == batches[0]:
-            yield self._whole
-            return
         start = 0
         for count in batches:
             yield partial(self._padded, start, count)
             start += count
 
-    def _whole(self) -> tuple[Tensor, ...]:
-        with given(self.extras), reusing(self.reused, len(self.x)):
-            outputs = self.network(self.x, self.timesteps, self.conditioning)
-        self.count(len(self.x), 0)
-        return outputs
-
     def _padded(self, start: int, count: int) -> tuple[Tensor, ...]:
         own, padding = slice(start, start + count), self.calibration.padded(count) - count
 
         def part(tensor: Tensor) -> Tensor:
-            rows = tensor[own]
+            rows = tensor if count == len(tensor) else tensor[own]
             return torch.cat([rows, rows[:1].expand(padding, *rows.shape[1:])]) if padding else rows
 
         conditioning = {name: part(tensor) for name, tensor in self.conditioning.items()}

@@ -102,7 +102,7 @@ class CoefficientTable:
 
     @cached_property
     def adds_noise(self) -> tuple[bool, ...]:
-        """For each evaluation, whether an evaluation's noise is used in it or in the next."""
+        """For each evaluation, whether its noise is used in it or in the next."""
         uses = (self.weights != 0).any(axis=1)  # (M, NUM_COLUMNS)
         used: NDArray[np.bool_] = uses[:, NOISE]
         used[:-1] |= uses[1:, NOISE + 1]

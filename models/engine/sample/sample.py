@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from models.adapters import RowExtras
 from models.caching import Kept
-from models.engine.sample.course import ConditionedRow, Course
+from models.engine.sample.course import Course
 from models.engine.sample.handle import Image, Promise
 from models.samplers.states import Place
 from models.spec import Row, SampleSpec
@@ -72,18 +72,9 @@ class Sample:
         return self.promise.evaluations - self.promise.evaluations_done
 
     @property
-    def is_guided_now(self) -> bool:
-        return self.position in self.course.guided
-
-    @property
-    def asked_now(self) -> tuple[ConditionedRow, ...]:
-        """The denoiser rows of its next evaluation, a conditional one first."""
-        return self.course.asked(self.position)
-
-    @property
     def rows_now(self) -> int:
-        """Number of those rows."""
-        return len(self.asked_now)
+        """Denoiser rows of its next evaluation."""
+        return len(self.course.asked(self.position))
 
     @property
     def extras_now(self) -> RowExtras | None:
