@@ -65,7 +65,7 @@ class Work:
         with given(self.extras[own]), reusing(self.reused[own], count + padding):
             outputs = self.network(part(self.x), part(self.timesteps), conditioning)
         self.count(count, padding)
-        return tuple(output[:count] for output in outputs)
+        return tuple(output[:count] for output in outputs) if padding else outputs
 
 
 class Evaluator:
