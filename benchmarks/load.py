@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,10 @@ class Measured:
     of its time inside the window: if only requests that end inside counted, a few long ones ending a moment earlier or
     later would change the rate. In an open loop requests may pile up, so their time is not proportional to their work:
     there the requests that end inside the window count.
+
+    Attributes:
+        counted: requests whose latencies count, the same for each contender; by default those that end in the window,
+            of which a quick contender has more than a slow one, and so others.
     """
 
     contender: str
@@ -43,6 +48,7 @@ class Measured:
     end: float
     is_steady: bool = True
     answered: list[Answered] = field(default_factory=list)
+    counted: set[Asked] | None = None
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: float = 0.0
 
@@ -59,8 +65,11 @@ class Measured:
 
     @property
     def latencies(self) -> list[float]:
-        """Latencies of the requests that ended in the window."""
-        return [request.done - request.sent for request in self.answered if self._ends_inside(request)]
+        """Latencies of the requests that count."""
+        return [request.done - request.sent for request in self.answered if self._counts(request)]
+
+    def _counts(self, request: Answered) -> bool:
+        return self._ends_inside(request) if self.counted is None else request.asked in self.counted
 
     def _ends_inside(self, request: Answered) -> bool:
         return self.start <= request.done < self.end
@@ -70,7 +79,7 @@ class Measured:
         return inside / (request.done - request.sent)
 
     def quantile(self, share: float) -> float:
-        """Quantile of the latencies; NaN if no request ended in the window."""
+        """Quantile of the latencies; NaN if no request counts."""
         return float(np.quantile(self.latencies or [np.nan], share))
 
 
@@ -83,33 +92,53 @@ async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, res
 
 
 async def closed_loop(
-    contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up_s: float, window_s: float
+    contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up: int, requests: int
 ) -> Measured:
     """Run `clients` clients, each of which sends its next request when it has the pictures of its last one.
 
-    They go on until every request sent before the window's end is answered.
+    The first `warm_up` requests don't count, the next `requests` do. The window is open from the first of these until
+    all of them are answered. The clients go on until every request sent before its end is answered.
     """
-    start = time.monotonic() + warm_up_s
-    result = Measured(contender.name, f"{clients} clients", start, start + window_s)
-    unfinished = 0  # requests that were sent before the window's end
+    counted = set[Asked]()
+    result = Measured(contender.name, f"{clients} clients", math.inf, math.inf, counted=counted)
+    started, ended = asyncio.Event(), asyncio.Event()
+    numbered = enumerate(stream)
+    unanswered, unfinished = requests, 0  # requests that count; those that were sent before the window's end
 
     async def client(http: httpx.AsyncClient) -> None:
-        nonlocal unfinished
-        while (counts := time.monotonic() < result.end) or unfinished:
-            unfinished += counts
-            await _send(contender, http, next(stream), result)
-            unfinished -= counts
+        nonlocal unanswered, unfinished
+        while (is_open := unanswered > 0) or unfinished:
+            number, asked = next(numbered)
+            if warm_up <= number < warm_up + requests:
+                counted.add(asked)
+            if number == warm_up:
+                result.start = time.monotonic()
+                started.set()
+            unfinished += is_open
+            await _send(contender, http, asked, result)
+            unfinished -= is_open
+            unanswered -= asked in counted
+            if not unanswered and not ended.is_set():
+                result.end = time.monotonic()
+                ended.set()
 
-    return await _measured(contender, result, clients, lambda http: [client(http) for _ in range(clients)])
+    await _measured(contender, result, clients, lambda http: [client(http) for _ in range(clients)], started, ended)
+    return result
 
 
 async def open_loop(
     contender: Contender, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
 ) -> Measured:
-    """Send requests at random (Poisson) times, whether or not earlier ones are answered."""
+    """Send requests at random (Poisson) times, whether or not earlier ones are answered.
+
+    Those that are sent in the window count.
+    """
     begin = time.monotonic()
     start = begin + warm_up_s
-    result = Measured(contender.name, f"{requests_per_s:.1f} requests/s", start, start + window_s, is_steady=False)
+    counted = set[Asked]()
+    load = f"{requests_per_s:.1f} requests/s"
+    result = Measured(contender.name, load, start, start + window_s, is_steady=False, counted=counted)
+    started, ended = asyncio.Event(), asyncio.Event()
     dice = random.Random(0)
     arrivals: list[float] = []
     at = begin
@@ -117,28 +146,42 @@ async def open_loop(
         arrivals.append(at)
 
     async def send_at(http: httpx.AsyncClient, at: float, asked: Asked) -> None:
+        if at >= start:
+            counted.add(asked)
         await asyncio.sleep(at - time.monotonic())
         await _send(contender, http, asked, result)
 
-    return await _measured(
-        contender,
-        result,
-        len(arrivals),
-        lambda http: [send_at(http, at, asked) for at, asked in zip(arrivals, stream, strict=False)],
-    )
-
-
-async def _measured(contender: Contender, result: Measured, connections: int, work: Any) -> Measured:
-    async def watch_cpu() -> None:
-        await asyncio.sleep(result.start - time.monotonic())
-        before = contender.cpu_seconds()
+    async def clock() -> None:
+        await asyncio.sleep(start - time.monotonic())
+        started.set()
         await asyncio.sleep(result.end - time.monotonic())
+        ended.set()
+
+    def work(http: httpx.AsyncClient) -> list[Coroutine[Any, Any, None]]:
+        return [clock(), *(send_at(http, at, asked) for at, asked in zip(arrivals, stream, strict=False))]
+
+    await _measured(contender, result, len(arrivals), work, started, ended)
+    return result
+
+
+async def _measured(
+    contender: Contender,
+    result: Measured,
+    connections: int,
+    work: Callable[[httpx.AsyncClient], list[Coroutine[Any, Any, None]]],
+    started: asyncio.Event,
+    ended: asyncio.Event,
+) -> None:
+    """Do the work, and add to the result what the contender takes between two events."""
+
+    async def watch_cpu() -> None:
+        await started.wait()
+        before = contender.cpu_seconds()
+        await ended.wait()
         spent = contender.cpu_seconds()
         result.cpu_seconds = {name: seconds - before.get(name, 0.0) for name, seconds in spent.items()}
 
     limits = httpx.Limits(max_connections=connections)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False) as http:
-        everything: list[Coroutine[Any, Any, None]] = [watch_cpu(), *work(http)]
-        await asyncio.gather(*everything)
+        await asyncio.gather(watch_cpu(), *work(http))
     result.peak_mib = contender.peak_mib()
-    return result

@@ -36,7 +36,8 @@ from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of
 
 LOADS = (1, 8, 32, 128)  # clients
-WARM_UP_S, WINDOW_S = 10.0, 50.0  # minimum; half a second and a second per client
+WARM_UP, REQUESTS = 10, 120  # at least; and at least 1.5 and 2 of each client
+OPEN_WARM_UP_S, OPEN_WINDOW_S = 10.0, 100.0
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def turn(contender: Contender, pack: Pack) -> Iterator[None]:
     """Run the contender inside the context, after warming it up on its first turn."""
     with contender.running():
         if not contender.is_warm:
-            asyncio.run(closed_loop(contender, mixed_stream(pack, seed=0), 2, warm_up_s=0, window_s=2))
+            asyncio.run(closed_loop(contender, mixed_stream(pack, seed=0), 2, warm_up=0, requests=4))
             contender.is_warm = True
         yield
 
@@ -99,6 +100,7 @@ class Table:
             "contender": measured.contender,
             "load": measured.load,
             "requests": len(measured.latencies),
+            "window_s": window,
             "pictures_per_s": measured.pictures_per_s,
             "share_of_bound": bound.seconds(measured.parts) / window,
             "share_of_peak": bound.share_of_peak(measured.parts, window),
@@ -151,8 +153,8 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table, bou
     bound.measure()
     table.head()
 
-    def times(clients: int) -> dict[str, float]:
-        return {"warm_up_s": max(WARM_UP_S, 0.5 * clients), "window_s": max(WINDOW_S, 1.0 * clients)}
+    def counts(clients: int) -> dict[str, int]:
+        return {"warm_up": max(WARM_UP, 3 * clients // 2), "requests": max(REQUESTS, 2 * clients)}
 
     def measured(load: Callable[[Contender], Coroutine[Any, Any, Measured]]) -> None:
         for contender in contenders:
@@ -164,11 +166,12 @@ def run(contenders: Sequence[Contender], loads: Sequence[int], table: Table, bou
     for clients in loads:
         measured(
             lambda contender, clients=clients: closed_loop(
-                contender, mixed_stream(pack, seed=clients), clients, **times(clients)
+                contender, mixed_stream(pack, seed=clients), clients, **counts(clients)
             )
         )
     half_full = 0.5 * 100 / bound.seconds((asked, 1.0) for asked in itertools.islice(mixed_stream(pack, seed=7), 100))
-    measured(lambda contender: open_loop(contender, mixed_stream(pack, seed=7), half_full, **times(0)))
+    times = {"warm_up_s": OPEN_WARM_UP_S, "window_s": OPEN_WINDOW_S}
+    measured(lambda contender: open_loop(contender, mixed_stream(pack, seed=7), half_full, **times))
     print("\nCynosure against each:")
     table.ratios()
     if len(loads) > 1:

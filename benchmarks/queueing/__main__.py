@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from benchmarks.load import Measured
-from benchmarks.queueing.costs import CLASS_A, Costs
+from benchmarks.queueing.costs import MEASURED, Costs
 from benchmarks.queueing.policies import POLICIES
 from benchmarks.queueing.simulation import OneEach, Ticks
 from benchmarks.stream import mixed_stream
@@ -42,9 +42,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="simulated, of each stream (default: %(default)s)")
     parser.add_argument("--streams", type=int, default=2, help="different ones (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=[*POLICIES, PEER], default=[*POLICIES, PEER])
-    parser.add_argument("--measure", action="store_true", help="the costs of this machine, instead of class A's")
+    parser.add_argument(
+        "--machine", choices=[*MEASURED, "this"], default="A", help="class of docs/performance.md (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    costs = Costs.of(calibrated(open_pack("fashion"), torch.device("cpu"))) if arguments.measure else CLASS_A
+    here = arguments.machine == "this"
+    costs = Costs.of(calibrated(open_pack("fashion"), torch.device("cpu"))) if here else MEASURED[arguments.machine]
     print(f"ticks of up to {costs.knee} rows, and of at least {costs.least}")
     print(f"{'clients':>7}  {'policy':28}{'pictures/s':>11}{'p50 s':>8}{'p95 s':>8}{'p99 s':>8}")
     for clients in arguments.clients:

@@ -94,8 +94,17 @@ class Costs:
         return next(rows for rows in range(1, MOST_ROWS + 1) if per_row(rows) <= ratio * best)
 
 
-CLASS_A = Costs(
-    denoiser=Curve([(1, 4.0), (2, 6.5), (8, 19.0), (16, 35.3), (24, 51.6), (48, 103.0)]),
-    classifier=Curve([(1, 3.0), (2, 4.6), (8, 13.0), (16, 24.0), (48, 70.0)]),
-)
-"""`fashion` in bfloat16 on class A of docs/performance.md (`python -m benchmarks.layers --bfloat16`)."""
+MEASURED = {
+    "A": Costs(
+        denoiser=Curve([(1, 4.0), (2, 6.5), (8, 19.0), (16, 35.3), (24, 51.6), (48, 103.0)]),
+        classifier=Curve([(1, 3.0), (2, 4.6), (8, 13.0), (16, 24.0), (48, 70.0)]),
+    ),
+    "C": Costs(
+        denoiser=Curve(
+            [(1, 26.9), (2, 32.4), (3, 43.4), (4, 55.6), (6, 79.0), (8, 103.0), (12, 150.0), (16, 194.0), (24, 271.0)]
+        ),
+        classifier=Curve([(1, 12.8), (2, 18.5), (4, 24.1), (8, 52.7), (16, 92.2), (24, 131.0)]),
+    ),
+}
+"""`fashion` on machines of docs/performance.md: in bfloat16 by `python -m benchmarks.layers --bfloat16`, and in float32
+by `cynosure calibrate fashion`."""

@@ -14,7 +14,7 @@ from models.pack import Pack
 from models.precision import FLOAT32, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time per row, to keep ticks short
-LEAST = 1.3  # rows of a smaller batch than the smallest within 30 % of it would waste the device's time
+LEAST = 1.5  # rows of a smaller batch than the smallest within 50 % of it would waste the device's time
 HOST_MS = 1.0  # of a batch, about what a tick takes besides its networks (`python -m benchmarks.anatomy`)
 DEPENDS = "on the neighbours"
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.queueing.__main__ import PEER, simulated
-from benchmarks.queueing.costs import CLASS_A
+from benchmarks.queueing.costs import MEASURED
 
 WHOLE = "latest first, whole shares"
 
 
+@pytest.mark.parametrize("machine", MEASURED)
 @pytest.mark.parametrize("clients", [1, 8, 32])
-def test_the_schedule_is_ahead_of_a_task_each_in_pictures_medians_and_slowest_answers(clients: int) -> None:
-    ours, peer = (simulated(name, CLASS_A, clients=clients, seconds=300, seed=clients) for name in ("Cynosure", PEER))
+def test_the_schedule_is_ahead_of_a_task_each_in_pictures_medians_and_slowest_answers(
+    clients: int, machine: str
+) -> None:
+    ours, peer = (
+        simulated(name, MEASURED[machine], clients=clients, seconds=300, seed=clients) for name in ("Cynosure", PEER)
+    )
     assert ours.pictures_per_s > 1.08 * peer.pictures_per_s
     assert ours.quantile(0.5) < peer.quantile(0.5)
     assert ours.quantile(0.95) < peer.quantile(0.95)
 
 
 def test_shorter_ticks_make_the_slowest_answers_sooner_and_cost_a_tenth_of_the_pictures() -> None:
-    ours, whole = (simulated(name, CLASS_A, clients=8, seconds=300, seed=8) for name in ("Cynosure", WHOLE))
+    ours, whole = (simulated(name, MEASURED["A"], clients=8, seconds=300, seed=8) for name in ("Cynosure", WHOLE))
     assert ours.quantile(0.95) < 0.75 * whole.quantile(0.95)
     assert ours.pictures_per_s > 0.85 * whole.pictures_per_s
 
 
 def test_costs_lie_on_lines_between_the_measured_sizes() -> None:
-    assert CLASS_A.denoiser(5) == pytest.approx((6.5 + 19.0) / 2)
-    assert CLASS_A.denoiser(96) == 2 * CLASS_A.denoiser(48)
-    assert CLASS_A.classifier(0) == 0
-    assert CLASS_A.least < CLASS_A.knee
+    assert MEASURED["A"].denoiser(5) == pytest.approx((6.5 + 19.0) / 2)
+    assert MEASURED["A"].denoiser(96) == 2 * MEASURED["A"].denoiser(48)
+    assert MEASURED["A"].classifier(0) == 0
+    assert MEASURED["A"].least < MEASURED["A"].knee

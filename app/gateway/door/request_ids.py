@@ -19,6 +19,11 @@ log = logging.getLogger("app.access")
 _SANE = re.compile(r"[A-Za-z0-9._:=@/+-]{1,128}")
 
 
+def new_request_id() -> str:
+    """A random id. Queued jobs have it in their records, so it is as short as a span's."""
+    return secrets.token_hex(8)
+
+
 class RequestIds:
     """Takes the client's `X-Request-Id`, or makes one, and returns it with the answer.
 
@@ -37,7 +42,7 @@ class RequestIds:
             await self.app(scope, receive, send)
             return
         sent = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(16)
+        request_id = sent if _SANE.fullmatch(sent) else new_request_id()
         # Each request has a task of its own, and so a context.
         keep(request_id=request_id, trace_id=traces.trace_id_of(traces.traceparent()))
         # FastAPI's span has the query string, which may hold a signature.
