@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2, help="different ones (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=[*POLICIES, PEER], default=[*POLICIES, PEER])
     parser.add_argument(
-        "--machine", choices=[*MEASURED, "this"], default="A", help="class of docs/performance.md (default: %(default)s)"
+        "--machine",
+        choices=[*MEASURED, "this"],
+        default="A",
+        help="class of docs/performance.md (default: %(default)s)",
     )
     arguments = parser.parse_args()
     here = arguments.machine == "this"

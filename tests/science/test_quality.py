@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.calibration.result import fixed_calibration
 from models.classifiers import load_judge
 from models.engine import Engine
 from models.evaluation.measures import recognised
@@ -52,7 +53,8 @@ def drawn() -> dict[str, Tensor]:
     specs |= {name: [replace(spec, steps=STEPS) for spec in some] for name, some in prompted.items()}
     shown = specs["names, no style"][:INKED]
     specs |= {name: [replace(spec, loras=loras) for spec in shown] for name, loras in INK.items()}
-    with Engine(["fashion", "emoji"], loras=PACKS_FOLDER.parent / "loras") as engine:
+    calibrate = lambda pack, by_rule: fixed_calibration(pack, by_rule, lanes=2, rows=16)  # noqa: E731
+    with Engine(["fashion", "emoji"], loras=PACKS_FOLDER.parent / "loras", calibrate=calibrate) as engine:
         pictures = iter(engine.generate([spec for some in specs.values() for spec in some]))
     return {
         name: torch.stack([torch.from_numpy(next(pictures)) for _ in some]).permute(0, 3, 1, 2)
