@@ -49,7 +49,7 @@ quick: $(STAMP) ## Run the unit tests and one test of the whole service, and lin
 	$(BIN)/ruff check $(CHANGED)
 	$(PYTEST) --quiet tests/unit tests/service/test_service.py -k 'unit or test_one_post' $(ARGS)
 
-bench: $(STAMP) ## Race Cynosure against what a user would write instead (about an hour)
+bench: $(STAMP) ## Race Cynosure against what a user would write instead (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 	$(BIN)/python -m benchmarks.anatomy

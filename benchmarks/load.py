@@ -135,30 +135,29 @@ async def open_loop(
     """
     begin = time.monotonic()
     start = begin + warm_up_s
-    counted = set[Asked]()
-    load = f"{requests_per_s:.1f} requests/s"
-    result = Measured(contender.name, load, start, start + window_s, is_steady=False, counted=counted)
-    started, ended = asyncio.Event(), asyncio.Event()
+    end = start + window_s
     dice = random.Random(0)
-    arrivals: list[float] = []
+    arrivals: list[tuple[float, Asked]] = []
     at = begin
-    while (at := at + dice.expovariate(requests_per_s)) < result.end:
-        arrivals.append(at)
+    while (at := at + dice.expovariate(requests_per_s)) < end:
+        arrivals.append((at, next(stream)))
+    counted = {asked for at, asked in arrivals if at >= start}
+    load = f"{requests_per_s:.1f} requests/s"
+    result = Measured(contender.name, load, start, end, is_steady=False, counted=counted)
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def send_at(http: httpx.AsyncClient, at: float, asked: Asked) -> None:
-        if at >= start:
-            counted.add(asked)
         await asyncio.sleep(at - time.monotonic())
         await _send(contender, http, asked, result)
 
     async def clock() -> None:
         await asyncio.sleep(start - time.monotonic())
         started.set()
-        await asyncio.sleep(result.end - time.monotonic())
+        await asyncio.sleep(end - time.monotonic())
         ended.set()
 
     def work(http: httpx.AsyncClient) -> list[Coroutine[Any, Any, None]]:
-        return [clock(), *(send_at(http, at, asked) for at, asked in zip(arrivals, stream, strict=False))]
+        return [clock(), *(send_at(http, at, asked) for at, asked in arrivals)]
 
     await _measured(contender, result, len(arrivals), work, started, ended)
     return result

@@ -53,7 +53,7 @@ def drawn() -> dict[str, Tensor]:
     specs |= {name: [replace(spec, steps=STEPS) for spec in some] for name, some in prompted.items()}
     shown = specs["names, no style"][:INKED]
     specs |= {name: [replace(spec, loras=loras) for spec in shown] for name, loras in INK.items()}
-    calibrate = lambda pack, by_rule: fixed_calibration(pack, by_rule, lanes=2, rows=16)  # noqa: E731
+    calibrate = partial(fixed_calibration, lanes=2, rows=16)
     with Engine(["fashion", "emoji"], loras=PACKS_FOLDER.parent / "loras", calibrate=calibrate) as engine:
         pictures = iter(engine.generate([spec for some in specs.values() for spec in some]))
     return {
