@@ -60,8 +60,16 @@ class Measured:
         return [(request.asked, self._share_inside(request)) for request in self.answered]
 
     @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def pictures(self) -> float:
+        return sum(share * asked.count for asked, share in self.parts)
+
+    @property
     def pictures_per_s(self) -> float:
-        return sum(share * asked.count for asked, share in self.parts) / (self.end - self.start)
+        return self.pictures / self.seconds
 
     @property
     def latencies(self) -> list[float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.stream import Asked
 from models.calibration import Calibration
 from models.calibration.result import HOST_MS, KNEE, LEAST
 
@@ -72,6 +73,15 @@ class Costs:
     def knee(self) -> int:
         """Rows of a tick, as `NetworkCalibration.knee`."""
         return self._smallest_within(KNEE)
+
+    def requests_per_s(self, stream: Iterable[Asked]) -> float:
+        """Of these requests, if the networks ran in their best batches on every lane, and nothing else took time."""
+        sizes = range(1, MOST_ROWS + 1)
+        denoiser_ms, classifier_ms = (
+            min(network(rows) / rows for rows in sizes) / self.lanes for network in (self.denoiser, self.classifier)
+        )
+        each_ms = [asked.denoiser_rows * denoiser_ms + asked.classifier_rows * classifier_ms for asked in stream]
+        return 1000 * len(each_ms) / sum(each_ms)
 
     @property
     def least(self) -> int:

@@ -1,10 +1,13 @@
-"""The simulation: clients in a closed loop, and lanes that run ticks, or cores that run one request after another."""
+"""The simulation: requests, and lanes that run ticks, or cores that run one request after another."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from benchmarks.load import Answered, Measured
 from benchmarks.queueing.costs import Costs
@@ -31,28 +34,62 @@ class _Clock:
             call()
 
 
+@dataclass(frozen=True)
+class Clients:
+    """A closed loop: each of so many clients sends a request when the last one is answered."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.number} clients"
+
+
+@dataclass(frozen=True)
+class AtRandom:
+    """An open loop: requests come at random (Poisson) times, whether or not earlier ones are answered."""
+
+    requests_per_s: float
+
+    def __str__(self) -> str:
+        return f"{self.requests_per_s:.1f} requests/s"
+
+
+Load = Clients | AtRandom
+
+
 class Simulation:
-    """One server under a number of clients, each of whom sends a request when the last one is answered.
+    """One server under a load.
 
     Args:
         costs: of its ticks.
         stream: of requests.
-        clients: their number.
+        load: when they come.
     """
 
-    def __init__(self, costs: Costs, stream: Iterator[Asked], clients: int) -> None:
+    def __init__(self, costs: Costs, stream: Iterator[Asked], load: Load) -> None:
         self.costs = costs
         self._stream = stream
-        self._clients = clients
+        self._load = load
         self._clock = _Clock()
         self._answered: list[Answered] = []
 
     def measured(self, name: str, *, seconds: float) -> Measured:
-        """What a window of `seconds` shows, with the same load before it."""
-        for _ in range(self._clients):
-            self._send()
-        self._clock.run(WARM_UP_S + seconds)
-        window = Measured(name, f"{self._clients} clients", WARM_UP_S, WARM_UP_S + seconds)
+        """What a window of `seconds` shows, with the same load before it.
+
+        In an open loop the requests that are sent in the window count, whenever they end.
+        """
+        end = WARM_UP_S + seconds
+        window = Measured(name, str(self._load), WARM_UP_S, end, is_steady=isinstance(self._load, Clients))
+        if isinstance(self._load, Clients):
+            for _ in range(self._load.number):
+                self._send()
+            self._clock.run(end)
+        else:
+            dice, at = random.Random(0), 0.0
+            while (at := at + dice.expovariate(self._load.requests_per_s)) < end:
+                self._clock.after(at, self._send)
+            self._clock.run(math.inf)
+            window.counted = {request.asked for request in self._answered if request.sent >= WARM_UP_S}
         window.answered += self._answered
         return window
 
@@ -62,7 +99,8 @@ class Simulation:
 
     def _answer(self, job: Job) -> None:
         self._answered.append(Answered(job.asked, job.sent, self._clock.now))
-        self._send()
+        if isinstance(self._load, Clients):
+            self._send()
 
     def _arrive(self, job: Job) -> None:
         raise NotImplementedError
@@ -71,8 +109,8 @@ class Simulation:
 class Ticks(Simulation):
     """Lanes that run ticks, whose pictures a policy chooses; one that leaves nothing to others runs over all lanes."""
 
-    def __init__(self, costs: Costs, stream: Iterator[Asked], clients: int, policy: Policy) -> None:
-        super().__init__(costs, stream, clients)
+    def __init__(self, costs: Costs, stream: Iterator[Asked], load: Load, policy: Policy) -> None:
+        super().__init__(costs, stream, load)
         self._policy = policy
         self._lanes_in_use = 0
         self._groups = itertools.count()
@@ -109,8 +147,8 @@ class Ticks(Simulation):
 class OneEach(Simulation):
     """A process a core, each of which draws one request at a time, its rows in one batch: a Celery task each."""
 
-    def __init__(self, costs: Costs, stream: Iterator[Asked], clients: int) -> None:
-        super().__init__(costs, stream, clients)
+    def __init__(self, costs: Costs, stream: Iterator[Asked], load: Load) -> None:
+        super().__init__(costs, stream, load)
         self._waiting: list[Job] = []
         self._busy = 0
 

@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 PROMOTE_S = 60.0  # each such period of waiting raises a job by one priority level
 SHORT_SHARE = 0.02  # of every tick, reserved for the jobs with the least work left
 OTHERS = 1 / 3  # of a lane's share, for other jobs than the first: shorter ticks make the slowest answers sooner
+ARRIVAL = 1.5  # the higher, the sooner the order becomes that of arrival as ticks hold fewer rows
 
 
 class Waiting(Protocol):
@@ -90,8 +91,10 @@ class Schedule(Generic[Sample]):
     therefore pause for another: all it needs to continue is its state, which it keeps.
 
     Samples are ordered by projected total time (time waited so far plus evaluations left), longest first, to shorten
-    the slowest answers: long jobs don't pause for short ones, which wait until they are as late. A small share of every
-    tick is reserved for the jobs with the least work left, so that a short one does not wait behind many long ones.
+    the slowest answers: long jobs don't pause for short ones, which wait until they are as late. With few rows under
+    way time waited counts for more, so that the order is nearly that of arrival: those jobs soon make room. A small share of
+    every tick is reserved for the jobs with the least work left, so that a short one does not wait behind many long
+    ones.
 
     A tick holds samples of one shape, that of the sample whose turn it is. A short one of another shape than the sample
     that is latest gets a tick of its own once the share reserved for short jobs suffices for all of that tick.
@@ -164,8 +167,10 @@ class Schedule(Generic[Sample]):
             # The first sample always fits, even one of two rows in a budget that has shrunk to one: none may starve.
             return not chosen or used + cost <= self.row_budget
 
+        tick_s = self.tick_s * min(1.0, of_others / self.row_budget) ** ARRIVAL
+
         def by_lateness(job: _Job[Sample]) -> tuple[float, float]:
-            return -job.level(now), -job.evaluations_in_all(now, self.tick_s)
+            return -job.level(now), -job.evaluations_in_all(now, tick_s)
 
         self._short_rows = min(self._short_rows + SHORT_SHARE * of_others, max([self.row_budget, *costs]))
         latest = next(self._at_rest(by_lateness), None)

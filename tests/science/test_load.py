@@ -1,15 +1,23 @@
-"""Loads of the benchmark's clients, against contenders that only wait."""
+"""Loads of the benchmark's clients, and turns under them, with contenders that only wait."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.contenders import Contender
 from benchmarks.load import Measured, closed_loop, open_loop
+from benchmarks.serving import race
+from benchmarks.serving.race import Race
+from benchmarks.serving.table import Table
 from benchmarks.stream import Asked, mixed_stream
 from models.pack import open_pack
 
@@ -20,9 +28,14 @@ WARM_UP, REQUESTS = 5, 20
 class Waiting(Contender):
     """Takes so many seconds for a step, and has no processes."""
 
-    def __init__(self, step_s: float) -> None:
-        self.name, self.step_s = "waiting", step_s
+    def __init__(self, step_s: float, name: str = "waiting") -> None:
+        self.name, self.step_s = name, step_s
         self.drawn: list[Asked] = []
+        self.is_warm = True
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        yield
 
     async def draw(self, http: httpx.AsyncClient, asked: Asked) -> int:
         self.drawn.append(asked)
@@ -65,3 +78,45 @@ def test_in_an_open_loop_what_is_sent_in_the_window_counts_although_it_ends_late
     result = asyncio.run(open_loop(waiting, stream, 50.0, warm_up_s=0.2, window_s=0.5))
     assert len(result.latencies) == len(result.counted or ()) < len(waiting.drawn)
     assert any(each.done > result.end for each in result.answered if each.asked in (result.counted or ()))
+
+
+class Linear:
+    """A bound of 0.05 ms a row, that notes when it is measured."""
+
+    def __init__(self, contenders: list[Waiting]) -> None:
+        self._contenders = contenders
+        self.drawn: list[list[int]] = []
+
+    def measure(self) -> None:
+        self.drawn.append([len(contender.drawn) for contender in self._contenders])
+
+    def seconds(self, parts: Iterable[tuple[Asked, float]]) -> float:
+        return sum(0.00005 * share * asked.denoiser_rows for asked, share in parts)
+
+    def share_of_peak(self, parts: Iterable[tuple[Asked, float]], seconds: float) -> float:
+        return 0.5 * self.seconds(parts) / seconds
+
+
+def test_every_other_round_of_a_race_is_in_the_reverse_order_and_all_turns_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "REQUESTS", 2 * REQUESTS)
+    monkeypatch.setattr(race, "OPEN_WARM_UP_S", 0.05)
+    monkeypatch.setattr(race, "OPEN_WINDOW_S", 0.2)
+    monkeypatch.setattr(race, "short_among_long", lambda contender, pack: asyncio.sleep(0, 1.0))
+    contenders = [Waiting(0.0001, "cynosure"), Waiting(0.0002, "slow")]
+    bound = Linear(contenders)
+    Race(contenders, FASHION, bound, Table(tmp_path, png_s=0.0)).run([2], 2)  # type: ignore[arg-type]
+    drawn = np.diff(np.array(bound.drawn), axis=0)
+    assert [list(turn.nonzero()[0]) for turn in drawn] == [[0], [1], [1], [0]] * 2
+    ours, slow = json.loads((tmp_path / "serving.json").read_text())[:2]
+    assert (ours["contender"], slow["contender"]) == ("cynosure", "slow")
+    for row in (ours, slow):
+        assert row["requests"] == 2 * REQUESTS
+        assert len(row["windows_s"]) == 2
+        assert row["share_of_peak"] == pytest.approx(0.5 * row["share_of_bound"])
+    both = {asked for contender in contenders for asked in contender.drawn}
+    assert both >= {
+        asked for number in range(2) for asked in itertools.islice(mixed_stream(FASHION, seed=1000 * number + 2), 4, 24)
+    }
+    assert ours["p95_s"] < slow["p95_s"]

@@ -155,6 +155,14 @@ def test_what_would_be_done_latest_goes_first() -> None:
     assert [one.group for one in take(schedule, now=5.0)] == ["long", "short, long ago"]
 
 
+@pytest.mark.parametrize(("row_budget", "first"), [(2, "long"), (64, "short, 5 s ago")])
+def test_the_fewer_rows_a_tick_holds_the_more_the_order_is_that_of_arrival(row_budget: int, first: str) -> None:
+    schedule = Schedule(row_budget=row_budget, tick_s=0.1)
+    schedule.enqueue(sample("short, 5 s ago", evaluations=4), now=0.0)
+    schedule.enqueue(sample("long", evaluations=100), now=5.0)
+    assert take(schedule, now=5.0)[0].group == first
+
+
 def test_a_budget_of_one_row_still_serves_a_guided_sample() -> None:
     schedule = Schedule(row_budget=1)
     schedule.enqueue(sample(free_scale=3.0), now=0.0)

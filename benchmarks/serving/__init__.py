@@ -1,0 +1,1 @@
+"""The race: the mixed stream through every contender, in turns within one run."""
