@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.engine.schedule import PROMOTE_S, SHORT_SHARE, Schedule, Turns
+from models.engine.schedule import FEW_JOBS, PROMOTE_S, SHORT_SHARE, Schedule, Turns
 
 
 @dataclass(eq=False)
@@ -181,21 +181,24 @@ def test_no_sample_is_in_two_ticks_and_the_lanes_have_even_shares() -> None:
     assert set(schedule.take(now=0.1)) == set(first)
 
 
-def test_a_tick_takes_its_first_job_whole_and_of_the_others_few_while_jobs_wait() -> None:
-    schedule = Schedule(row_budget=12, lanes=2, least_rows=3)
-    for group, count, evaluations in (("long", 4, 100), ("short", 1, 10), ("shorter", 7, 5)):
+def several(jobs: dict[str, tuple[int, int]]) -> Schedule[Sample]:
+    """A schedule of two lanes, with so many samples of so many evaluations of each job."""
+    schedule = Schedule[Sample](row_budget=12, lanes=2, least_rows=3)
+    for group, (count, evaluations) in jobs.items():
         for _ in range(count):
             schedule.enqueue(sample(group, evaluations=evaluations), now=0.0)
+    return schedule
+
+
+def test_a_tick_takes_its_first_job_whole_and_of_the_others_few_while_many_jobs_wait() -> None:
+    schedule = several({"long": (4, 100), "short": (1, 10)} | {f"{number}": (1, 5) for number in range(2 * FEW_JOBS)})
     first, second = schedule.take(now=0.0), schedule.take(now=0.0)
     assert [one.group for one in first] == ["long"] * 4
-    assert [one.group for one in second] == ["short", "shorter", "shorter"]
+    assert [one.group for one in second] == ["short", "0", "1"]
 
 
-def test_ticks_are_not_shortened_for_others_if_every_job_has_a_lane() -> None:
-    schedule = Schedule(row_budget=12, lanes=2, least_rows=3)
-    for group, count in (("long", 2), ("short", 10)):
-        for _ in range(count):
-            schedule.enqueue(sample(group, evaluations=100 if group == "long" else 5), now=0.0)
+def test_ticks_are_not_shortened_for_the_others_of_a_few_jobs() -> None:
+    schedule = several({"long": (2, 100)} | {f"{number}": (2, 5) for number in range(2 * FEW_JOBS - 1)})
     assert [len(schedule.take(now=0.0)) for _ in range(2)] == [6, 6]
 
 
