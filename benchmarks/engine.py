@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import threading
+import asyncio
+import resource
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
+
 from benchmarks.bound import OfflineBound
-from benchmarks.load import Answered, Measured
+from benchmarks.load import closed_loop
 from benchmarks.packs import add_pack_options, benchmark_pack
 from benchmarks.stream import Asked, mixed_stream
 from models.engine import Engine
 from models.pack import Pack
 from models.spec import Guidance, SampleSpec
-
-WARM_UP_S = 15.0
 
 
 def specs_of(asked: Asked, pack: Pack) -> list[SampleSpec]:
@@ -45,40 +45,31 @@ def specs_of(asked: Asked, pack: Pack) -> list[SampleSpec]:
     ]
 
 
-def load(engine: Engine, pack: Pack, stream: Iterator[Asked], *, clients: int, seconds: float) -> Measured:
-    """Measure a window of `seconds`, with the same load before and after it."""
-    start = time.monotonic() + WARM_UP_S
-    result = Measured("engine", f"{clients} clients", start, start + seconds)
-    lock, unfinished = threading.Lock(), 0  # requests that were sent before the window's end
+class EngineAlone:
+    """The engine in this process, each of whose clients has a thread."""
 
-    def client() -> None:
-        nonlocal unfinished
-        while True:
-            with lock:
-                counts = time.monotonic() < result.end
-                if not counts and not unfinished:
-                    return
-                unfinished += counts
-                asked = next(stream)
-            sent = time.monotonic()
-            try:
-                engine.generate(specs_of(asked, pack))
-            finally:
-                with lock:
-                    unfinished -= counts
-            result.answered.append(Answered(asked, sent, time.monotonic()))
+    name = "engine"
 
-    with ThreadPoolExecutor(clients) as pool:
-        for future in [pool.submit(client) for _ in range(clients)]:
-            future.result()
-    return result
+    def __init__(self, engine: Engine, pack: Pack, clients: int) -> None:
+        self._engine, self._pack = engine, pack
+        self._threads = ThreadPoolExecutor(clients)
+
+    async def draw(self, http: httpx.AsyncClient, asked: Asked) -> int:
+        loop = asyncio.get_running_loop()
+        return len(await loop.run_in_executor(self._threads, self._engine.generate, specs_of(asked, self._pack)))
+
+    def cpu_seconds(self) -> dict[str, float]:
+        return {self.name: time.process_time()}
+
+    def peak_mib(self) -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
     """Print pictures per second, shares of the offline bound and of the peak, and the p50 and p95 latencies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--requests", type=int, default=120, help="that count (default: %(default)s)")
     add_pack_options(parser)
     arguments = parser.parse_args()
     pack, clients = benchmark_pack(arguments.pack), arguments.clients
@@ -86,10 +77,12 @@ def main() -> None:
     bound.measure()
     with Engine([str(pack.folder)], device=str(arguments.device)) as engine:
         engine.wait_until_measured()
-        result = load(engine, pack, mixed_stream(pack, seed=clients), clients=clients, seconds=arguments.seconds)
+        alone, stream = EngineAlone(engine, pack, clients), mixed_stream(pack, seed=clients)
+        warm_up = 3 * clients // 2
+        result = asyncio.run(closed_loop(alone, stream, clients, warm_up=warm_up, requests=arguments.requests))
     bound.measure()
-    of_bound = bound.seconds(result.parts) / arguments.seconds
-    of_peak = bound.share_of_peak(result.parts, arguments.seconds)
+    of_bound = bound.seconds(result.parts) / result.seconds
+    of_peak = bound.share_of_peak(result.parts, result.seconds)
     print(
         f"{result.load}: {result.pictures_per_s:.2f} pictures/s, {of_bound:.2f} of the bound, "
         f"{of_peak:.2f} of the peak, p50 {result.quantile(0.5):.2f} s, p95 {result.quantile(0.95):.2f} s"

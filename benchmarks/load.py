@@ -8,15 +8,30 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import numpy as np
 
-from benchmarks.contenders import Contender
 from benchmarks.stream import Asked
 
 TIMEOUT_S = 3600.0
+
+
+class Drawing(Protocol):
+    """What a load is sent to: a contender, or a part of Cynosure."""
+
+    name: str
+
+    async def draw(self, http: httpx.AsyncClient, asked: Asked) -> int:
+        """Answer one request, and return the number of its pictures."""
+        ...
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Spent so far, by module."""
+        ...
+
+    def peak_mib(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class Measured:
         return float(np.quantile(self.latencies or [np.nan], share))
 
 
-async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:
+async def _send(contender: Drawing, http: httpx.AsyncClient, asked: Asked, result: Measured) -> None:
     sent = time.monotonic()
     count = await contender.draw(http, asked)
     if count != asked.count:
@@ -100,7 +115,7 @@ async def _send(contender: Contender, http: httpx.AsyncClient, asked: Asked, res
 
 
 async def closed_loop(
-    contender: Contender, stream: Iterator[Asked], clients: int, *, warm_up: int, requests: int
+    contender: Drawing, stream: Iterator[Asked], clients: int, *, warm_up: int, requests: int
 ) -> Measured:
     """Run `clients` clients, each of which sends its next request when it has the pictures of its last one.
 
@@ -135,7 +150,7 @@ async def closed_loop(
 
 
 async def open_loop(
-    contender: Contender, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
+    contender: Drawing, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
 ) -> Measured:
     """Send requests at random (Poisson) times, whether or not earlier ones are answered.
 
@@ -172,7 +187,7 @@ async def open_loop(
 
 
 async def _measured(
-    contender: Contender,
+    contender: Drawing,
     result: Measured,
     connections: int,
     work: Callable[[httpx.AsyncClient], list[Coroutine[Any, Any, None]]],

@@ -19,7 +19,7 @@ _RECONNECT_S = 0.5
 _POLL_S = 1.0
 _PING_AFTER_S = 5.0
 _LOOKS_PER_S = 250.0
-"""Of all followers of jobs together: about a twentieth of a core."""
+"""Of all followers of jobs together: a twentieth of a core on a quick CPU."""
 _REMEMBERED = 1024
 """Latest ends of jobs, for those who looked at their job a moment before they wait for it."""
 

@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 PROMOTE_S = 60.0  # each such period of waiting raises a job by one priority level
 SHORT_SHARE = 0.02  # of every tick, reserved for the jobs with the least work left
 FEW_JOBS = 3  # for each lane; up to so many share ticks freely, because larger batches make room sooner
+FULL_HOUSE = 16  # jobs for each lane; the fewer there are, the more the order is that of arrival
 OTHERS = 1 / 3  # of a lane's share, for other jobs than the first: shorter ticks make the slowest answers sooner
 
 
@@ -91,10 +92,9 @@ class Schedule(Generic[Sample]):
     therefore pause for another: all it needs to continue is its state, which it keeps.
 
     Samples are ordered by projected total time (time waited so far plus evaluations left), longest first, to shorten
-    the slowest answers: long jobs don't pause for short ones, which wait until they are as late. With few rows under
-    way ticks are short, so that time waited counts for more, and the order is nearly that of arrival. A small share of
-    every tick is reserved for the jobs with the least work left, so that a short one does not wait behind many long
-    ones.
+    the slowest answers: long jobs don't pause for short ones, which wait until they are as late. With few jobs under
+    way time waited counts for more, so that the order is nearly that of arrival. A small share of every tick is
+    reserved for the jobs with the least work left, so that a short one does not wait behind many long ones.
 
     A tick holds samples of one shape, that of the sample whose turn it is. A short one of another shape than the sample
     that is latest gets a tick of its own once the share reserved for short jobs suffices for all of that tick.
@@ -158,8 +158,8 @@ class Schedule(Generic[Sample]):
         is_one_shape = len({sample.shape for sample in unfinished}) == 1
         together = not self._moving and is_one_shape and rows <= self.few_rows and total <= self.row_budget
         share = min(self.row_budget, total if together else math.ceil(total / self.lanes))
-        is_shared = len(self._jobs) > FEW_JOBS * self.lanes and not together
-        of_others = min(share, max(self.least_rows, math.ceil(OTHERS * total / self.lanes))) if is_shared else share
+        are_many = len(self._jobs) > FEW_JOBS * self.lanes and not together
+        of_others = min(share, max(self.least_rows, math.ceil(OTHERS * total / self.lanes))) if are_many else share
         chosen: dict[Sample, None] = {}  # an ordered set
         used = 0.0
 
@@ -167,7 +167,7 @@ class Schedule(Generic[Sample]):
             # The first sample always fits, even one of two rows in a budget that has shrunk to one: none may starve.
             return not chosen or used + cost <= self.row_budget
 
-        tick_s = self.tick_s * min(1.0, of_others / self.row_budget)
+        tick_s = self.tick_s * min(1.0, len(self._jobs) / (FULL_HOUSE * self.lanes))
 
         def by_lateness(job: _Job[Sample]) -> tuple[float, float]:
             return -job.level(now), -job.evaluations_in_all(now, tick_s)

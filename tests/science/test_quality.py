@@ -26,10 +26,9 @@ PRESSED = replace(FREE, classifier_scale=EMOJI.defaults["classifier_scale"])
 CLASSES = {
     "classifier_free": partial(SampleSpec, guidance=Guidance(free_scale=3.0), sampler="dpmpp_2m", steps=8),
     "classifier, unconditional base": partial(
-        SampleSpec, guidance=Guidance(classifier_scale=10.0, conditional=False), steps=25
+        SampleSpec, guidance=Guidance(classifier_scale=10.0, conditional=False), sampler="dpmpp_2m", steps=12
     ),
 }
-"""The classifier alone needs the more steps: with 12 it is at the share below."""
 PROMPTS = {
     "names": ("names", Setting(guidance=FREE)),
     "other words": ("other words", Setting(guidance=FREE)),
@@ -37,7 +36,7 @@ PROMPTS = {
     "names, style by the classifier": ("names", Setting(guidance=PRESSED, told=False)),
     "names, style and classifier": ("names", Setting(guidance=PRESSED)),
 }
-STEPS = 12  # of prompts: with the pack's 25, the shares below are hardly others
+QUICKLY = {"sampler": "dpmpp_2m", "steps": 8}  # of prompts: with the pack's own, the shares below are hardly others
 INK = {"with ink": (Lora("ink"),), "with half of ink": (Lora("ink", 0.5),)}
 INKED = 20  # of the questions whose pictures have no style told
 
@@ -50,7 +49,7 @@ def drawn() -> dict[str, Tensor]:
         for name, spec in CLASSES.items()
     }
     prompted = {name: specs_of(EMOJI, QUESTIONS[part], setting) for name, (part, setting) in PROMPTS.items()}
-    specs |= {name: [replace(spec, steps=STEPS) for spec in some] for name, some in prompted.items()}
+    specs |= {name: [replace(spec, **QUICKLY) for spec in some] for name, some in prompted.items()}
     shown = specs["names, no style"][:INKED]
     specs |= {name: [replace(spec, loras=loras) for spec in shown] for name, loras in INK.items()}
     calibrate = partial(fixed_calibration, lanes=2, rows=16)
@@ -109,6 +108,6 @@ def test_the_bundled_lora_draws_black_on_white(drawn: dict[str, Tensor]) -> None
         grey = pictures.mean(1)
         return float(((grey > 64) & (grey < 192)).float().mean())
 
-    assert colour(ink) < 0.3 * colour(plain)  # 0.23 for these prompts
+    assert colour(ink) < 0.3 * colour(plain)  # 0.22 for these prompts
     assert colour(ink) < colour(half) < colour(plain)
-    assert between(ink) < 0.5 * between(plain)  # 0.36
+    assert between(ink) < 0.5 * between(plain)  # 0.34

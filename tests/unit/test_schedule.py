@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.engine.schedule import FEW_JOBS, PROMOTE_S, SHORT_SHARE, Schedule, Turns
+from models.engine.schedule import FEW_JOBS, FULL_HOUSE, PROMOTE_S, SHORT_SHARE, Schedule, Turns
 
 
 @dataclass(eq=False)
@@ -150,14 +150,18 @@ def test_rows_of_the_classifier_count_by_their_time() -> None:
 
 def test_what_would_be_done_latest_goes_first() -> None:
     schedule = Schedule(row_budget=2, tick_s=0.1)
+    for number in range(FULL_HOUSE):
+        schedule.enqueue(sample(f"{number}", evaluations=1), now=5.0)
     for group, evaluations, came in (("short, just now", 4, 5.0), ("long", 100, 5.0), ("short, long ago", 4, 0.0)):
         schedule.enqueue(sample(group, evaluations=evaluations), now=came)
     assert [one.group for one in take(schedule, now=5.0)] == ["long", "short, long ago"]
 
 
-@pytest.mark.parametrize(("row_budget", "first"), [(2, "long"), (64, "short, 5 s ago")])
-def test_the_fewer_rows_a_tick_holds_the_more_the_order_is_that_of_arrival(row_budget: int, first: str) -> None:
-    schedule = Schedule(row_budget=row_budget, tick_s=0.1)
+@pytest.mark.parametrize(("lanes", "first"), [(1, "long"), (4, "short, 5 s ago")])
+def test_the_fewer_jobs_there_are_for_a_lane_the_more_the_order_is_that_of_arrival(lanes: int, first: str) -> None:
+    schedule = Schedule(row_budget=2, tick_s=0.1, lanes=lanes)
+    for number in range(FULL_HOUSE - 2):
+        schedule.enqueue(sample(f"{number}", evaluations=1), now=5.0)
     schedule.enqueue(sample("short, 5 s ago", evaluations=4), now=0.0)
     schedule.enqueue(sample("long", evaluations=100), now=5.0)
     assert take(schedule, now=5.0)[0].group == first
