@@ -6,7 +6,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 JOBS ?= 2
@@ -22,17 +21,15 @@ help: ## Show this list
 
 install: $(STAMP) ## Make the virtual environment, everything in
 
-# torch goes first and alone: with the exact version installed, nothing after it can pull another build. And pip would
-# compile the modules on one core; a few are templates, which can't be compiled.
+# torch goes first and alone: with the exact version installed, nothing after it can pull another build.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Cynosure needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) can't make virtual environments: its ensurepip is missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --no-compile $(TORCH)
-	$(PIP) --no-compile -e '.[gateway,worker,traces,memory,local,train,dev]'
-	$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gateway,worker,traces,memory,local,train,dev]'
 	@touch $@
 
 run: $(STAMP) ## Start everything on this machine (store, worker, gateway); Ctrl-C stops it
@@ -53,7 +50,7 @@ quick: $(STAMP) ## Run the unit tests and one test of the whole service, and lin
 	$(PYTEST) --quiet tests/unit tests/service/test_service.py -k 'unit or test_one_post' $(ARGS)
 
 bench: $(STAMP) ## Race Cynosure against what a user would write instead (over an hour)
-	$(PIP) -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 	$(BIN)/python -m benchmarks.anatomy
 	$(BIN)/python -m benchmarks.gateway
