@@ -149,6 +149,13 @@ async def closed_loop(
     return result
 
 
+def arrivals(requests_per_s: float, seconds: float) -> Iterator[float]:
+    """Random (Poisson) times before `seconds`, the same ones whenever it is called."""
+    dice, at = random.Random(0), 0.0
+    while (at := at + dice.expovariate(requests_per_s)) < seconds:
+        yield at
+
+
 async def open_loop(
     contender: Drawing, stream: Iterator[Asked], requests_per_s: float, *, warm_up_s: float, window_s: float
 ) -> Measured:
@@ -159,12 +166,8 @@ async def open_loop(
     begin = time.monotonic()
     start = begin + warm_up_s
     end = start + window_s
-    dice = random.Random(0)
-    arrivals: list[tuple[float, Asked]] = []
-    at = begin
-    while (at := at + dice.expovariate(requests_per_s)) < end:
-        arrivals.append((at, next(stream)))
-    counted = {asked for at, asked in arrivals if at >= start}
+    sendings = [(begin + at, next(stream)) for at in arrivals(requests_per_s, warm_up_s + window_s)]
+    counted = {asked for at, asked in sendings if at >= start}
     load = f"{requests_per_s:.1f} requests/s"
     result = Measured(contender.name, load, start, end, is_steady=False, counted=counted)
     started, ended = asyncio.Event(), asyncio.Event()
@@ -180,9 +183,9 @@ async def open_loop(
         ended.set()
 
     def work(http: httpx.AsyncClient) -> list[Coroutine[Any, Any, None]]:
-        return [clock(), *(send_at(http, at, asked) for at, asked in arrivals)]
+        return [clock(), *(send_at(http, at, asked) for at, asked in sendings)]
 
-    await _measured(contender, result, len(arrivals), work, started, ended)
+    await _measured(contender, result, len(sendings), work, started, ended)
     return result
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.load import Answered, Measured
+from benchmarks.load import Answered, Measured, arrivals
 from benchmarks.queueing.costs import Costs
 from benchmarks.queueing.policies import Job, Picture, Policy
 from benchmarks.stream import Asked
@@ -85,8 +84,7 @@ class Simulation:
                 self._send()
             self._clock.run(end)
         else:
-            dice, at = random.Random(0), 0.0
-            while (at := at + dice.expovariate(self._load.requests_per_s)) < end:
+            for at in arrivals(self._load.requests_per_s, end):
                 self._clock.after(at, self._send)
             self._clock.run(math.inf)
             window.counted = {request.asked for request in self._answered if request.sent >= WARM_UP_S}
