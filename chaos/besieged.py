@@ -12,11 +12,13 @@ from chaos.hostile import attack
 from chaos.house import PREFIX, House
 from cynosure.client import Client
 from cynosure.contract import GenerateRequest, Job
+from harness.processes import wait_until
 from jobs.accounts.api_keys import KeyRing, Scope
 from jobs.settings import StoreSettings
 
 GOOD = 20
 MAX_GROWTH_MB = 64.0
+MEASURED_S = 300.0
 WEBHOOK_SECRET = base64.b64encode(bytes(range(32))).decode()
 SETTINGS = {
     "CYNOSURE_GATEWAY_AUTH": "required",
@@ -31,6 +33,13 @@ async def _tokens(settings: StoreSettings) -> tuple[str, str]:
     async with KeyRing.connect(settings) as ring:
         created = [await ring.create("besieged", (Scope.SUBMIT, Scope.READ), days=1) for _ in range(2)]
     return created[0][1], created[1][1]
+
+
+def _warm_up(client: Client, requests: list[GenerateRequest]) -> None:
+    # Measuring batches takes a worker some 200 MB, and on a busy machine it goes on for long after it is ready.
+    wait_until(lambda: all(card.measured for card in client.models()), seconds=MEASURED_S, what="models are measured")
+    for job in [client.submit(request) for request in requests]:
+        client.wait(job.id)
 
 
 def besieged(count: int, number: int, models: str = "fashion") -> Result:
@@ -52,6 +61,7 @@ def besieged(count: int, number: int, models: str = "fashion") -> Result:
 
         with Client(house.urls[0], api_key=token) as client, Client(house.urls[0], api_key=other) as stranger:
             good = [GenerateRequest(class_label=1, steps=5, seed=seed, use_cache=False) for seed in range(GOOD)]
+            _warm_up(stranger, good)
             jobs = [stranger.submit(request) for request in good]
             own = client.submit(good[0])
             tally = attack(
