@@ -1,4 +1,4 @@
-"""What a tick costs: times of batches as they were measured, and straight lines between them."""
+"""What a tick costs: times of batches as they were measured or on straight lines between them, and padding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from benchmarks.stream import Asked
 from models.calibration import Calibration
+from models.calibration.packing import quickest
+from models.calibration.probes import CPU_SIZES
 from models.calibration.result import HOST_MS, KNEE, LEAST
-
-MOST_ROWS = 48
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Costs:
         step_ms: of a peer's step besides its networks.
         request_ms: from the request to its first evaluation, and from the last to the pictures.
         lanes: batches that run at once, each on a core.
+        sizes: to which Cynosure's batches are padded, ascending.
     """
 
     denoiser: Curve
@@ -52,6 +53,7 @@ class Costs:
     step_ms: float = 1.0
     request_ms: float = 8.0
     lanes: int = 2
+    sizes: Sequence[int] = CPU_SIZES
 
     @classmethod
     def of(cls, calibration: Calibration) -> Costs:
@@ -67,7 +69,7 @@ class Costs:
             Curve([(size.rows, lanes * size.rows * size.row_ms) for size in network.measured])
             for network in (calibration.denoiser, calibration.classifier)
         )
-        return cls(denoiser=denoiser, classifier=classifier, lanes=lanes)
+        return cls(denoiser=denoiser, classifier=classifier, lanes=lanes, sizes=calibration.denoiser.sizes)
 
     @property
     def knee(self) -> int:
@@ -76,9 +78,9 @@ class Costs:
 
     def requests_per_s(self, stream: Iterable[Asked]) -> float:
         """Of these requests, if the networks ran in their best batches on every lane, and nothing else took time."""
-        sizes = range(1, MOST_ROWS + 1)
         denoiser_ms, classifier_ms = (
-            min(network(rows) / rows for rows in sizes) / self.lanes for network in (self.denoiser, self.classifier)
+            min(network(rows) / rows for rows in self.sizes) / self.lanes
+            for network in (self.denoiser, self.classifier)
         )
         each_ms = [asked.denoiser_rows * denoiser_ms + asked.classifier_rows * classifier_ms for asked in stream]
         return 1000 * len(each_ms) / sum(each_ms)
@@ -88,20 +90,29 @@ class Costs:
         """As `NetworkCalibration.least`."""
         return self._smallest_within(LEAST)
 
+    def padded(self, rows: int) -> int:
+        """The size that a batch of `rows` is padded to, as `NetworkCalibration.padded`."""
+        return next((size for size in self.sizes if size >= rows), rows) if rows else 0
+
     def tick_s(self, rows: int, classifier_rows: int, *, alone: bool) -> float:
-        """Seconds of a tick; `alone` over all lanes, else in one."""
-        denoiser, classifier = self.denoiser(rows), self.classifier(classifier_rows)
+        """Seconds of a tick of Cynosure's; `alone` over all lanes, else in one."""
+        denoiser, classifier = self._ms(self.denoiser, rows), self._ms(self.classifier, classifier_rows)
         if alone and rows > 1:
-            halves = self.denoiser(math.ceil(rows / self.lanes))
+            halves = self._ms(self.denoiser, math.ceil(rows / self.lanes))
             denoiser, classifier = max(halves, classifier), max(0.0, classifier - halves)
         elif alone:
             denoiser, classifier = max(denoiser, classifier), 0.0
         return (denoiser + classifier + self.tick_ms) / 1000
 
+    def _ms(self, network: Curve, rows: int) -> float:
+        """Of these rows' batches in one lane, as `NetworkCalibration.batches` splits them."""
+        sizes = tuple((size, network(size) + HOST_MS) for size in self.sizes)
+        return sum(network(self.padded(batch)) for batch in quickest(rows, sizes))
+
     def _smallest_within(self, ratio: float) -> int:
         per_row: Callable[[int], float] = lambda rows: (self.denoiser(rows) + HOST_MS) / rows  # noqa: E731
-        best = min(map(per_row, range(1, MOST_ROWS + 1)))
-        return next(rows for rows in range(1, MOST_ROWS + 1) if per_row(rows) <= ratio * best)
+        best = min(map(per_row, self.sizes))
+        return next(rows for rows in self.sizes if per_row(rows) <= ratio * best)
 
 
 MEASURED = {

@@ -11,7 +11,7 @@ from typing import Protocol
 from benchmarks.queueing.costs import Costs
 from benchmarks.stream import Asked
 from models.engine.loaded import FEW_ROWS
-from models.engine.schedule import Schedule
+from models.engine.schedule import Rows, Schedule
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class Policy(Protocol):
 
 
 class Ordered:
-    """Ticks of an even share of the rows, up to the knee, whose pictures are those that come first in one order."""
+    """Ticks of an even share of the rows, up to the knee and padded, for the pictures that come first in one order."""
 
     def __init__(self, costs: Costs, order: Callable[[Picture], float]) -> None:
         self._costs, self._order = costs, order
@@ -79,7 +79,7 @@ class Ordered:
 
     def take(self, *, now: float) -> list[Picture]:
         total = sum(picture.rows_now for picture in (*self._waiting, *self._moving))
-        share = min(self._costs.knee, math.ceil(total / self._costs.lanes))
+        share = self._costs.padded(min(self._costs.knee, math.ceil(total / self._costs.lanes)))
         chosen: list[Picture] = []
         rows = 0
         for picture in sorted(self._waiting, key=lambda picture: (self._order(picture), self._waiting[picture])):
@@ -120,6 +120,7 @@ def schedule(costs: Costs, *, least_rows: int | None = None) -> Schedule[Picture
         lanes=costs.lanes,
         few_rows=FEW_ROWS * costs.lanes,
         tick_s=costs.denoiser(knee) / 1000,
+        padded=lambda rows, picture: Rows(*map(costs.padded, rows)),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pydantic import TypeAdapter
 
+from models.calibration.packing import quickest
 from models.lanes import Layout
 from models.pack import Pack
 from models.precision import FLOAT32, Precision
@@ -110,15 +111,17 @@ class NetworkCalibration:
         return max(rows, holding.rows) * holding.row_ms / 1000
 
     def batches(self, rows: int, *, lanes: int, limit: int) -> list[int]:
-        """Split `rows` into batches of at most `limit` so that `lanes` lanes finish soonest; returns their sizes."""
-        largest = max([size for size in self.sizes if size <= limit], default=self.sizes[0])
-        fewest = math.ceil(rows / largest)
+        """Split `rows` evenly among `lanes` lanes, and each share into the batches of at most `limit` that end soonest.
 
-        def seconds(count: int) -> float:
-            return math.ceil(count / lanes) * self.row_seconds(math.ceil(rows / count))
-
-        count = min(range(fewest, min(fewest + lanes, rows + 1)), key=seconds)
-        return [rows // count + (number < rows % count) for number in range(count)]
+        Returns the batches' rows, largest first.
+        """
+        sizes = tuple(
+            (size.rows, size.rows * size.row_ms + HOST_MS)
+            for size in self._usable
+            if size.rows <= max(limit, self.sizes[0])
+        )
+        shares = (rows // lanes + (number < rows % lanes) for number in range(min(lanes, rows)))
+        return sorted(itertools.chain(*(quickest(share, sizes) for share in shares)), reverse=True)
 
     @property
     def _reference_bits(self) -> str | None:

@@ -41,7 +41,7 @@ class LoadedPack:
         self.pack: Pack = networks.pack
         self.networks = networks
         self.runner = runner
-        self.schedule: Schedule[Sample] = Schedule(1)
+        self.schedule: Schedule[Sample] = Schedule(1, padded=runner.padded)
         self.ticks = 0
         self.is_decoding = False
         self.is_measured = is_measured

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.calibration.packing import packed, seconds_of
 from models.calibration.probes import shape_of
 from models.calibration.result import NetworkCalibration
 from models.engine.preparing import added_cost
@@ -67,10 +67,8 @@ def outline(runner: Runner, course: Course, *, pictures: int) -> Outline:
         is_known = is_known and network.is_measured and network.row_flop > 0
         cost = added if name == "denoiser" else 1.0
         flop += round(count * network.row_flop * cost)
-        batches = network.batches(count, lanes=lanes, limit=limit)
-        rounds = math.ceil(len(batches) / lanes)
-        rounds_s = rounds * lanes * network.row_seconds(batches[0])  # row_seconds assumes that every lane is busy
-        seconds += cost * rounds_s
+        work = [(network, count)]
+        seconds += cost * seconds_of(work, packed(work, lanes=lanes, limit=limit), lanes=lanes)
     return Outline(
         timesteps=tuple(table.timestep.tolist()),
         sigmas=tuple((table.sigma / table.alpha).tolist()),

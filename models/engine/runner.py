@@ -25,6 +25,7 @@ from models.engine.evaluation import Evaluation, gather, states_of
 from models.engine.observing import Tally
 from models.engine.preparing import Preparation, row_cost
 from models.engine.sample import Course, Image, Sample
+from models.engine.schedule import Rows
 from models.engine.work import Evaluator, Work, evaluated, work_of
 from models.guidance import Guided, Predictions, combine, effects
 from models.lanes import CallRunner, Lanes, first_call
@@ -117,6 +118,12 @@ class Runner:
         """Most rows of a batch of latents of `shape`."""
         is_own = shape == self.denoiser.latent_shape
         return self.max_batch if is_own else self.calibration_for(shape).denoiser.sizes[-1]
+
+    def padded(self, rows: Rows, sample: Sample) -> Rows:
+        """To what so many rows of samples of this one's shape are padded, if each network has them in one batch."""
+        calibration, limit = self.calibration_for(sample.shape), self.limit(sample.shape)
+        counts = zip((calibration.denoiser, calibration.classifier), rows, strict=True)
+        return Rows(*(min(network.padded(count), limit) if network and count else count for network, count in counts))
 
     def start(self, sample: Sample) -> None:
         """Give the sample its first latent."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 PROMOTE_S = 60.0  # each such period of waiting raises a job by one priority level
 SHORT_SHARE = 0.02  # of every tick, reserved for the jobs with the least work left
@@ -48,6 +48,20 @@ class Waiting(Protocol):
 
 
 Sample = TypeVar("Sample", bound=Waiting)
+
+
+class Rows(NamedTuple):
+    """Rows of a tick, by network."""
+
+    denoiser: int
+    classifier: int
+
+    def plus(self, sample: Waiting) -> Rows:
+        """With those of the sample's next evaluation."""
+        return Rows(self.denoiser + sample.rows_now, self.classifier + sample.wants_classifier_now)
+
+    def fit(self, room: Rows) -> bool:
+        return self.denoiser <= room.denoiser and self.classifier <= room.classifier
 
 
 @dataclass
@@ -96,6 +110,9 @@ class Schedule(Generic[Sample]):
     way time waited counts for more, so that the order is nearly that of arrival. A small share of every tick is
     reserved for the jobs with the least work left, so that a short one does not wait behind many long ones.
 
+    Batches have few sizes, and are padded to them. So a tick that has its share also takes samples for which there is
+    room in the padding: their rows cost nothing.
+
     A tick holds samples of one shape, that of the sample whose turn it is. A short one of another shape than the sample
     that is latest gets a tick of its own once the share reserved for short jobs suffices for all of that tick.
 
@@ -107,6 +124,7 @@ class Schedule(Generic[Sample]):
         lanes: ticks that run in parallel, each with an even share of the rows.
         few_rows: up to this many denoiser rows finish soonest in one tick over all lanes, if no tick is under way.
         tick_s: approximate seconds that a full tick takes.
+        padded: to what rows of samples of one sample's shape are padded.
     """
 
     row_budget: int
@@ -115,6 +133,7 @@ class Schedule(Generic[Sample]):
     lanes: int = 1
     few_rows: int = 1
     tick_s: float = 0.1
+    padded: Callable[[Rows, Sample], Rows] = lambda rows, sample: rows
     _jobs: dict[tuple[int, str], _Job[Sample]] = field(default_factory=dict)
     _moving: set[Sample] = field(default_factory=set)
     _short_rows: float = 0.0  # denoiser rows left of the share for short jobs
@@ -148,7 +167,7 @@ class Schedule(Generic[Sample]):
         return next((sample for sample in self._all() if self._is_done(sample)), None)
 
     def take(self, *, now: float) -> list[Sample]:
-        """Choose the samples that move next, at least one if any is at rest; their rows fit the budget.
+        """Choose the samples that move next, at least one if any is at rest; their rows fit the padded budget.
 
         They are moving until `put_back`.
         """
@@ -173,13 +192,13 @@ class Schedule(Generic[Sample]):
             return -job.level(now), -job.evaluations_in_all(now, tick_s)
 
         self._short_rows = min(self._short_rows + SHORT_SHARE * of_others, max([self.row_budget, *costs]))
-        latest = next(self._at_rest(by_lateness), None)
-        shortest = next(self._at_rest(_by_shortness), None)
+        late, short = (sorted(self._jobs.values(), key=order) for order in (by_lateness, _by_shortness))
+        latest, shortest = next(self._at_rest(late), None), next(self._at_rest(short), None)
         if latest is None or shortest is None:
             return []
         is_short = self._cost(shortest) <= self._short_rows
         shape = shortest.shape if is_short else latest.shape
-        for sample in self._at_rest(_by_shortness, shape):
+        for sample in self._at_rest(short, shape):
             cost = self._cost(sample)
             if not is_short or used >= of_others or cost > self._short_rows:
                 break
@@ -187,7 +206,7 @@ class Schedule(Generic[Sample]):
                 self._short_rows -= cost
                 chosen[sample], used = None, used + cost
         of_the_short = used
-        for sample in self._at_rest(by_lateness, shape):
+        for sample in self._at_rest(late, shape):
             is_first = (sample.priority, sample.group) == (latest.priority, latest.group)
             if used >= (share if is_first else of_others):
                 break
@@ -196,8 +215,9 @@ class Schedule(Generic[Sample]):
                 chosen[sample], used = None, used + cost
         if shape != latest.shape:
             self._short_rows -= used - of_the_short
-        self._moving.update(chosen)
-        return list(chosen)
+        filled = [*chosen, *self._instead_of_padding(chosen, self._at_rest(late, shape))]
+        self._moving.update(filled)
+        return filled
 
     def take_done(self, most: int) -> list[Sample]:
         """Take up to `most` samples of one shape without evaluations left; they are moving until `put_back`."""
@@ -206,11 +226,22 @@ class Schedule(Generic[Sample]):
         self._moving.update(chosen)
         return chosen
 
-    def _at_rest(
-        self, order: Callable[[_Job[Sample]], tuple[float, float]], shape: tuple[int, ...] | None = None
-    ) -> Iterator[Sample]:
-        """Samples that no tick is moving, of `shape` if given, by their jobs' `order`, then by evaluations left."""
-        for job in sorted(self._jobs.values(), key=order):
+    def _instead_of_padding(self, chosen: Collection[Sample], waiting: Iterable[Sample]) -> Iterator[Sample]:
+        """Those of the `waiting` samples for which the padded rows of the `chosen` ones have room."""
+        rows = Rows(0, 0)
+        for sample in chosen:
+            rows = rows.plus(sample)
+        room = self.padded(rows, sample)
+        for sample in waiting:
+            if rows.denoiser >= room.denoiser:
+                return
+            if sample not in chosen and rows.plus(sample).fit(room):
+                rows = rows.plus(sample)
+                yield sample
+
+    def _at_rest(self, jobs: Iterable[_Job[Sample]], shape: tuple[int, ...] | None = None) -> Iterator[Sample]:
+        """Samples of the jobs, in their order, that no tick is moving, of `shape` if given, by evaluations left."""
+        for job in jobs:
             for sample in sorted(job.samples, key=lambda sample: sample.evaluations_left):
                 if sample.evaluations_left and sample not in self._moving and shape in (None, sample.shape):
                     yield sample

@@ -403,8 +403,28 @@ def of_times(row_ms: dict[int, float]) -> NetworkCalibration:
 def test_two_networks_with_few_rows_have_a_lane_each_and_with_many_they_share_all() -> None:
     network = of_times({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
     assert packed([(network, 2), (network, 2)], lanes=2, limit=32) == [[2], [2]]
-    assert packed([(network, 48), (network, 8)], lanes=2, limit=32) == [[24, 24], [4, 4]]
+    assert packed([(network, 48), (network, 8)], lanes=2, limit=32) == [[16, 16, 8, 8], [4, 4]]
     assert packed([(network, 2), (network, 2)], lanes=1, limit=32) == [[2], [2]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "limit", "batches"),
+    [
+        (8, 1, 32, [8]),
+        (9, 1, 32, [8, 1]),  # 22 ms and two for the batches' own time, where a padded one takes 30.4
+        (7, 1, 32, [7]),
+        (40, 1, 32, [32, 8]),
+        (40, 1, 16, [16, 16, 8]),
+        (18, 2, 32, [8, 8, 1, 1]),
+        (3, 4, 32, [1, 1, 1]),
+        (5, 1, 0, [1] * 5),
+    ],
+)
+def test_rows_are_split_into_the_batches_that_are_done_soonest(
+    rows: int, lanes: int, limit: int, batches: list[int]
+) -> None:
+    network = of_times({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
+    assert network.batches(rows, lanes=lanes, limit=limit) == batches
 
 
 @pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])

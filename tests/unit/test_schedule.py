@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.engine.schedule import FEW_JOBS, FULL_HOUSE, PROMOTE_S, SHORT_SHARE, Schedule, Turns
+from models.engine.schedule import FEW_JOBS, FULL_HOUSE, PROMOTE_S, SHORT_SHARE, Rows, Schedule, Turns
 
 
 @dataclass(eq=False)
@@ -204,6 +204,21 @@ def test_a_tick_takes_its_first_job_whole_and_of_the_others_few_while_many_jobs_
 def test_ticks_are_not_shortened_for_the_others_of_a_few_jobs() -> None:
     schedule = several({"long": (2, 100)} | {f"{number}": (2, 5) for number in range(2 * FEW_JOBS - 1)})
     assert [len(schedule.take(now=0.0)) for _ in range(2)] == [6, 6]
+
+
+def test_waiting_samples_take_the_place_of_padding() -> None:
+    schedule = Schedule(
+        row_budget=12, lanes=2, padded=lambda rows, _: Rows(4 * -(-rows.denoiser // 4), rows.classifier)
+    )
+    waiting = [sample(f"{number}", free_scale=3.0 if number == 3 else None) for number in range(9)]
+    waiting[4].wants_classifier_now = True
+    for number, one in enumerate(waiting):
+        schedule.enqueue(one, now=0.01 * number)
+    first = schedule.take(now=1.0)
+    assert first == [*waiting[:4], *waiting[5:8]], (
+        "a share of five rows, and three for which the denoiser's batch of eight has room"
+    )
+    assert set(schedule.take(now=1.0)) == set(waiting) - set(first)
 
 
 def test_lanes_leave_no_sample_behind() -> None:
