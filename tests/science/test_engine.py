@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.processes import wait_until
-from models.calibration import Calibration, FileCalibrations, fixed_calibration
+from models.calibration import BatchSize, Calibration, FileCalibrations, NetworkCalibration, fixed_calibration
 from models.engine import (
     Engine,
     EngineDied,
@@ -489,6 +489,23 @@ def test_lanes_tick_without_waiting_for_each_other(two_lanes: Engine, monkeypatc
         held.set()
     for slow in handles[:4]:
         slow.result(timeout=60)
+
+
+def test_batches_are_full_while_rows_wait(small_pack: Path) -> None:
+    measured = tuple(BatchSize(rows=rows, row_ms=row_ms, bits="") for rows, row_ms in ((1, 100.0), (4, 90.0)))
+
+    def calibrate(pack: Pack, by_rule: Calibration) -> Calibration:
+        return in_two_lanes(pack, by_rule).having("denoiser", NetworkCalibration(measured=measured))
+
+    specs = [SampleSpec(pack="fashion", label=1, steps=9, seed=seed, group=str(seed)) for seed in range(5)]
+    with Engine([str(small_pack)], calibrate=calibrate, cores=2) as engine:
+        together = engine.generate(specs)
+        tally = engine.packs["fashion"].tally
+        batches = dict(zip(tally.rows["denoiser"].bounds, tally.rows["denoiser"].counts, strict=False))
+        assert batches[4], "an even share is three rows, but a batch of four has room"
+        assert tally.padding == 0
+        alone = [engine.generate([spec])[0] for spec in specs]
+    assert [one.tobytes() for one in together] == [one.tobytes() for one in alone]
 
 
 def test_a_pack_that_wants_all_cores_gets_them(small_pack: Path, tmp_path: Path) -> None:
