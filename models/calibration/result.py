@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pydantic import TypeAdapter
+from scipy.optimize import isotonic_regression
 
 from models.calibration.packing import quickest
 from models.lanes import Layout
@@ -132,8 +133,8 @@ class NetworkCalibration:
         if not self.measured:
             return (BatchSize(rows=self.reference, row_ms=1.0, bits=""),)
         if not self.is_bitwise:
-            return self.measured
-        return tuple(size for size in self.measured if size.bits == self._reference_bits)
+            return _smoothed(self.measured)
+        return _smoothed([size for size in self.measured if size.bits == self._reference_bits])
 
     def _smallest_within(self, ratio: float) -> int:
         """Rows of the smallest batch whose time per row is within this ratio of the best."""
@@ -143,6 +144,15 @@ class NetworkCalibration:
     def _holding(self, rows: int) -> BatchSize:
         enough = [size for size in self._usable if size.rows >= rows] or self._usable[-1:]
         return min(enough, key=lambda size: size.rows * size.row_ms)
+
+
+def _smoothed(sizes: Sequence[BatchSize]) -> tuple[BatchSize, ...]:
+    """With the nearest times per row that no larger size exceeds: what was measured otherwise is mostly noise.
+
+    By isotonic regression. Otherwise rows would be split into the sizes that were measured in a lucky moment.
+    """
+    row_ms = isotonic_regression([size.row_ms for size in sizes], increasing=False).x
+    return tuple(replace(size, row_ms=float(each)) for size, each in zip(sizes, row_ms, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -427,6 +427,13 @@ def test_rows_are_split_into_the_batches_that_are_done_soonest(
     assert network.batches(rows, lanes=lanes, limit=limit) == batches
 
 
+def test_rows_are_not_split_into_a_size_that_was_measured_in_a_lucky_moment() -> None:
+    network = of_times({1: 9.0, 2: 5.0, 4: 3.6, 8: 4.4, 16: 4.0})
+    assert network.batches(16, lanes=1, limit=16) == [16]
+    assert network.row_seconds(8) == pytest.approx(8 * 0.004)
+    assert network.knee == 4, "four rows take no longer, each"
+
+
 @pytest.mark.parametrize(("rows", "padded"), [(2, 2), (5, 8), (6, 8), (8, 8), (9, 16), (17, 17)])
 def test_a_batch_is_padded_to_the_size_that_is_done_soonest(rows: int, padded: int) -> None:
     calibration = of_times({2: 4.0, 6: 5.0, 8: 3.0, 16: 2.0})  # six rows take longer than eight
