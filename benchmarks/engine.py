@@ -78,8 +78,7 @@ def main() -> None:
     with Engine([str(pack.folder)], device=str(arguments.device)) as engine:
         engine.wait_until_measured()
         alone, stream = EngineAlone(engine, pack, clients), mixed_stream(pack, seed=clients)
-        warm_up = 3 * clients // 2
-        result = asyncio.run(closed_loop(alone, stream, clients, warm_up=warm_up, requests=arguments.requests))
+        result = asyncio.run(closed_loop(alone, stream, clients, requests=arguments.requests))
     bound.measure()
     of_bound = bound.seconds(result.parts) / result.seconds
     of_peak = bound.share_of_peak(result.parts, result.seconds)

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.stream import Asked
 
 TIMEOUT_S = 3600.0
+WARM_UP = 4  # requests, at least, that don't count
 
 
 class Drawing(Protocol):
@@ -115,13 +116,16 @@ async def _send(contender: Drawing, http: httpx.AsyncClient, asked: Asked, resul
 
 
 async def closed_loop(
-    contender: Drawing, stream: Iterator[Asked], clients: int, *, warm_up: int, requests: int
+    contender: Drawing, stream: Iterator[Asked], clients: int, *, requests: int, warm_up: int | None = None
 ) -> Measured:
     """Run `clients` clients, each of which sends its next request when it has the pictures of its last one.
 
-    The first `warm_up` requests don't count, the next `requests` do. The window is open from the first of these until
-    all of them are answered. The clients go on until every request sent before its end is answered.
+    The first `warm_up` requests don't count, by default one and a half for each client and at least `WARM_UP`; the next
+    `requests` do. The window is open from the first of these until all of them are answered. The clients go on until
+    every request sent before its end is answered.
     """
+    if warm_up is None:
+        warm_up = max(WARM_UP, 3 * clients // 2)
     counted = set[Asked]()
     result = Measured(contender.name, f"{clients} clients", math.inf, math.inf, counted=counted)
     started, ended = asyncio.Event(), asyncio.Event()

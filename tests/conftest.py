@@ -272,8 +272,11 @@ def emoji(card: ModelCard) -> ModelCard:
 
 
 @pytest.fixture
-def open_gateway(store_settings: StoreSettings, card: ModelCard) -> Iterator[Callable[..., TestClient]]:
+def open_gateway(
+    store_settings: StoreSettings, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., TestClient]]:
     """Gateways of this process on the test's deployment, where a worker said that it holds `card`."""
+    monkeypatch.setattr("jobs.fleet.REGISTRATION_S", 600)  # nothing repeats it here, and a busy machine may be slow
     FleetRegistry(store_settings).publish("worker", [card])
     with ExitStack() as opened:
 

@@ -18,7 +18,7 @@ from benchmarks.serving.table import Table, Turn
 from benchmarks.stream import mixed_stream, plain
 from models.pack import Pack
 
-WARM_UP, REQUESTS = 4, 120  # at least: of each turn, and of all turns together; and at least 1.5 and 2 of each client
+REQUESTS = 120  # at least, of all turns together; and at least two of each client
 OPEN_WARM_UP_S, OPEN_WINDOW_S = 10.0, 100.0
 
 Loading = Callable[[Contender, int], Coroutine[Any, Any, Measured]]
@@ -37,11 +37,11 @@ def running(contender: Contender, pack: Pack) -> Iterator[None]:
 
 def closed(pack: Pack, clients: int, rounds: int) -> Loading:
     """So many clients, each of whom sends its next request when the last one is answered."""
-    warm_up, requests = max(WARM_UP, 3 * clients // 2), max(REQUESTS, 2 * clients) // rounds
+    requests = max(REQUESTS, 2 * clients) // rounds
 
     def load(contender: Contender, number: int) -> Coroutine[Any, Any, Measured]:
         stream = mixed_stream(pack, seed=1000 * number + clients)
-        return closed_loop(contender, stream, clients, warm_up=warm_up, requests=requests)
+        return closed_loop(contender, stream, clients, requests=requests)
 
     return load
 

@@ -697,10 +697,10 @@ def test_another_size_is_measured_when_idle_and_its_bytes_stay(tmp_path: Path) -
     with Engine([str(pack)], precision="float32", calibrations=FileCalibrations(tmp_path / "kept")) as engine:
         runner = engine.packs["pack"].runner
         alone = [engine.generate([spec])[0] for spec in specs]
-        assert engine.wait_until_measured(120)
+        assert engine.wait_until_measured(300)
         engine.generate(specs[:1])
-        wait_until(lambda: (4, 12, 8) in runner.measured_shapes, seconds=60, what="the size is measured")
-        wait_until(lambda: engine.outline(specs[:1]).seconds is not None, seconds=60, what="and timed")
+        wait_until(lambda: (4, 12, 8) in runner.measured_shapes, seconds=300, what="the size is measured")
+        wait_until(lambda: engine.outline(specs[:1]).seconds is not None, seconds=300, what="and timed")
         measured = runner.calibration_for((4, 12, 8))
         for network in (measured.denoiser, measured.decoder):
             assert network.is_measured
