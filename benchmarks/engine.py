@@ -66,7 +66,7 @@ class EngineAlone:
 
 
 def main() -> None:
-    """Print pictures per second, shares of the offline bound and of the peak, and the p50 and p95 latencies."""
+    """Print pictures/s, shares of the offline bound and of the peak, what of the rows was padding, and p50 and p95."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=main.__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=120, help="that count (default: %(default)s)")
@@ -79,12 +79,15 @@ def main() -> None:
         engine.wait_until_measured()
         alone, stream = EngineAlone(engine, pack, clients), mixed_stream(pack, seed=clients)
         result = asyncio.run(closed_loop(alone, stream, clients, requests=arguments.requests))
+        tally = engine.packs[pack.name].tally
+        padding = tally.padding / (tally.padding + sum(rows.total for rows in tally.rows.values()))
     bound.measure()
     of_bound = bound.seconds(result.parts) / result.seconds
     of_peak = bound.share_of_peak(result.parts, result.seconds)
     print(
         f"{result.load}: {result.pictures_per_s:.2f} pictures/s, {of_bound:.2f} of the bound, "
-        f"{of_peak:.2f} of the peak, p50 {result.quantile(0.5):.2f} s, p95 {result.quantile(0.95):.2f} s"
+        f"{of_peak:.2f} of the peak, {padding:.1%} of the rows padding, "
+        f"p50 {result.quantile(0.5):.2f} s, p95 {result.quantile(0.95):.2f} s"
     )
 
 

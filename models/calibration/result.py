@@ -147,9 +147,9 @@ class NetworkCalibration:
 
 
 def _smoothed(sizes: Sequence[BatchSize]) -> tuple[BatchSize, ...]:
-    """With the nearest times per row that no larger size exceeds: what was measured otherwise is mostly noise.
+    """With times per row that don't rise with the size, the nearest to those measured: a rise is mostly noise.
 
-    By isotonic regression. Otherwise rows would be split into the sizes that were measured in a lucky moment.
+    Isotonic regression. Otherwise rows would be split into the sizes that were measured in a lucky moment.
     """
     row_ms = isotonic_regression([size.row_ms for size in sizes], increasing=False).x
     return tuple(replace(size, row_ms=float(each)) for size, each in zip(sizes, row_ms, strict=True))
