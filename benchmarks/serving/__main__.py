@@ -29,7 +29,7 @@ from workers.drawing.cards import card_of
 from workers.drawing.pictures import png_of
 
 CLIENTS = (1, 8, 32, 128)
-ROUNDS = 2
+ROUNDS, REQUESTS = 2, 120
 
 
 def png_seconds(pack: Pack, device: torch.device) -> float:
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
     parser.add_argument("--clients", type=int, nargs="*", default=CLIENTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contender under each load")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="that count of each load, in all turns together")
     parser.add_argument("--only", nargs="+", help="only the contenders with these names")
     add_pack_options(parser)
     parser.add_argument("-o", "--out", type=Path, default=Path("out/bench"))
@@ -82,7 +83,9 @@ def main() -> None:
                     contenders.append(start())
                     with running(contenders[-1], pack):
                         pass  # wait until it is ready and paused before starting the next one
-            Race(contenders, pack, bound, table).run(arguments.clients, arguments.rounds)
+            Race(contenders, pack, bound, table).run(
+                arguments.clients, requests=arguments.requests, rounds=arguments.rounds
+            )
         finally:
             for contender in contenders:
                 contender.close()

@@ -18,8 +18,7 @@ from benchmarks.serving.table import Table, Turn
 from benchmarks.stream import mixed_stream, plain
 from models.pack import Pack
 
-REQUESTS = 120  # at least, of all turns together; and at least two of each client
-OPEN_WARM_UP_S, OPEN_WINDOW_S = 10.0, 100.0
+OPEN_WARM_UP_S = 10.0
 
 Loading = Callable[[Contender, int], Coroutine[Any, Any, Measured]]
 """Puts a contender under a load; the number of the round decides which requests it has."""
@@ -35,9 +34,8 @@ def running(contender: Contender, pack: Pack) -> Iterator[None]:
         yield
 
 
-def closed(pack: Pack, clients: int, rounds: int) -> Loading:
+def closed(pack: Pack, clients: int, requests: int) -> Loading:
     """So many clients, each of whom sends its next request when the last one is answered."""
-    requests = max(REQUESTS, 2 * clients) // rounds
 
     def load(contender: Contender, number: int) -> Coroutine[Any, Any, Measured]:
         stream = mixed_stream(pack, seed=1000 * number + clients)
@@ -46,12 +44,13 @@ def closed(pack: Pack, clients: int, rounds: int) -> Loading:
     return load
 
 
-def at_random(pack: Pack, requests_per_s: float) -> Loading:
-    """Requests at random times."""
+def at_random(pack: Pack, requests_per_s: float, requests: int) -> Loading:
+    """Requests at random times, about so many of which count."""
+    window_s = requests / requests_per_s
 
     def load(contender: Contender, number: int) -> Coroutine[Any, Any, Measured]:
         stream = mixed_stream(pack, seed=1000 * number + 7)
-        return open_loop(contender, stream, requests_per_s, warm_up_s=OPEN_WARM_UP_S, window_s=OPEN_WINDOW_S)
+        return open_loop(contender, stream, requests_per_s, warm_up_s=OPEN_WARM_UP_S, window_s=window_s)
 
     return load
 
@@ -84,14 +83,18 @@ class Race:
         self._bound = bound
         self._table = table
 
-    def run(self, clients: Sequence[int], rounds: int) -> None:
-        """Closed loops of so many clients, then half load at random times, and a short request among long ones."""
+    def run(self, clients: Sequence[int], *, requests: int, rounds: int) -> None:
+        """Closed loops of so many clients, then half load at random times, and a short request among long ones.
+
+        Of each load `requests` count, and at least two of each client, in all `rounds` together.
+        """
         self._bound.measure()
         self._table.head()
         for number in clients:
-            self._measure(closed(self._pack, number, rounds), rounds)
+            self._measure(closed(self._pack, number, max(requests, 2 * number) // rounds), rounds)
         some = [(asked, 1.0) for asked in itertools.islice(mixed_stream(self._pack, seed=7), 100)]
-        self._measure(at_random(self._pack, 0.5 * len(some) / self._bound.seconds(some)), rounds)
+        half = 0.5 * len(some) / self._bound.seconds(some)
+        self._measure(at_random(self._pack, half, requests // rounds), rounds)
         print("\nCynosure against each:")
         self._table.ratios()
         if len(clients) > 1:
