@@ -1,10 +1,10 @@
-"""Programs of operators: what a call computed, written down operator by operator, to be run without Python."""
+"""Programs of operators: what a call computed, operator by operator, to be run without Python."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,15 +33,14 @@ class Program:
         Operators are taken from beneath torch's automatic differentiation, so a gradient's are among them.
 
         Raises:
-            RuntimeError: torch's compiler of programs does not take an operator or one of its arguments.
+            RuntimeError: a graph can't hold one of the arguments.
         """
         with _Operators() as operators:
             outputs = run(*inputs)
-        text = _Text(inputs)
+        writer = _Writer(inputs)
         for call in operators.calls:
-            text.add(call)
-        source = text.program(outputs)
-        return cls(torch.jit.CompilationUnit(source).recorded, text.constants)
+            writer.add(call)
+        return cls(writer.function(outputs), writer.constants)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         # Optimized, it would first be run to find out how, and operators could become others.
@@ -71,66 +70,100 @@ class _Operators(TorchDispatchMode):
         return results
 
 
-class _Text:
-    """A program's text, in the part of Python that `torch.jit` compiles."""
+class _Schema:
+    """What an operator takes and gives; cheaper to ask than torch's own.
+
+    Attributes:
+        name: without the overload, which follows from the types of the arguments.
+        arguments: name, type, and default.
+        returns: types.
+    """
+
+    def __init__(self, operator: Any) -> None:
+        schema = operator._schema
+        self.name: str = schema.name
+        self.arguments = [(each.name, each.type, each.default_value) for each in schema.arguments]
+        self.returns = [each.type for each in schema.returns]
+
+    @staticmethod
+    @cache
+    def of(operator: Any) -> _Schema:
+        return _Schema(operator)
+
+
+class _Writer:
+    """Writes calls down as a graph that torch's interpreter runs, a node for each."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        self._parameters = [f"input_{number}" for number in range(len(inputs))]
-        self._names = {id(tensor): name for tensor, name in zip(inputs, self._parameters, strict=True)}
+        self._graph = torch._C.Graph()
+        self._values = {id(tensor): self._graph.addInput() for tensor in inputs}
+        self._literals: dict[str, Any] = {}
         self.constants: list[Tensor] = []
-        self._lines: list[str] = []
-        self._results = 0
+        given = self._graph.addInput()
+        given.setType(torch._C.ListType(_TENSOR))
+        self._unpacked = self._node("prim::ListUnpack", [given], [])
 
     def add(self, call: _Call) -> None:
         if call.operator is torch.ops.aten.detach.default:  # without gradients it does nothing
-            self._names[id(call.results)] = self._name(call.args[0])
+            self._values[id(call.results)] = self._tensor(call.args[0])
             return
-        schema = call.operator._schema
-        types = {argument.name: argument.type.annotation_str for argument in schema.arguments}
-        given = [self._literal(value, kind) for value, kind in zip(call.args, types.values(), strict=False)]
-        given += [f"{name}={self._literal(value, types[name])}" for name, value in call.kwargs.items()]
-        results = call.results if isinstance(call.results, (tuple, list)) else (call.results,)
-        targets = ", ".join(self._new_name(result) for result in results)
-        self._lines.append(f"{targets} = torch.ops.{schema.name.replace('::', '.')}({', '.join(given)})")
+        schema, kwargs = _Schema.of(call.operator), call.kwargs
+        given = [self._value(value, kind) for value, (_, kind, _) in zip(call.args, schema.arguments, strict=False)]
+        for name, kind, default in schema.arguments[len(given) :]:
+            given.append(self._value(kwargs.get(name, default), kind))
+        node = self._node(schema.name, given, schema.returns)
+        results = call.results if isinstance(call.results, tuple) else (call.results,)
+        for result, value in zip(results, node.outputs(), strict=False):  # an operator may return nothing
+            if isinstance(result, list):
+                parts = self._node("prim::ListUnpack", [value], [_TENSOR] * len(result)).outputs()
+                self._values |= {id(each): part for each, part in zip(result, parts, strict=True)}
+            else:
+                self._values[id(result)] = value
 
-    def program(self, outputs: Sequence[Tensor]) -> str:
-        """The whole text, of a function `recorded`."""
-        returned = ", ".join(self._name(output) for output in outputs)  # one may be a constant, so they go first
-        parameters = [f"{name}: Tensor" for name in self._parameters]
-        head = f"def recorded({', '.join([*parameters, 'constants: List[Tensor]'])}):"
-        unpacked = [f"{self._constant(number)} = constants[{number}]" for number in range(len(self.constants))]
-        lines = [*unpacked, *self._lines, f"return ({returned},)"]
-        return "\n    ".join([head, *lines]) + "\n"
+    def function(self, outputs: Sequence[Tensor]) -> Any:
+        """The whole graph, as a function of the inputs and the list of constants."""
+        returned = [self._tensor(output) for output in outputs]
+        kind = torch._C.TupleType([_TENSOR] * len(returned))
+        self._graph.registerOutput(self._node("prim::TupleConstruct", returned, [kind]).output())
+        return torch._C._create_function_from_graph("recorded", self._graph)
 
-    @staticmethod
-    def _constant(number: int) -> str:
-        return f"constant_{number}"
+    def _node(self, kind: str, inputs: Sequence[Any], types: Sequence[Any]) -> Any:
+        node = self._graph.insertNode(self._graph.create(kind, inputs, len(types)))
+        for output, type_ in zip(node.outputs(), types, strict=True):
+            output.setType(type_)
+        return node
 
-    def _name(self, tensor: Tensor) -> str:
-        if id(tensor) not in self._names:
-            self._names[id(tensor)] = self._constant(len(self.constants))
+    def _tensor(self, tensor: Tensor) -> Any:
+        if id(tensor) not in self._values:
             self.constants.append(tensor)
-        return self._names[id(tensor)]
+            self._values[id(tensor)] = self._unpacked.addOutput()
+        return self._values[id(tensor)]
 
-    def _new_name(self, result: Any) -> str:
-        if not isinstance(result, Tensor):  # a gradient that nobody asked for
-            return "_"
-        self._names[id(result)] = name = f"result_{self._results}"
-        self._results += 1
-        return name
+    def _value(self, value: Any, kind: Any) -> Any:
+        """An argument of the type `kind`."""
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        is_list = isinstance(value, (list, tuple))
+        if is_list and (not value or any(isinstance(item, Tensor) for item in value)):
+            while not isinstance(kind, torch._C.ListType):  # but an optional one
+                kind = kind.getElementType()
+            items = [self._value(item, kind.getElementType()) for item in value]
+            return self._node("prim::ListConstruct", items, [kind]).output()
+        if isinstance(value, torch.memory_format):
+            value = _MEMORY_FORMATS[value]
+        if (text := repr(value)) not in self._literals:
+            try:
+                self._literals[text] = self._graph.insertConstant(value)  # type: ignore[attr-defined]
+            except TypeError:
+                raise RuntimeError(f"a graph can't hold {text}") from None
+        return self._literals[text]
 
-    def _literal(self, value: Any, kind: str) -> str:
-        """An argument; `kind` is its type in the operator's schema, which an empty list must be told."""
-        match value:
-            case Tensor():
-                return self._name(value)
-            case list() | tuple():
-                takes_any = "Tensor" in kind or "number" in kind
-                items = ", ".join(self._literal(item, "") for item in value)
-                return f"[{items}]" if value or takes_any else f"torch.jit.annotate({kind}, [])"
-            case torch.device():
-                return f'torch.device("{value}")'
-            case float() if not math.isfinite(value):
-                return f'float("{value}")'
-            case _:
-                return repr(value)
+
+_TENSOR = torch._C.TensorType.get()
+_MEMORY_FORMATS = {
+    torch.contiguous_format: 0,
+    torch.preserve_format: 1,
+    torch.channels_last: 2,
+    torch.channels_last_3d: 3,
+}
+"""The numbers that torch's interpreter knows them by (`c10::MemoryFormat`)."""
