@@ -45,8 +45,9 @@ def holds(network: Network, found: NetworkCalibration, probes: Probes, lanes: La
 def main() -> None:
     pack, report = open_pack(sys.argv[1]), []
     products.NARROW = 8  # or no layer of a small pack would multiply int8
-    for precision in ("auto", "float32", "int8"):
-        networks = load_networks(pack, CPU, precision=precision)
+    chosen = load_networks(pack, CPU)
+    others = {"float32", "int8"} - {str(chosen.by_rule.denoiser.precision)}
+    for networks in (chosen, *(load_networks(pack, CPU, precision=precision) for precision in sorted(others))):
         assert networks.steering is not None
         of_denoiser, of_classifier = networks.probes()
         assert of_classifier is not None

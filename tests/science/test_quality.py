@@ -19,8 +19,8 @@ from models.spec import Guidance, Lora, SampleSpec
 
 FASHION, EMOJI = open_pack("fashion"), open_pack("emoji")
 REFERENCE = Reference.of(EMOJI)
-QUESTIONS = {part: asked[:40] for part, asked in questions(REFERENCE, count=40).items()}
-LABELS = [index % len(FASHION.labels) for index in range(100)]
+QUESTIONS = {part: asked[:24] for part, asked in questions(REFERENCE, count=24).items()}
+LABELS = [index % len(FASHION.labels) for index in range(60)]
 FREE = Guidance(free_scale=EMOJI.defaults["guidance_scale"])
 PRESSED = replace(FREE, classifier_scale=EMOJI.defaults["classifier_scale"])
 CLASSES = {
@@ -38,7 +38,7 @@ PROMPTS = {
 }
 QUICKLY = {"sampler": "dpmpp_2m", "steps": 8}  # of prompts: with the pack's own, the shares below are hardly others
 INK = {"with ink": (Lora("ink"),), "with half of ink": (Lora("ink", 0.5),)}
-INKED = 20  # of the questions whose pictures have no style told
+INKED = 12  # of the questions whose pictures have no style told
 
 
 @pytest.fixture(scope="module")
