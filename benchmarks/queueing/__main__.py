@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     here = arguments.machine == "this"
     costs = Costs.of(calibrated(open_pack("fashion"), torch.device("cpu"))) if here else MEASURED[arguments.machine]
-    print(f"ticks of up to {costs.knee} rows, and of at least {costs.least}")
+    print(f"ticks of up to {costs.batching.knee} rows, and of at least {costs.batching.least}")
     print(f"{'load':16}{'policy':28}{'pictures/s':>11}{'p50 s':>8}{'p95 s':>8}{'p99 s':>8}")
     for load in (*map(Clients, arguments.clients), half_load(costs)):
         for name in arguments.only:

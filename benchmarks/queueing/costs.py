@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from benchmarks.stream import Asked
 from models.calibration import Calibration
-from models.calibration.packing import quickest
 from models.calibration.probes import CPU_SIZES
-from models.calibration.result import HOST_MS, KNEE, LEAST
+from models.calibration.result import BatchSize, NetworkCalibration
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,19 @@ class Costs:
         )
         return cls(denoiser=denoiser, classifier=classifier, lanes=lanes, sizes=calibration.denoiser.sizes)
 
-    @property
-    def knee(self) -> int:
-        """Rows of a tick, as `NetworkCalibration.knee`."""
-        return self._smallest_within(KNEE)
+    @cached_property
+    def batching(self) -> NetworkCalibration:
+        """How Cynosure batches the denoiser's rows."""
+        return self._batching(self.denoiser)
+
+    @cached_property
+    def classifier_batching(self) -> NetworkCalibration:
+        """How Cynosure batches the classifier's rows."""
+        return self._batching(self.classifier)
+
+    def _batching(self, network: Curve) -> NetworkCalibration:
+        sizes = [BatchSize(rows=rows, row_ms=network(rows) / rows / self.lanes, bits="same") for rows in self.sizes]
+        return NetworkCalibration(reference=self.sizes[0], measured=tuple(sizes), lanes=self.lanes)
 
     def requests_per_s(self, stream: Iterable[Asked]) -> float:
         """Of these requests, if the networks ran in their best batches on every lane, and nothing else took time."""
@@ -85,34 +94,26 @@ class Costs:
         each_ms = [asked.denoiser_rows * denoiser_ms + asked.classifier_rows * classifier_ms for asked in stream]
         return 1000 * len(each_ms) / sum(each_ms)
 
-    @property
-    def least(self) -> int:
-        """As `NetworkCalibration.least`."""
-        return self._smallest_within(LEAST)
-
-    def padded(self, rows: int) -> int:
-        """The size that a batch of `rows` is padded to, as `NetworkCalibration.padded`."""
-        return next((size for size in self.sizes if size >= rows), rows) if rows else 0
-
     def tick_s(self, rows: int, classifier_rows: int, *, alone: bool) -> float:
         """Seconds of a tick of Cynosure's; `alone` over all lanes, else in one."""
-        denoiser, classifier = self._ms(self.denoiser, rows), self._ms(self.classifier, classifier_rows)
+        denoiser, classifier = (
+            self._denoiser_ms(rows),
+            self._ms(self.classifier, self.classifier_batching, classifier_rows),
+        )
         if alone and rows > 1:
-            halves = self._ms(self.denoiser, math.ceil(rows / self.lanes))
+            halves = self._denoiser_ms(math.ceil(rows / self.lanes))
             denoiser, classifier = max(halves, classifier), max(0.0, classifier - halves)
         elif alone:
             denoiser, classifier = max(denoiser, classifier), 0.0
         return (denoiser + classifier + self.tick_ms) / 1000
 
-    def _ms(self, network: Curve, rows: int) -> float:
-        """Of these rows' batches in one lane, as `NetworkCalibration.batches` splits them."""
-        sizes = tuple((size, network(size) + HOST_MS) for size in self.sizes)
-        return sum(network(self.padded(batch)) for batch in quickest(rows, sizes))
+    def _denoiser_ms(self, rows: int) -> float:
+        return self._ms(self.denoiser, self.batching, rows)
 
-    def _smallest_within(self, ratio: float) -> int:
-        per_row: Callable[[int], float] = lambda rows: (self.denoiser(rows) + HOST_MS) / rows  # noqa: E731
-        best = min(map(per_row, self.sizes))
-        return next(rows for rows in self.sizes if per_row(rows) <= ratio * best)
+    def _ms(self, network: Curve, batching: NetworkCalibration, rows: int) -> float:
+        """Of these rows' batches in one lane."""
+        batches = batching.batches(rows, lanes=1, limit=self.sizes[-1])
+        return sum(network(batching.padded(batch)) for batch in batches)
 
 
 MEASURED = {

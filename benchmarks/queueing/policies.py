@@ -79,7 +79,8 @@ class Ordered:
 
     def take(self, *, now: float) -> list[Picture]:
         total = sum(picture.rows_now for picture in (*self._waiting, *self._moving))
-        share = self._costs.padded(min(self._costs.knee, math.ceil(total / self._costs.lanes)))
+        batching = self._costs.batching
+        share = batching.padded(min(batching.knee, math.ceil(total / self._costs.lanes)))
         chosen: list[Picture] = []
         rows = 0
         for picture in sorted(self._waiting, key=lambda picture: (self._order(picture), self._waiting[picture])):
@@ -112,21 +113,26 @@ def _work_done(picture: Picture) -> float:
 
 def schedule(costs: Costs, *, least_rows: int | None = None) -> Schedule[Picture]:
     """Cynosure's, tuned as `LoadedPack.tune` does; with `least_rows` at the knee, its ticks are never shortened."""
-    knee = costs.knee
+    batching, knee = costs.batching, costs.batching.knee
+
+    def padded(rows: Rows, picture: Picture) -> Rows:
+        networks = zip((batching, costs.classifier_batching), rows, strict=True)
+        return Rows(*(network.padded(count) if count else 0 for network, count in networks))
+
     return Schedule(
         row_budget=knee,
-        least_rows=costs.least if least_rows is None else least_rows,
+        least_rows=batching.least if least_rows is None else least_rows,
         classifier_cost=costs.classifier(knee) / costs.denoiser(knee),
         lanes=costs.lanes,
         few_rows=FEW_ROWS * costs.lanes,
         tick_s=costs.denoiser(knee) / 1000,
-        padded=lambda rows, picture: Rows(*map(costs.padded, rows)),
+        padded=padded,
     )
 
 
 POLICIES: Mapping[str, Callable[[Costs], Policy]] = {
     "Cynosure": schedule,
-    "latest first, whole shares": lambda costs: schedule(costs, least_rows=costs.knee),
+    "latest first, whole shares": lambda costs: schedule(costs, least_rows=costs.batching.knee),
     "first come, first served": lambda costs: Ordered(costs, lambda picture: picture.job.sent),
     "shortest remaining work": lambda costs: Ordered(costs, _work_left),
     "least attained service": lambda costs: Ordered(costs, _work_done),

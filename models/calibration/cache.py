@@ -18,7 +18,7 @@ from models.pack import Pack
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 21  # version of the cached files, and of how networks run
+_FORMAT = 22  # version of the cached files, and of how networks run
 
 
 class Calibrations(Protocol):

@@ -249,6 +249,7 @@ class _Measured:
         return replace(
             by_rule,
             measured=tuple(measured),
+            lanes=self.lanes.count,
             row_flop=(known or by_rule).row_flop,
             row_bytes=(known or by_rule).row_bytes,
             reused_share=(known or by_rule).reused_share,

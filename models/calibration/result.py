@@ -17,7 +17,7 @@ from models.precision import FLOAT32, Precision
 
 KNEE = 1.05  # the row budget is the smallest batch within 5 % of the best time per row, to keep ticks short
 LEAST = 1.5  # rows of a smaller batch than the smallest within 50 % of it would waste the device's time
-HOST_MS = 1.0  # of a batch, about what a tick takes besides its networks (`python -m benchmarks.anatomy`)
+HOST_MS = 1.0  # about what a tick takes of its lane besides its networks (`python -m benchmarks.anatomy`)
 DEPENDS = "on the neighbours"
 
 
@@ -44,6 +44,7 @@ class NetworkCalibration:
         precision: its number format, by rule.
         reference: rows of the reference batch, by rule; a batch size is used only if it reproduces its bits.
         measured: all measured sizes, ascending; empty before anything is measured.
+        lanes: batches that ran at once while it was measured.
         row_flop: floating-point operations per row, as torch counts them; 0 if not counted.
         row_bytes: most memory that its tensors take per row, without weights (`peak_of`); 0 if not counted.
         reused_share: of a row's FLOP, what is left when deep blocks are left out (`models.caching`); 1 if not counted.
@@ -53,6 +54,7 @@ class NetworkCalibration:
     precision: Precision = FLOAT32
     reference: int = 1
     measured: tuple[BatchSize, ...] = ()
+    lanes: int = 1
     row_flop: int = 0
     row_bytes: int = 0
     reused_share: float = 1.0
@@ -117,12 +119,17 @@ class NetworkCalibration:
         Returns the batches' rows, largest first.
         """
         sizes = tuple(
-            (size.rows, size.rows * size.row_ms + HOST_MS)
+            (size.rows, size.rows * size.row_ms + self._host_ms)
             for size in self._usable
             if size.rows <= max(limit, self.sizes[0])
         )
         shares = (rows // lanes + (number < rows % lanes) for number in range(min(lanes, rows)))
         return sorted(itertools.chain(*(quickest(share, sizes) for share in shares)), reverse=True)
+
+    @property
+    def _host_ms(self) -> float:
+        """Of the device's time, what a batch takes besides the network, while the other lanes go on."""
+        return HOST_MS / self.lanes
 
     @property
     def _reference_bits(self) -> str | None:
@@ -138,7 +145,7 @@ class NetworkCalibration:
 
     def _smallest_within(self, ratio: float) -> int:
         """Rows of the smallest batch whose time per row is within this ratio of the best."""
-        row_ms = {size.rows: size.row_ms + HOST_MS / size.rows for size in self._usable}
+        row_ms = {size.rows: size.row_ms + self._host_ms / size.rows for size in self._usable}
         return min(rows for rows, ms in row_ms.items() if ms <= ratio * min(row_ms.values()))
 
     def _holding(self, rows: int) -> BatchSize:

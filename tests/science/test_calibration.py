@@ -400,6 +400,11 @@ def of_times(row_ms: dict[int, float]) -> NetworkCalibration:
     )
 
 
+def test_what_a_batch_takes_besides_its_network_costs_less_of_the_device_while_other_lanes_go_on() -> None:
+    of_one_lane = of_times({8: 1.95, 16: 1.92, 32: 1.9})
+    assert (of_one_lane.knee, replace(of_one_lane, lanes=4).knee) == (16, 8)
+
+
 def test_two_networks_with_few_rows_have_a_lane_each_and_with_many_they_share_all() -> None:
     network = of_times({1: 5.0, 2: 3.0, 4: 2.2, 8: 2.0, 16: 1.9, 32: 1.9})
     assert packed([(network, 2), (network, 2)], lanes=2, limit=32) == [[2], [2]]

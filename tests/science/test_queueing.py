@@ -57,7 +57,7 @@ def test_costs_lie_on_lines_between_the_measured_sizes() -> None:
     assert MEASURED["A"].denoiser(5) == pytest.approx((6.5 + 19.0) / 2)
     assert MEASURED["A"].denoiser(96) == 2 * MEASURED["A"].denoiser(48)
     assert MEASURED["A"].classifier(0) == 0
-    assert MEASURED["A"].least < MEASURED["A"].knee
+    assert MEASURED["A"].batching.least < MEASURED["A"].batching.knee
 
 
 def test_a_ticks_rows_are_split_or_padded_to_the_sizes_of_batches() -> None:
