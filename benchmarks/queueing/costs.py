@@ -96,10 +96,8 @@ class Costs:
 
     def tick_s(self, rows: int, classifier_rows: int, *, alone: bool) -> float:
         """Seconds of a tick of Cynosure's; `alone` over all lanes, else in one."""
-        denoiser, classifier = (
-            self._denoiser_ms(rows),
-            self._ms(self.classifier, self.classifier_batching, classifier_rows),
-        )
+        denoiser = self._denoiser_ms(rows)
+        classifier = self._ms(self.classifier, self.classifier_batching, classifier_rows)
         if alone and rows > 1:
             halves = self._denoiser_ms(math.ceil(rows / self.lanes))
             denoiser, classifier = max(halves, classifier), max(0.0, classifier - halves)
