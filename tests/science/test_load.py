@@ -100,13 +100,12 @@ class Linear:
 def test_every_other_round_of_a_race_is_in_the_reverse_order_and_all_turns_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(race, "REQUESTS", 2 * REQUESTS)
     monkeypatch.setattr(race, "OPEN_WARM_UP_S", 0.05)
-    monkeypatch.setattr(race, "OPEN_WINDOW_S", 0.2)
     monkeypatch.setattr(race, "short_among_long", lambda contender, pack: asyncio.sleep(0, 1.0))
     contenders = [Waiting(0.0001, "cynosure"), Waiting(0.0002, "slow")]
     bound = Linear(contenders)
-    Race(contenders, FASHION, bound, Table(tmp_path, png_s=0.0)).run([2], 2)  # type: ignore[arg-type]
+    of_two = Race(contenders, FASHION, bound, Table(tmp_path, png_s=0.0))  # type: ignore[arg-type]
+    of_two.run([2], requests=2 * REQUESTS, rounds=2)
     drawn = np.diff(np.array(bound.drawn), axis=0)
     assert [list(turn.nonzero()[0]) for turn in drawn] == [[0], [1], [1], [0]] * 2
     ours, slow = json.loads((tmp_path / "serving.json").read_text())[:2]
