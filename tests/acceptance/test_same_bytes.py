@@ -95,7 +95,7 @@ def mixed_requests(dice: random.Random) -> list[GenerateRequest]:
             {
                 **of,
                 "sampler": dice.choice(samplers),
-                "steps": dice.randint(2, 4),
+                "steps": dice.randint(2, 6),
                 "cache": dice.choice(CACHES) if not of.get("controls") else None,
                 "num_images": dice.choice([1, 1, 1, 2]),
                 "seed": index,
